@@ -1,0 +1,1 @@
+//! What the one binary carries inside.

@@ -1,0 +1,166 @@
+//! Hosts and their enrolment.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::{HostId, HostStatus, HostType, TeamId, UserId};
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct CreateHostRequest {
+    /// Made up when absent.
+    #[serde(default)]
+    pub name: Option<String>,
+    #[serde(rename = "type", default)]
+    pub kind: HostType,
+    #[serde(default)]
+    pub team_id: Option<TeamId>,
+    #[serde(default)]
+    pub provider: Option<String>,
+    #[serde(default)]
+    pub availability_zone: Option<String>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct CreateHostResponse {
+    pub host: Host,
+    /// Single use, shown once. Give it to `atoll host --register`.
+    pub registration_token: String,
+    pub expires_at: DateTime<Utc>,
+}
+
+/// Sandboxes on a host, by status.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct SandboxCounts {
+    pub running: u32,
+    pub paused: u32,
+    pub other: u32,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Host {
+    pub id: HostId,
+    pub name: String,
+    pub draining: bool,
+    #[serde(rename = "type")]
+    pub kind: HostType,
+    pub team_id: Option<TeamId>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub team_name: Option<String>,
+    pub provider: Option<String>,
+    pub availability_zone: Option<String>,
+    pub arch: Option<String>,
+    pub cpu_cores: Option<u32>,
+    pub memory_mb: Option<u64>,
+    pub disk_gb: Option<u64>,
+    /// Where control reaches the agent: `host:port`.
+    pub address: Option<String>,
+    pub status: HostStatus,
+    pub agent_version: Option<String>,
+    pub sandbox_counts: SandboxCounts,
+    pub last_heartbeat_at: Option<DateTime<Utc>>,
+    pub created_by: Option<UserId>,
+    pub created_at: DateTime<Utc>,
+    pub updated_at: DateTime<Utc>,
+}
+
+/// What a machine has and offers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct HostSpecs {
+    pub arch: String,
+    pub cpu_cores: u32,
+    pub memory_mb: u64,
+    pub disk_gb: u64,
+    /// Isolation drivers on offer: `container`, `vm`.
+    pub drivers: Vec<String>,
+    pub agent_version: String,
+}
+
+/// The request that a new agent enrols with. A bad token is 401 before anything else is judged.
+#[derive(Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct RegisterHostRequest {
+    pub token: String,
+    /// Where control can reach the agent: `host:port`.
+    pub address: String,
+    pub specs: HostSpecs,
+    /// A certificate signing request, PEM. Its subject is ignored; its key is certified.
+    pub csr: String,
+}
+
+/// Credentials of a host, from registration and from every refresh.
+#[derive(Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct HostCredentials {
+    pub host_id: HostId,
+    pub name: String,
+    /// JWT for `X-Host-Token`, valid for 7 days.
+    pub access_token: String,
+    pub access_expires_at: DateTime<Utc>,
+    /// Opaque, single use (rotates), valid for 60 days.
+    pub refresh_token: String,
+    pub refresh_expires_at: DateTime<Utc>,
+    /// Server-only certificate for the agent's listener, PEM.
+    pub certificate: String,
+    pub certificate_expires_at: DateTime<Utc>,
+    /// Control's CA, PEM.
+    pub ca: String,
+    /// What control expects of the agent.
+    pub settings: HostSettings,
+}
+
+/// Settings that control hands to its hosts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct HostSettings {
+    pub heartbeat_interval_ms: u64,
+}
+
+/// The refresh token is in the body; the body is signed with the host's key (header `X-Host-Signature`,
+/// base64 of the signature over the exact bytes of the body), so that a stolen token alone is worth nothing.
+#[derive(Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct RefreshHostRequest {
+    pub refresh_token: String,
+    pub csr: String,
+    /// Milliseconds since 1970, to bound replays of a recorded request.
+    pub timestamp_ms: i64,
+}
+
+/// What a host says of itself every heartbeat.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct HeartbeatRequest {
+    pub agent_version: String,
+    /// The kernel's boot id: tells a restart of the agent from a reboot of the machine.
+    pub boot_id: String,
+    pub address: String,
+    pub capacity: Capacity,
+    pub used: Capacity,
+    pub sandbox_counts: SandboxCounts,
+    /// Hash over the set of (sandbox id, state, generation).
+    pub sandbox_digest: String,
+    /// False while the agent is still finding its sandboxes again.
+    pub inventory_complete: bool,
+    /// A create would succeed on this host.
+    pub ready: bool,
+    /// Set when the agent shuts down in order.
+    #[serde(default)]
+    pub going_offline: bool,
+    #[serde(default)]
+    pub cached_images: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Capacity {
+    /// Thousandths of a core.
+    pub cpu_millis: u64,
+    pub memory_mb: u64,
+    pub disk_mb: u64,
+}

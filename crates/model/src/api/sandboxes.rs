@@ -1,0 +1,312 @@
+//! Sandboxes: create, look, run programs, files.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::sandbox::OnReboot;
+use crate::{HostId, OnTimeout, SandboxId, SandboxStatus};
+
+/// Everything is optional: `{}` makes a sandbox from `base`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct CreateSandboxRequest {
+    /// Template name or id; `base` when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
+    /// 1 to 64; 1 when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vcpus: Option<u32>,
+    /// 32 to 1,048,576; 512 when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_mb: Option<u64>,
+    /// Quota of the sandbox's own writes, thinly provisioned. 16 to 16,777,216; 5120 when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_mb: Option<u64>,
+    /// Idle time after which `on_timeout` acts; 0 (when absent) for never. At most 31,536,000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout_sec: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_timeout: Option<OnTimeout>,
+    /// A request to the paused sandbox wakes it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auto_resume: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_reboot: Option<OnReboot>,
+    /// `container`, `vm` or `auto`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub driver: Option<String>,
+    /// Environment of every process in it.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// Free labels; lists can be filtered by them.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
+    /// False closes all ways out of the sandbox.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub internet: Option<bool>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Sandbox {
+    pub id: SandboxId,
+    pub status: SandboxStatus,
+    pub driver: String,
+    /// Why it is in this status.
+    pub reason: Option<String>,
+    pub template: String,
+    pub vcpus: u32,
+    pub memory_mb: u64,
+    pub disk_mb: u64,
+    pub timeout_sec: u64,
+    pub on_timeout: OnTimeout,
+    pub auto_resume: bool,
+    pub host_id: Option<HostId>,
+    pub metadata: BTreeMap<String, String>,
+    pub created_at: DateTime<Utc>,
+    pub started_at: Option<DateTime<Utc>>,
+    pub last_active_at: DateTime<Utc>,
+    pub status_changed_at: DateTime<Utc>,
+    /// In answers to pause and resume: what was kept, `memory` or `files`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub kept: Option<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct TimeoutRequest {
+    /// Idle seconds; 0 for never.
+    pub timeout_sec: u64,
+    #[serde(default)]
+    pub on_timeout: Option<OnTimeout>,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ExecRequest {
+    pub cmd: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cwd: Option<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// 30 when absent, at most 3,600; then the program and its group are killed and the answer is 504.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_sec: Option<u64>,
+    /// Answer at once with the pid.
+    #[serde(default)]
+    pub background: bool,
+    /// A name to find the process by later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag: Option<String>,
+}
+
+/// How `stdout` and `stderr` are written: as they are, or base64 when they are not UTF-8.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum Encoding {
+    #[serde(rename = "utf-8")]
+    Utf8,
+    #[serde(rename = "base64")]
+    Base64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ExecResponse {
+    pub sandbox_id: SandboxId,
+    pub cmd: String,
+    pub stdout: String,
+    pub stderr: String,
+    /// 128 + signal when killed by one.
+    pub exit_code: i32,
+    pub duration_ms: f64,
+    pub encoding: Encoding,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct BackgroundExecResponse {
+    pub pid: u32,
+    pub tag: Option<String>,
+}
+
+/// Text frames that a client sends on `exec/stream`, and as control frames on `pty`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum StreamInput {
+    Start {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cmd: Option<String>,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        args: Vec<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cwd: Option<String>,
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        env: BTreeMap<String, String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        user: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tag: Option<String>,
+        /// Without it the program's stdin is empty.
+        #[serde(default)]
+        stdin: bool,
+        /// Terminals: columns and rows.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cols: Option<u16>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rows: Option<u16>,
+    },
+    Stdin {
+        data: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        encoding: Option<Encoding>,
+    },
+    /// No more input.
+    CloseStdin,
+    /// Any signal, by name (`SIGINT`) or number, to the program's group.
+    Signal {
+        signal: String,
+    },
+    Resize {
+        cols: u16,
+        rows: u16,
+    },
+    /// Ends the program: SIGTERM, then SIGKILL after a moment.
+    Stop,
+}
+
+/// Text frames that the server sends on `exec/stream`, and as control frames on `pty`.
+/// On `exec/stream`, output may also come as binary frames: one byte (1 stdout, 2 stderr), then the bytes;
+/// ask for them with `?binary=true`. Input may always come as binary frames (stdin bytes).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum StreamOutput {
+    Start {
+        pid: u32,
+    },
+    Stdout {
+        data: String,
+        encoding: Encoding,
+    },
+    Stderr {
+        data: String,
+        encoding: Encoding,
+    },
+    Exit {
+        exit_code: i32,
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        signal: Option<String>,
+    },
+    Error {
+        code: String,
+        message: String,
+    },
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Process {
+    pub pid: u32,
+    pub tag: Option<String>,
+    pub cmd: String,
+    pub args: Vec<String>,
+    pub cwd: Option<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct PathRequest {
+    pub path: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ListFilesRequest {
+    pub path: String,
+    /// 1 (the directory's own entries) to 32.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub depth: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct MoveFileRequest {
+    pub source: String,
+    pub destination: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum FileType {
+    File,
+    Directory,
+    Symlink,
+    Other,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct FileEntry {
+    pub name: String,
+    pub path: String,
+    #[serde(rename = "type")]
+    pub kind: FileType,
+    pub size_bytes: u64,
+    /// Permission bits.
+    pub mode: u32,
+    pub owner: String,
+    pub group: String,
+    pub modified_at: Option<DateTime<Utc>>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub symlink_target: Option<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct FileList {
+    pub items: Vec<FileEntry>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct WrittenFile {
+    pub path: String,
+    pub size_bytes: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct LogLine {
+    pub timestamp: DateTime<Utc>,
+    pub level: String,
+    pub message: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct SandboxEvent {
+    pub at: DateTime<Utc>,
+    pub status: SandboxStatus,
+    pub reason: Option<String>,
+}

@@ -1,0 +1,95 @@
+//! Hosts: their type and status. See docs/hosts.md for what each status means to sandboxes.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::sandbox::UnknownName;
+
+/// Whose machine it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum HostType {
+    /// The platform's own: runs sandboxes of every team that is not a byoc team.
+    #[default]
+    Regular,
+    /// Brought by one team, used by that team alone.
+    Byoc,
+}
+
+impl HostType {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Regular => "regular",
+            Self::Byoc => "byoc",
+        }
+    }
+}
+
+impl FromStr for HostType {
+    type Err = UnknownName;
+    fn from_str(text: &str) -> Result<Self, UnknownName> {
+        match text {
+            "regular" => Ok(Self::Regular),
+            "byoc" => Ok(Self::Byoc),
+            _ => Err(UnknownName { kind: "host type", text: text.to_owned() }),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum HostStatus {
+    /// The row is made; the agent has not registered yet.
+    Pending,
+    Online,
+    /// Its heartbeat is stale.
+    Unreachable,
+    /// Shut down in order; it said so itself.
+    Offline,
+}
+
+impl HostStatus {
+    pub const ALL: [Self; 4] = [Self::Pending, Self::Online, Self::Unreachable, Self::Offline];
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Online => "online",
+            Self::Unreachable => "unreachable",
+            Self::Offline => "offline",
+        }
+    }
+
+    /// Whether this status may be followed by `next`. The one place that names every legal transition.
+    #[must_use]
+    pub const fn can_become(self, next: Self) -> bool {
+        matches!(
+            (self, next),
+            (Self::Pending | Self::Unreachable | Self::Offline, Self::Online)
+                | (Self::Online, Self::Unreachable | Self::Offline)
+                | (Self::Unreachable, Self::Offline)
+        )
+    }
+}
+
+impl fmt::Display for HostStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for HostStatus {
+    type Err = UnknownName;
+    fn from_str(text: &str) -> Result<Self, UnknownName> {
+        Self::ALL
+            .into_iter()
+            .find(|status| status.as_str() == text)
+            .ok_or_else(|| UnknownName { kind: "host status", text: text.to_owned() })
+    }
+}

@@ -1,0 +1,15 @@
+//! Atoll's vocabulary, without I/O: ids, the two state machines, error codes, and the shapes of the REST API.
+//!
+//! Everything else in the workspace may depend on this crate; it depends on nothing of ours.
+#![forbid(unsafe_code)]
+
+pub mod api;
+pub mod error;
+pub mod host;
+pub mod id;
+pub mod sandbox;
+
+pub use error::ErrorCode;
+pub use host::{HostStatus, HostType};
+pub use id::{ApiKeyId, AuditId, HostId, IdError, SandboxId, SessionId, SnapshotId, TeamId, TemplateId, UserId};
+pub use sandbox::{OnTimeout, SandboxStatus};
