@@ -132,6 +132,35 @@ pub struct RefreshHostRequest {
     pub timestamp_ms: i64,
 }
 
+/// The header that carries a host's access JWT.
+pub const HOST_TOKEN_HEADER: &str = "x-host-token";
+/// The header that carries the signature of a refresh: base64 (standard, padded) of an ASN.1 ECDSA P-256 SHA-256
+/// signature by the host's registered key over the exact bytes of the body.
+pub const HOST_SIGNATURE_HEADER: &str = "x-host-signature";
+
+/// The proof that a host was deleted, in the 410 `host_deleted` answer as `error.tombstone`. The only order that
+/// makes an agent destroy its sandboxes and forget its credentials, so it is signed by control's CA itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct HostTombstone {
+    pub host_id: HostId,
+    /// Names this one deletion.
+    pub deletion_id: String,
+    /// Milliseconds since 1970.
+    pub deleted_at_ms: i64,
+    /// Base64 (standard, padded) of an ASN.1 ECDSA P-256 SHA-256 signature over [`Self::signed_text`], made with
+    /// the key of control's CA certificate.
+    pub signature: String,
+}
+
+impl HostTombstone {
+    /// The exact bytes that the signature covers.
+    #[must_use]
+    pub fn signed_text(host_id: &HostId, deletion_id: &str, deleted_at_ms: i64) -> String {
+        format!("atoll host deletion v1\n{host_id}\n{deletion_id}\n{deleted_at_ms}\n")
+    }
+}
+
 /// What a host says of itself every heartbeat.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
