@@ -5,10 +5,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::{HostId, HostStatus, HostType, TeamId, UserId};
 
-/// Header in which a host sends its access token.
-pub const HOST_TOKEN_HEADER: &str = "x-host-token";
-/// Header of a refresh: base64 of the ECDSA P-256 SHA-256 signature (ASN.1) over the exact bytes of the body.
-pub const HOST_SIGNATURE_HEADER: &str = "x-host-signature";
 /// The name for which control presents a certificate of its own CA, whatever its public name is.
 pub const CONTROL_SERVER_NAME: &str = "control.atoll.internal";
 /// URI name in the certificate with which control calls agents, and signs tombstones.
@@ -20,29 +16,6 @@ pub const REGISTRATION_TOKEN_PREFIX: &str = "atr_";
 /// Set by the agent's proxy on answers of its own (not the sandbox's): `not_found`, `paused`, `starting`,
 /// `port_closed`, `too_many_connections`, `reset`.
 pub const PROXY_ERROR_HEADER: &str = "x-atoll-proxy-error";
-
-/// Proof that a host was deleted: in the body of a 410 under `error.tombstone`. Only this makes an agent
-/// destroy its sandboxes; a bare 410 or 404, from whatever stands in between, does not.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct HostTombstone {
-    pub host_id: HostId,
-    pub deletion_id: String,
-    pub deleted_at_ms: i64,
-    /// Base64 of the ECDSA P-256 SHA-256 signature (ASN.1) over [`HostTombstone::signed_text`], made with the
-    /// key of `certificate`.
-    pub signature: String,
-    /// PEM: a certificate in the control role (its URI name is [`CONTROL_URI`]), issued by the CA.
-    pub certificate: String,
-}
-
-impl HostTombstone {
-    /// What is signed.
-    #[must_use]
-    pub fn signed_text(host_id: &HostId, deletion_id: &str, deleted_at_ms: i64) -> String {
-        format!("atoll host deleted\n{host_id}\n{deletion_id}\n{deleted_at_ms}\n")
-    }
-}
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
