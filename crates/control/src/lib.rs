@@ -1,1 +1,16 @@
-//! The control plane.
+//! The control plane: REST API, accounts, teams, sandboxes, hosts.
+//!
+//! Floors, every use points down: `http` (routes, who asks, the error shape), `reconcile` (hosts and sandboxes looked
+//! at together), `sandboxes` and `templates`, `fleet` (reaching hosts) with `accounts`, `teams` and `api_keys`,
+//! `hosts` (enrolment, heartbeat) with `pki`, `audit` and `events`, and `db` at the bottom. It keeps no state in
+//! memory that it can't lose, and any number of it can run side by side on PostgreSQL.
+#![forbid(unsafe_code)]
+
+pub mod config;
+
+mod clock;
+mod db;
+mod fleet;
+mod http;
+
+pub use config::ControlConfig;

@@ -1,0 +1,195 @@
+//! What the control plane can be told. Every field is a setting of `atoll server` and `atoll up`; defaults here are
+//! the documented ones.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+/// A file of the dashboard, as the binary carries it.
+#[derive(Debug, Clone, Copy)]
+pub struct DashboardFile {
+    pub bytes: &'static [u8],
+    /// The same bytes gzipped, where that pays.
+    pub gzip: Option<&'static [u8]>,
+    /// The `Content-Type`.
+    pub mime: &'static str,
+    /// Its name changes with its content: may be cached for ever.
+    pub immutable: bool,
+    /// Hex of a hash over the bytes, for an `ETag`.
+    pub hash: &'static str,
+}
+
+/// Finds a file of the dashboard by its path (`index.html`, `_app/immutable/...`).
+pub type DashboardLookup = fn(&str) -> Option<DashboardFile>;
+
+/// Who may make an account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SignupMode {
+    Open,
+    #[default]
+    Invite,
+    Closed,
+}
+
+impl FromStr for SignupMode {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "open" => Ok(Self::Open),
+            "invite" => Ok(Self::Invite),
+            "closed" => Ok(Self::Closed),
+            other => Err(format!("unknown signup mode `{other}`: expected open, invite or closed")),
+        }
+    }
+}
+
+/// Which scheduler picks hosts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SchedulerKind {
+    #[default]
+    RoundRobin,
+    LeastLoaded,
+}
+
+impl FromStr for SchedulerKind {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "round-robin" => Ok(Self::RoundRobin),
+            "least-loaded" => Ok(Self::LeastLoaded),
+            other => Err(format!("unknown scheduler `{other}`: expected round-robin or least-loaded")),
+        }
+    }
+}
+
+/// The user's own TLS certificate for the listener, PEM files.
+#[derive(Debug, Clone)]
+pub struct TlsFiles {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+/// How long things of hosts last, and how often they happen. See docs/hosts.md.
+#[derive(Debug, Clone)]
+pub struct HostTimes {
+    /// Default 30 s.
+    pub heartbeat_interval: Duration,
+    /// A heartbeat older than this makes a host unreachable. Default 90 s.
+    pub stale_after: Duration,
+    /// Default 15 s.
+    pub monitor_interval: Duration,
+    /// A sandbox in a transitional status for longer is brought to its host's truth. Default 2 min.
+    pub transition_limit: Duration,
+    /// Default 1 h.
+    pub registration_token_ttl: Duration,
+    /// Default 7 days.
+    pub access_token_ttl: Duration,
+    /// Default 60 days.
+    pub refresh_token_ttl: Duration,
+    /// Of a host's certificate. Default 7 days.
+    pub certificate_ttl: Duration,
+}
+
+impl Default for HostTimes {
+    fn default() -> Self {
+        const DAY: u64 = 24 * 3600;
+        Self {
+            heartbeat_interval: Duration::from_secs(30),
+            stale_after: Duration::from_secs(90),
+            monitor_interval: Duration::from_secs(15),
+            transition_limit: Duration::from_secs(120),
+            registration_token_ttl: Duration::from_secs(3600),
+            access_token_ttl: Duration::from_secs(7 * DAY),
+            refresh_token_ttl: Duration::from_secs(60 * DAY),
+            certificate_ttl: Duration::from_secs(7 * DAY),
+        }
+    }
+}
+
+/// Bounds on what clients may ask for at once.
+#[derive(Debug, Clone)]
+pub struct HttpLimits {
+    /// Open connections; more wait in the kernel's queue. Default 4,096.
+    pub max_connections: usize,
+    /// Requests under way; more are answered 503 `overloaded`. Default 2,048.
+    pub max_requests: usize,
+    /// Creates under way; more wait their turn for at most `queue_timeout`. Default 64.
+    pub max_creates: usize,
+    /// Default 30 s.
+    pub queue_timeout: Duration,
+    /// The time in which a client must send its request's head. Default 15 s.
+    pub header_timeout: Duration,
+    /// From a request to its answer's head, streams and uploads excepted. Default 120 s.
+    pub request_timeout: Duration,
+    /// Largest file of one upload. Default 64 GiB.
+    pub max_upload_bytes: u64,
+}
+
+impl Default for HttpLimits {
+    fn default() -> Self {
+        Self {
+            max_connections: 4096,
+            max_requests: 2048,
+            max_creates: 64,
+            queue_timeout: Duration::from_secs(30),
+            header_timeout: Duration::from_secs(15),
+            request_timeout: Duration::from_secs(120),
+            max_upload_bytes: 64 << 30,
+        }
+    }
+}
+
+/// Everything that [`crate::Control::start`] needs to know.
+#[derive(Debug, Clone)]
+pub struct ControlConfig {
+    /// Holds the embedded database; 0700.
+    pub data_dir: PathBuf,
+    /// The machine-wide cache: template images by digest.
+    pub cache_dir: PathBuf,
+    pub listen: SocketAddr,
+    /// `postgres://...` or `sqlite:PATH`; the embedded SQLite in `data_dir` when absent.
+    pub database_url: Option<SecretString>,
+    /// How people and the command line reach it; made from `listen` when absent.
+    pub public_url: Option<String>,
+    pub tls: Option<TlsFiles>,
+    pub dashboard: DashboardLookup,
+    /// Of the whole product, for `/healthz` and logs.
+    pub version: &'static str,
+    pub signup: SignupMode,
+    pub scheduler: SchedulerKind,
+    pub hosts: HostTimes,
+    pub http: HttpLimits,
+    /// Bearer token that opens `/metrics` from elsewhere than loopback.
+    pub metrics_token: Option<SecretString>,
+    /// How long a user JWT and its session last. Default 6 h.
+    pub session_ttl: Duration,
+    /// How often idle sandboxes are looked for. Default 1 s.
+    pub reaper_interval: Duration,
+}
+
+impl ControlConfig {
+    /// The documented defaults, for a control plane that keeps its things in `data_dir`.
+    #[must_use]
+    pub fn new(data_dir: PathBuf, cache_dir: PathBuf, listen: SocketAddr) -> Self {
+        Self {
+            data_dir,
+            cache_dir,
+            listen,
+            database_url: None,
+            public_url: None,
+            tls: None,
+            dashboard: |_| None,
+            version: env!("CARGO_PKG_VERSION"),
+            signup: SignupMode::default(),
+            scheduler: SchedulerKind::default(),
+            hosts: HostTimes::default(),
+            http: HttpLimits::default(),
+            metrics_token: None,
+            session_ttl: Duration::from_secs(6 * 3600),
+            reaper_interval: Duration::from_secs(1),
+        }
+    }
+}

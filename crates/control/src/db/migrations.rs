@@ -1,0 +1,76 @@
+//! The schema's versions, one folder per database. A schema that is newer than this program is refused: an older
+//! program must not write into tables that it doesn't understand.
+//!
+//! Adding one: `migrations/{sqlite,postgres}/000N_what.sql`, both, and a line in each list below. Files that have
+//! been released are never edited again (their checksums are compared).
+
+use std::borrow::Cow;
+use std::fs::{File, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+use sqlx::{Pool, Postgres, SqlSafeStr, Sqlite};
+
+use super::error::OpenError;
+
+type Listed = (i64, &'static str, &'static str);
+
+const SQLITE: [Listed; 1] = [(1, "init", include_str!("../../migrations/sqlite/0001_init.sql"))];
+const POSTGRES: [Listed; 1] = [(1, "init", include_str!("../../migrations/postgres/0001_init.sql"))];
+
+/// The version that this program was built for.
+pub(super) const LATEST: i64 = SQLITE[SQLITE.len() - 1].0;
+const _: () = assert!(LATEST == POSTGRES[POSTGRES.len() - 1].0, "both databases have the same migrations");
+
+fn migrator(list: &[Listed]) -> Migrator {
+    let migrations = list
+        .iter()
+        .map(|(version, name, sql)| {
+            Migration::new(*version, Cow::Borrowed(*name), MigrationType::Simple, sql.into_sql_str(), false)
+        })
+        .collect();
+    Migrator::with_migrations(migrations)
+}
+
+fn refuse_newer(error: MigrateError) -> OpenError {
+    match error {
+        MigrateError::VersionMissing(found) if found > LATEST => OpenError::NewerSchema { found, known: LATEST },
+        other => OpenError::Migrate(other),
+    }
+}
+
+/// Two programs that start on one file migrate it one after the other: SQLite has no lock for this, so a file
+/// beside the database is locked.
+pub(super) async fn migrate_sqlite(path: &Path, pool: &Pool<Sqlite>) -> Result<(), OpenError> {
+    let mut lock_name = path.as_os_str().to_owned();
+    lock_name.push(".lock");
+    let lock_path = PathBuf::from(lock_name);
+    let failed = |source| OpenError::File { path: lock_path.display().to_string(), source };
+    let lock = open_private(&lock_path).map_err(failed)?;
+    let lock = tokio::task::spawn_blocking(move || lock.lock().map(|()| lock))
+        .await
+        .map_err(|error| failed(io::Error::other(error)))?
+        .map_err(failed)?;
+    let result = migrator(&SQLITE).run(pool).await.map_err(refuse_newer);
+    drop(lock);
+    result
+}
+
+/// PostgreSQL: sqlx takes an advisory lock.
+pub(super) async fn migrate_postgres(pool: &Pool<Postgres>) -> Result<(), OpenError> {
+    migrator(&POSTGRES).run(pool).await.map_err(refuse_newer)
+}
+
+fn open_private(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
+/// The file holds private keys and password hashes: it is its owner's alone. SQLite gives its log the same mode.
+pub(super) fn prepare_private_file(path: &Path) -> io::Result<()> {
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    open_private(path)?.set_permissions(Permissions::from_mode(0o600))
+}

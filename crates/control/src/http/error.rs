@@ -1,0 +1,175 @@
+//! What a client is told when something fails: one type, one shape, for every answer.
+//!
+//! Handlers return `Result<_, ApiError>` and use `?`. Typed errors of the floors below turn into it by `From`, one
+//! variant to one [`ErrorCode`], never by looking at a message's text. The answer's body is written at the outer
+//! edge (`http/edge.rs`), where the request id is known; internal causes go to the log there and nowhere else.
+
+use std::borrow::Cow;
+use std::error::Error as StdError;
+use std::time::Duration;
+
+use atoll_model::{ErrorCode, IdError};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value};
+
+use crate::db::DbError;
+use crate::fleet::FleetError;
+
+/// An error answer. Made with [`ApiError::new`] or one of the shorthands, completed with the `with_` methods.
+#[derive(Debug)]
+pub struct ApiError {
+    pub code: ErrorCode,
+    /// For a person; never holds an internal cause.
+    pub message: Cow<'static, str>,
+    /// The field of the request that was wrong.
+    pub field: Option<Cow<'static, str>>,
+    /// Further members of the error object, by code.
+    pub details: Map<String, Value>,
+    pub retry_after: Option<Duration>,
+    /// For the log only.
+    pub source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+/// The result of everything that answers a request.
+pub type ApiResult<T> = Result<T, ApiError>;
+
+impl ApiError {
+    #[must_use]
+    pub fn new(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { code, message: message.into(), field: None, details: Map::new(), retry_after: None, source: None }
+    }
+
+    /// 400, naming the field.
+    #[must_use]
+    pub fn invalid(field: impl Into<Cow<'static, str>>, message: impl Into<Cow<'static, str>>) -> Self {
+        let mut error = Self::new(ErrorCode::InvalidRequest, message);
+        error.field = Some(field.into());
+        error
+    }
+
+    /// 401. Always the same words, whatever was wrong.
+    #[must_use]
+    pub fn unauthorized() -> Self {
+        Self::new(ErrorCode::Unauthorized, "missing or invalid credentials")
+    }
+
+    #[must_use]
+    pub fn forbidden(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorCode::Forbidden, message)
+    }
+
+    /// 404. The same for what doesn't exist and for what belongs to somebody else.
+    #[must_use]
+    pub fn not_found(what: &str) -> Self {
+        Self::new(ErrorCode::NotFound, format!("there is no such {what}"))
+    }
+
+    #[must_use]
+    pub fn conflict(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorCode::Conflict, message)
+    }
+
+    /// 500. The client learns the request id; the log learns the cause.
+    #[must_use]
+    pub fn internal(cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Self::new(ErrorCode::Internal, "something went wrong on our side; the log has it under this request id")
+            .with_source(cause)
+    }
+
+    /// 503 with `Retry-After`.
+    #[must_use]
+    pub fn overloaded(message: impl Into<Cow<'static, str>>) -> Self {
+        let mut error = Self::new(ErrorCode::Overloaded, message);
+        error.retry_after = Some(Duration::from_secs(1));
+        error
+    }
+
+    #[must_use]
+    pub fn with_field(mut self, field: impl Into<Cow<'static, str>>) -> Self {
+        self.field = Some(field.into());
+        self
+    }
+
+    /// Adds a member to the error object.
+    #[must_use]
+    pub fn with_detail(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.details.insert(name.to_owned(), value.into());
+        self
+    }
+
+    #[must_use]
+    pub fn with_retry_after(mut self, after: Duration) -> Self {
+        self.retry_after = Some(after);
+        self
+    }
+
+    #[must_use]
+    pub fn with_source(mut self, cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.source = Some(cause.into());
+        self
+    }
+
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        StatusCode::from_u16(self.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+}
+
+impl std::fmt::Display for ApiError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.code, self.message)
+    }
+}
+
+impl StdError for ApiError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_ref().map(|source| &**source as &(dyn StdError + 'static))
+    }
+}
+
+/// Carries the error out to the edge, which writes the body.
+#[derive(Clone)]
+pub(super) struct Unwritten(pub std::sync::Arc<std::sync::Mutex<Option<ApiError>>>);
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = self.status().into_response();
+        response.extensions_mut().insert(Unwritten(std::sync::Arc::new(std::sync::Mutex::new(Some(self)))));
+        response
+    }
+}
+
+impl From<DbError> for ApiError {
+    fn from(error: DbError) -> Self {
+        if error.is_overload() {
+            return Self::overloaded("the database is too busy; try again in a moment").with_source(error);
+        }
+        Self::internal(error)
+    }
+}
+
+impl From<FleetError> for ApiError {
+    fn from(error: FleetError) -> Self {
+        let message: Cow<'static, str> = match &error {
+            FleetError::Unknown { .. } => "the sandbox's host is not known or has not registered".into(),
+            FleetError::Unavailable { .. } => "the sandbox's host can't be reached at the moment".into(),
+            FleetError::Timeout { .. } => "the sandbox's host did not answer in time".into(),
+            FleetError::Overloaded { .. } => "too many requests to the sandbox's host are under way".into(),
+            FleetError::Agent { message, .. } => format!("the host answered: {message}").into(),
+            FleetError::Internal { .. } => return Self::internal(error),
+        };
+        let mut answer = Self::new(error.code(), message).with_source(error);
+        if matches!(answer.code, ErrorCode::Overloaded | ErrorCode::HostUnavailable) {
+            answer.retry_after = Some(Duration::from_secs(1));
+        }
+        answer
+    }
+}
+
+impl From<IdError> for ApiError {
+    /// An id in the path that isn't one names nothing.
+    fn from(error: IdError) -> Self {
+        Self::not_found(error.kind)
+    }
+}

@@ -1,0 +1,3 @@
+//! The HTTP floor.
+
+pub mod error;
