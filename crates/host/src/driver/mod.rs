@@ -1,0 +1,135 @@
+//! Drivers: what turns a record into running processes, and back into nothing.
+//!
+//! [`Driver`] is the seam between the keeper of sandboxes (above: records, queue per sandbox, storage volumes, images)
+//! and one way of running them. [`container::ContainerDriver`] is the default: namespaces, an overlay, cgroups and a
+//! seccomp profile, made by a launcher of our own (see `docs/isolation.md`). A driver makes and removes only what
+//! lives in the kernel and the sandbox's socket; it never touches records, volumes or images, and it never decides
+//! *whether* something should run.
+//!
+//! ```text
+//! launch --> Running --(guest ends, or kill)--> exited() says why --> clean_up
+//!              ^  pause / resume: frozen and thawed where it stands
+//! adopt -------+  after an agent's restart: the same process, found by pid, start time and boot id
+//! ```
+//!
+//! Every method may be called again after a crash in its middle: `kill` and `clean_up` succeed when there is nothing.
+
+pub mod check;
+pub mod container;
+mod dev;
+mod files;
+mod launch;
+mod mounts;
+mod process;
+mod running;
+mod socket;
+mod spec;
+mod steps;
+
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use atoll_model::SandboxId;
+
+pub use check::{Check, check};
+pub use container::{ContainerConfig, ContainerDriver};
+pub use files::sealed_program;
+pub use process::{InitProcess, host_boot_id};
+pub use running::{Exit, Running};
+pub use socket::{connectable, socket_is_there};
+pub use spec::LaunchSpec;
+pub use steps::{Step, Steps};
+
+use crate::slots::Slot;
+
+/// Gives a new network namespace its link, address and routes. Called once per launch from a blocking thread, while
+/// the child is still mounting; must undo what it made when it fails. What it made in the namespace dies with it.
+pub trait NetworkAttach: Send + Sync {
+    /// # Errors
+    /// When the namespace could not be connected; the launch fails with it.
+    fn attach(&self, slot: &Slot, netns: BorrowedFd<'_>) -> std::io::Result<()>;
+}
+
+/// What a sandbox uses, from its cgroups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Processor time since it was made.
+    pub cpu_usec: u64,
+    /// Without page cache that the kernel would give up first.
+    pub memory_bytes: u64,
+    /// Processes and threads.
+    pub processes: u32,
+    /// Processes that the kernel killed because the sandbox's memory was full.
+    pub oom_kills: u64,
+}
+
+/// Why a driver could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum DriverError {
+    /// A step of a launch failed; nothing of the launch is left.
+    #[error("launching {id}: {step}: {source}")]
+    Launch { id: SandboxId, step: String, source: std::io::Error },
+    /// The guest did not say that it was ready in time, or ended before; nothing of the launch is left.
+    #[error("launching {id}: the guest agent did not become ready: {reason}")]
+    NotReady { id: SandboxId, reason: String },
+    #[error("{action} {id}: {source}")]
+    Operation { action: &'static str, id: SandboxId, source: std::io::Error },
+    /// A blocking task ended without an answer (a panic, or the runtime is shutting down).
+    #[error("{action} {id}: the task was lost")]
+    Lost { action: &'static str, id: SandboxId },
+}
+
+#[async_trait]
+pub trait Driver: Send + Sync {
+    /// Makes the sandbox and answers when its guest agent is ready and its network is attached. Leaves nothing behind
+    /// when it fails, or when the future is dropped before it is done (the launch is then undone in the background).
+    /// Steps with their durations are added to `trace`, also on failure.
+    ///
+    /// # Errors
+    /// [`DriverError`] says which step failed.
+    async fn launch(
+        &self,
+        spec: LaunchSpec,
+        network: Arc<dyn NetworkAttach>,
+        trace: &mut Steps,
+    ) -> Result<Running, DriverError>;
+
+    /// Finds the sandbox that an earlier agent process launched; `None` when that process is gone.
+    async fn adopt(&self, id: &SandboxId, init: &InitProcess) -> Option<Running>;
+
+    /// Stops every process where it stands; answers when the kernel says that all are.
+    ///
+    /// # Errors
+    /// When the cgroup is gone or does not freeze within a few seconds.
+    async fn pause(&self, id: &SandboxId) -> Result<(), DriverError>;
+
+    /// # Errors
+    /// When the cgroup is gone or does not thaw within a few seconds.
+    async fn resume(&self, id: &SandboxId) -> Result<(), DriverError>;
+
+    /// Whether the sandbox is frozen now; false when it is not there.
+    fn is_paused(&self, id: &SandboxId) -> bool;
+
+    /// Kills every process, frozen or not; answers when all have ended. Success when there are none.
+    ///
+    /// # Errors
+    /// When processes are still there after several seconds.
+    async fn kill(&self, id: &SandboxId) -> Result<(), DriverError>;
+
+    /// Removes what is left in the kernel (cgroups) once the processes are gone. Idempotent; kills what still runs.
+    ///
+    /// # Errors
+    /// When something can't be removed; call again.
+    async fn clean_up(&self, id: &SandboxId) -> Result<(), DriverError>;
+
+    /// # Errors
+    /// When the sandbox has no cgroups.
+    fn usage(&self, id: &SandboxId) -> Result<Usage, DriverError>;
+
+    /// Sandboxes of which something is in the kernel, running or not.
+    fn leftovers(&self) -> Vec<SandboxId>;
+
+    /// The agent is ending: removes what belongs to the driver as a whole if no sandbox is left, and stops its helpers.
+    async fn shut_down(&self);
+}

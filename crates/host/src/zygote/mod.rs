@@ -1,0 +1,1 @@
+//! The zygote: a small single-threaded process from which all sandboxes are cloned.
