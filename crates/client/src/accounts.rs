@@ -1,0 +1,49 @@
+//! People, teams and API keys.
+
+use atoll_model::ApiKeyId;
+use atoll_model::api::Page;
+use atoll_model::api::auth::{ApiKey, AuthResponse, CreateApiKeyRequest, LoginRequest, Me, Team};
+use http::Method;
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::transport::DEADLINE;
+use crate::{Auth, Client, Error};
+
+impl Client {
+    /// Signs a person in; the answer is for [`Client::signed_in`].
+    pub async fn login(&self, email: &str, password: &SecretString) -> Result<AuthResponse, Error> {
+        let request = LoginRequest { email: email.to_owned(), password: password.expose_secret().to_owned() };
+        self.with_auth(Auth::Nobody).post("/v1/auth/login", &request).await
+    }
+
+    /// Signs a person in and returns a client that asks in their name.
+    pub async fn signed_in(&self, email: &str, password: &SecretString) -> Result<Self, Error> {
+        let answer = self.login(email, password).await?;
+        Ok(self.with_auth(Auth::Bearer(answer.token.into())))
+    }
+
+    pub async fn me(&self) -> Result<Me, Error> {
+        self.get("/v1/me").await
+    }
+
+    pub async fn list_teams(&self) -> Result<Page<Team>, Error> {
+        self.get("/v1/teams").await
+    }
+
+    pub async fn create_api_key(&self, name: &str) -> Result<ApiKey, Error> {
+        self.post("/v1/api-keys", &CreateApiKeyRequest { name: name.to_owned() }).await
+    }
+
+    pub async fn list_api_keys(&self) -> Result<Page<ApiKey>, Error> {
+        self.get("/v1/api-keys?limit=1000").await
+    }
+
+    pub async fn delete_api_key(&self, id: &ApiKeyId) -> Result<(), Error> {
+        self.json(Method::DELETE, &format!("/v1/api-keys/{id}"), None::<&()>, DEADLINE).await
+    }
+
+    /// Whether the server is ready: its database answers and, under `atoll up`, a create would succeed.
+    pub async fn ready(&self) -> Result<(), Error> {
+        self.whole(Method::GET, "/readyz", "", bytes::Bytes::new(), DEADLINE).await.map(drop)
+    }
+}
