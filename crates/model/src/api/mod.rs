@@ -4,6 +4,7 @@
 pub mod auth;
 pub mod hosts;
 pub mod sandboxes;
+pub mod templates;
 
 use serde::{Deserialize, Serialize};
 

@@ -1,0 +1,117 @@
+//! Template rows. A name is unique within its team and among the platform's (team NULL); a team's own template hides
+//! the platform's of the same name, as its own files would.
+
+use atoll_model::{TeamId, TemplateId};
+use sqlx::FromRow;
+
+use super::BaseImage;
+use crate::db::{Db, DbError, During, Millis, Text, on};
+
+/// User and working directory of the programs in sandboxes of `base`.
+const BASE_USER: &str = "user";
+const BASE_WORKDIR: &str = "/home/user";
+
+/// A template as the database knows it.
+#[derive(Debug, Clone, FromRow)]
+pub struct Template {
+    pub id: Text<TemplateId>,
+    /// None for the platform's.
+    pub team_id: Option<Text<TeamId>>,
+    pub name: String,
+    /// SHA-256 of the image file, hex.
+    pub digest: String,
+    pub size_bytes: i64,
+    /// `container`, `vm` or `auto`.
+    pub driver: String,
+    /// Defaults of its sandboxes; the platform's where there are none.
+    pub vcpus: Option<i64>,
+    pub memory_mb: Option<i64>,
+    pub disk_mb: Option<i64>,
+    pub default_user: String,
+    pub default_workdir: String,
+    pub created_at: Millis,
+    pub updated_at: Millis,
+}
+
+macro_rules! columns {
+    () => {
+        "id, team_id, name, digest, size_bytes, driver, vcpus, memory_mb, disk_mb, default_user, default_workdir, \
+         created_at, updated_at"
+    };
+}
+
+/// Makes the platform's template of the image's name point to the image. Its id stays, so that sandboxes that name it
+/// by id go on doing so after an upgrade.
+pub async fn register_base(db: &Db, image: &BaseImage, now: Millis) -> Result<Template, DbError> {
+    let size = i64::try_from(image.size_bytes).unwrap_or(i64::MAX);
+    on!(write db, |c| sqlx::query_as(concat!(
+        "INSERT INTO templates (id, team_id, name, kind, digest, size_bytes, driver, default_user, default_workdir, \
+         created_at, updated_at) VALUES ($1, NULL, $2, 'template', $3, $4, 'auto', $5, $6, $7, $7) \
+         ON CONFLICT (COALESCE(team_id, ''), name) DO UPDATE SET \
+         updated_at = CASE WHEN templates.digest = excluded.digest THEN templates.updated_at ELSE excluded.updated_at END, \
+         digest = excluded.digest, size_bytes = excluded.size_bytes, \
+         default_user = excluded.default_user, default_workdir = excluded.default_workdir RETURNING ",
+        columns!()
+    ))
+    .bind(Text(TemplateId::new()))
+    .bind(&image.name)
+    .bind(&image.digest)
+    .bind(size)
+    .bind(BASE_USER)
+    .bind(BASE_WORKDIR)
+    .bind(now)
+    .fetch_one(c)
+    .await)
+    .during("register the base template")
+}
+
+/// The template or snapshot that `team` means by a name or an id: its own before the platform's, never another's.
+pub async fn find(db: &Db, name_or_id: &str, team: &TeamId) -> Result<Option<Template>, DbError> {
+    on!(read db, |c| sqlx::query_as(concat!(
+        "SELECT ",
+        columns!(),
+        " FROM templates WHERE (id = $1 OR name = $1) AND (team_id = $2 OR team_id IS NULL) \
+         ORDER BY CASE WHEN team_id IS NULL THEN 1 ELSE 0 END, CASE WHEN id = $1 THEN 0 ELSE 1 END LIMIT 1"
+    ))
+    .bind(name_or_id)
+    .bind(team.as_str())
+    .fetch_optional(c)
+    .await)
+    .during("find a template")
+}
+
+/// Templates that `team` can use, by name; at most `limit`, those after (`name`, `id`) when given.
+pub async fn list(db: &Db, team: &TeamId, after: Option<(&str, &str)>, limit: u32) -> Result<Vec<Template>, DbError> {
+    let (name, id) = after.unwrap_or_default();
+    on!(read db, |c| sqlx::query_as(concat!(
+        "SELECT ",
+        columns!(),
+        " FROM templates WHERE kind = 'template' AND (team_id = $1 OR team_id IS NULL) AND (name, id) > ($2, $3) \
+         ORDER BY name, id LIMIT $4"
+    ))
+    .bind(team.as_str())
+    .bind(name)
+    .bind(id)
+    .bind(i64::from(limit))
+    .fetch_all(c)
+    .await)
+    .during("list templates")
+}
+
+impl Template {
+    /// As the API shows it.
+    #[must_use]
+    pub fn to_api(&self) -> atoll_model::api::templates::Template {
+        atoll_model::api::templates::Template {
+            id: self.id.0.clone(),
+            name: self.name.clone(),
+            platform: self.team_id.is_none(),
+            digest: self.digest.clone(),
+            size_bytes: u64::try_from(self.size_bytes).unwrap_or(0),
+            default_user: self.default_user.clone(),
+            default_workdir: self.default_workdir.clone(),
+            created_at: self.created_at.to_utc(),
+            updated_at: self.updated_at.to_utc(),
+        }
+    }
+}
