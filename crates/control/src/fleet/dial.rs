@@ -1,0 +1,101 @@
+//! Making a connection to a host: TCP, then TLS 1.3 with both ends verified.
+//!
+//! The server's certificate must chain to control's CA, be for this host's name, and be of the very key that the
+//! host registered. [`Dial`] is a trait so that a tunnel or a simulated network can take its place.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use atoll_model::HostId;
+use rustls::ClientConfig;
+use rustls::client::Resumption;
+use rustls::server::ParsedCertificate;
+use rustls_pki_types::ServerName;
+use sha2::{Digest, Sha256};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::{HostLocation, authority};
+
+/// A connection's bytes.
+pub trait Wire: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Wire for T {}
+
+/// What is spoken on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Http {
+    One,
+    Two,
+}
+
+/// Makes connections to hosts, verified: whoever is at the other end is the host.
+#[async_trait]
+pub trait Dial: Send + Sync + 'static {
+    /// # Errors
+    /// When the host can't be reached or is not who it should be. The caller bounds the time.
+    async fn dial(&self, host: &HostId, location: &HostLocation, http: Http) -> io::Result<Box<dyn Wire>>;
+}
+
+/// Dials the host's advertised address.
+pub struct TcpDialer {
+    one: TlsConnector,
+    two: TlsConnector,
+}
+
+impl TcpDialer {
+    /// `tls` presents control's client certificate and trusts control's CA alone (`pki` makes it).
+    #[must_use]
+    pub fn new(tls: &ClientConfig) -> Self {
+        let with = |protocol: &[u8]| {
+            let mut tls = tls.clone();
+            tls.alpn_protocols = vec![protocol.to_vec()];
+            // A resumed session would skip looking at the certificate.
+            tls.resumption = Resumption::disabled();
+            TlsConnector::from(Arc::new(tls))
+        };
+        Self { one: with(b"http/1.1"), two: with(b"h2") }
+    }
+}
+
+#[async_trait]
+impl Dial for TcpDialer {
+    async fn dial(&self, host: &HostId, location: &HostLocation, http: Http) -> io::Result<Box<dyn Wire>> {
+        let tcp = TcpStream::connect(&location.address).await?;
+        keep_alive(&tcp)?;
+        let name = ServerName::try_from(authority(host)).map_err(io::Error::other)?;
+        let connector = match http {
+            Http::One => &self.one,
+            Http::Two => &self.two,
+        };
+        let tls = connector.connect(name, tcp).await?;
+        let (_, session) = tls.get_ref();
+        let certificate = session.peer_certificates().and_then(|chain| chain.first());
+        let certificate = certificate.ok_or_else(|| io::Error::other("the host showed no certificate"))?;
+        let key = ParsedCertificate::try_from(certificate).map_err(io::Error::other)?.subject_public_key_info();
+        if Sha256::digest(key.as_ref())[..] != location.key_sha256 {
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "the host's certificate is of another key than the one it registered with",
+            ));
+        }
+        let spoken = session.alpn_protocol();
+        if http == Http::Two && spoken != Some(b"h2") {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "the host does not speak HTTP/2"));
+        }
+        Ok(Box::new(tls))
+    }
+}
+
+/// A peer that has vanished is noticed within about half a minute, whatever is or isn't being sent.
+fn keep_alive(tcp: &TcpStream) -> io::Result<()> {
+    tcp.set_nodelay(true)?;
+    rustix::net::sockopt::set_socket_keepalive(tcp, true)?;
+    rustix::net::sockopt::set_tcp_keepidle(tcp, Duration::from_secs(10))?;
+    rustix::net::sockopt::set_tcp_keepintvl(tcp, Duration::from_secs(5))?;
+    rustix::net::sockopt::set_tcp_keepcnt(tcp, 4)?;
+    rustix::net::sockopt::set_tcp_user_timeout(tcp, 30_000)?;
+    Ok(())
+}

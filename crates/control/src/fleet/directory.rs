@@ -1,0 +1,26 @@
+//! Where a host is: the fleet asks, whoever knows the database answers.
+
+use async_trait::async_trait;
+use atoll_model::HostId;
+
+use super::FleetError;
+
+/// Where a host is reached, and which certificate it must show.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostLocation {
+    /// `host:port`.
+    pub address: String,
+    /// SHA-256 of the subject public key (SPKI, DER) that the host registered with. A certificate of another key is
+    /// refused even if control's CA signed it: it belongs to an enrolment that has been replaced.
+    pub key_sha256: [u8; 32],
+    /// Fingerprint of the certificate last issued to it. Not what it must show (it may not have got it yet): a change
+    /// of it renews the pooled connections.
+    pub certificate: String,
+}
+
+/// Knows every registered host's location. Asked on every call, so it answers from memory nearly always.
+#[async_trait]
+pub trait HostDirectory: Send + Sync + 'static {
+    /// `FleetError::Unknown` for a host that does not exist, is deleted, or has never registered.
+    async fn locate(&self, host: &HostId) -> Result<HostLocation, FleetError>;
+}

@@ -1,0 +1,210 @@
+//! Which host takes a new sandbox: the question, the tests that a host must pass, and why none did.
+//!
+//! Pure: no clock, no database, no network. `placement` feeds it and remembers what is under way.
+
+use std::time::Duration;
+
+use atoll_model::api::hosts::Capacity;
+use atoll_model::{HostId, HostStatus, HostType, TeamId};
+
+use crate::db::Millis;
+
+/// What a new sandbox asks of a host.
+#[derive(Debug, Clone)]
+pub struct Demand {
+    pub team: TeamId,
+    /// A byoc team uses its own hosts and no other; every other team uses regular ones and no other.
+    pub team_is_byoc: bool,
+    /// `container` or `vm`.
+    pub driver: String,
+    pub vcpus: u32,
+    pub memory_mb: u64,
+    pub disk_mb: u64,
+    /// Digest of the template's image; only [`super::LeastLoaded`] looks at it, among equals.
+    pub image: Option<String>,
+    /// Hosts that this create has tried already.
+    pub tried: Vec<HostId>,
+}
+
+/// A host as the scheduler sees it.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    pub id: HostId,
+    pub kind: HostType,
+    /// The owner of a byoc host.
+    pub team: Option<TeamId>,
+    pub status: HostStatus,
+    pub draining: bool,
+    /// The agent says that a create would succeed.
+    pub ready: bool,
+    pub drivers: Vec<String>,
+    pub capacity: Capacity,
+    /// What its sandboxes have been promised.
+    pub committed: Capacity,
+    pub last_heartbeat_at: Option<Millis>,
+    pub cached_images: Vec<String>,
+    /// It failed a create a moment ago.
+    pub resting: bool,
+}
+
+/// How much more than it has a host may promise, and how old its word may be.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    pub cpu_overcommit: u64,
+    pub memory_overcommit: u64,
+    pub disk_overcommit: u64,
+    /// A heartbeat older than this is no word at all. Default 90 s.
+    pub stale_after: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { cpu_overcommit: 32, memory_overcommit: 4, disk_overcommit: 4, stale_after: Duration::from_secs(90) }
+    }
+}
+
+/// All hosts at one moment, sorted by id.
+#[derive(Debug, Clone)]
+pub struct HostList {
+    pub hosts: Vec<Candidate>,
+    pub as_of: Millis,
+    pub limits: Limits,
+}
+
+impl HostList {
+    /// Sorts the hosts.
+    #[must_use]
+    pub fn new(mut hosts: Vec<Candidate>, as_of: Millis, limits: Limits) -> Self {
+        hosts.sort_by(|a, b| a.id.cmp(&b.id));
+        Self { hosts, as_of, limits }
+    }
+
+    /// The first test that `host` fails for `demand`; none if it is eligible.
+    #[must_use]
+    pub fn objection(&self, demand: &Demand, host: &Candidate) -> Option<Objection> {
+        // Isolation comes first: a host of somebody else is not even counted.
+        let ours = match host.kind {
+            HostType::Regular => !demand.team_is_byoc,
+            HostType::Byoc => demand.team_is_byoc && host.team.as_ref() == Some(&demand.team),
+        };
+        let (limits, have, used) = (&self.limits, &host.capacity, &host.committed);
+        let fits = |have: u64, factor: u64, used: u64, wanted: u64| {
+            used.saturating_add(wanted) <= have.saturating_mul(factor.max(1))
+        };
+        if !ours {
+            Some(Objection::NotForTeam)
+        } else if host.status != HostStatus::Online {
+            Some(Objection::NotOnline)
+        } else if host.draining {
+            Some(Objection::Draining)
+        } else if host.last_heartbeat_at.is_none_or(|at| self.as_of.since(at) > limits.stale_after) {
+            Some(Objection::Stale)
+        } else if !host.ready {
+            Some(Objection::NotReady)
+        } else if !host.drivers.iter().any(|driver| driver == &demand.driver) {
+            Some(Objection::NoDriver)
+        } else if !fits(have.cpu_millis, limits.cpu_overcommit, used.cpu_millis, u64::from(demand.vcpus) * 1000) {
+            Some(Objection::NoCpu)
+        } else if !fits(have.memory_mb, limits.memory_overcommit, used.memory_mb, demand.memory_mb) {
+            Some(Objection::NoMemory)
+        } else if !fits(have.disk_mb, limits.disk_overcommit, used.disk_mb, demand.disk_mb) {
+            Some(Objection::NoDisk)
+        } else if host.resting || demand.tried.contains(&host.id) {
+            Some(Objection::FailedJustNow)
+        } else {
+            None
+        }
+    }
+
+    /// Why nobody was eligible.
+    #[must_use]
+    pub fn explain(&self, demand: &Demand) -> NoHost {
+        let mut counts = [0; Objection::ALL.len()];
+        let mut considered = 0;
+        for objection in self.hosts.iter().filter_map(|host| self.objection(demand, host)) {
+            if objection != Objection::NotForTeam {
+                considered += 1;
+                counts[objection as usize] += 1;
+            }
+        }
+        let failed = Objection::ALL.into_iter().zip(counts).filter(|(_, count)| *count > 0).collect();
+        NoHost { considered, byoc: demand.team_is_byoc, failed }
+    }
+}
+
+/// A test that a host failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Objection {
+    NotForTeam,
+    NotOnline,
+    Draining,
+    Stale,
+    NotReady,
+    NoDriver,
+    NoCpu,
+    NoMemory,
+    NoDisk,
+    FailedJustNow,
+}
+
+impl Objection {
+    pub const ALL: [Self; 10] = [
+        Self::NotForTeam,
+        Self::NotOnline,
+        Self::Draining,
+        Self::Stale,
+        Self::NotReady,
+        Self::NoDriver,
+        Self::NoCpu,
+        Self::NoMemory,
+        Self::NoDisk,
+        Self::FailedJustNow,
+    ];
+
+    /// For the error's details.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NotForTeam => "not_for_team",
+            Self::NotOnline => "not_online",
+            Self::Draining => "draining",
+            Self::Stale => "stale_heartbeat",
+            Self::NotReady => "not_ready",
+            Self::NoDriver => "no_driver",
+            Self::NoCpu => "no_cpu",
+            Self::NoMemory => "no_memory",
+            Self::NoDisk => "no_disk",
+            Self::FailedJustNow => "failed_just_now",
+        }
+    }
+}
+
+/// No host is eligible. Hosts that the team may not use are neither counted nor mentioned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoHost {
+    /// Hosts that the team may use.
+    pub considered: usize,
+    pub byoc: bool,
+    /// Which test failed for how many of them.
+    pub failed: Vec<(Objection, usize)>,
+}
+
+impl std::fmt::Display for NoHost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.considered == 0 {
+            let whose = if self.byoc { "your team has no host of its own yet" } else { "there is no host yet" };
+            return write!(f, "no host can take this sandbox: {whose}");
+        }
+        let reasons: Vec<_> = self.failed.iter().map(|(what, count)| format!("{count} {}", what.as_str())).collect();
+        write!(f, "no host can take this sandbox; of {} considered: {}", self.considered, reasons.join(", "))
+    }
+}
+
+impl std::error::Error for NoHost {}
+
+/// Picks a host for a sandbox. Implementations are shared by all requests.
+pub trait Scheduler: Send + Sync {
+    /// # Errors
+    /// [`NoHost`] when none is eligible, saying which test failed for how many.
+    fn pick(&self, demand: &Demand, list: &HostList) -> Result<HostId, NoHost>;
+}

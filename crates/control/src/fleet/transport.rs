@@ -1,0 +1,102 @@
+//! Connect's transports over the fleet's connections.
+
+use std::sync::Arc;
+
+use atoll_model::HostId;
+use atoll_rpc::connectrpc::ConnectError;
+use atoll_rpc::connectrpc::client::{BoxFuture, ClientBody, ClientTransport};
+use http::{Request, Response, Version, header};
+use http_body::Body;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+
+use super::channel::Lane;
+use super::{Fleet, FleetBody, FleetError};
+
+/// Unary requests with a body beyond this go over a connection of their own.
+const SMALL_BODY: u64 = 64 * 1024;
+
+/// Calls of a host's own service.
+#[derive(Clone)]
+pub struct HostTransport {
+    fleet: Fleet,
+    host: HostId,
+}
+
+/// Calls into a sandbox on a host.
+#[derive(Clone)]
+pub struct GuestTransport {
+    fleet: Fleet,
+    host: HostId,
+}
+
+impl HostTransport {
+    pub(super) fn new(fleet: Fleet, host: HostId) -> Self {
+        Self { fleet, host }
+    }
+}
+
+impl GuestTransport {
+    pub(super) fn new(fleet: Fleet, host: HostId) -> Self {
+        Self { fleet, host }
+    }
+}
+
+/// What Connect wants to see; our own error stays in its chain for [`FleetError::from_rpc`].
+fn as_rpc(error: FleetError) -> ConnectError {
+    let text = error.to_string();
+    let rpc = match error {
+        FleetError::Timeout { .. } => ConnectError::deadline_exceeded(text),
+        _ => ConnectError::unavailable(text),
+    };
+    rpc.with_shared_source(Arc::new(error))
+}
+
+fn boxed(request: Request<ClientBody>) -> Request<FleetBody> {
+    request.map(|body| body.map_err(Into::into).boxed_unsync())
+}
+
+impl ClientTransport for HostTransport {
+    type ResponseBody = Incoming;
+    type Error = ConnectError;
+
+    fn send(&self, request: Request<ClientBody>) -> BoxFuture<'static, Result<Response<Incoming>, ConnectError>> {
+        let Self { fleet, host } = self.clone();
+        Box::pin(async move {
+            let channels = fleet.channels(&host).await.map_err(as_rpc)?;
+            channels.multiplexed(Lane::Rpc, boxed(request)).await.map_err(as_rpc)
+        })
+    }
+}
+
+impl ClientTransport for GuestTransport {
+    type ResponseBody = Incoming;
+    type Error = ConnectError;
+
+    fn send(&self, request: Request<ClientBody>) -> BoxFuture<'static, Result<Response<Incoming>, ConnectError>> {
+        let Self { fleet, host } = self.clone();
+        Box::pin(async move {
+            let unary = request
+                .headers()
+                .get(header::CONTENT_TYPE)
+                .is_some_and(|kind| matches!(kind.as_bytes(), b"application/proto" | b"application/json"));
+            let small = request.body().size_hint().upper().is_some_and(|size| size <= SMALL_BODY);
+            let channels = fleet.channels(&host).await.map_err(as_rpc)?;
+            if unary && small {
+                return channels.multiplexed(Lane::Guest, boxed(request)).await.map_err(as_rpc);
+            }
+            let mut request = boxed(request);
+            if let Some(name) = request.uri().authority().map(ToString::to_string)
+                && let Ok(name) = name.parse()
+            {
+                request.headers_mut().insert(header::HOST, name);
+            }
+            // HTTP/1.1 carries the path alone.
+            if let Some(path) = request.uri().path_and_query().cloned() {
+                *request.uri_mut() = path.into();
+            }
+            *request.version_mut() = Version::HTTP_11;
+            channels.bulk(request).await.map_err(as_rpc)
+        })
+    }
+}
