@@ -102,7 +102,7 @@ fn npm(directory: &Path, arguments: &[&str]) -> Result<(), String> {
 }
 
 /// All files under `directory`, in a fixed order, by their path relative to `root`. Made folders are left out.
-fn walk(root: &Path, directory: &Path, found: &mut Vec<(String, Vec<u8>)>) -> Result<(), String> {
+pub fn walk(root: &Path, directory: &Path, found: &mut Vec<(String, Vec<u8>)>) -> Result<(), String> {
     let entries = attempt("listing", directory, std::fs::read_dir(directory))?;
     let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     paths.sort();

@@ -9,6 +9,7 @@ use flate2::write::GzEncoder;
 use sha2::{Digest, Sha256};
 
 use crate::attempt;
+use crate::dashboard::walk;
 
 /// `OUT_DIR/dashboard.rs`: a slice of `DashboardFile`, sorted by path.
 pub fn dashboard(files: &[(String, Vec<u8>)], out: &Path) -> Result<(), String> {
@@ -44,22 +45,17 @@ pub fn dashboard(files: &[(String, Vec<u8>)], out: &Path) -> Result<(), String> 
     attempt("writing", &target, std::fs::write(&target, code))
 }
 
-/// `OUT_DIR/base_recipe.rs`: a slice of file name and contents of `templates/base`.
+/// `OUT_DIR/base_recipe.rs`: a slice of relative path and contents of the files below `templates/base`.
 pub fn recipes(workspace: &Path, out: &Path) -> Result<(), String> {
     let folder = workspace.join("templates/base");
     println!("cargo:rerun-if-changed={}", folder.display());
-    let mut names: Vec<_> = std::fs::read_dir(&folder)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter(|entry| entry.path().is_file())
-        .map(|entry| entry.path())
-        .collect();
-    names.sort();
+    let mut files = Vec::new();
+    if folder.is_dir() {
+        walk(&folder, &folder, &mut files)?;
+    }
     let mut code = String::from("&[\n");
-    for path in names {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let _ = writeln!(code, "({name:?}, include_str!({:?})),", path.display().to_string());
+    for (name, _) in files {
+        let _ = writeln!(code, "({name:?}, include_str!({:?})),", folder.join(&name).display().to_string());
     }
     code.push_str("]\n");
     let target = out.join("base_recipe.rs");

@@ -26,7 +26,7 @@ pub struct DashboardFile {
 /// All files of the dashboard, sorted by path.
 pub static DASHBOARD: &[DashboardFile] = include!(concat!(env!("OUT_DIR"), "/dashboard.rs"));
 
-/// The recipe of the `base` template: names and contents of the files in `templates/base`.
+/// The recipe of the `base` template: relative paths and contents of the files below `templates/base`.
 pub static BASE_RECIPE: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/base_recipe.rs"));
 
 /// The dashboard's file at `path` (a leading slash is allowed).

@@ -29,12 +29,16 @@ pub enum RecipeError {
 }
 
 impl Recipe {
-    /// A recipe from its files, as the binary carries them.
-    pub fn new(name: &str, files: impl IntoIterator<Item = (String, Vec<u8>)>) -> Result<Self, RecipeError> {
+    /// A recipe from its files, as the binary carries them: relative paths and contents.
+    pub fn new<P: Into<String>, C: Into<Vec<u8>>>(
+        name: &str,
+        files: impl IntoIterator<Item = (P, C)>,
+    ) -> Result<Self, RecipeError> {
         if !is_template_name(name) {
             return Err(RecipeError::BadName(name.to_owned()));
         }
-        let files: BTreeMap<String, Vec<u8>> = files.into_iter().collect();
+        let files: BTreeMap<String, Vec<u8>> =
+            files.into_iter().map(|(path, content)| (path.into(), content.into())).collect();
         if let Some(path) = files.keys().find(|path| !is_inside(path)) {
             return Err(RecipeError::BadPath { name: name.to_owned(), path: path.clone() });
         }
