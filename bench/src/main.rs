@@ -1,0 +1,93 @@
+//! Measures a running Atoll through its REST API, beside the peers that run on the same machine, and writes a
+//! Markdown report. Started by `scripts/bench.sh`; never used in tests, which assert no times.
+
+mod atoll;
+mod machine;
+mod peers;
+mod report;
+mod stats;
+mod timing;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+
+use crate::report::Report;
+
+#[derive(Parser)]
+struct Args {
+    /// Data directory of the Atoll under test (its credentials.json is read, its pool is watched).
+    #[arg(long)]
+    data_dir: PathBuf,
+    /// Process id of `atoll up`, for its memory.
+    #[arg(long)]
+    pid: u32,
+    /// The base image, as a root file system for the peers.
+    #[arg(long)]
+    image: PathBuf,
+    /// The program built from bench/libcontainer, if it could be built.
+    #[arg(long)]
+    libcontainer: Option<PathBuf>,
+    /// Where to write the report.
+    #[arg(long, default_value = "bench/RESULTS.md")]
+    out: PathBuf,
+    /// Fewer rounds, for a quick look.
+    #[arg(long)]
+    quick: bool,
+    /// Only Atoll, no peers.
+    #[arg(long)]
+    no_peers: bool,
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let scale = if args.quick { 5 } else { 1 };
+    let mut report = Report::new(machine::describe()?);
+    runtime.block_on(async {
+        let mut bench = atoll::Bench::connect(&args.data_dir, args.pid)?;
+        bench.create_to_first_output(&mut report, 200 / scale).await.context("create to first exec output")?;
+        bench.exec_true(&mut report, 1000 / scale).await.context("exec of true")?;
+        bench.create_many(&mut report, 100, if args.quick { 2 } else { 6 }).await.context("100 creates at once")?;
+        bench.destroy(&mut report, 60 / scale).await.context("destroy")?;
+        bench.pause_resume(&mut report, 200 / scale).await.context("pause and resume")?;
+        bench.memory(&mut report, 200 / scale).await.context("memory per idle sandbox")?;
+        bench.files(&mut report, if args.quick { 512 } else { 2048 }).await.context("files")?;
+        anyhow::Ok(())
+    })?;
+    if !args.no_peers {
+        run_peers(&args, &mut report, scale);
+    }
+    std::fs::write(&args.out, report.markdown()).with_context(|| format!("writing {}", args.out.display()))?;
+    print!("{}", report.markdown());
+    Ok(())
+}
+
+/// A peer that can't run here is reported as such, with the reason; it never fails the bench.
+fn run_peers(args: &Args, report: &mut Report, scale: usize) {
+    report.peer("fork_exec", "plain fork + exec of `true`", peers::fork_exec(300 / scale));
+    let bundle = match peers::Bundle::new(&args.image) {
+        Ok(bundle) => bundle,
+        Err(error) => return report.note(format!("No bundle for the peers: {error:#}")),
+    };
+    report.peer("bwrap", "bubblewrap, all namespaces, `true`", peers::bubblewrap(&bundle, 100 / scale));
+    report.peer("crun_run", "crun run of `true`, no network set up, no API", peers::crun_run(&bundle, 60 / scale));
+    match peers::crun_exec(&bundle, 100 / scale) {
+        Ok((exec, delete)) => {
+            report.peer("crun_exec", "crun exec of `true`", Ok(exec));
+            report.peer("crun_delete", "crun delete --force", Ok(delete));
+        }
+        Err(error) => report.peer("crun_exec", "crun exec of `true`", Err(error)),
+    }
+    report.peer("crun_many", "100 `crun run --detach` at once, no network, no exec", peers::crun_many(&bundle, 100));
+    if let Some(program) = &args.libcontainer {
+        match peers::libcontainer(&bundle, program, 40 / scale) {
+            Ok((create, delete)) => {
+                report.peer("libcontainer", "libcontainer create + start", Ok(create));
+                report.peer("libcontainer_delete", "libcontainer delete", Ok(delete));
+            }
+            Err(error) => report.peer("libcontainer", "libcontainer create + start", Err(error)),
+        }
+    }
+}
