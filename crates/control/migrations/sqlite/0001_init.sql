@@ -76,6 +76,8 @@ CREATE TABLE hosts (
     boot_id TEXT,
     public_key TEXT,                         -- of the host's key pair, hex of the SPKI
     certificate_fingerprint TEXT,
+    credential_family TEXT,                  -- the one family of refresh tokens that is in force; NULL: revoked
+    confirmed_token_id TEXT,                 -- the refresh token whose access token was last seen in use
     capacity_cpu_millis BIGINT NOT NULL,
     capacity_memory_mb BIGINT NOT NULL,
     capacity_disk_mb BIGINT NOT NULL,
