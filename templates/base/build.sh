@@ -21,8 +21,8 @@ SOURCE_DATE_EPOCH=1793491200 # 2026-11-01 00:00:00 UTC: raised by hand when the 
 UUID=a7011ba5-e000-4000-8000-000000000001
 export SOURCE_DATE_EPOCH
 
-image=$1
-work=$2
+image=${1:?usage: build.sh OUTPUT_IMAGE WORK_DIRECTORY}
+work=${2:?usage: build.sh OUTPUT_IMAGE WORK_DIRECTORY}
 recipe=$(cd "$(dirname "$0")" && pwd)
 root=$work/root
 mkdir -p "$work"
@@ -75,7 +75,7 @@ printf '127.0.0.1\tlocalhost\n::1\tlocalhost\n' > "$root/etc/hosts"
 
 step "removing what differs from build to build"
 rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/* "$root"/var/cache/debconf/*-old "$root"/var/cache/ldconfig/* \
-    "$root"/var/lib/dpkg/*-old "$root"/var/log/* "$root"/tmp/* "$root"/run/* "$root"/var/tmp/* "$root"/dev/* \
+    "$root"/var/lib/dpkg/*-old "${root:?}"/var/log/* "${root:?}"/tmp/* "${root:?}"/run/* "${root:?}"/var/tmp/* "${root:?}"/dev/* \
     "$root"/etc/passwd- "$root"/etc/group- "$root"/etc/shadow- "$root"/etc/gshadow- "$root"/etc/subuid- "$root"/etc/subgid- \
     "$root"/var/lib/systemd/catalog/database "$root"/var/lib/ucf/*.[0-9] "$root/etc/.pwd.lock" "$root/root/.bash_history"
 mkdir -p "$root/var/lib/apt/lists/partial" "$root/var/cache/apt/archives/partial" "$root/var/log/apt"

@@ -1,0 +1,150 @@
+#!/usr/bin/env bash
+# Proves everything: formatting, lints, unit tests, the real binary with real sandboxes, the dashboard, the documents.
+# As root on Debian or its like, from a clean clone; installs what it needs. The last line is the count of all tests.
+#
+#   scripts/test.sh            all of it
+#   scripts/test.sh lint unit  only these parts: lint unit system dashboard docs leaks
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=lib.sh
+. scripts/lib.sh
+need_root "$@"
+
+parts=${*:-lint unit system dashboard docs leaks}
+wants() { [[ " $parts " == *" $1 "* ]]; }
+began=$SECONDS
+work=$(mktemp -d /tmp/atoll-test.XXXXXX)
+LOG=$work/log
+: >"$LOG"
+target=${CARGO_TARGET_DIR:-$PWD/target}
+program=$(realpath -m "$target/release/atoll")
+export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-never} CARGO_INCREMENTAL=0
+passed=0 failed=0
+results=()
+
+# stage NAME COMMAND...: one test of its own, whose output is shown as it comes; a failure doesn't stop the others.
+stage() {
+    local name=$1 from=$SECONDS
+    shift
+    say
+    say "${bold}== $name${plain}"
+    if "$@" </dev/null 2>&1 | tee "$work/stage"; then
+        passed=$((passed + 1))
+        results+=("ok      $(printf '%5d s' $((SECONDS - from)))  $name")
+    else
+        failed=$((failed + 1))
+        results+=("FAILED  $(printf '%5d s' $((SECONDS - from)))  $name")
+    fi
+    count "$work/stage"
+}
+# Adds what nextest and vitest counted to the total.
+count() {
+    local line
+    # Of a stage that counts its own tests, its own count is enough.
+    if grep -qE '^ +(Summary \[|Tests +)' "$1"; then
+        if [[ ${results[-1]} == ok* ]]; then passed=$((passed - 1)); else failed=$((failed - 1)); fi
+    fi
+    line=$(sed 's/\x1b\[[0-9;]*m//g' "$1" | grep -E '^ +Summary \[.*tests? run:' | tail -n 1 || true)
+    passed=$((passed + $(echo "$line" | grep -oE '[0-9]+ passed' | cut -d' ' -f1 || echo 0)))
+    failed=$((failed + $(echo "$line" | grep -oE '[0-9]+ (failed|timed out)' | awk '{sum += $1} END {print sum + 0}')))
+    line=$(sed 's/\x1b\[[0-9;]*m//g' "$1" | grep -E '^ +Tests +' | tail -n 1 || true)
+    passed=$((passed + $(echo "$line" | grep -oE '[0-9]+ passed' | cut -d' ' -f1 || echo 0)))
+    failed=$((failed + $(echo "$line" | grep -oE '[0-9]+ failed' | cut -d' ' -f1 || echo 0)))
+}
+
+cleanup() {
+    # Only what this run started: its servers are known by their data directories below $work.
+    [ ! -s "$work/atoll.pid" ] || kill -TERM "$(cat "$work/atoll.pid")" 2>/dev/null || true
+    [ ! -s "$work/postgres/data/postmaster.pid" ] || stop_postgres
+    rm -rf --one-file-system "$work"
+}
+trap cleanup EXIT
+trap 'exit 130' INT TERM
+
+say "${bold}What the tests need${plain}"
+apt_install "${BUILD_PACKAGES[@]}" "${RUN_PACKAGES[@]}" nftables postgresql shellcheck
+ensure_rust
+ensure_node
+rustup component add clippy rustfmt >>"$LOG" 2>&1 || true
+have cargo-nextest || run "Installing cargo-nextest" "It comes from crates.io." cargo install --locked --quiet cargo-nextest
+if wants lint && ! have cargo-machete; then
+    run "Installing cargo-machete" "It comes from crates.io." cargo install --locked --quiet cargo-machete
+fi
+check_kernel
+scripts/leaks.sh >"$work/before"
+
+# A PostgreSQL of our own: its own cluster, a socket in $work and no port, so that no other one is touched.
+start_postgres() {
+    local bin
+    bin=$(find /usr/lib/postgresql -name pg_ctl | sort -V | tail -n 1 | xargs dirname)
+    mkdir -p "$work/postgres"
+    chmod 755 "$work"
+    chown postgres "$work/postgres"
+    as_postgres "$bin/initdb" -D "$work/postgres/data" -U postgres -A trust --no-sync -E UTF8
+    as_postgres "$bin/pg_ctl" -D "$work/postgres/data" -w -l "$work/postgres/log" \
+        -o "-F -c listen_addresses='' -c unix_socket_directories='$work/postgres' -c max_connections=400" start
+}
+stop_postgres() {
+    local bin
+    bin=$(find /usr/lib/postgresql -name pg_ctl | sort -V | tail -n 1 | xargs dirname)
+    as_postgres "$bin/pg_ctl" -D "$work/postgres/data" -m immediate stop >>"$LOG" 2>&1 || true
+}
+as_postgres() { (cd / && setpriv --reuid=postgres --regid=postgres --clear-groups -- "$@"); }
+if wants unit || wants system; then
+    run "Starting a PostgreSQL for the tests" "See its log in $work/postgres." start_postgres
+    export ATOLL_TEST_POSTGRES=$work/postgres
+fi
+
+# The release binary is what people get; the tests across crates, the documents and the dashboard all use this one.
+if wants system || wants docs || wants dashboard; then
+    run "Building the release binary" "Run: cargo build --release --bin atoll." cargo build --release --locked --bin atoll
+    export ATOLL_TEST_BINARY=$program
+fi
+
+if wants lint; then
+    stage "Formatting" cargo fmt --all --check
+    stage "Shell scripts" shellcheck scripts/*.sh .ci/run templates/*/*.sh
+    stage "Dependencies that nobody uses" cargo machete
+    stage "Lints" cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
+fi
+if wants unit; then
+    stage "Unit tests" cargo nextest run --workspace --exclude atoll-tests --locked --no-fail-fast
+fi
+if wants system; then
+    stage "Tests of the real binary" cargo nextest run -p atoll-tests --locked --no-fail-fast
+fi
+if wants dashboard; then
+    dashboard_checks() { cd dashboard && npm run --silent check:all; }
+    stage "Dashboard" dashboard_checks
+fi
+if wants docs; then
+    stage "Documents" python3 scripts/docs_check.py --program "$program" --work "$work"
+    quickstart() {
+        ATOLL_DATA_DIR=$work/quickstart ATOLL_LISTEN=127.0.0.1:0 ATOLL_BIN_DIR='' scripts/quickstart.sh &&
+            ATOLL_DATA_DIR=$work/quickstart ATOLL_LISTEN=127.0.0.1:0 ATOLL_BIN_DIR='' scripts/quickstart.sh &&
+            ATOLL_DATA_DIR=$work/quickstart scripts/quickstart.sh --stop
+    }
+    stage "Quickstart, twice, and its stop" quickstart
+fi
+if wants leaks; then
+    # What was stopped a moment ago is torn down behind the answer.
+    nothing_left() {
+        local left deadline=$((SECONDS + 20))
+        [ ! -s "$work/postgres/data/postmaster.pid" ] || stop_postgres
+        while left=$(scripts/leaks.sh | comm -13 "$work/before" -) && [ -n "$left" ]; do
+            [ "$SECONDS" -lt "$deadline" ] || { printf 'left behind:\n%s\n' "$left"; return 1; }
+            sleep 0.5
+        done
+        say "nothing is left: no process, mount, link, nft table, cgroup, loop device or address block"
+    }
+    stage "Leaks" nothing_left
+fi
+
+say
+say "${bold}== Summary ($(seconds $((SECONDS - began))))${plain}"
+printf '%s\n' "${results[@]}"
+# A stage can fail without a failing test, when it does not compile for one.
+broken=$(printf '%s\n' "${results[@]}" | grep -c '^FAILED' || true)
+[ "$failed" -ge "$broken" ] || failed=$broken
+say "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]
