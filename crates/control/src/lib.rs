@@ -7,10 +7,18 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod templates;
 
+mod accounts;
+mod api_keys;
+mod audit;
 mod clock;
 mod db;
+mod events;
 mod fleet;
 mod http;
+mod pki;
+mod sandboxes;
+mod teams;
 
 pub use config::ControlConfig;

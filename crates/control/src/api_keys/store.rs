@@ -1,0 +1,116 @@
+//! SQL of API keys.
+
+use atoll_model::api::auth::ApiKey;
+use atoll_model::{ApiKeyId, TeamId, UserId};
+
+use super::NewKey;
+use crate::db::{Db, DbError, During, Millis, Text, Tx, on};
+
+/// What a request with this key may act on.
+#[derive(Clone, sqlx::FromRow)]
+pub struct LiveKey {
+    pub id: Text<ApiKeyId>,
+    pub team_id: Text<TeamId>,
+    pub team_is_byoc: bool,
+    pub last_used_at: Option<Millis>,
+}
+
+#[derive(sqlx::FromRow)]
+pub struct KeyRow {
+    pub id: Text<ApiKeyId>,
+    pub name: String,
+    pub key_prefix: String,
+    pub created_by: Option<Text<UserId>>,
+    pub created_at: Millis,
+    pub last_used_at: Option<Millis>,
+}
+
+impl KeyRow {
+    /// The answer's shape, without the secret.
+    #[must_use]
+    pub fn into_api(self) -> ApiKey {
+        ApiKey {
+            id: self.id.0,
+            name: self.name,
+            key_prefix: self.key_prefix,
+            created_by: self.created_by.map(|id| id.0),
+            created_at: self.created_at.to_utc(),
+            last_used_at: self.last_used_at.map(Millis::to_utc),
+            key: None,
+        }
+    }
+}
+
+pub(super) async fn insert(
+    tx: &mut Tx,
+    id: &ApiKeyId,
+    new: &NewKey<'_>,
+    hash: &str,
+    prefix: &str,
+    now: Millis,
+) -> Result<(), DbError> {
+    on!(tx tx, |c| sqlx::query(
+        "INSERT INTO api_keys (id, team_id, name, key_hash, key_prefix, created_by, created_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)",
+    )
+    .bind(id.as_str())
+    .bind(new.team.as_str())
+    .bind(new.name)
+    .bind(hash)
+    .bind(prefix)
+    .bind(new.created_by.map(UserId::as_str))
+    .bind(now)
+    .execute(c)
+    .await
+    .map(|_| ()))
+    .during("insert an API key")
+}
+
+pub(super) async fn delete(tx: &mut Tx, team: &TeamId, id: &ApiKeyId) -> Result<bool, DbError> {
+    let deleted = on!(tx tx, |c| sqlx::query("DELETE FROM api_keys WHERE id = $1 AND team_id = $2")
+        .bind(id.as_str())
+        .bind(team.as_str())
+        .execute(c)
+        .await
+        .map(|done| done.rows_affected()))
+    .during("delete an API key")?;
+    Ok(deleted > 0)
+}
+
+pub(super) async fn by_hash(db: &Db, hash: &str) -> Result<Option<LiveKey>, DbError> {
+    on!(read db, |c| sqlx::query_as(
+        "SELECT k.id, k.team_id, t.is_byoc AS team_is_byoc, k.last_used_at
+         FROM api_keys k JOIN teams t ON t.id = k.team_id WHERE k.key_hash = $1",
+    )
+    .bind(hash)
+    .fetch_optional(c)
+    .await)
+    .during("look an API key up")
+}
+
+/// A page of a team's keys, oldest first, after (`at`, `id`).
+pub async fn list(db: &Db, team: &TeamId, after: (Millis, &str), limit: i64) -> Result<Vec<KeyRow>, DbError> {
+    on!(read db, |c| sqlx::query_as(
+        "SELECT id, name, key_prefix, created_by, created_at, last_used_at FROM api_keys
+         WHERE team_id = $1 AND (created_at > $2 OR (created_at = $2 AND id > $3))
+         ORDER BY created_at, id LIMIT $4",
+    )
+    .bind(team.as_str())
+    .bind(after.0)
+    .bind(after.1)
+    .bind(limit)
+    .fetch_all(c)
+    .await)
+    .during("list API keys")
+}
+
+/// Notes that a key was used; callers do it at most once a minute per key.
+pub async fn mark_used(db: &Db, id: &ApiKeyId, now: Millis) -> Result<(), DbError> {
+    on!(write db, |c| sqlx::query("UPDATE api_keys SET last_used_at = $2 WHERE id = $1")
+        .bind(id.as_str())
+        .bind(now)
+        .execute(c)
+        .await
+        .map(|_| ()))
+    .during("note the use of an API key")
+}

@@ -1,0 +1,323 @@
+//! Creating a sandbox: a row, a host, and either a sandbox that answers or nothing at all.
+//!
+//! 1. The template is looked up and a host is picked. 2. In one transaction: the row, `starting` on that host with
+//! generation 1, and the audit entry. 3. The host builds it and answers when the guest agent inside is ready.
+//! 4. The row becomes `running`. A host that fails is told to destroy whatever it may have made (with a newer
+//! generation, so that a create that still travels is refused), and the create is tried on another host, once. When
+//! that fails too the row ends as `stopped`, reason `create_failed`.
+//!
+//! All of it runs in a task of its own: a client that goes away does not leave it half done. A sandbox that nobody is
+//! there to be told of is destroyed again.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use atoll_model::sandbox::OnReboot;
+use atoll_model::{HostId, OnTimeout, SandboxId, SandboxStatus};
+use atoll_rpc::atoll::host::v1::{self as wire, CreateSandboxRequest};
+use atoll_rpc::connectrpc::client::CallOptions;
+use serde_json::json;
+use sqlx::types::Json;
+use tokio::sync::oneshot;
+
+use super::record::{OnRebootName, OnTimeoutName};
+use super::store::{self, Change};
+use super::{HOST_DEADLINE, Network, Owner, SandboxError, SandboxRecord, Sandboxes};
+use crate::audit::{self, Entry};
+use crate::db::Text;
+use crate::fleet::{Demand, FleetError};
+use crate::templates::store::{self as templates, Template};
+
+const DEFAULT_VCPUS: u32 = 1;
+const DEFAULT_MEMORY_MB: u64 = 512;
+const DEFAULT_DISK_MB: u64 = 5120;
+/// The driver of templates that work with any.
+const DEFAULT_DRIVER: &str = "container";
+
+/// What is asked for, validated.
+#[derive(Debug, Clone)]
+pub struct NewSandbox {
+    pub template: String,
+    pub vcpus: Option<u32>,
+    pub memory_mb: Option<u64>,
+    pub disk_mb: Option<u64>,
+    pub timeout_sec: u64,
+    pub on_timeout: OnTimeout,
+    pub auto_resume: bool,
+    pub on_reboot: OnReboot,
+    /// None: the template's.
+    pub driver: Option<String>,
+    /// Passed to the host and kept nowhere here.
+    pub env: BTreeMap<String, String>,
+    pub metadata: BTreeMap<String, String>,
+    pub network: Network,
+    /// The client will ask again with the same key if it goes away, so the sandbox is kept for it.
+    pub keep_if_abandoned: bool,
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+impl Sandboxes {
+    /// Ends with a running sandbox, or with an error and nothing left behind.
+    pub async fn create(&self, owner: &Owner, new: NewSandbox) -> Result<SandboxRecord, SandboxError> {
+        let permit = tokio::time::timeout(self.queue_timeout, self.creates.clone().acquire_owned())
+            .await
+            .map_err(|_| SandboxError::Queue)?
+            .map_err(|_| SandboxError::Interrupted)?;
+        let template = templates::find(&self.db, &new.template, &owner.team)
+            .await?
+            .ok_or_else(|| SandboxError::NoTemplate { name: new.template.clone() })?;
+        let (tell, told) = oneshot::channel();
+        let (service, owner) = (self.clone(), owner.clone());
+        self.tasks.spawn(async move {
+            let _permit = permit;
+            let keep = new.keep_if_abandoned;
+            let result = service.create_now(&owner, new, template).await;
+            if let Err(Ok(orphan)) = tell.send(result)
+                && !keep
+            {
+                tracing::info!(sandbox = %orphan.id.0, "nobody waits for the new sandbox any more: destroying it");
+                service.destroy_now(&orphan.id.0, "client_gone").await;
+            }
+        });
+        told.await.map_err(|_| SandboxError::Interrupted)?
+    }
+
+    async fn create_now(
+        &self,
+        owner: &Owner,
+        new: NewSandbox,
+        template: Template,
+    ) -> Result<SandboxRecord, SandboxError> {
+        let started = Instant::now();
+        let mut demand = demand(owner, &new, &template);
+        let host = self.placer.place(&demand).await?;
+        let record = self.insert(owner, &new, &template, &demand, &host).await?;
+        let spec = spec(&record, &template, new.env);
+        let (record, first) = match self.start_on(record, &host, &spec).await? {
+            Ok(running) => {
+                tracing::debug!(sandbox = %running.id.0, %host, elapsed = ?started.elapsed(), "created");
+                return Ok(running);
+            }
+            Err(failed) => failed,
+        };
+        demand.tried.push(host.clone());
+        self.placer.failed(&host);
+        let Ok(other) = self.placer.place(&demand).await else {
+            return Err(self.give_up(&record, first).await);
+        };
+        tracing::warn!(sandbox = %record.id.0, %host, %other, error = %first, "create failed: trying another host");
+        let Some(record) = self.decide(&record, SandboxStatus::Starting, None, Some(&other)).await? else {
+            return Err(SandboxError::Changed { attempted: "create" });
+        };
+        match self.start_on(record, &other, &spec).await? {
+            Ok(running) => Ok(running),
+            Err((record, second)) => {
+                self.placer.failed(&other);
+                Err(self.give_up(&record, second).await)
+            }
+        }
+    }
+
+    async fn insert(
+        &self,
+        owner: &Owner,
+        new: &NewSandbox,
+        template: &Template,
+        demand: &Demand,
+        host: &HostId,
+    ) -> Result<SandboxRecord, SandboxError> {
+        let now = self.clock.now();
+        let record = SandboxRecord {
+            id: Text(SandboxId::new()),
+            team_id: Text(owner.team.clone()),
+            host_id: Some(Text(host.clone())),
+            template: template.name.clone(),
+            template_id: template.id.clone(),
+            digest: template.digest.clone(),
+            status: Text(SandboxStatus::Starting),
+            former_status: None,
+            reason: None,
+            generation: 1,
+            driver: demand.driver.clone(),
+            vcpus: i64::from(demand.vcpus),
+            memory_mb: signed(demand.memory_mb),
+            disk_mb: signed(demand.disk_mb),
+            timeout_sec: signed(new.timeout_sec),
+            on_timeout: Text(OnTimeoutName(new.on_timeout)),
+            auto_resume: new.auto_resume,
+            on_reboot: Text(OnRebootName(new.on_reboot)),
+            metadata: Json(new.metadata.clone()),
+            network: Json(new.network.clone()),
+            access_token: hex::encode(rand::random::<[u8; 16]>()),
+            created_by: owner.actor.id().map(str::to_owned),
+            created_at: now,
+            started_at: None,
+            last_active_at: now,
+            status_changed_at: now,
+        };
+        let mut tx = self.db.begin().await?;
+        store::insert(&mut tx, &record).await?;
+        let entry = Entry {
+            team: Some(&owner.team),
+            actor: &owner.actor,
+            origin: &owner.origin,
+            action: "sandbox.create",
+            target_kind: "sandbox",
+            target_id: Some(record.id.as_str()),
+            result: "ok",
+            details: json!({ "template": record.template, "driver": record.driver }),
+        };
+        audit::record(&mut tx, now, &entry).await?;
+        tx.commit().await?;
+        Ok(record)
+    }
+
+    /// Lets `host` build it. The inner error is the host's failure, after it was told to undo, with the row as it is.
+    #[allow(clippy::type_complexity)]
+    async fn start_on(
+        &self,
+        record: SandboxRecord,
+        host: &HostId,
+        spec: &wire::SandboxSpec,
+    ) -> Result<Result<SandboxRecord, (SandboxRecord, FleetError)>, SandboxError> {
+        fail::fail_point!("control::create::before_host");
+        let request = CreateSandboxRequest {
+            id: record.id.to_string(),
+            generation: record.host_generation(),
+            spec: spec.clone().into(),
+            ..Default::default()
+        };
+        let options = CallOptions::default().with_timeout(HOST_DEADLINE);
+        let answer = self.fleet.host_client(host).create_sandbox_with_options(request, options).await;
+        if let Err(error) = answer {
+            let error = FleetError::from_rpc(host, "create a sandbox", error);
+            // What the host may still be making is refused or destroyed by a newer generation.
+            let Some(record) = self.decide(&record, SandboxStatus::Starting, None, None).await? else {
+                self.destroy_now(&record.id.0, "create_failed").await;
+                return Err(error.into());
+            };
+            if !error.never_arrived() {
+                self.tell_host_to_destroy(host, &record, "create_failed").await;
+            }
+            return Ok(Err((record, error)));
+        }
+        fail::fail_point!("control::create::after_host");
+        let running = Change {
+            id: &record.id,
+            from: SandboxStatus::Starting,
+            generation: record.generation,
+            to: SandboxStatus::Running,
+            reason: None,
+            decided: false,
+            host: None,
+            at: self.clock.now(),
+        };
+        if let Some(running) = store::change(&self.db, &running).await? {
+            return Ok(Ok(running));
+        }
+        self.after_it_changed(&record, host).await.map(Ok)
+    }
+
+    /// The row moved on while the host was building: the monitor may have found it running already, or somebody
+    /// deleted it.
+    async fn after_it_changed(&self, record: &SandboxRecord, host: &HostId) -> Result<SandboxRecord, SandboxError> {
+        let now = store::get_any(&self.db, &record.id).await?.ok_or(SandboxError::NotFound)?;
+        match now.status() {
+            SandboxStatus::Stopped => {
+                self.tell_host_to_destroy(host, &now, "deleted").await;
+                Err(SandboxError::Changed { attempted: "create" })
+            }
+            SandboxStatus::Missing => {
+                let found = Change {
+                    id: &now.id,
+                    from: SandboxStatus::Missing,
+                    generation: now.generation,
+                    to: SandboxStatus::Running,
+                    reason: None,
+                    decided: false,
+                    host: None,
+                    at: self.clock.now(),
+                };
+                store::change(&self.db, &found).await?.ok_or(SandboxError::Changed { attempted: "create" })
+            }
+            _ => Ok(now),
+        }
+    }
+
+    /// Both tries failed: the row ends as `stopped`, and the error is what the client learns.
+    async fn give_up(&self, record: &SandboxRecord, error: FleetError) -> SandboxError {
+        match self.decide(record, SandboxStatus::Stopped, Some("create_failed"), None).await {
+            Ok(_) => error.into(),
+            Err(database) => database,
+        }
+    }
+
+    /// A decision about the row: compare-and-set, with a new generation.
+    pub(super) async fn decide(
+        &self,
+        record: &SandboxRecord,
+        to: SandboxStatus,
+        reason: Option<&str>,
+        host: Option<&HostId>,
+    ) -> Result<Option<SandboxRecord>, SandboxError> {
+        let change = Change {
+            id: &record.id,
+            from: record.status(),
+            generation: record.generation,
+            to,
+            reason,
+            decided: true,
+            host,
+            at: self.clock.now(),
+        };
+        Ok(store::change(&self.db, &change).await?)
+    }
+}
+
+fn demand(owner: &Owner, new: &NewSandbox, template: &Template) -> Demand {
+    let size = |value: Option<i64>| value.and_then(|value| u64::try_from(value).ok());
+    let driver = new.driver.as_deref().filter(|driver| *driver != "auto").unwrap_or(&template.driver);
+    Demand {
+        team: owner.team.clone(),
+        team_is_byoc: owner.team_is_byoc,
+        driver: if driver == "auto" { DEFAULT_DRIVER.to_owned() } else { driver.to_owned() },
+        vcpus: new
+            .vcpus
+            .or_else(|| size(template.vcpus).and_then(|value| u32::try_from(value).ok()))
+            .unwrap_or(DEFAULT_VCPUS),
+        memory_mb: new.memory_mb.or_else(|| size(template.memory_mb)).unwrap_or(DEFAULT_MEMORY_MB),
+        disk_mb: new.disk_mb.or_else(|| size(template.disk_mb)).unwrap_or(DEFAULT_DISK_MB),
+        image: Some(template.digest.clone()),
+        tried: Vec::new(),
+    }
+}
+
+const MIB: u64 = 1 << 20;
+
+fn spec(record: &SandboxRecord, template: &Template, env: BTreeMap<String, String>) -> wire::SandboxSpec {
+    let size = |value: i64| u64::try_from(value).unwrap_or(0);
+    wire::SandboxSpec {
+        template: wire::Image {
+            digest: template.digest.clone(),
+            size_bytes: size(template.size_bytes),
+            name: template.name.clone(),
+            ..Default::default()
+        }
+        .into(),
+        driver: record.driver.clone(),
+        vcpus: u32::try_from(record.vcpus).unwrap_or(1),
+        memory_bytes: size(record.memory_mb).saturating_mul(MIB),
+        disk_bytes: size(record.disk_mb).saturating_mul(MIB),
+        env: env.into_iter().collect(),
+        hostname: record.id.dns_label(),
+        default_user: template.default_user.clone(),
+        default_workdir: template.default_workdir.clone(),
+        access_token: record.access_token.clone(),
+        on_reboot: record.on_reboot.0.0.as_str().to_owned(),
+        network: wire::NetworkPolicy { deny_egress: record.network.deny_egress, ..Default::default() }.into(),
+        ..Default::default()
+    }
+}

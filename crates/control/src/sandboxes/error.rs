@@ -1,0 +1,35 @@
+//! Why something could not be done with a sandbox.
+
+use atoll_model::SandboxStatus;
+
+use crate::db::DbError;
+use crate::fleet::{FleetError, NoHost};
+
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// There is none, or it is another team's.
+    #[error("there is no such sandbox")]
+    NotFound,
+    #[error("there is no template `{name}`")]
+    NoTemplate { name: String },
+    /// What was asked for can't be done in this status.
+    #[error("can't {attempted} a sandbox that is {status}")]
+    InvalidState { attempted: &'static str, status: SandboxStatus },
+    /// It changed while the request was under way.
+    #[error("the sandbox changed while the request to {attempted} it was under way")]
+    Changed { attempted: &'static str },
+    #[error(transparent)]
+    NoHost(#[from] NoHost),
+    /// More creates wait than are let through in time.
+    #[error("too many sandboxes are being created; try again in a moment")]
+    Queue,
+    #[error("could not list the hosts")]
+    ListHosts(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error(transparent)]
+    Host(#[from] FleetError),
+    #[error(transparent)]
+    Db(#[from] DbError),
+    /// The task that did the work ended without an answer: control is shutting down, or a bug.
+    #[error("the work on the sandbox ended without an answer")]
+    Interrupted,
+}

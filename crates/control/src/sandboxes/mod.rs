@@ -1,0 +1,101 @@
+//! Sandboxes: what control decides about them, and the rows that say so.
+//!
+//! One file per verb: `create`, `destroy`, `pause`, `resume`. `store` has the SQL, `record` a row's shape, `activity`
+//! the idle clock, `reaper` acts when it runs out, `placer` is the seam to the scheduler. Every decision raises the
+//! row's generation and is a compare-and-set on (status, generation), so a late answer never overwrites a newer
+//! truth; what a host then really does is told by its answer, or found out by `reconcile`. Events are written by the
+//! database's triggers.
+//!
+//! What this never does: look at HTTP, decide who may do what, or keep anything in memory that may not be lost.
+
+mod activity;
+mod create;
+mod destroy;
+mod error;
+mod pause;
+mod placer;
+mod reaper;
+mod record;
+mod resume;
+pub mod store;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+
+pub use activity::{Activity, OpenGuard};
+pub use create::NewSandbox;
+pub use error::SandboxError;
+pub use pause::Kept;
+pub use placer::Placer;
+pub use record::{Network, SandboxRecord};
+
+use crate::audit::{Actor, Origin};
+use crate::clock::Clock;
+use crate::db::Db;
+use crate::fleet::Fleet;
+use atoll_model::TeamId;
+
+/// How long a host may take to create, pause or resume a sandbox.
+const HOST_DEADLINE: Duration = Duration::from_secs(60);
+
+/// For whom something is done, for rights and for the audit trail.
+#[derive(Debug, Clone)]
+pub struct Owner {
+    pub team: TeamId,
+    pub team_is_byoc: bool,
+    pub actor: Actor,
+    pub origin: Origin,
+}
+
+/// The service. Cheap to clone.
+#[derive(Clone)]
+pub struct Sandboxes {
+    db: Db,
+    clock: Clock,
+    fleet: Fleet,
+    placer: Arc<dyn Placer>,
+    activity: Arc<Activity>,
+    /// Creates under way at once.
+    creates: Arc<Semaphore>,
+    queue_timeout: Duration,
+    /// Work that must be finished although nobody waits for it any more.
+    tasks: TaskTracker,
+}
+
+impl Sandboxes {
+    #[must_use]
+    pub fn new(
+        db: Db,
+        clock: Clock,
+        fleet: Fleet,
+        placer: Arc<dyn Placer>,
+        limits: &crate::config::HttpLimits,
+        tasks: TaskTracker,
+    ) -> Self {
+        Self {
+            activity: Arc::new(Activity::new(clock.clone())),
+            db,
+            clock,
+            fleet,
+            placer,
+            creates: Arc::new(Semaphore::new(limits.max_creates)),
+            queue_timeout: limits.queue_timeout,
+            tasks,
+        }
+    }
+
+    #[must_use]
+    pub fn fleet(&self) -> &Fleet {
+        &self.fleet
+    }
+
+    #[must_use]
+    pub fn activity(&self) -> &Arc<Activity> {
+        &self.activity
+    }
+}

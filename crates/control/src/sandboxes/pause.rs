@@ -1,0 +1,96 @@
+//! Pausing: `running -> pausing -> paused`. If the host refuses, the row goes back to `running`; if its answer is
+//! lost, the row stays `pausing` until `reconcile` has asked the host what is true.
+
+use atoll_model::{SandboxId, SandboxStatus};
+use atoll_rpc::atoll::host::v1::PauseSandboxRequest;
+use atoll_rpc::connectrpc::client::CallOptions;
+
+use super::store::{self, Change};
+use super::{HOST_DEADLINE, Owner, SandboxError, SandboxRecord, Sandboxes};
+use crate::fleet::FleetError;
+
+/// What a pause or a resume kept: `memory` or `files`.
+pub type Kept = String;
+
+impl Sandboxes {
+    /// Pauses a team's running sandbox.
+    pub async fn pause(&self, owner: &Owner, id: &SandboxId) -> Result<(SandboxRecord, Kept), SandboxError> {
+        let record = store::get(&self.db, &owner.team, id).await?.ok_or(SandboxError::NotFound)?;
+        self.pause_record(record, "user").await
+    }
+
+    /// Pauses it for `reason`. Runs to its end although the caller may go away.
+    pub(super) async fn pause_record(
+        &self,
+        record: SandboxRecord,
+        reason: &'static str,
+    ) -> Result<(SandboxRecord, Kept), SandboxError> {
+        if record.status() != SandboxStatus::Running {
+            return Err(SandboxError::InvalidState { attempted: "pause", status: record.status() });
+        }
+        let service = self.clone();
+        let task = self.tasks.spawn(async move { service.pause_now(record, reason).await });
+        task.await.map_err(|_| SandboxError::Interrupted)?
+    }
+
+    async fn pause_now(
+        &self,
+        record: SandboxRecord,
+        reason: &'static str,
+    ) -> Result<(SandboxRecord, Kept), SandboxError> {
+        let Some(pausing) = self.decide(&record, SandboxStatus::Pausing, Some(reason), None).await? else {
+            return Err(self.moved_on(&record.id, "pause").await);
+        };
+        let host = pausing.host().cloned().ok_or(SandboxError::Changed { attempted: "pause" })?;
+        let request = PauseSandboxRequest {
+            id: pausing.id.to_string(),
+            generation: pausing.host_generation(),
+            reason: reason.to_owned(),
+            ..Default::default()
+        };
+        let options = CallOptions::default().with_timeout(HOST_DEADLINE);
+        match self.fleet.host_client(&host).pause_sandbox_with_options(request, options).await {
+            Ok(answer) => {
+                let kept = answer.into_owned().kept;
+                let paused = self.settle(&pausing, SandboxStatus::Paused, Some(reason)).await?;
+                Ok((paused.ok_or(SandboxError::Changed { attempted: "pause" })?, kept))
+            }
+            Err(error) => {
+                let error = FleetError::from_rpc(&host, "pause a sandbox", error);
+                if matches!(error, FleetError::Agent { .. }) || error.never_arrived() {
+                    self.settle(&pausing, SandboxStatus::Running, None).await?;
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Writes what a host did of a decision: the generation stays.
+    pub(super) async fn settle(
+        &self,
+        record: &SandboxRecord,
+        to: SandboxStatus,
+        reason: Option<&str>,
+    ) -> Result<Option<SandboxRecord>, SandboxError> {
+        let change = Change {
+            id: &record.id,
+            from: record.status(),
+            generation: record.generation,
+            to,
+            reason,
+            decided: false,
+            host: None,
+            at: self.clock.now(),
+        };
+        Ok(store::change(&self.db, &change).await?)
+    }
+
+    /// A compare-and-set found another row than was read: says what it is now.
+    pub(super) async fn moved_on(&self, id: &SandboxId, attempted: &'static str) -> SandboxError {
+        match store::get_any(&self.db, id).await {
+            Ok(Some(record)) => SandboxError::InvalidState { attempted, status: record.status() },
+            Ok(None) => SandboxError::NotFound,
+            Err(error) => error.into(),
+        }
+    }
+}

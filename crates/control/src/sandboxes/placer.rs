@@ -1,0 +1,33 @@
+//! The seam to the scheduler: who picks a host for a new sandbox.
+
+use async_trait::async_trait;
+use atoll_model::HostId;
+
+use super::SandboxError;
+use crate::fleet::{CandidateSource, Demand, PlaceError, Placement};
+
+#[async_trait]
+pub trait Placer: Send + Sync + 'static {
+    /// Picks a host.
+    async fn place(&self, demand: &Demand) -> Result<HostId, SandboxError>;
+    /// A create failed there: pass it over for a moment.
+    fn failed(&self, host: &HostId);
+}
+
+#[async_trait]
+impl<S> Placer for Placement<S>
+where
+    S: CandidateSource,
+    S::Error: std::error::Error + Send + Sync + 'static,
+{
+    async fn place(&self, demand: &Demand) -> Result<HostId, SandboxError> {
+        Placement::place(self, demand).await.map_err(|error| match error {
+            PlaceError::NoHost(none) => SandboxError::NoHost(none),
+            PlaceError::Source(source) => SandboxError::ListHosts(Box::new(source)),
+        })
+    }
+
+    fn failed(&self, host: &HostId) {
+        Placement::failed(self, host);
+    }
+}

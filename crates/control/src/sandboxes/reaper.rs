@@ -1,0 +1,72 @@
+//! Acts when a sandbox has been idle for its timeout: pauses or destroys it. One replica does it at a time (a lease);
+//! every replica writes its own part of the idle clock.
+
+use std::time::Duration;
+
+use atoll_model::OnTimeout;
+use futures::StreamExt;
+use tokio_util::sync::CancellationToken;
+
+use super::{SandboxError, SandboxRecord, Sandboxes, store};
+use crate::db::{DbError, Millis, leases};
+
+const LEASE: &str = "idle-reaper";
+const LEASE_TIME: Duration = Duration::from_secs(30);
+/// Looked at per round; more wait for the next.
+const BATCH: i64 = 200;
+/// Paused or destroyed at the same time.
+const AT_ONCE: usize = 8;
+
+impl Sandboxes {
+    /// Runs until `shutdown`, then writes what is left of the idle clock.
+    pub async fn run_reaper(self, holder: String, interval: Duration, shutdown: CancellationToken) {
+        let mut renew_at = Millis(0);
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                () = tokio::time::sleep(interval) => {}
+            }
+            if let Err(error) = self.reap_once(&holder, &mut renew_at).await {
+                tracing::error!(error = &error as &dyn std::error::Error, "looking for idle sandboxes failed");
+            }
+        }
+        if let Err(error) = self.activity.flush(&self.db).await {
+            tracing::error!(error = &error as &dyn std::error::Error, "could not write the idle clock");
+        }
+        if renew_at.0 > 0
+            && let Err(error) = leases::release(&self.db, LEASE, &holder).await
+        {
+            tracing::debug!(error = &error as &dyn std::error::Error, "could not give the reaper's lease up");
+        }
+    }
+
+    async fn reap_once(&self, holder: &str, renew_at: &mut Millis) -> Result<(), DbError> {
+        self.activity.flush(&self.db).await?;
+        let now = self.clock.now();
+        if now >= *renew_at {
+            let held = leases::take(&self.db, LEASE, holder, now, LEASE_TIME).await?.is_some();
+            *renew_at = if held { now + LEASE_TIME / 2 } else { Millis(0) };
+            if !held {
+                return Ok(());
+            }
+        }
+        let idle = store::idle(&self.db, now, BATCH).await?;
+        futures::stream::iter(idle).for_each_concurrent(AT_ONCE, |record| self.act(record)).await;
+        Ok(())
+    }
+
+    async fn act(&self, record: SandboxRecord) {
+        if self.activity.is_active(&record.id) {
+            return;
+        }
+        let id = record.id.0.clone();
+        match record.on_timeout.0.0 {
+            OnTimeout::Kill => self.destroy_now(&id, "timeout").await,
+            OnTimeout::Pause => match self.pause_record(record, "timeout").await {
+                Ok(_) => tracing::info!(sandbox = %id, "paused: idle for its timeout"),
+                Err(SandboxError::InvalidState { .. } | SandboxError::Changed { .. }) => {}
+                Err(error) => tracing::warn!(sandbox = %id, %error, "could not pause an idle sandbox"),
+            },
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! A sandbox's row.
+
+use std::collections::BTreeMap;
+
+use atoll_model::api::sandboxes::Sandbox;
+use atoll_model::sandbox::OnReboot;
+use atoll_model::{HostId, OnTimeout, SandboxId, SandboxStatus, TeamId, TemplateId};
+use serde::{Deserialize, Serialize};
+use sqlx::types::Json;
+
+use crate::db::{Millis, Text};
+
+/// What a sandbox may reach.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// All ways out are closed.
+    #[serde(default)]
+    pub deny_egress: bool,
+}
+
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct SandboxRecord {
+    pub id: Text<SandboxId>,
+    pub team_id: Text<TeamId>,
+    pub host_id: Option<Text<HostId>>,
+    /// The template's name at the time of creation.
+    pub template: String,
+    pub template_id: Text<TemplateId>,
+    pub digest: String,
+    pub status: Text<SandboxStatus>,
+    /// What a missing one was.
+    pub former_status: Option<Text<SandboxStatus>>,
+    pub reason: Option<String>,
+    pub generation: i64,
+    pub driver: String,
+    pub vcpus: i64,
+    pub memory_mb: i64,
+    pub disk_mb: i64,
+    pub timeout_sec: i64,
+    pub on_timeout: Text<OnTimeoutName>,
+    pub auto_resume: bool,
+    pub on_reboot: Text<OnRebootName>,
+    pub metadata: Json<BTreeMap<String, String>>,
+    pub network: Json<Network>,
+    pub access_token: String,
+    pub created_by: Option<String>,
+    pub created_at: Millis,
+    pub started_at: Option<Millis>,
+    pub last_active_at: Millis,
+    pub status_changed_at: Millis,
+}
+
+/// An `on_timeout` as the database writes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OnTimeoutName(pub OnTimeout);
+
+impl std::str::FromStr for OnTimeoutName {
+    type Err = atoll_model::sandbox::UnknownName;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self)
+    }
+}
+
+/// An `on_reboot` as the database writes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OnRebootName(pub OnReboot);
+
+impl std::str::FromStr for OnRebootName {
+    type Err = atoll_model::sandbox::UnknownName;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "restart" => Ok(Self(OnReboot::Restart)),
+            "stop" => Ok(Self(OnReboot::Stop)),
+            _ => Err(atoll_model::sandbox::UnknownName { kind: "on_reboot", text: text.to_owned() }),
+        }
+    }
+}
+
+fn unsigned(value: i64) -> u64 {
+    u64::try_from(value).unwrap_or(0)
+}
+
+impl SandboxRecord {
+    #[must_use]
+    pub fn status(&self) -> SandboxStatus {
+        self.status.0
+    }
+
+    #[must_use]
+    pub fn host(&self) -> Option<&HostId> {
+        self.host_id.as_ref().map(|host| &host.0)
+    }
+
+    /// The generation as hosts count it.
+    #[must_use]
+    pub fn host_generation(&self) -> u64 {
+        unsigned(self.generation)
+    }
+
+    /// The answer's shape.
+    #[must_use]
+    pub fn to_api(&self) -> Sandbox {
+        Sandbox {
+            id: self.id.0.clone(),
+            status: self.status.0,
+            driver: self.driver.clone(),
+            reason: self.reason.clone(),
+            template: self.template.clone(),
+            vcpus: u32::try_from(self.vcpus).unwrap_or(0),
+            memory_mb: unsigned(self.memory_mb),
+            disk_mb: unsigned(self.disk_mb),
+            timeout_sec: unsigned(self.timeout_sec),
+            on_timeout: self.on_timeout.0.0,
+            auto_resume: self.auto_resume,
+            host_id: self.host().cloned(),
+            metadata: self.metadata.0.clone(),
+            created_at: self.created_at.to_utc(),
+            started_at: self.started_at.map(Millis::to_utc),
+            last_active_at: self.last_active_at.to_utc(),
+            status_changed_at: self.status_changed_at.to_utc(),
+            kept: None,
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Resuming: `paused -> resuming -> running`, asked for or because a request came to a sandbox that wakes by itself.
+
+use std::time::{Duration, Instant};
+
+use atoll_model::{SandboxId, SandboxStatus, TeamId};
+use atoll_rpc::atoll::host::v1::ResumeSandboxRequest;
+use atoll_rpc::connectrpc::client::CallOptions;
+
+use super::{HOST_DEADLINE, Kept, Owner, SandboxError, SandboxRecord, Sandboxes, store};
+use crate::fleet::FleetError;
+
+/// How long a request waits for somebody else's resume.
+const WAKE_LIMIT: Duration = Duration::from_secs(30);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+impl Sandboxes {
+    /// Resumes a team's paused sandbox.
+    pub async fn resume(&self, owner: &Owner, id: &SandboxId) -> Result<(SandboxRecord, Kept), SandboxError> {
+        let record = store::get(&self.db, &owner.team, id).await?.ok_or(SandboxError::NotFound)?;
+        self.resume_record(record).await
+    }
+
+    async fn resume_record(&self, record: SandboxRecord) -> Result<(SandboxRecord, Kept), SandboxError> {
+        if record.status() != SandboxStatus::Paused {
+            return Err(SandboxError::InvalidState { attempted: "resume", status: record.status() });
+        }
+        let service = self.clone();
+        let task = self.tasks.spawn(async move { service.resume_now(record).await });
+        task.await.map_err(|_| SandboxError::Interrupted)?
+    }
+
+    async fn resume_now(&self, record: SandboxRecord) -> Result<(SandboxRecord, Kept), SandboxError> {
+        let reason = record.reason.clone();
+        let Some(resuming) = self.decide(&record, SandboxStatus::Resuming, None, None).await? else {
+            return Err(self.moved_on(&record.id, "resume").await);
+        };
+        let host = resuming.host().cloned().ok_or(SandboxError::Changed { attempted: "resume" })?;
+        let request = ResumeSandboxRequest {
+            id: resuming.id.to_string(),
+            generation: resuming.host_generation(),
+            ..Default::default()
+        };
+        let options = CallOptions::default().with_timeout(HOST_DEADLINE);
+        match self.fleet.host_client(&host).resume_sandbox_with_options(request, options).await {
+            Ok(answer) => {
+                let kept = answer.into_owned().kept;
+                let running = self.settle(&resuming, SandboxStatus::Running, None).await?;
+                Ok((running.ok_or(SandboxError::Changed { attempted: "resume" })?, kept))
+            }
+            Err(error) => {
+                let error = FleetError::from_rpc(&host, "resume a sandbox", error);
+                if matches!(error, FleetError::Agent { .. }) || error.never_arrived() {
+                    self.settle(&resuming, SandboxStatus::Paused, reason.as_deref()).await?;
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    /// A team's sandbox that requests can be sent into: running, woken up first when it is one that wakes by itself.
+    /// Restarts its idle clock.
+    pub async fn usable(
+        &self,
+        team: &TeamId,
+        id: &SandboxId,
+        attempted: &'static str,
+    ) -> Result<SandboxRecord, SandboxError> {
+        let deadline = Instant::now() + WAKE_LIMIT;
+        loop {
+            let record = store::get(&self.db, team, id).await?.ok_or(SandboxError::NotFound)?;
+            match record.status() {
+                SandboxStatus::Running => {
+                    self.activity.touch(id);
+                    return Ok(record);
+                }
+                SandboxStatus::Paused if record.auto_resume => match self.resume_record(record).await {
+                    Ok((running, _)) => return Ok(running),
+                    // Somebody else was first: look again.
+                    Err(SandboxError::InvalidState { .. }) => {}
+                    Err(error) => return Err(error),
+                },
+                SandboxStatus::Resuming | SandboxStatus::Pausing if record.auto_resume => {}
+                SandboxStatus::Resuming => {}
+                status => return Err(SandboxError::InvalidState { attempted, status }),
+            }
+            if Instant::now() >= deadline {
+                return Err(SandboxError::InvalidState { attempted, status: SandboxStatus::Resuming });
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// The host that a usable sandbox is on.
+    pub fn host_of(record: &SandboxRecord) -> Result<&atoll_model::HostId, SandboxError> {
+        record.host().ok_or(SandboxError::Changed { attempted: "reach" })
+    }
+}
