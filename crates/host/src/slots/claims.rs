@@ -44,6 +44,8 @@ struct Claimant {
 pub(super) struct Claims {
     instance: Instance,
     config: SlotsConfig,
+    /// How to look at the machine; tests look at one where nothing is.
+    look: fn() -> Foreign,
 }
 
 type Result<T> = std::result::Result<T, SlotsError>;
@@ -54,8 +56,8 @@ fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Slot
 }
 
 impl Claims {
-    pub fn new(instance: &Instance, config: SlotsConfig) -> Self {
-        Self { instance: instance.clone(), config }
+    pub fn new(instance: &Instance, config: SlotsConfig, look: fn() -> Foreign) -> Self {
+        Self { instance: instance.clone(), config, look }
     }
 
     /// All blocks of this instance, at least one, and its interface group.
@@ -173,7 +175,7 @@ impl Claims {
 
     /// The first block that nobody has, or whose claimant has left for good.
     fn find_free(&self) -> Result<u8> {
-        let foreign = Foreign::read();
+        let foreign = (self.look)();
         let (mut claimed, mut overlapping) = (0, 0);
         for block in FIRST_BLOCK..=LAST_BLOCK {
             if foreign.overlaps(block, self.config.network) {

@@ -17,6 +17,7 @@ use rand::Rng;
 
 use crate::instance::Instance;
 use claims::{Claim, Claims};
+use foreign::Foreign;
 pub use slot::{FIRST_BLOCK, IDS_PER_SLOT, LAST_BLOCK, NotANetwork, SLOTS_PER_BLOCK, SandboxNetwork, Slot};
 
 /// The interface group of an instance is this plus its first block.
@@ -93,7 +94,10 @@ impl Slots {
     /// # Errors
     /// When the claims can't be read or written, no block is free, or the data directory is a copy of another.
     pub fn open(instance: &Instance, config: SlotsConfig, in_use: &[Slot]) -> Result<Self, SlotsError> {
-        let claims = Claims::new(instance, config);
+        Self::open_on(Claims::new(instance, config, Foreign::read), in_use)
+    }
+
+    fn open_on(claims: Claims, in_use: &[Slot]) -> Result<Self, SlotsError> {
         let (found, group) = claims.open(in_use)?;
         let mut state = State { used: in_use.iter().copied().collect(), ..State::default() };
         for claim in found {

@@ -1,12 +1,26 @@
 //! The storage pool: a btrfs with one subvolume, limited by a quota, per sandbox.
 //!
 //! A volume holds `up/` and `work/`, the upper and work directories of the sandbox's overlay. The driver makes
-//! idmapped mounts of them; nothing here follows a path that a sandbox has written.
+//! idmapped mounts of them; nothing here follows a path that a sandbox has written. Where the bytes lie is
+//! [`backing`]'s business, what btrfs is told is [`btrfs`]'s, and [`headroom`] keeps the pool from outgrowing what
+//! lies below it. docs/storage.md says it for operators.
 
+mod backing;
+mod btrfs;
+mod headroom;
+pub(crate) mod loop_device;
+
+use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use atoll_model::SandboxId;
+use rustix::fs::Mode;
+
+use backing::Backing;
+use headroom::{Headroom, Watch};
 
 /// Settings of the pool.
 #[derive(Debug, Clone)]
@@ -15,13 +29,15 @@ pub struct PoolOptions {
     pub size_limit: Option<u64>,
     /// Bytes of the backing file system that no sandbox gets.
     pub reserve: u64,
+    /// How many times over the free space is promised: a create needs its disk limit divided by this to be free.
+    pub overcommit: u64,
     /// Use full quota groups where simple ones would work (tests of what old kernels do).
     pub force_full_quotas: bool,
 }
 
 impl Default for PoolOptions {
     fn default() -> Self {
-        Self { size_limit: None, reserve: 2 << 30, force_full_quotas: false }
+        Self { size_limit: None, reserve: 2 << 30, overcommit: 4, force_full_quotas: false }
     }
 }
 
@@ -34,6 +50,11 @@ pub enum StorageError {
     MakeFileSystem(String),
     #[error(transparent)]
     Full(#[from] StorageFull),
+}
+
+fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StorageError {
+    let path = path.to_owned();
+    move |source| StorageError::Io { action, path, source }
 }
 
 /// The disk is too full for another sandbox.
@@ -64,59 +85,139 @@ impl Volume {
     }
 }
 
-/// The pool of one data directory. All calls block, for well under a millisecond but for `delete_volume`.
+/// The pool of one data directory. All calls block: creating takes a tenth of a millisecond, deleting some more.
 #[derive(Debug)]
-pub struct Pool {}
+pub struct Pool {
+    backing: Backing,
+    root: File,
+    options: PoolOptions,
+    /// The quota group of all volumes together.
+    group: u64,
+    headroom: Watch,
+    /// Quota groups of deleted volumes that the kernel still cleans up.
+    leaving: Mutex<Vec<u64>>,
+}
 
 impl Pool {
     /// Mounts the pool of a data directory, making it first where there is none.
     ///
     /// # Errors
     /// When the kernel or `mkfs.btrfs` refuses.
-    pub fn open(_data_dir: &Path, _options: &PoolOptions) -> Result<Self, StorageError> {
-        Err(StorageError::MakeFileSystem(String::new()))
+    pub fn open(data_dir: &Path, options: &PoolOptions) -> Result<Self, StorageError> {
+        let backing = Backing::open(data_dir, options)?;
+        let root = File::open(&backing.dir).map_err(io_error("opening", &backing.dir))?;
+        let group = headroom::group_of(data_dir);
+        btrfs::create_group(root.as_fd(), group).map_err(io_error("making the quota group of", &backing.dir))?;
+        let headroom = Headroom::watch(&backing, &root, group, options.reserve)?;
+        let pool = Self { backing, root, options: options.clone(), group, headroom, leaving: Mutex::new(Vec::new()) };
+        pool.sweep_groups()?;
+        Ok(pool)
     }
 
-    /// Whether another sandbox with this disk limit fits.
+    /// Whether another sandbox with this disk limit fits: promises may exceed the free space by the overcommit factor.
     ///
     /// # Errors
     /// `StorageFull` when it doesn't.
-    pub fn admit(&self, _limit_bytes: u64) -> Result<(), StorageFull> {
-        Ok(())
+    pub fn admit(&self, limit_bytes: u64) -> Result<(), StorageFull> {
+        let wanted = limit_bytes / self.options.overcommit.max(1);
+        let available = self.available_bytes().unwrap_or(0);
+        if available < wanted.max(1) { Err(StorageFull { available, wanted }) } else { Ok(()) }
     }
 
+    /// Makes a volume that holds at most `limit_bytes`, metadata included.
+    ///
     /// # Errors
     /// When one of that name exists, or the kernel refuses; nothing is left then.
-    pub fn create_volume(&self, _id: &SandboxId, _limit_bytes: u64) -> Result<Volume, StorageError> {
-        Err(StorageError::MakeFileSystem(String::new()))
+    pub fn create_volume(&self, id: &SandboxId, limit_bytes: u64) -> Result<Volume, StorageError> {
+        let path = self.backing.dir.join(id.as_str());
+        btrfs::create_subvolume(self.root.as_fd(), id.as_str(), limit_bytes, self.group)
+            .map_err(io_error("making the volume", &path))?;
+        let fill = || -> io::Result<()> {
+            let volume = open_dir(&self.root, id.as_str())?;
+            for (name, mode) in [("up", 0o755), ("work", 0o700)] {
+                rustix::fs::mkdirat(&volume, name, Mode::from_raw_mode(mode))?;
+            }
+            // mkdir's mode went through this process's umask.
+            rustix::fs::chmodat(&volume, "up", Mode::from_raw_mode(0o755), rustix::fs::AtFlags::empty())?;
+            Ok(())
+        };
+        if let Err(error) = fill() {
+            if let Err(error) = self.delete_volume(id) {
+                tracing::warn!(%error, "removing a volume that could not be filled");
+            }
+            return Err(io_error("filling the volume", &path)(error));
+        }
+        Ok(Volume { path })
     }
 
     /// The volume, if there is one.
     #[must_use]
-    pub fn open_volume(&self, _id: &SandboxId) -> Option<Volume> {
-        None
+    pub fn open_volume(&self, id: &SandboxId) -> Option<Volume> {
+        let volume = Volume { path: self.backing.dir.join(id.as_str()) };
+        (volume.up().is_dir() && volume.work().is_dir()).then_some(volume)
+    }
+
+    /// Changes what a volume may hold.
+    ///
+    /// # Errors
+    /// When there is no such volume or the kernel refuses.
+    pub fn set_limit(&self, id: &SandboxId, limit_bytes: u64) -> Result<(), StorageError> {
+        let set = || btrfs::limit_group(self.root.as_fd(), self.group_of(id)?, limit_bytes);
+        set().map_err(io_error("limiting the volume", &self.backing.dir.join(id.as_str())))
     }
 
     /// Deletes a volume with all that is in it. Does nothing where there is none.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn delete_volume(&self, _id: &SandboxId) -> Result<(), StorageError> {
+    pub fn delete_volume(&self, id: &SandboxId) -> Result<(), StorageError> {
+        let path = self.backing.dir.join(id.as_str());
+        let group = match self.group_of(id) {
+            Ok(group) => group,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.remove_groups();
+                return Ok(());
+            }
+            Err(error) => return Err(io_error("looking at the volume", &path)(error)),
+        };
+        match btrfs::destroy_subvolume(self.root.as_fd(), id.as_str()) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // A directory that is no subvolume: not made here, but in the way all the same.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                fs::remove_dir_all(&path).map_err(io_error("deleting", &path))?;
+                return Ok(());
+            }
+            Err(error) => return Err(io_error("deleting the volume", &path)(error)),
+        }
+        self.leaving().push(group);
+        self.remove_groups();
         Ok(())
     }
 
+    /// The sandboxes that have a volume.
+    ///
     /// # Errors
     /// When the pool can't be read.
     pub fn list_volumes(&self) -> Result<Vec<SandboxId>, StorageError> {
-        Ok(Vec::new())
+        let dir = &self.backing.dir;
+        let names = || -> io::Result<Vec<SandboxId>> {
+            let mut found = Vec::new();
+            for entry in fs::read_dir(dir)? {
+                found.extend(entry?.file_name().to_str().and_then(|name| name.parse::<SandboxId>().ok()));
+            }
+            Ok(found)
+        };
+        names().map_err(io_error("listing", dir))
     }
 
-    /// Bytes that the volume takes.
+    /// Bytes that the volume takes. What was written a moment ago may be missing until btrfs has allocated it.
     ///
     /// # Errors
     /// When there is no such volume or the kernel refuses.
-    pub fn usage(&self, _id: &SandboxId) -> Result<u64, StorageError> {
-        Ok(0)
+    pub fn usage(&self, id: &SandboxId) -> Result<u64, StorageError> {
+        let usage = || btrfs::group_usage(&self.backing.sysfs, self.group_of(id)?);
+        usage().map_err(io_error("measuring the volume", &self.backing.dir.join(id.as_str())))
     }
 
     /// Bytes that sandboxes can still write, all together.
@@ -124,14 +225,67 @@ impl Pool {
     /// # Errors
     /// When the kernel refuses.
     pub fn available_bytes(&self) -> Result<u64, StorageError> {
-        Ok(0)
+        self.headroom.available().map_err(io_error("measuring", &self.backing.dir))
     }
 
-    /// Unmounts the pool when no volume is left; otherwise leaves it mounted. True when it was unmounted.
+    /// Bytes that sandboxes could write if there were none: the pool's capacity.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn capacity_bytes(&self) -> Result<u64, StorageError> {
+        self.headroom.capacity().map_err(io_error("measuring", &self.backing.dir))
+    }
+
+    /// Unmounts the pool when no volume is left; otherwise leaves it mounted. True when it was unmounted. The last act:
+    /// the file system itself goes when this `Pool` is dropped.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub fn close(&self) -> Result<bool, StorageError> {
-        Ok(false)
+        if !self.list_volumes()?.is_empty() {
+            return Ok(false);
+        }
+        self.backing.unmount().map_err(io_error("unmounting", &self.backing.dir))?;
+        Ok(true)
+    }
+
+    /// The quota group of a volume, which is its subvolume's id.
+    fn group_of(&self, id: &SandboxId) -> io::Result<u64> {
+        btrfs::subvolume_id(open_dir(&self.root, id.as_str())?.as_fd())
+    }
+
+    /// Removes the quota groups of volumes that are gone. New kernels do it by themselves, old ones don't, and none
+    /// allows it before the subvolume's contents are freed.
+    fn remove_groups(&self) {
+        self.leaving().retain(|group| btrfs::remove_group(self.root.as_fd(), *group).is_err());
+    }
+
+    /// Remembers the groups that an earlier agent left behind.
+    fn sweep_groups(&self) -> Result<(), StorageError> {
+        if !self.backing.image {
+            // The file system is shared with others: their groups are none of ours.
+            return Ok(());
+        }
+        let alive: Vec<_> = self.list_volumes()?.iter().filter_map(|id| self.group_of(id).ok()).collect();
+        let groups = btrfs::subvolume_groups(&self.backing.sysfs)
+            .map_err(io_error("listing the quota groups of", &self.backing.dir))?;
+        // 5 is the top of the file system itself.
+        self.leaving().extend(groups.into_iter().filter(|group| *group >= 256 && !alive.contains(group)));
+        self.remove_groups();
+        Ok(())
+    }
+
+    fn leaving(&self) -> std::sync::MutexGuard<'_, Vec<u64>> {
+        self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// Opens a directory of the pool, never following a link.
+fn open_dir(root: &File, name: &str) -> io::Result<File> {
+    use rustix::fs::OFlags;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(File::from(rustix::fs::openat(root, name, flags, Mode::empty())?))
+}
+
+#[cfg(test)]
+mod tests;
