@@ -1,105 +1,165 @@
 //! Template images: erofs files named by their SHA-256, each mounted once per data directory.
 //!
 //! An image comes from the machine-wide cache (`<cache>/images/<digest>.erofs`), from the data directory
-//! (`<data>/images/<digest>.erofs`), or is fetched there. Who fetches and from where is the [`Fetch`] that the caller
-//! brings; this module checks what it got.
+//! (`<data>/images/<digest>.erofs`), or is fetched there ([`fetch`]). Who fetches and from where is the [`Fetch`] that
+//! the caller brings; what it got is checked here, and nothing that is half-written or has another digest is ever
+//! mounted. A mount stays until it is asked away: the next sandbox of the template has it at once. The cache belongs
+//! to the machine: it is only read.
 
+mod fetch;
+mod mount;
+
+use std::collections::HashMap;
+use std::fs;
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use async_trait::async_trait;
+use tokio::sync::Semaphore;
 
-/// Gets an image that this machine lacks.
-#[async_trait]
-pub trait Fetch: Send + Sync {
-    /// Writes the whole image to the sink, in order. Digest and size are checked by the sink's owner.
-    async fn fetch(&self, digest: &str, sink: &mut ImageSink) -> Result<(), FetchError>;
-}
-
-/// Why an image could not be fetched.
-#[derive(Debug, thiserror::Error)]
-#[error("fetching image {digest}: {reason}")]
-pub struct FetchError {
-    pub digest: String,
-    pub reason: String,
-    /// Whether the source says that there is no such image.
-    pub not_found: bool,
-}
-
-/// Where fetched bytes go: a temporary file, hashed and bounded on the way.
-#[derive(Debug)]
-pub struct ImageSink {}
-
-impl ImageSink {
-    /// # Errors
-    /// When the disk is full or the image is larger than allowed.
-    pub async fn write(&mut self, _chunk: bytes::Bytes) -> io::Result<()> {
-        Err(io::Error::from(io::ErrorKind::Unsupported))
-    }
-}
+pub use fetch::{Fetch, FetchError, ImageSink};
 
 /// Settings of the image store.
 #[derive(Debug, Clone)]
 pub struct ImageOptions {
     /// The largest image that is fetched.
     pub max_image_bytes: u64,
+    /// Bytes of the data directory's file system that a fetch leaves free.
+    pub reserve: u64,
+    /// Images that are fetched at the same time; others wait.
+    pub max_fetches: usize,
     /// Mount through a loop device where the kernel could mount the file itself (tests of what old kernels do).
     pub force_loop: bool,
 }
 
 impl Default for ImageOptions {
     fn default() -> Self {
-        Self { max_image_bytes: 32 << 30, force_loop: false }
+        Self { max_image_bytes: 32 << 30, reserve: 1 << 30, max_fetches: 4, force_loop: false }
     }
 }
 
 /// Why an image can't be had.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
-    #[error("`{0}` is not a SHA-256 in hex")]
+    #[error("`{0}` is not a SHA-256 in lower-case hex")]
     NotADigest(String),
     #[error(transparent)]
     Fetch(#[from] FetchError),
     #[error("{action} {path}: {source}", path = path.display())]
     Io { action: &'static str, path: PathBuf, source: io::Error },
-    #[error("image {wanted} has the digest {found}")]
+    #[error("what was fetched as image {wanted} has the digest {found}")]
     WrongDigest { wanted: String, found: String },
     #[error("image {0} is in use")]
     InUse(String),
+    #[error("{path} may be changed by others than root: it is not used as an image", path = .0.display())]
+    NotTrusted(PathBuf),
 }
 
-/// A mounted image; it can't be unmounted while somebody holds it.
+fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ImageError {
+    let path = path.to_owned();
+    move |source| ImageError::Io { action, path, source }
+}
+
+/// A mounted image; it isn't unmounted while somebody holds this.
 #[derive(Debug)]
 pub struct Mounted {
     pub path: PathBuf,
 }
 
+/// One image; the lock is held while it is fetched, mounted or deleted.
+type Entry = Arc<tokio::sync::Mutex<Option<Arc<Mounted>>>>;
+
 /// The images of one data directory.
 #[derive(Debug)]
-pub struct Images {}
+pub struct Images {
+    store: PathBuf,
+    cache: PathBuf,
+    mounts: PathBuf,
+    options: ImageOptions,
+    entries: Mutex<HashMap<String, Entry>>,
+    fetches: Semaphore,
+}
 
 impl Images {
+    /// Makes the directories and removes what an interrupted fetch has left.
+    ///
     /// # Errors
     /// When the directories can't be made or read.
-    pub fn open(_data_dir: &Path, _cache_dir: &Path, _options: ImageOptions) -> Result<Self, ImageError> {
-        Ok(Self {})
+    pub fn open(data_dir: &Path, cache_dir: &Path, options: ImageOptions) -> Result<Self, ImageError> {
+        let (store, mounts) = (data_dir.join("images"), data_dir.join("mnt"));
+        for dir in [&store, &mounts] {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io_error("making", dir))?;
+        }
+        fetch::remove_drafts(&store).map_err(io_error("removing interrupted fetches from", &store))?;
+        let fetches = Semaphore::new(options.max_fetches.max(1));
+        let cache = cache_dir.join("images");
+        Ok(Self { store, cache, mounts, options, entries: Mutex::new(HashMap::new()), fetches })
     }
 
     /// The image, mounted; fetched first when it isn't here. Callers that come at once wait for one fetch.
     ///
     /// # Errors
     /// When it can't be fetched, isn't what its digest says, or can't be mounted.
-    pub async fn mounted(&self, digest: &str, _fetch: &dyn Fetch) -> Result<Arc<Mounted>, ImageError> {
-        Err(ImageError::NotADigest(digest.to_owned()))
+    pub async fn mounted(&self, digest: &str, fetch: &dyn Fetch) -> Result<Arc<Mounted>, ImageError> {
+        check_digest(digest)?;
+        let entry = Arc::clone(self.entries().entry(digest.to_owned()).or_default());
+        let mut mounted = entry.lock().await;
+        if let Some(mounted) = mounted.as_ref() {
+            return Ok(Arc::clone(mounted));
+        }
+        match self.mount(digest, fetch).await {
+            Ok(path) => Ok(Arc::clone(mounted.insert(Arc::new(Mounted { path })))),
+            Err(error) => {
+                drop(mounted);
+                // Names that lead nowhere are not kept. Two: the map's and this one.
+                self.entries().retain(|name, other| name != digest || Arc::strong_count(other) > 2);
+                Err(error)
+            }
+        }
     }
 
-    /// Deletes the data directory's copy. Success when there is none; one of the machine-wide cache is left alone.
+    /// Where the image's file is on this machine, if it is.
+    ///
+    /// # Errors
+    /// When a file of that name is there but others than root may change it.
+    pub fn file(&self, digest: &str) -> Result<Option<PathBuf>, ImageError> {
+        check_digest(digest)?;
+        for dir in [&self.store, &self.cache] {
+            let path = dir.join(format!("{digest}.erofs"));
+            match fs::symlink_metadata(&path) {
+                Ok(meta) if mount::is_trusted(&meta) => return Ok(Some(path)),
+                Ok(_) => return Err(ImageError::NotTrusted(path)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(io_error("looking at", &path)(error)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Deletes the data directory's copy. Success when there is none; the machine-wide cache is left alone.
     ///
     /// # Errors
     /// `InUse` while somebody holds the mount.
     pub async fn delete(&self, digest: &str) -> Result<(), ImageError> {
-        Err(ImageError::NotADigest(digest.to_owned()))
+        check_digest(digest)?;
+        let entry = Arc::clone(self.entries().entry(digest.to_owned()).or_default());
+        let mut mounted = entry.lock().await;
+        if mounted.as_ref().is_some_and(|mounted| Arc::strong_count(mounted) > 1) {
+            return Err(ImageError::InUse(digest.to_owned()));
+        }
+        *mounted = None;
+        let point = self.mounts.join(digest);
+        mount::unmount(&point).map_err(io_error("unmounting", &point))?;
+        let path = self.store.join(format!("{digest}.erofs"));
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("deleting", &path)(error)),
+            _ => {
+                drop(mounted);
+                self.entries().retain(|name, other| name != digest || Arc::strong_count(other) > 2);
+                Ok(())
+            }
+        }
     }
 
     /// The digests that are here, in either place.
@@ -107,14 +167,86 @@ impl Images {
     /// # Errors
     /// When a directory can't be read.
     pub fn list(&self) -> Result<Vec<String>, ImageError> {
-        Ok(Vec::new())
+        let mut found = Vec::new();
+        for dir in [&self.store, &self.cache] {
+            let entries = match fs::read_dir(dir) {
+                Ok(entries) => entries,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(io_error("listing", dir)(error)),
+            };
+            for entry in entries {
+                let name = entry.map_err(io_error("listing", dir))?.file_name();
+                let digest = name.to_str().and_then(|name| name.strip_suffix(".erofs"));
+                found.extend(digest.filter(|digest| check_digest(digest).is_ok()).map(str::to_owned));
+            }
+        }
+        found.sort_unstable();
+        found.dedup();
+        Ok(found)
     }
 
-    /// Unmounts what nobody holds; the number of mounts that stay.
+    /// Unmounts what nobody holds; the number of mounts that stay. Sandboxes that run keep what they use: each has a
+    /// mount of its own.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub async fn unmount_all(&self) -> Result<usize, ImageError> {
-        Ok(0)
+        let mut staying = 0;
+        for entry in fs::read_dir(&self.mounts).map_err(io_error("listing", &self.mounts))? {
+            let point = entry.map_err(io_error("listing", &self.mounts))?.path();
+            let digest = point.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+            let entry = self.entries().get(&digest).cloned();
+            let mut mounted = match &entry {
+                Some(entry) => Some(entry.lock().await),
+                None => None,
+            };
+            if let Some(mounted) = &mut mounted {
+                if mounted.as_ref().is_some_and(|mounted| Arc::strong_count(mounted) > 1) {
+                    staying += 1;
+                    continue;
+                }
+                **mounted = None;
+            }
+            mount::unmount(&point).map_err(io_error("unmounting", &point))?;
+        }
+        Ok(staying)
+    }
+
+    /// Mounts the image at its place, unless an earlier agent has left it there.
+    async fn mount(&self, digest: &str, fetch: &dyn Fetch) -> Result<PathBuf, ImageError> {
+        let point = self.mounts.join(digest);
+        if mount::is_mounted(&point).map_err(io_error("looking at", &point))? {
+            return Ok(point);
+        }
+        let file = match self.file(digest)? {
+            Some(file) => file,
+            None => {
+                // Never closed, so this can't fail but by a bug; then the bound is what is lost.
+                let _permit = self.fetches.acquire().await.ok();
+                fetch::fetch(digest, fetch, &self.store, &self.options).await?
+            }
+        };
+        let (target, force_loop) = (point.clone(), self.options.force_loop);
+        let mounting = tokio::task::spawn_blocking(move || mount::mount(&file, &target, force_loop)).await;
+        mounting
+            .map_err(io::Error::other)
+            .and_then(|result| result)
+            .map_err(io_error("mounting an image at", &point))?;
+        Ok(point)
+    }
+
+    fn entries(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+fn check_digest(digest: &str) -> Result<(), ImageError> {
+    let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    if digest.len() == 64 && digest.bytes().all(hex) {
+        return Ok(());
+    }
+    Err(ImageError::NotADigest(digest.chars().take(80).collect()))
+}
+
+#[cfg(test)]
+mod tests;
