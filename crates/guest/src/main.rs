@@ -1,2 +1,110 @@
-//! The guest agent.
-fn main() {}
+//! The guest agent: PID 1 of every sandbox.
+//!
+//! It runs programs, streams, terminals, files and watches for callers that speak the E2B guest protocol, and answers
+//! Atoll's own `GuestService`; see docs/guest.md. It never talks to the outside by itself: requests come in over a
+//! socket that the launcher passes.
+//!
+//! A map: `inherited` takes over what the launcher left, `server` is the way in for requests (`auth`, `users` and
+//! `paths` decide who and where), `process` and `exec` run programs on top of `spawn` and `reaper`, `files` moves
+//! contents, `filesystem` answers about names and watches them, `metrics`, `cgroup` and `proc_files` tell what is used.
+//! Everything runs on one thread, with a few more for what may wait for a disk.
+
+// The services answer with their own messages, which is narrower than the generated traits ask for.
+#![allow(refining_impl_trait)]
+
+mod async_fd;
+mod auth;
+mod cgroup;
+mod config;
+mod exec;
+mod files;
+mod filesystem;
+mod guest;
+mod inherited;
+mod logs;
+mod loopback;
+mod memory;
+mod metrics;
+mod paths;
+mod proc_files;
+mod process;
+mod reaper;
+mod server;
+mod spawn;
+mod users;
+
+use std::io;
+use std::process::ExitCode;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::guest::Guest;
+use crate::inherited::Start;
+use crate::server::Listener;
+
+/// Threads for file work, and how long an idle one stays.
+const FILE_THREADS: usize = 8;
+const FILE_THREAD_STACK: usize = 256 * 1024;
+const FILE_THREAD_IDLE: Duration = Duration::from_millis(500);
+
+/// Locks a mutex. None is held while its data is inconsistent, so one that a panic poisoned is as good as any.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Does what may wait for a disk on a thread of its own.
+pub async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, E>
+where
+    T: Send + 'static,
+    E: From<io::Error> + Send + 'static,
+{
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(io::Error::other(format!("file work was abandoned: {error}")).into()),
+    }
+}
+
+fn main() -> ExitCode {
+    memory::be_thrifty();
+    match Start::take(std::env::args().skip(1)).and_then(run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("atoll-guest: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(start: Start) -> io::Result<()> {
+    let Start { config, listener, ready, proc_folder, development } = start;
+    spawn::prepare_guest();
+    if !development {
+        loopback::bring_up();
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .max_blocking_threads(FILE_THREADS)
+        .thread_stack_size(FILE_THREAD_STACK)
+        .thread_keep_alive(FILE_THREAD_IDLE)
+        .build()?;
+    runtime.block_on(async move {
+        let children = reaper::Reaper::listen()?;
+        let guest = Guest::new(config, proc_folder, development);
+        tokio::spawn(guest.reaper.clone().run(children));
+        if let Some(port) = guest.config.tcp_port {
+            match Listener::loopback(port).await {
+                Ok(listener) => drop(tokio::spawn(server::serve(guest.clone(), listener))),
+                Err(error) => guest.logs.error(format!("listening on 127.0.0.1:{port} failed: {error}")),
+            }
+        }
+        let listener = listener.open().await?;
+        if let Some(ready) = ready {
+            // The socket queues connections already, and the very next thing done is to accept them.
+            rustix::io::write(&ready, b"ready\n")?;
+        }
+        guest.logs.info(format!("guest of sandbox {} is ready", guest.config.sandbox_id));
+        server::serve(guest, listener).await;
+        Ok(())
+    })
+}

@@ -1,0 +1,5 @@
+//! Names, attributes and watches.
+pub mod watch {
+    #[derive(Default)]
+    pub struct Hub;
+}
