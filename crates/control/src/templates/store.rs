@@ -80,19 +80,24 @@ pub async fn find(db: &Db, name_or_id: &str, team: &TeamId) -> Result<Option<Tem
     .during("find a template")
 }
 
-/// Templates that `team` can use, by name; at most `limit`, those after (`name`, `id`) when given.
-pub async fn list(db: &Db, team: &TeamId, after: Option<(&str, &str)>, limit: u32) -> Result<Vec<Template>, DbError> {
-    let (name, id) = after.unwrap_or_default();
+/// Templates that `team` can use, oldest first; at most `limit`, those after (time of creation, id) when given.
+pub async fn list(
+    db: &Db,
+    team: &TeamId,
+    after: Option<(Millis, &str)>,
+    limit: usize,
+) -> Result<Vec<Template>, DbError> {
+    let (created_at, id) = after.unwrap_or((Millis(i64::MIN), ""));
     on!(read db, |c| sqlx::query_as(concat!(
         "SELECT ",
         columns!(),
-        " FROM templates WHERE kind = 'template' AND (team_id = $1 OR team_id IS NULL) AND (name, id) > ($2, $3) \
-         ORDER BY name, id LIMIT $4"
+        " FROM templates WHERE kind = 'template' AND (team_id = $1 OR team_id IS NULL) \
+         AND (created_at, id) > ($2, $3) ORDER BY created_at, id LIMIT $4"
     ))
     .bind(team.as_str())
-    .bind(name)
+    .bind(created_at)
     .bind(id)
-    .bind(i64::from(limit))
+    .bind(i64::try_from(limit).unwrap_or(i64::MAX))
     .fetch_all(c)
     .await)
     .during("list templates")

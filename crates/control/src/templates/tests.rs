@@ -133,7 +133,7 @@ async fn registering_base_again_keeps_its_id_and_follows_its_image() {
         assert!(store::find(&test.db, "missing", &team).await.unwrap().is_none());
         let listed = store::list(&test.db, &team, None, 10).await.unwrap();
         assert_eq!(listed.iter().map(|template| template.name.as_str()).collect::<Vec<_>>(), ["base"]);
-        let after = (listed[0].name.as_str(), listed[0].id.as_str());
+        let after = (listed[0].created_at, listed[0].id.as_str());
         assert!(store::list(&test.db, &team, Some(after), 10).await.unwrap().is_empty());
     }
 }
