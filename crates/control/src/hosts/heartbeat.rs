@@ -1,0 +1,79 @@
+//! Heartbeats, and the check of a host's access token that they share with everything else a host may ask.
+
+use atoll_model::HostId;
+use atoll_model::api::hosts::HeartbeatRequest;
+
+use super::beats::{Beat, BeatOutcome};
+use super::credentials::{HostClaims, InTime};
+use super::store::HostRow;
+use super::{HostError, Hosts, address, store, tombstone};
+
+const MAX_IMAGES: usize = 10_000;
+const MAX_TEXT: usize = 256;
+
+impl Hosts {
+    /// Takes a heartbeat of `host`. The answer comes when it has been written.
+    pub async fn heartbeat(
+        &self,
+        host: &HostId,
+        access_token: Option<&str>,
+        body: HeartbeatRequest,
+    ) -> Result<(), HostError> {
+        let claims = self.claims(host, access_token).await?;
+        check(&body)?;
+        address::check(&body.address, self.loopback)?;
+        let beat = Beat { host: claims.sub, family: claims.fam, token_id: claims.rid, body };
+        match self.beats.write(beat).await? {
+            BeatOutcome::Written => Ok(()),
+            BeatOutcome::Unauthorized => Err(HostError::Unauthorized),
+            BeatOutcome::Gone => Err(self.gone(host).await?),
+        }
+    }
+
+    /// The host that an access token belongs to, if the token is good and names `host`.
+    pub async fn authenticate(&self, host: &HostId, access_token: Option<&str>) -> Result<HostRow, HostError> {
+        let claims = self.claims(host, access_token).await?;
+        match store::get(&self.db, host).await? {
+            Some(row) if row.credential_family.as_deref() == Some(&claims.fam) => Ok(row),
+            Some(_) => Err(HostError::Unauthorized),
+            None => Err(self.gone(host).await?),
+        }
+    }
+
+    /// Checks signature, time and name of an access token. The tombstone comes before a 401: a deleted host learns of
+    /// it even with an expired token.
+    async fn claims(&self, host: &HostId, access_token: Option<&str>) -> Result<HostClaims, HostError> {
+        let verified = access_token.and_then(|token| self.tokens.verify(token, self.clock.now()));
+        let (claims, in_time) = verified.ok_or(HostError::Unauthorized)?;
+        if claims.sub != *host {
+            return Err(HostError::Forbidden);
+        }
+        match in_time {
+            InTime::Yes => Ok(claims),
+            InTime::Expired => Err(self.gone(host).await?),
+        }
+    }
+
+    /// What a host is told that can't be let in: that it was deleted, or just no.
+    async fn gone(&self, host: &HostId) -> Result<HostError, HostError> {
+        Ok(match tombstone::of_host(&self.db, host).await? {
+            Some(tombstone) => tombstone.answer(&self.authority),
+            None => HostError::Unauthorized,
+        })
+    }
+}
+
+fn check(body: &HeartbeatRequest) -> Result<(), HostError> {
+    let invalid = |field, message: &str| Err(HostError::Invalid { field, message: message.to_owned() });
+    for (field, text) in
+        [("agent_version", &body.agent_version), ("boot_id", &body.boot_id), ("sandbox_digest", &body.sandbox_digest)]
+    {
+        if text.len() > MAX_TEXT || text.contains(char::is_control) {
+            return invalid(field, "too long, or not plain text");
+        }
+    }
+    if body.cached_images.len() > MAX_IMAGES || body.cached_images.iter().any(|image| image.len() > MAX_TEXT) {
+        return invalid("cached_images", "`cached_images` must be at most 10,000 digests");
+    }
+    Ok(())
+}
