@@ -1,2 +1,66 @@
-//! The one binary.
-fn main() {}
+//! The one binary: reads the command line and hands over to `service` (up, server, host) or `client` (everything
+//! that talks to a server). Nothing of either is decided here.
+
+mod cli;
+mod client;
+mod output;
+mod service;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches};
+
+use cli::{Cli, Command, HostSubcommand, SandboxCommand};
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1);
+    let first = arguments.next().unwrap_or_default();
+    // The zygote must stay single-threaded and small: it gets no runtime, no parser, nothing.
+    if first == "zygote" {
+        return service::host::zygote();
+    }
+    if ["up", "server", "host"].iter().any(|service| first == *service) {
+        // Before any thread exists, since it changes the environment.
+        let _ = dotenvy::from_path(".env");
+    }
+    let cli = match parse() {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    let json = cli.global.json;
+    let wraps_a_program = matches!(
+        cli.command,
+        Command::Run(_) | Command::Shell(_) | Command::Exec(_) | Command::Sandbox(SandboxCommand::Exec(_))
+    );
+    match dispatch(cli) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            output::failure(&error, json);
+            ExitCode::from(if wraps_a_program { client::program::exit_code_of(&error) } else { 1 })
+        }
+    }
+}
+
+fn parse() -> Result<Cli, clap::Error> {
+    let matches = Cli::command().try_get_matches()?;
+    Cli::from_arg_matches(&matches)
+}
+
+fn dispatch(cli: Cli) -> anyhow::Result<u8> {
+    let global = cli.global;
+    match cli.command {
+        Command::Up(args) => service::up::main(*args, &global),
+        Command::Server(args) => service::server::main(*args, &global),
+        Command::Host(command) => match command.what {
+            None => service::host::main(command.run, &global),
+            Some(HostSubcommand::Check(args)) => service::host::check(&args, &global),
+            Some(HostSubcommand::Install(args)) => service::install::main(&args, &global),
+        },
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "atoll", &mut std::io::stdout());
+            Ok(0)
+        }
+        Command::Zygote => Ok(1),
+        command => client::main(command, &global),
+    }
+}

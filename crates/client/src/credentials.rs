@@ -65,6 +65,12 @@ impl Credentials {
         Self::find_with(variable("ATOLL_URL"), variable("ATOLL_API_KEY"), &search_path())
     }
 
+    /// The same for a server that is named otherwise than by `ATOLL_URL`.
+    pub fn find_for(url: &str) -> Result<Self, CredentialsError> {
+        let key = std::env::var("ATOLL_API_KEY").ok().filter(|key| !key.is_empty());
+        Self::find_with(Some(url.to_owned()), key, &search_path())
+    }
+
     /// The rule of [`Credentials::find`], over given values.
     pub fn find_with(url: Option<String>, key: Option<String>, folders: &[PathBuf]) -> Result<Self, CredentialsError> {
         if let (Some(url), Some(key)) = (&url, &key) {

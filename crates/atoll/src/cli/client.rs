@@ -1,0 +1,229 @@
+//! Options of the commands that talk to a server.
+
+use std::path::PathBuf;
+
+use atoll_model::{ApiKeyId, OnTimeout, SandboxId, SandboxStatus};
+use clap::{Args, Subcommand};
+
+/// What a new sandbox shall be.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Shape {
+    /// Template to make it from [default: base]
+    #[arg(long, value_name = "NAME")]
+    pub template: Option<String>,
+    /// Virtual CPUs [default: 1]
+    #[arg(long, value_name = "N")]
+    pub vcpus: Option<u32>,
+    /// Memory in MB [default: 512]
+    #[arg(long, value_name = "MB")]
+    pub memory: Option<u64>,
+    /// Quota of what it may write, in MB [default: 5120]
+    #[arg(long, value_name = "MB")]
+    pub disk: Option<u64>,
+    /// Environment of its processes; `NAME` alone takes the value from here
+    #[arg(long, short = 'e', value_name = "NAME=VALUE")]
+    pub env: Vec<String>,
+    /// Labels, for lists
+    #[arg(long, short = 'l', value_name = "NAME=VALUE")]
+    pub label: Vec<String>,
+    /// Close all ways out of the sandbox
+    #[arg(long)]
+    pub no_internet: bool,
+    /// Isolation driver: container, vm or auto
+    #[arg(long, value_name = "DRIVER")]
+    pub driver: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub shape: Shape,
+    /// Pass stdin on (always done; here so that `-it` can be typed)
+    #[arg(long, short = 'i')]
+    pub interactive: bool,
+    /// Give the program a terminal
+    #[arg(long, short = 't')]
+    pub tty: bool,
+    /// Working directory
+    #[arg(long, short = 'w', value_name = "DIR")]
+    pub workdir: Option<String>,
+    /// User to run as
+    #[arg(long, short = 'u', value_name = "USER")]
+    pub user: Option<String>,
+    /// End the program after so many seconds
+    #[arg(long, value_name = "SECONDS")]
+    pub timeout: Option<u64>,
+    /// Leave the sandbox running afterwards, and print its id on stderr
+    #[arg(long)]
+    pub keep: bool,
+    /// The program and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+    pub command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct ShellArgs {
+    /// The sandbox; a fresh one when absent, destroyed afterwards
+    pub sandbox: Option<SandboxId>,
+    #[command(flatten)]
+    pub shape: Shape,
+    /// Working directory
+    #[arg(long, short = 'w', value_name = "DIR")]
+    pub workdir: Option<String>,
+    /// User to run as
+    #[arg(long, short = 'u', value_name = "USER")]
+    pub user: Option<String>,
+    /// Leave a fresh sandbox running afterwards
+    #[arg(long)]
+    pub keep: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ExecArgs {
+    pub sandbox: SandboxId,
+    /// Pass stdin on (always done; here so that `-it` can be typed)
+    #[arg(long, short = 'i')]
+    pub interactive: bool,
+    /// Give the program a terminal
+    #[arg(long, short = 't')]
+    pub tty: bool,
+    /// Do not wait: print the pid and let the program go on
+    #[arg(long, short = 'd', conflicts_with = "tty")]
+    pub detach: bool,
+    /// Environment, on top of the sandbox's
+    #[arg(long, short = 'e', value_name = "NAME=VALUE")]
+    pub env: Vec<String>,
+    /// Working directory
+    #[arg(long, short = 'w', value_name = "DIR")]
+    pub workdir: Option<String>,
+    /// User to run as
+    #[arg(long, short = 'u', value_name = "USER")]
+    pub user: Option<String>,
+    /// A name to find the process by later
+    #[arg(long, value_name = "NAME")]
+    pub tag: Option<String>,
+    /// The program and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+    pub command: Vec<String>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct ListArgs {
+    /// Only these statuses (`stopped` ones are left out otherwise)
+    #[arg(long, value_delimiter = ',', value_name = "STATUS")]
+    pub status: Vec<SandboxStatus>,
+    /// Only those with this label
+    #[arg(long, short = 'l', value_name = "NAME=VALUE")]
+    pub label: Vec<String>,
+    /// Print ids alone
+    #[arg(long, short = 'q')]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct RmArgs {
+    #[arg(required_unless_present = "all")]
+    pub sandboxes: Vec<SandboxId>,
+    /// All sandboxes of the team
+    #[arg(long, conflicts_with = "sandboxes")]
+    pub all: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SandboxCommand {
+    /// Create a sandbox and print its id
+    Create {
+        #[command(flatten)]
+        shape: Shape,
+        /// Idle seconds after which `--on-timeout` acts; 0 for never [default: 0]
+        #[arg(long, value_name = "SECONDS")]
+        timeout: Option<u64>,
+        /// What an idle sandbox comes to: pause or kill [default: pause]
+        #[arg(long, value_name = "ACTION")]
+        on_timeout: Option<OnTimeout>,
+        /// A request to it wakes it when paused
+        #[arg(long)]
+        auto_resume: bool,
+    },
+    /// List sandboxes
+    #[command(visible_alias = "ls")]
+    List(ListArgs),
+    /// Show one sandbox
+    Get { sandbox: SandboxId },
+    /// Run a program in a sandbox
+    Exec(ExecArgs),
+    /// Stand a sandbox still
+    Pause { sandbox: SandboxId },
+    /// Let a paused sandbox go on
+    Resume { sandbox: SandboxId },
+    /// Destroy sandboxes
+    #[command(visible_alias = "destroy")]
+    Rm(RmArgs),
+    /// Show what a sandbox's guest agent logged
+    Logs {
+        sandbox: SandboxId,
+        /// Go on with new lines as they come
+        #[arg(long, short = 'f')]
+        follow: bool,
+    },
+    /// Show the processes that were started in a sandbox
+    Top { sandbox: SandboxId },
+}
+
+#[derive(Debug, Args)]
+pub struct CpArgs {
+    /// A local path, `SANDBOX:PATH`, or `-` for stdin
+    pub source: String,
+    /// A local path, `SANDBOX:PATH`, or `-` for stdout
+    pub destination: String,
+    /// User whose files they are in the sandbox
+    #[arg(long, short = 'u', value_name = "USER")]
+    pub user: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum KeyCommand {
+    /// Make a key; it is shown once
+    Create {
+        /// What it is for
+        name: String,
+        #[command(flatten)]
+        person: PersonArgs,
+    },
+    /// List keys
+    #[command(visible_alias = "ls")]
+    List {
+        #[command(flatten)]
+        person: PersonArgs,
+    },
+    /// Delete keys
+    Rm {
+        #[arg(required = true)]
+        keys: Vec<ApiKeyId>,
+        #[command(flatten)]
+        person: PersonArgs,
+    },
+}
+
+/// Who asks, where an API key is not enough.
+#[derive(Debug, Clone, Args)]
+pub struct PersonArgs {
+    /// Your account; on the machine of `atoll up` its admin when absent
+    #[arg(long, env = "ATOLL_EMAIL")]
+    pub email: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  atoll login --url https://atoll.example --email me@example.com     asks for the password and makes a key
+  atoll login --url https://atoll.example --key-file ./key           stores a key that you have
+  echo \"$KEY\" | atoll login --url https://atoll.example --key-file -")]
+pub struct LoginArgs {
+    /// Your account; the password is asked for, or read from ATOLL_PASSWORD
+    #[arg(long, conflicts_with = "key_file")]
+    pub email: Option<String>,
+    /// A file with an API key, or `-` for stdin
+    #[arg(long, value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
+}

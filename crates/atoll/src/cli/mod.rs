@@ -1,0 +1,169 @@
+//! The command line: every command, its options, and the examples in its help.
+//!
+//! Nothing is done here. `settings` holds what the server's and the host's commands are told, `client` the commands
+//! that talk to a server.
+
+pub mod client;
+pub mod settings;
+
+use clap::{Args, Parser, Subcommand};
+
+pub use client::{CpArgs, ExecArgs, KeyCommand, LoginArgs, RunArgs, SandboxCommand, ShellArgs};
+pub use settings::{HostArgs, ServerArgs, UpArgs};
+
+const EXAMPLES: &str = "\
+Examples:
+  atoll up                                  start Atoll on this machine
+  atoll run -- python3 -c 'print(6*7)'      run a program in a fresh sandbox
+  atoll run -it -- bash                     the same, with a terminal
+  atoll sandbox create --memory 1024        a sandbox that stays
+  atoll cp ./data sb-…:/home/user/data      copy files into it
+  atoll shell sb-…                          a shell in it
+
+The server is found by ATOLL_URL and ATOLL_API_KEY, or by the credentials of the Atoll on this machine.";
+
+#[derive(Debug, Parser)]
+#[command(name = "atoll", version, about = "A self-hosted sandbox cloud", after_help = EXAMPLES)]
+#[command(disable_help_subcommand = true, subcommand_required = true, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// Print results (and errors) as JSON, for programs
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub json: bool,
+    /// The server to talk to; wins over the credentials that are found
+    #[arg(long, global = true, env = "ATOLL_URL", value_name = "URL", help_heading = "Global options")]
+    pub url: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start Atoll on this machine: control plane and one host in one process
+    #[command(after_help = "\
+Examples:
+  atoll up
+  atoll up --data-dir /srv/atoll --listen 0.0.0.0:7420
+
+When it is ready it prints its address, how to log in, and where the logs are. SIGTERM and Ctrl-C end it in order;
+sandboxes run on and are found again by the next `atoll up` on the same data directory.")]
+    Up(Box<UpArgs>),
+    /// Start only the control plane, for hosts on other machines
+    Server(Box<ServerArgs>),
+    /// Start a host agent, or prepare a machine to be a host
+    #[command(args_conflicts_with_subcommands = true, after_help = "\
+Examples:
+  atoll host check                                         what this machine can run
+  ATOLL_REGISTER=TOKEN atoll host --server https://atoll.example --address 10.0.0.5:7421
+  atoll host                                               from then on
+  atoll host install --server https://atoll.example        a systemd unit that does this")]
+    Host(Box<HostCommand>),
+    /// Run a program in a fresh sandbox and destroy the sandbox afterwards
+    #[command(after_help = "\
+Examples:
+  atoll run -- python3 -c 'print(6*7)'
+  cat data.csv | atoll run -- wc -l
+  atoll run -it -- bash
+  atoll run --memory 2048 --vcpus 2 --env KEY=value -- make test
+
+The exit code is the program's; 128+n when signal n ended it; 125 when Atoll itself failed; 127 when there is no such
+program. Signals are passed on. The sandbox is destroyed when the program ends, and also when atoll is killed.")]
+    Run(RunArgs),
+    /// Create, look at and destroy sandboxes, and run programs in them
+    #[command(subcommand, visible_alias = "sb")]
+    Sandbox(SandboxCommand),
+    /// Copy files and directories into a sandbox or out of it
+    #[command(after_help = "\
+Examples:
+  atoll cp ./data sb-…:/home/user/data      a file or a directory, into the sandbox
+  atoll cp sb-…:/home/user/out.csv .        out of it
+  tar c . | atoll cp - sb-…:/tmp/all.tar    from stdin
+  atoll cp sb-…:/etc/os-release -           to stdout")]
+    Cp(CpArgs),
+    /// A shell in a sandbox; in a fresh one when none is named
+    Shell(ShellArgs),
+    /// Run a program in a sandbox (the same as `sandbox exec`)
+    Exec(ExecArgs),
+    /// List sandboxes (the same as `sandbox list`)
+    #[command(visible_alias = "ls")]
+    Ps(client::ListArgs),
+    /// Destroy sandboxes (the same as `sandbox rm`)
+    Rm(client::RmArgs),
+    /// Make, list and delete API keys
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Remember a server and an API key for this user
+    Login(LoginArgs),
+    /// Print a completion script for a shell
+    #[command(after_help = "\
+Examples:
+  atoll completion bash > /etc/bash_completion.d/atoll
+  atoll completion zsh > \"${fpath[1]}/_atoll\"
+  atoll completion fish > ~/.config/fish/completions/atoll.fish")]
+    Completion {
+        shell: clap_complete::Shell,
+    },
+    /// Clones sandboxes for the agent that starts it; not for people
+    #[command(hide = true)]
+    Zygote,
+}
+
+#[derive(Debug, Args)]
+pub struct HostCommand {
+    #[command(flatten)]
+    pub run: HostArgs,
+    #[command(subcommand)]
+    pub what: Option<HostSubcommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum HostSubcommand {
+    /// Say what this machine can run, and what to do about the rest
+    Check(settings::CheckArgs),
+    /// Write a systemd unit that runs this machine as a host
+    Install(Box<settings::InstallArgs>),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_program_keeps_its_own_options() {
+        for line in [
+            &["atoll", "run", "--", "ls", "-l", "--json", "--", "x"][..],
+            &["atoll", "run", "ls", "-l", "--json", "--", "x"][..],
+        ] {
+            let Command::Run(run) = Cli::try_parse_from(line).unwrap().command else { panic!() };
+            assert_eq!(run.command, ["ls", "-l", "--json", "--", "x"]);
+        }
+    }
+
+    #[test]
+    fn short_flags_for_a_terminal_can_be_joined() {
+        let Command::Run(run) = Cli::try_parse_from(["atoll", "run", "-it", "bash"]).unwrap().command else {
+            panic!()
+        };
+        assert!(run.tty);
+    }
+
+    #[test]
+    fn host_is_a_command_and_has_subcommands() {
+        let parsed = Cli::try_parse_from(["atoll", "host", "--server", "http://x"]).unwrap();
+        let Command::Host(host) = parsed.command else { panic!() };
+        assert!(host.what.is_none() && host.run.server.as_deref() == Some("http://x"));
+        let Command::Host(host) = Cli::try_parse_from(["atoll", "host", "check"]).unwrap().command else { panic!() };
+        assert!(matches!(host.what, Some(HostSubcommand::Check(_))));
+    }
+}

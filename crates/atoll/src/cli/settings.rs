@@ -1,0 +1,253 @@
+//! Settings of `up`, `server` and `host`. Each is a flag and an `ATOLL_*` variable; a `.env` file in the working
+//! directory is read first.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use atoll_control::config::{SchedulerKind, SignupMode};
+use atoll_host::config::{DriverChoice, OnDisconnect};
+use clap::Args;
+
+/// Where `atoll up` and `atoll server` listen unless told otherwise.
+pub const DEFAULT_LISTEN: &str = "127.0.0.1:7420";
+/// Where `atoll host` listens for control unless told otherwise.
+pub const DEFAULT_HOST_LISTEN: &str = "0.0.0.0:7421";
+
+/// What all services share.
+#[derive(Debug, Clone, Args)]
+pub struct PlaceArgs {
+    /// Where everything of this Atoll is kept
+    #[arg(long, env = "ATOLL_DATA_DIR", value_name = "DIR", default_value_os_t = default_data_dir())]
+    pub data_dir: PathBuf,
+    /// Template images, shared by all Atolls of this machine
+    #[arg(long, env = "ATOLL_CACHE_DIR", value_name = "DIR", default_value_os_t = default_cache_dir())]
+    pub cache_dir: PathBuf,
+    /// What is logged: error, warn, info, debug, trace, or a filter such as `info,atoll_host=debug`
+    #[arg(long, env = "ATOLL_LOG", value_name = "FILTER")]
+    pub log: Option<String>,
+}
+
+/// How often hosts say that they are alive: one setting of both sides.
+#[derive(Debug, Clone, Args)]
+pub struct HeartbeatArgs {
+    /// [default: 30s]
+    #[arg(long, env = "ATOLL_HEARTBEAT_INTERVAL", value_name = "DURATION", value_parser = duration)]
+    #[arg(help_heading = "Hosts")]
+    pub heartbeat_interval: Option<Duration>,
+}
+
+/// Settings of the control plane.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Control plane")]
+pub struct ControlArgs {
+    /// Address and port of the API and the dashboard; port 0 takes any free one
+    #[arg(long, env = "ATOLL_LISTEN", value_name = "ADDR:PORT", default_value = DEFAULT_LISTEN)]
+    pub listen: SocketAddr,
+    /// postgres://… or sqlite:PATH [default: SQLite in the data directory]
+    #[arg(long, env = "ATOLL_DATABASE_URL", value_name = "URL", hide_env_values = true)]
+    pub database_url: Option<String>,
+    /// How people and programs reach it [default: made from --listen]
+    #[arg(long, env = "ATOLL_PUBLIC_URL", value_name = "URL")]
+    pub public_url: Option<String>,
+    /// Certificate chain for the listener, PEM
+    #[arg(long, env = "ATOLL_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// Its private key, PEM
+    #[arg(long, env = "ATOLL_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// Who may make an account: open, invite or closed
+    #[arg(long, env = "ATOLL_SIGNUP", value_name = "MODE", default_value = "invite")]
+    pub signup: SignupMode,
+    /// How a host is picked: round-robin or least-loaded
+    #[arg(long, env = "ATOLL_SCHEDULER", value_name = "KIND", default_value = "round-robin")]
+    pub scheduler: SchedulerKind,
+    /// Bearer token that opens /metrics from elsewhere than loopback
+    #[arg(long, env = "ATOLL_METRICS_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    pub metrics_token: Option<String>,
+    /// A heartbeat older than this makes a host unreachable [default: 90s]
+    #[arg(long, env = "ATOLL_HOST_STALE_AFTER", value_name = "DURATION", value_parser = duration)]
+    pub host_stale_after: Option<Duration>,
+    /// How often hosts and sandboxes are compared [default: 15s]
+    #[arg(long, env = "ATOLL_MONITOR_INTERVAL", value_name = "DURATION", value_parser = duration)]
+    pub monitor_interval: Option<Duration>,
+    /// Life of a host's registration token [default: 1h]
+    #[arg(long, env = "ATOLL_REGISTRATION_TOKEN_TTL", value_name = "DURATION", value_parser = duration)]
+    pub registration_token_ttl: Option<Duration>,
+    /// Life of a host's access token [default: 7days]
+    #[arg(long, env = "ATOLL_ACCESS_TOKEN_TTL", value_name = "DURATION", value_parser = duration)]
+    pub access_token_ttl: Option<Duration>,
+    /// Life of a host's refresh token [default: 60days]
+    #[arg(long, env = "ATOLL_REFRESH_TOKEN_TTL", value_name = "DURATION", value_parser = duration)]
+    pub refresh_token_ttl: Option<Duration>,
+}
+
+/// Settings of a host agent, wherever it runs.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Host")]
+pub struct AgentArgs {
+    /// Where control reaches this host [default: the address from which it reaches control]
+    #[arg(long, env = "ATOLL_ADDRESS", value_name = "HOST:PORT")]
+    pub address: Option<String>,
+    /// Isolation: container, vm or auto
+    #[arg(long, env = "ATOLL_DRIVER", value_name = "DRIVER", default_value = "auto")]
+    pub driver: DriverChoice,
+    /// A private network (CIDR) that sandboxes may reach; can be repeated
+    #[arg(long, env = "ATOLL_EGRESS_ALLOW", value_name = "CIDR", value_delimiter = ',')]
+    pub egress_allow: Vec<String>,
+    /// Size of the storage pool, such as 50G [default: what the disk has to spare]
+    #[arg(long, env = "ATOLL_POOL_SIZE", value_name = "SIZE", value_parser = size)]
+    pub pool_size: Option<u64>,
+    /// What sandboxes come to when control can't be reached: pause or keep-running
+    #[arg(long, env = "ATOLL_ON_DISCONNECT", value_name = "ACTION", default_value = "pause")]
+    pub on_disconnect: OnDisconnect,
+    /// Contact with control counts as lost after this long [default: 90s]
+    #[arg(long, env = "ATOLL_DISCONNECT_AFTER", value_name = "DURATION", value_parser = duration)]
+    pub disconnect_after: Option<Duration>,
+    /// Sandboxes on this host at most, paused ones included [default: 4096]
+    #[arg(long, env = "ATOLL_MAX_SANDBOXES", value_name = "N")]
+    pub max_sandboxes: Option<usize>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct UpArgs {
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    #[command(flatten)]
+    pub control: ControlArgs,
+    #[command(flatten)]
+    pub agent: AgentArgs,
+    #[command(flatten)]
+    pub heartbeat: HeartbeatArgs,
+    /// Where this machine's agent listens for control
+    #[arg(long, env = "ATOLL_AGENT_LISTEN", value_name = "ADDR:PORT", default_value = "127.0.0.1:0")]
+    #[arg(help_heading = "Host")]
+    pub agent_listen: SocketAddr,
+    /// Account of the first admin, made at the first start
+    #[arg(long, env = "ATOLL_ADMIN_EMAIL", value_name = "EMAIL", default_value = "admin@atoll.local")]
+    pub admin_email: String,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct ServerArgs {
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    #[command(flatten)]
+    pub control: ControlArgs,
+    #[command(flatten)]
+    pub heartbeat: HeartbeatArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct HostArgs {
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// Where control is; remembered after the first time
+    #[arg(long, env = "ATOLL_SERVER", value_name = "URL")]
+    pub server: Option<String>,
+    /// One-time registration token. Arguments can be seen by others: prefer ATOLL_REGISTER or --register-file
+    #[arg(long, env = "ATOLL_REGISTER", value_name = "TOKEN", hide_env_values = true)]
+    pub register: Option<String>,
+    /// A file with the registration token
+    #[arg(long, env = "ATOLL_REGISTER_FILE", value_name = "FILE", conflicts_with = "register")]
+    pub register_file: Option<PathBuf>,
+    /// Where to listen for control; port 0 takes any free one
+    #[arg(long, env = "ATOLL_LISTEN", value_name = "ADDR:PORT", default_value = DEFAULT_HOST_LISTEN)]
+    pub listen: SocketAddr,
+    #[command(flatten)]
+    pub agent: AgentArgs,
+    #[command(flatten)]
+    pub heartbeat: HeartbeatArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct CheckArgs {
+    #[command(flatten)]
+    pub place: PlaceArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct InstallArgs {
+    #[command(flatten)]
+    pub host: HostArgs,
+    /// Where the unit goes
+    #[arg(long, value_name = "FILE", default_value = "/etc/systemd/system/atoll-host.service")]
+    pub unit: PathBuf,
+    /// Where the settings go, read by root alone
+    #[arg(long, value_name = "FILE", default_value = "/etc/atoll/host.env")]
+    pub env_file: PathBuf,
+    /// Print the unit in place of writing it
+    #[arg(long)]
+    pub print: bool,
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// A folder of the user for those who are not root.
+fn user_dir(variable: &str, fallback: &str) -> PathBuf {
+    let named = std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| "/tmp".into()));
+    named.unwrap_or_else(|| home().join(fallback)).join("atoll")
+}
+
+fn default_data_dir() -> PathBuf {
+    if is_root() { PathBuf::from("/var/lib/atoll") } else { user_dir("XDG_DATA_HOME", ".local/share") }
+}
+
+fn default_cache_dir() -> PathBuf {
+    if is_root() { PathBuf::from("/var/cache/atoll") } else { user_dir("XDG_CACHE_HOME", ".cache") }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration.is_zero() => Err("it must be longer than nothing".to_owned()),
+        Ok(duration) => Ok(duration),
+        Err(error) => Err(format!("{error}; expected something like 30s, 5m or 1h")),
+    }
+}
+
+/// Bytes from `50G`, `512M` or a plain number; units are powers of 1,024.
+fn size(text: &str) -> Result<u64, String> {
+    let text = text.trim().trim_end_matches("iB").trim_end_matches('B');
+    let (digits, shift) = match text.chars().last().map(|unit| unit.to_ascii_uppercase()) {
+        Some('K') => (&text[..text.len() - 1], 10),
+        Some('M') => (&text[..text.len() - 1], 20),
+        Some('G') => (&text[..text.len() - 1], 30),
+        Some('T') => (&text[..text.len() - 1], 40),
+        _ => (text, 0),
+    };
+    let number: u64 = digits.trim().parse().map_err(|_| "expected something like 50G or 800M".to_owned())?;
+    number.checked_shl(shift).filter(|bytes| bytes >> shift == number).ok_or_else(|| "too large".to_owned())
+}
+
+/// How this machine itself reaches a server that listens on `listen`.
+pub fn loopback_url(listen: SocketAddr, tls: bool) -> String {
+    let mut reachable = listen;
+    if listen.ip().is_unspecified() {
+        reachable.set_ip(Ipv4Addr::LOCALHOST.into());
+    }
+    format!("{}://{reachable}", if tls { "https" } else { "http" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_durations_are_read_as_people_write_them() {
+        assert_eq!(size("50G"), Ok(50 << 30));
+        assert_eq!(size("512MiB"), Ok(512 << 20));
+        assert_eq!(size("1000"), Ok(1000));
+        assert!(size("G").is_err() && size("-1M").is_err() && size("99999999999T").is_err());
+        assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
+        assert!(duration("0s").is_err() && duration("soon").is_err());
+    }
+
+    #[test]
+    fn a_server_on_all_addresses_is_reached_on_loopback() {
+        assert_eq!(loopback_url("0.0.0.0:7".parse().unwrap(), false), "http://127.0.0.1:7");
+        assert_eq!(loopback_url("10.0.0.1:7".parse().unwrap(), true), "https://10.0.0.1:7");
+    }
+}

@@ -1,0 +1,200 @@
+//! `atoll sandbox`: create, look, pause, resume, destroy, logs.
+
+use std::time::Duration;
+
+use anyhow::anyhow;
+use atoll_client::model::SandboxId;
+use atoll_client::model::api::sandboxes::{CreateSandboxRequest, LogLine, Sandbox};
+use atoll_client::{Client, ListSandboxes};
+use futures::StreamExt;
+
+use super::{exec, shape};
+use crate::cli::client::{ListArgs, RmArgs};
+use crate::cli::{Global, SandboxCommand};
+use crate::output::{self, Table, age, plain};
+
+const PAGE: u32 = 1000;
+/// Sandboxes that are destroyed at the same time.
+const PARALLEL: usize = 16;
+const FOLLOW_EVERY: Duration = Duration::from_secs(1);
+
+pub async fn main(command: SandboxCommand, global: &Global) -> anyhow::Result<u8> {
+    match command {
+        SandboxCommand::Create { shape, timeout, on_timeout, auto_resume } => {
+            let request = CreateSandboxRequest {
+                timeout_sec: timeout,
+                on_timeout,
+                auto_resume: auto_resume.then_some(true),
+                ..shape::request(&shape)?
+            };
+            let sandbox = super::client(global)?.create_sandbox(&request).await?;
+            if global.json {
+                output::print_json(&sandbox)?;
+            } else {
+                output::print(&format!("{}\n", sandbox.id))?;
+            }
+        }
+        SandboxCommand::List(args) => return list(&args, global).await,
+        SandboxCommand::Get { sandbox } => show(&super::client(global)?.get_sandbox(&sandbox).await?, global)?,
+        SandboxCommand::Exec(args) => return exec::main(args, global).await,
+        SandboxCommand::Pause { sandbox } => show(&super::client(global)?.pause_sandbox(&sandbox).await?, global)?,
+        SandboxCommand::Resume { sandbox } => show(&super::client(global)?.resume_sandbox(&sandbox).await?, global)?,
+        SandboxCommand::Rm(args) => return remove(&args, global).await,
+        SandboxCommand::Logs { sandbox, follow } => logs(&super::client(global)?, &sandbox, follow, global).await?,
+        SandboxCommand::Top { sandbox } => {
+            let processes = super::client(global)?.list_processes(&sandbox).await?;
+            if global.json {
+                output::print_json(&processes)?;
+                return Ok(0);
+            }
+            let mut table = Table::new(&["PID", "TAG", "COMMAND"]);
+            for process in processes.items {
+                let line = std::iter::once(process.cmd).chain(process.args).collect::<Vec<_>>().join(" ");
+                table.row([process.pid.to_string(), process.tag.unwrap_or_default(), line]);
+            }
+            table.print()?;
+        }
+    }
+    Ok(0)
+}
+
+pub async fn list(args: &ListArgs, global: &Global) -> anyhow::Result<u8> {
+    let client = super::client(global)?;
+    let what = ListSandboxes {
+        status: args.status.clone(),
+        metadata: shape::pairs(&args.label)?,
+        limit: Some(PAGE),
+        cursor: None,
+    };
+    let sandboxes = all(&client, what).await?;
+    if global.json {
+        output::print_json(&sandboxes)?;
+    } else if args.quiet {
+        let ids: String = sandboxes.iter().map(|sandbox| format!("{}\n", sandbox.id)).collect();
+        output::print(&ids)?;
+    } else {
+        let mut table = Table::new(&["ID", "STATUS", "TEMPLATE", "VCPUS", "MEMORY", "AGE", "IDLE", "REASON"]);
+        for sandbox in sandboxes {
+            table.row([
+                sandbox.id.to_string(),
+                sandbox.status.to_string(),
+                sandbox.template,
+                sandbox.vcpus.to_string(),
+                format!("{} MB", sandbox.memory_mb),
+                age(sandbox.created_at),
+                age(sandbox.last_active_at),
+                sandbox.reason.unwrap_or_default(),
+            ]);
+        }
+        table.print()?;
+    }
+    Ok(0)
+}
+
+async fn all(client: &Client, mut what: ListSandboxes) -> anyhow::Result<Vec<Sandbox>> {
+    let mut sandboxes = Vec::new();
+    loop {
+        let page = client.list_sandboxes(&what).await?;
+        sandboxes.extend(page.items);
+        match page.next_cursor {
+            Some(cursor) if what.cursor.as_ref() != Some(&cursor) => what.cursor = Some(cursor),
+            _ => return Ok(sandboxes),
+        }
+    }
+}
+
+pub async fn remove(args: &RmArgs, global: &Global) -> anyhow::Result<u8> {
+    let client = super::client(global)?;
+    let ids = if args.all {
+        let what = ListSandboxes { limit: Some(PAGE), ..ListSandboxes::default() };
+        all(&client, what).await?.into_iter().map(|sandbox| sandbox.id).collect()
+    } else {
+        args.sandboxes.clone()
+    };
+    let destroy = |id: SandboxId| {
+        let client = &client;
+        async move { (client.destroy_sandbox(&id).await, id) }
+    };
+    let mut results = futures::stream::iter(ids).map(destroy).buffered(PARALLEL);
+    let mut destroyed = Vec::new();
+    let mut failed = 0;
+    while let Some((result, id)) = results.next().await {
+        match result {
+            Ok(()) => {
+                if !global.json {
+                    output::print(&format!("{id}\n"))?;
+                }
+                destroyed.push(id);
+            }
+            Err(error) => {
+                failed += 1;
+                output::failure(&anyhow!(error).context(format!("destroying {id}")), global.json);
+            }
+        }
+    }
+    if global.json {
+        output::print_json(&serde_json::json!({ "destroyed": destroyed }))?;
+    }
+    Ok(u8::from(failed > 0))
+}
+
+async fn logs(client: &Client, id: &SandboxId, follow: bool, global: &Global) -> anyhow::Result<()> {
+    let mut shown: Option<LogLine> = None;
+    loop {
+        let lines = client.sandbox_logs(id).await?.items;
+        // The last line that was shown is found again by all it says; when it has been dropped, all are new.
+        let same = |line: &LogLine| {
+            shown.as_ref().is_some_and(|last| {
+                (last.timestamp, &last.level, &last.message) == (line.timestamp, &line.level, &line.message)
+            })
+        };
+        let new = lines.iter().rposition(same).map_or(0, |position| position + 1);
+        for line in &lines[new..] {
+            if global.json {
+                output::print(&format!("{}\n", serde_json::to_string(line)?))?;
+            } else {
+                let time = line.timestamp.format("%Y-%m-%d %H:%M:%S%.3f");
+                output::print(&format!("{time} {:<5} {}\n", plain(&line.level), plain(&line.message)))?;
+            }
+        }
+        if let Some(last) = lines.last() {
+            shown = Some(last.clone());
+        }
+        if !follow {
+            return Ok(());
+        }
+        tokio::time::sleep(FOLLOW_EVERY).await;
+    }
+}
+
+fn show(sandbox: &Sandbox, global: &Global) -> anyhow::Result<()> {
+    if global.json {
+        return output::print_json(sandbox);
+    }
+    let timeout = match sandbox.timeout_sec {
+        0 => "none".to_owned(),
+        seconds => format!("{seconds} s idle, then {}", sandbox.on_timeout.as_str()),
+    };
+    let labels: Vec<_> = sandbox.metadata.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let host = sandbox.host_id.as_ref().map(ToString::to_string);
+    let rows = [
+        ("id", sandbox.id.to_string()),
+        ("status", sandbox.status.to_string()),
+        ("reason", sandbox.reason.clone().unwrap_or_default()),
+        ("kept", sandbox.kept.clone().unwrap_or_default()),
+        ("template", sandbox.template.clone()),
+        ("driver", sandbox.driver.clone()),
+        ("host", host.unwrap_or_default()),
+        ("size", format!("{} vcpus, {} MB memory, {} MB disk", sandbox.vcpus, sandbox.memory_mb, sandbox.disk_mb)),
+        ("timeout", timeout),
+        ("labels", labels.join(" ")),
+        ("created", format!("{} ({} ago)", sandbox.created_at.format("%Y-%m-%d %H:%M:%S UTC"), age(sandbox.created_at))),
+        ("last active", format!("{} ago", age(sandbox.last_active_at))),
+    ];
+    let mut text = String::new();
+    for (name, value) in rows.iter().filter(|(_, value)| !value.is_empty()) {
+        text.push_str(&format!("{name:<12} {}\n", plain(value)));
+    }
+    output::print(&text)?;
+    Ok(())
+}

@@ -1,0 +1,128 @@
+//! `atoll host install`: a systemd unit that runs this machine as a host.
+
+use std::path::Path;
+
+use anyhow::Context;
+use serde_json::json;
+
+use super::private_file;
+use crate::cli::Global;
+use crate::cli::settings::InstallArgs;
+use crate::output::{self, with_hint};
+
+pub fn main(args: &InstallArgs, global: &Global) -> anyhow::Result<u8> {
+    let program = std::env::current_exe().context("finding this program's own path")?;
+    let unit = unit(&program, &args.env_file);
+    if args.print {
+        output::print(&unit)?;
+        return Ok(0);
+    }
+    super::require_root("atoll host install")?;
+    let server = args.host.server.as_deref().ok_or_else(|| with_hint("which server?", "name it with --server URL"))?;
+    let token = super::host::registration_token(&args.host)?;
+    let environment = environment(args, server, token.as_deref());
+    private_file::write(&args.env_file, environment.trim_end().as_bytes())
+        .with_context(|| format!("writing {}", args.env_file.display()))?;
+    if let Some(folder) = args.unit.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    }
+    std::fs::write(&args.unit, unit).with_context(|| format!("writing {}", args.unit.display()))?;
+    if global.json {
+        output::print_json(&json!({ "unit": args.unit, "env_file": args.env_file }))?;
+        return Ok(0);
+    }
+    let name = args.unit.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    output::print(&format!(
+        "Wrote {} and {}.\nStart it with:\n  systemctl daemon-reload\n  systemctl enable --now {name}\n",
+        args.unit.display(),
+        args.env_file.display()
+    ))?;
+    if token.is_none() {
+        eprintln!("atoll: no registration token was given; put ATOLL_REGISTER=TOKEN into {}", args.env_file.display());
+    }
+    Ok(0)
+}
+
+fn unit(program: &Path, env_file: &Path) -> String {
+    // KillMode=process: sandboxes outlive a restart or an upgrade of the agent. Delegate: it makes cgroups of its own.
+    format!(
+        "\
+[Unit]
+Description=Atoll host agent
+After=network-online.target
+Wants=network-online.target
+
+[Service]
+Type=exec
+EnvironmentFile={}
+ExecStart={} host
+Restart=always
+RestartSec=2
+KillMode=process
+Delegate=yes
+TasksMax=infinity
+LimitNOFILE=1048576
+OOMScoreAdjust=-900
+
+[Install]
+WantedBy=multi-user.target
+",
+        specifiers(&quote(&env_file.display().to_string())),
+        specifiers(&quote(&program.display().to_string()))
+    )
+}
+
+fn environment(args: &InstallArgs, server: &str, token: Option<&str>) -> String {
+    let host = &args.host;
+    let mut lines = vec![
+        format!("ATOLL_SERVER={}", quote(server)),
+        format!("ATOLL_DATA_DIR={}", quote(&host.place.data_dir.display().to_string())),
+        format!("ATOLL_CACHE_DIR={}", quote(&host.place.cache_dir.display().to_string())),
+        format!("ATOLL_LISTEN={}", host.listen),
+    ];
+    let mut set = |name: &str, value: Option<String>| {
+        if let Some(value) = value {
+            lines.push(format!("{name}={}", quote(&value)));
+        }
+    };
+    set("ATOLL_ADDRESS", host.agent.address.clone());
+    set("ATOLL_EGRESS_ALLOW", Some(host.agent.egress_allow.join(",")).filter(|list| !list.is_empty()));
+    set("ATOLL_POOL_SIZE", host.agent.pool_size.map(|bytes| bytes.to_string()));
+    set("ATOLL_MAX_SANDBOXES", host.agent.max_sandboxes.map(|most| most.to_string()));
+    set("ATOLL_LOG", host.place.log.clone());
+    set("ATOLL_REGISTER", token.map(str::to_owned));
+    lines.join("\n")
+}
+
+/// As systemd reads it: in double quotes when there is anything but plain characters.
+fn quote(text: &str) -> String {
+    if text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._/:@,%+".contains(&byte)) {
+        return text.to_owned();
+    }
+    let escaped = text.replace('\\', "\\\\").replace('"', "\\\"").replace(['\n', '\r'], " ");
+    format!("\"{escaped}\"")
+}
+
+/// In a unit (not in a file of variables) a percent sign has a meaning of its own.
+fn specifiers(text: &str) -> String {
+    text.replace('%', "%%")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_unit_lets_sandboxes_outlive_the_agent() {
+        let unit = unit(Path::new("/opt/my tools/atoll"), Path::new("/etc/atoll/host.env"));
+        assert!(unit.contains("ExecStart=\"/opt/my tools/atoll\" host\n"), "{unit}");
+        assert!(unit.contains("KillMode=process\n"), "{unit}");
+        assert!(!unit.contains("ATOLL_REGISTER"), "a token in a unit can be read by everyone");
+    }
+
+    #[test]
+    fn nothing_breaks_out_of_a_line() {
+        assert_eq!(quote("a\nExecStart=x"), "\"a ExecStart=x\"");
+        assert_eq!(specifiers(&quote("/opt/50%/atoll")), "/opt/50%%/atoll");
+    }
+}

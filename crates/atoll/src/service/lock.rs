@@ -1,0 +1,80 @@
+//! One service at a time works on a data directory.
+//!
+//! The lock is the kernel's (flock on a descriptor that no child inherits), so it ends with the process, however that
+//! ends. What the file says is only for the message to whoever comes second.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use anyhow::Context;
+
+use crate::output::with_hint;
+
+/// Held until it is dropped.
+#[derive(Debug)]
+pub struct DataDirLock {
+    _file: File,
+}
+
+impl DataDirLock {
+    /// Takes `data_dir` for the command `what`.
+    pub fn take(data_dir: &Path, what: &str) -> anyhow::Result<Self> {
+        let path = data_dir.join("service.lock");
+        let doing = || format!("locking {}", path.display());
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .with_context(doing)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                let _ = file.take(200).read_to_string(&mut holder);
+                let holder = if holder.trim().is_empty() { "another process" } else { holder.trim() };
+                return Err(with_hint(
+                    format!("{} is in use by {holder}", data_dir.display()),
+                    "stop that one first, or give this one another --data-dir and --listen",
+                ));
+            }
+            Err(TryLockError::Error(error)) => return Err(error).with_context(doing),
+        }
+        file.set_len(0).with_context(doing)?;
+        file.rewind().with_context(doing)?;
+        let since = chrono::Utc::now().format("%Y-%m-%d %H:%M:%S UTC");
+        writeln!(file, "`atoll {what}`, process {}, since {since}", std::process::id()).with_context(doing)?;
+        Ok(Self { _file: file })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_comes_second_is_told_who_holds_it_and_who_comes_later_gets_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = DataDirLock::take(folder.path(), "up").unwrap();
+        let refused = DataDirLock::take(folder.path(), "up").unwrap_err().to_string();
+        assert!(refused.contains(&format!("process {}", std::process::id())), "{refused}");
+        drop(first);
+        DataDirLock::take(folder.path(), "server").unwrap();
+    }
+
+    #[test]
+    fn a_child_does_not_inherit_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let lock = DataDirLock::take(folder.path(), "up").unwrap();
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        drop(lock);
+        let again = DataDirLock::take(folder.path(), "up").map(drop);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        again.unwrap();
+    }
+}

@@ -1,0 +1,79 @@
+//! From the command line's settings to the configurations of control and host.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use atoll_control::ControlConfig;
+use atoll_control::config::{DashboardFile, TlsFiles};
+use atoll_host::HostConfig;
+
+use crate::cli::settings::{AgentArgs, ControlArgs, HeartbeatArgs};
+
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+pub fn control(
+    data_dir: PathBuf,
+    cache_dir: PathBuf,
+    args: &ControlArgs,
+    heartbeat: &HeartbeatArgs,
+) -> ControlConfig {
+    let mut config = ControlConfig::new(data_dir, cache_dir, args.listen);
+    config.database_url = args.database_url.clone().map(Into::into);
+    config.public_url.clone_from(&args.public_url);
+    config.tls = args.tls_cert.clone().zip(args.tls_key.clone()).map(|(certificate, key)| TlsFiles { certificate, key });
+    config.dashboard = dashboard;
+    config.version = VERSION;
+    config.signup = args.signup;
+    config.scheduler = args.scheduler;
+    config.metrics_token = args.metrics_token.clone().map(Into::into);
+    let times = &mut config.hosts;
+    for (setting, given) in [
+        (&mut times.heartbeat_interval, heartbeat.heartbeat_interval),
+        (&mut times.stale_after, args.host_stale_after),
+        (&mut times.monitor_interval, args.monitor_interval),
+        (&mut times.registration_token_ttl, args.registration_token_ttl),
+        (&mut times.access_token_ttl, args.access_token_ttl),
+        (&mut times.refresh_token_ttl, args.refresh_token_ttl),
+    ] {
+        if let Some(given) = given {
+            *setting = given;
+        }
+    }
+    config
+}
+
+pub fn host(
+    data_dir: PathBuf,
+    cache_dir: PathBuf,
+    server_url: String,
+    listen: SocketAddr,
+    args: &AgentArgs,
+    heartbeat: &HeartbeatArgs,
+) -> HostConfig {
+    let mut config = HostConfig::new(data_dir, cache_dir, server_url, atoll_assets::GUEST);
+    config.listen = listen;
+    config.address.clone_from(&args.address);
+    config.driver = args.driver;
+    config.egress_allow.clone_from(&args.egress_allow);
+    config.pool_bytes = args.pool_size;
+    config.on_disconnect = args.on_disconnect;
+    config.heartbeat_interval = heartbeat.heartbeat_interval;
+    if let Some(after) = args.disconnect_after {
+        config.disconnect_after = after;
+    }
+    if let Some(most) = args.max_sandboxes {
+        config.limits.sandboxes = most;
+    }
+    config.version = VERSION.to_owned();
+    config
+}
+
+fn dashboard(path: &str) -> Option<DashboardFile> {
+    atoll_assets::dashboard_file(path).map(|file| DashboardFile {
+        bytes: file.bytes,
+        gzip: file.gzip,
+        mime: file.mime,
+        immutable: file.immutable,
+        hash: file.hash,
+    })
+}
