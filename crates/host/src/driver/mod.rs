@@ -16,7 +16,7 @@
 
 pub mod check;
 pub mod container;
-mod dev;
+pub(crate) mod dev;
 mod files;
 mod launch;
 mod mounts;
@@ -37,7 +37,7 @@ pub use container::{ContainerConfig, ContainerDriver};
 pub use files::sealed_program;
 pub use process::{InitProcess, host_boot_id};
 pub use running::{Exit, Running};
-pub use socket::{connectable, socket_is_there};
+pub use socket::{SocketName, connectable};
 pub use spec::LaunchSpec;
 pub use steps::{Step, Steps};
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use atoll_model::SandboxId;
 use tokio::io::Interest;
@@ -15,11 +16,15 @@ use crate::cgroup::Cgroups;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exit {
     /// The exit code of the first process; 128 + the signal's number when a signal ended it. `None` when the kernel
-    /// can't tell (before Linux 6.15).
+    /// can't tell (before Linux 6.15, or when its parent never took note of its end).
     pub code: Option<i32>,
     /// The kernel has killed processes of the sandbox for want of memory, and the first process was killed too.
     pub out_of_memory: bool,
 }
+
+/// Between the end of a process and its being reaped, which the zygote leaves to the kernel, is next to nothing.
+const REAPED_WITHIN: [Duration; 4] =
+    [Duration::ZERO, Duration::from_millis(1), Duration::from_millis(5), Duration::from_millis(20)];
 
 /// A handle; dropping it changes nothing for the sandbox.
 #[derive(Debug, Clone)]
@@ -36,13 +41,21 @@ impl Running {
     }
 
     /// Waits until the first process, and with it all others, has ended. May be called any number of times.
+    /// Ask before [`clean_up`](super::Driver::clean_up): what memory did is told by the cgroup.
     ///
     /// # Errors
     /// When the descriptor can't be watched.
     pub async fn exited(&self) -> io::Result<Exit> {
-        let watched = AsyncFd::with_interest(self.pidfd.as_fd().try_clone_to_owned()?, Interest::READABLE)?;
+        let watched = AsyncFd::register_with_interest(self.pidfd.as_fd().try_clone_to_owned()?, Interest::READABLE)?;
         let _readable = watched.readable().await?;
-        let code = process::exit_code(self.pidfd.as_fd());
+        let mut code = None;
+        for pause in REAPED_WITHIN {
+            tokio::time::sleep(pause).await;
+            code = process::exit_code(self.pidfd.as_fd());
+            if code.is_some() {
+                break;
+            }
+        }
         let killed = code.is_none_or(|code| code == 128 + libc::SIGKILL);
         let oom_kills = self.cgroups.usage(self.id.as_str()).map_or(0, |usage| usage.oom_kills);
         Ok(Exit { code, out_of_memory: killed && oom_kills > 0 })

@@ -1,0 +1,118 @@
+//! The small file system that is made for each sandbox on the host's side: device nodes and the files behind
+//! `/proc/meminfo` and its like.
+//!
+//! A tmpfs mounted inside a user namespace opens no device nodes, so this one is made outside, by the agent, and given
+//! to the child as a detached mount. The nodes are the sandbox's own: shared ones would let a sandbox watch (inotify) or
+//! lock (flock) what its neighbours do with them. Layout: `dev/`, `state/`, `empty/`, `cgroup/`.
+
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, chownat, makedev, mkdirat, mknodat, openat, symlinkat};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen};
+
+pub(crate) const DEV: &str = "dev";
+pub(crate) const NULL: &str = "dev/null";
+/// A directory with nothing in it, to cover others with.
+pub(crate) const EMPTY: &str = "empty";
+/// Where the cgroups are attached, one directory per controller.
+pub(crate) const CGROUPS: &str = "cgroup";
+/// The directory that the guest agent gets as descriptor 6.
+pub(crate) const STATE: &str = "state";
+
+/// Files in [`STATE`], and what each is bound over.
+pub(crate) const BOUND_FILES: &[(&str, &str)] = &[
+    ("meminfo", "/proc/meminfo"),
+    ("cpuinfo", "/proc/cpuinfo"),
+    ("stat", "/proc/stat"),
+    ("loadavg", "/proc/loadavg"),
+    ("uptime", "/proc/uptime"),
+    ("swaps", "/proc/swaps"),
+    ("boot_id", "/proc/sys/kernel/random/boot_id"),
+    ("cpus", "/sys/devices/system/cpu/online"),
+    ("cpus", "/sys/devices/system/cpu/possible"),
+    ("cpus", "/sys/devices/system/cpu/present"),
+];
+
+/// Root inside can write here, so it is small.
+const SIZE: &str = "1m";
+const INODES: &str = "256";
+
+const NODES: &[(&str, u32, u32)] =
+    &[("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+const LINKS: &[(&str, &str)] = &[
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+];
+
+pub(crate) fn state_file(name: &str) -> String {
+    format!("{STATE}/{name}")
+}
+
+/// Makes the file system, owned by the sandbox's root (`id_base` on the host), with the given files in [`STATE`].
+pub(super) fn make(id_base: u32, cgroups: &[String], files: &[(&str, String)]) -> io::Result<OwnedFd> {
+    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for (key, value) in [("size", SIZE), ("nr_inodes", INODES), ("mode", "0755")] {
+        fsconfig_set_string(context.as_fd(), key, value)?;
+    }
+    fsconfig_create(context.as_fd())?;
+    let mount = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NOSUID)?;
+    let maker = Maker { root: mount.as_fd(), owner: id_base };
+
+    for dir in [DEV, STATE, "dev/pts", "dev/shm", "dev/mqueue"] {
+        maker.dir(dir)?;
+    }
+    for (name, major, minor) in NODES {
+        maker.node(&format!("{DEV}/{name}"), makedev(*major, *minor))?;
+    }
+    for (name, target) in LINKS {
+        symlinkat(*target, mount.as_fd(), format!("{DEV}/{name}"))?;
+        maker.own(&format!("{DEV}/{name}"))?;
+    }
+    // Root on the host owns these two: they only lie under other mounts.
+    let plain = Mode::from_raw_mode(0o755);
+    mkdirat(mount.as_fd(), EMPTY, plain)?;
+    mkdirat(mount.as_fd(), CGROUPS, plain)?;
+    for name in cgroups.iter().filter(|name| !name.is_empty()) {
+        mkdirat(mount.as_fd(), format!("{CGROUPS}/{name}"), plain)?;
+    }
+    for (name, text) in files {
+        maker.file(&state_file(name), text)?;
+    }
+    Ok(mount)
+}
+
+struct Maker<'a> {
+    root: BorrowedFd<'a>,
+    owner: u32,
+}
+
+impl Maker<'_> {
+    fn own(&self, path: &str) -> io::Result<()> {
+        let (uid, gid) = (Uid::from_raw(self.owner), Gid::from_raw(self.owner));
+        Ok(chownat(self.root, path, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?)
+    }
+
+    fn dir(&self, path: &str) -> io::Result<()> {
+        mkdirat(self.root, path, Mode::from_raw_mode(0o755))?;
+        self.own(path)
+    }
+
+    fn node(&self, path: &str, device: u64) -> io::Result<()> {
+        mknodat(self.root, path, FileType::CharacterDevice, Mode::from_raw_mode(0o666), device)?;
+        // The agent's mask may have taken bits away.
+        rustix::fs::chmodat(self.root, path, Mode::from_raw_mode(0o666), AtFlags::empty())?;
+        self.own(path)
+    }
+
+    fn file(&self, path: &str, text: &str) -> io::Result<()> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let mode = Mode::from_raw_mode(0o444);
+        let mut file = std::fs::File::from(openat(self.root, path, flags, mode)?);
+        file.write_all(text.as_bytes())?;
+        self.own(path)
+    }
+}

@@ -1,0 +1,392 @@
+//! The agent's side of a launch: one blocking call, undone as a whole when any part of it fails.
+//!
+//! What can be done before the child exists or while it works is done then: the zygote clones while the limits are
+//! written and the small file system is made; the network is attached while the child mounts.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use atoll_model::SandboxId;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Signal, pidfd_send_signal};
+use rustix::time::{ClockId, clock_gettime};
+
+use super::files::{self, Processors};
+use super::process::{self, InitProcess};
+use super::{DriverError, LaunchSpec, NetworkAttach, Running, Step, Steps, dev, mounts, socket};
+use crate::cgroup::{Cgroups, Limits};
+use crate::zygote::Zygote;
+use crate::zygote::wire::{self, CloneRequest, Failure, Go, Plan, Report, Stage};
+
+/// From the first step to the guest's word that it is ready. Far more than it takes, even a hundred at a time.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// After a failure: for the child, which was killed, to be gone.
+const END_PATIENCE: Duration = Duration::from_secs(5);
+/// The kernel's own limit on a host name.
+const MAX_HOSTNAME: usize = 64;
+
+/// What every launch uses.
+#[derive(Debug)]
+pub(super) struct Launcher {
+    pub zygote: Zygote,
+    pub cgroups: Arc<Cgroups>,
+    /// The guest agent.
+    pub program: OwnedFd,
+    pub processors: Processors,
+    /// The processors that the agent itself may run on.
+    pub cpus: Vec<usize>,
+}
+
+/// What went wrong, before it is said for which sandbox.
+enum Problem {
+    Step(String, io::Error),
+    NotReady(String),
+}
+
+/// Names the step that an I/O error happened in.
+trait InStep<T> {
+    fn in_step(self, step: &str) -> Result<T, Problem>;
+}
+
+impl<T, E: Into<io::Error>> InStep<T> for Result<T, E> {
+    fn in_step(self, step: &str) -> Result<T, Problem> {
+        self.map_err(|error| Problem::Step(step.to_owned(), error.into()))
+    }
+}
+
+impl From<Failure> for Problem {
+    fn from(failure: Failure) -> Self {
+        let step = format!("{}: {}", failure.stage.name(), failure.what);
+        Self::Step(step, io::Error::from_raw_os_error(failure.errno))
+    }
+}
+
+/// For fault tests; nothing in a release.
+#[allow(unused_variables)]
+fn failpoint(name: &str) -> io::Result<()> {
+    fail::fail_point!(name, |_| Err(io::Error::other("failing on purpose")));
+    Ok(())
+}
+
+/// The stage at which the child is to fail, if a fault test says so.
+fn stage_to_fail() -> Option<Stage> {
+    #[cfg(feature = "failpoints")]
+    return Stage::CHILD.into_iter().find(|stage| failpoint(&format!("launch::{}", stage.name())).is_err());
+    #[cfg(not(feature = "failpoints"))]
+    None
+}
+
+/// Takes everything back unless the launch was completed. Also when the launching thread panics.
+struct Undo<'a> {
+    launcher: &'a Launcher,
+    spec: &'a LaunchSpec,
+    pidfd: Option<OwnedFd>,
+    armed: bool,
+}
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            self.launcher.remove(&self.spec.id, self.pidfd.as_ref().map(AsFd::as_fd));
+            let _not_made = fs::remove_file(&self.spec.socket_path);
+        }
+    }
+}
+
+impl Launcher {
+    /// Launches, and waits until the guest agent is ready.
+    pub(super) fn launch(
+        &self,
+        spec: &LaunchSpec,
+        network: &dyn NetworkAttach,
+        trace: &mut Steps,
+    ) -> Result<Running, DriverError> {
+        self.attempt(spec, network, trace).map_err(|problem| match problem {
+            Problem::Step(step, source) => DriverError::Launch { id: spec.id.clone(), step, source },
+            Problem::NotReady(reason) => DriverError::NotReady { id: spec.id.clone(), reason },
+        })
+    }
+
+    /// Ends whatever there is of a sandbox and removes its cgroups; logs what can't be removed.
+    pub(super) fn remove(&self, id: &SandboxId, pidfd: Option<BorrowedFd<'_>>) {
+        if let Some(pidfd) = pidfd {
+            let _ended_already = pidfd_send_signal(pidfd, Signal::KILL);
+            if let Err(error) = wait(&[pidfd], Instant::now() + END_PATIENCE) {
+                tracing::error!(%id, %error, "the first process of a failed launch does not end");
+            }
+        }
+        let name = id.as_str();
+        if let Err(error) = self.cgroups.kill(name).and_then(|()| self.cgroups.remove(name)) {
+            tracing::error!(%id, %error, "removing the cgroups of a failed launch");
+        }
+    }
+
+    fn attempt(&self, spec: &LaunchSpec, network: &dyn NetworkAttach, trace: &mut Steps) -> Result<Running, Problem> {
+        let deadline = Instant::now() + PATIENCE;
+        check(spec).in_step("checking the request")?;
+        let name = spec.id.as_str();
+        if self.cgroups.is_populated(name) {
+            let error = io::Error::new(io::ErrorKind::AlreadyExists, "its processes are running");
+            return Err(Problem::Step("looking for an earlier launch".to_owned(), error));
+        }
+        let mut undo = Undo { launcher: self, spec, pidfd: None, armed: true };
+        trace.skip();
+
+        let into = self.cgroups.begin(name).in_step("making cgroups")?;
+        failpoint("launch::begin").in_step("making cgroups")?;
+        let (status, childs) = wire::pair().in_step("making the status socket")?;
+        let request = CloneRequest { id_base: spec.slot.id_base(), into_cgroup: into.is_some() };
+        self.zygote
+            .request(&request, childs.as_fd(), into.as_ref().map(AsFd::as_fd))
+            .and_then(|()| failpoint("launch::request"))
+            .in_step("asking the zygote")?;
+        drop((childs, into));
+        trace.done("request clone");
+
+        let (plan, fds, ready) = self.prepare(spec, trace)?;
+        wire::send(status.as_fd(), &plan, &wire::borrowed(&fds))
+            .and_then(|()| failpoint("launch::plan"))
+            .in_step("sending the plan")?;
+        drop(fds);
+        trace.done("send plan");
+
+        let (pid, pidfd) = await_clone(status.as_fd(), deadline)?;
+        let pidfd: &OwnedFd = undo.pidfd.insert(pidfd);
+        let init = InitProcess::of(pid).in_step("reading the start time")?;
+        failpoint("launch::cloned").in_step("cloning")?;
+        trace.done("await clone");
+
+        let (go, fds) = layers(spec, pid).in_step("making idmapped mounts")?;
+        wire::send(status.as_fd(), &go, &wire::borrowed(&fds))
+            .and_then(|()| failpoint("launch::mounts"))
+            .in_step("sending the mounts")?;
+        drop(fds);
+        trace.done("idmapped mounts");
+
+        let netns = namespace(pid, "net").in_step("opening the network namespace")?;
+        network
+            .attach(&spec.slot, netns.as_fd())
+            .and_then(|()| failpoint("launch::network"))
+            .in_step("attaching the network")?;
+        trace.done("attach network");
+
+        self.await_ready(status, &ready, pidfd.as_fd(), deadline, trace)?;
+        failpoint("launch::ready").in_step("waiting for the guest")?;
+        trace.done("await guest");
+        undo.armed = false;
+        match undo.pidfd.take() {
+            Some(pidfd) => Ok(Running::new(spec.id.clone(), init, pidfd, Arc::clone(&self.cgroups))),
+            None => Err(Problem::NotReady("its process was lost".to_owned())),
+        }
+    }
+
+    /// Limits, small file system, socket, configuration, pipe: what the child needs beside its layers.
+    fn prepare(&self, spec: &LaunchSpec, trace: &mut Steps) -> Result<(Plan, Vec<OwnedFd>, OwnedFd), Problem> {
+        let name = spec.id.as_str();
+        let limits = Limits { vcpus: spec.vcpus, memory_bytes: spec.memory_bytes, pids_max: spec.pids_max };
+        let mut fds = self.cgroups.complete(name, &limits).in_step("setting limits")?;
+        let tasks = fds.len();
+        let views = self.cgroups.views(name);
+        let names: Vec<_> = views.iter().map(|view| view.name.clone()).collect();
+        failpoint("launch::cgroups").in_step("setting limits")?;
+        trace.done("cgroups");
+
+        let contents = files::first_contents(&self.processors, spec.vcpus, spec.memory_bytes);
+        let shared = dev::make(spec.slot.id_base(), &names, &contents)
+            .and_then(|fd| failpoint("launch::shared").map(|()| fd))
+            .in_step("making the file system for /dev")?;
+        trace.done("dev");
+
+        fds.push(
+            socket::listener(&spec.socket_path)
+                .and_then(|fd| failpoint("launch::socket").map(|()| fd))
+                .in_step(&format!("listening on {}", spec.socket_path.display()))?,
+        );
+        fds.push(files::sealed_config(&spec.guest_config).in_step("writing the guest's configuration")?);
+        let (ready, theirs) = pipe_with(PipeFlags::CLOEXEC).in_step("making the ready pipe")?;
+        fds.push(theirs);
+        fds.push(self.program.try_clone().in_step("opening the guest agent")?);
+        fds.push(shared);
+        for view in &views {
+            fds.push(mounts::read_only(&view.path).in_step("making mounts of its cgroups")?);
+        }
+        let plan = Plan {
+            tasks,
+            cgroup_views: names,
+            hostname: spec.hostname.clone(),
+            address: spec.slot.address(),
+            nameserver: spec.slot.gateway(),
+            cpus: self.cpus_for(spec),
+            shm_bytes: spec.memory_bytes / 2,
+            fail_at: stage_to_fail(),
+        };
+        Ok((plan, fds, ready))
+    }
+
+    /// As many processors as the sandbox has, spread over the machine by slot; none named when it has all.
+    fn cpus_for(&self, spec: &LaunchSpec) -> Vec<usize> {
+        let wanted = spec.vcpus as usize;
+        if wanted >= self.cpus.len() {
+            return Vec::new();
+        }
+        let first = usize::from(spec.slot.index()) * wanted;
+        self.cpus.iter().cycle().skip(first % self.cpus.len()).take(wanted).copied().collect()
+    }
+
+    /// Waits for the guest's word, and for what the child says before it becomes the guest.
+    fn await_ready(
+        &self,
+        status: OwnedFd,
+        ready: &OwnedFd,
+        pidfd: BorrowedFd<'_>,
+        deadline: Instant,
+        trace: &mut Steps,
+    ) -> Result<(), Problem> {
+        let mut status = Some(status);
+        let mut executed = false;
+        loop {
+            let mut fds = vec![ready.as_fd(), pidfd];
+            fds.extend(status.as_ref().map(AsFd::as_fd));
+            let readable = wait(&fds, deadline).map_err(|error| Problem::NotReady(error.to_string()))?;
+            // What the child has to say explains why the rest has ended, so it is looked at first.
+            if readable.get(2).copied().unwrap_or_default() {
+                let received = status.as_ref().map(|fd| wire::receive::<Report>(fd.as_fd())).transpose();
+                match received.in_step("reading the child's report")?.flatten() {
+                    Some((Report::Failed(failure), _)) => return Err(failure.into()),
+                    Some((Report::Done { steps }, _)) => {
+                        executed = true;
+                        add_steps(trace, &steps);
+                    }
+                    Some((Report::Cloned { .. }, _)) => {}
+                    None => status = None,
+                }
+                continue;
+            }
+            if readable[0] {
+                let mut word = [0_u8; 16];
+                return match rustix::io::read(ready, &mut word) {
+                    Ok(0) => Err(Problem::NotReady(ending(pidfd, executed))),
+                    Ok(_) => Ok(()),
+                    Err(error) => Err(Problem::NotReady(format!("reading the ready pipe: {error}"))),
+                };
+            }
+            if readable[1] {
+                return Err(Problem::NotReady(ending(pidfd, executed)));
+            }
+        }
+    }
+}
+
+/// How a child ended that never said that it was ready.
+fn ending(pidfd: BorrowedFd<'_>, executed: bool) -> String {
+    let who = if executed { "the guest agent" } else { "the child" };
+    match process::exit_code(pidfd) {
+        Some(code) => format!("{who} ended with code {code}"),
+        None => format!("{who} ended or closed its end"),
+    }
+}
+
+fn check(spec: &LaunchSpec) -> io::Result<()> {
+    let wrong = |text: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    if spec.lowers.is_empty() || spec.lowers.len() > crate::zygote::MAX_LOWERS {
+        return wrong("the number of layers must be 1 to 16");
+    }
+    if spec.hostname.is_empty() || spec.hostname.len() > MAX_HOSTNAME {
+        return wrong("the host name must have 1 to 64 bytes");
+    }
+    if !spec.hostname.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.') {
+        return wrong("the host name must be letters, digits, hyphens and dots");
+    }
+    if spec.vcpus == 0 || spec.memory_bytes == 0 || spec.pids_max == 0 {
+        return wrong("processors, memory and processes must be at least 1");
+    }
+    Ok(())
+}
+
+/// Waits until the zygote says that the child is there.
+fn await_clone(status: BorrowedFd<'_>, deadline: Instant) -> Result<(i32, OwnedFd), Problem> {
+    loop {
+        wait(&[status], deadline).in_step("waiting for the zygote")?;
+        match wire::receive::<Report>(status).in_step("reading the zygote's answer")? {
+            Some((Report::Cloned { pid }, mut fds)) => {
+                let pidfd = fds.pop().ok_or_else(|| io::Error::other("it came without a pidfd"));
+                return Ok((pid, pidfd.in_step("reading the zygote's answer")?));
+            }
+            Some((Report::Failed(failure), _)) => return Err(failure.into()),
+            Some((Report::Done { .. }, _)) => {}
+            None => {
+                let error = io::Error::new(io::ErrorKind::BrokenPipe, "it ended during the launch");
+                return Err(Problem::Step("waiting for the zygote".to_owned(), error));
+            }
+        }
+    }
+}
+
+fn namespace(pid: i32, kind: &str) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    Ok(openat(CWD, format!("/proc/{pid}/ns/{kind}"), flags, Mode::empty())?)
+}
+
+/// The volume, then the layers, with the owners of the child's user namespace.
+fn layers(spec: &LaunchSpec, pid: i32) -> io::Result<(Go, Vec<OwnedFd>)> {
+    for name in ["up", "work"] {
+        make_dir(&spec.volume.join(name))?;
+    }
+    let userns = namespace(pid, "user")?;
+    let mut fds = vec![mounts::idmapped(&spec.volume, userns.as_fd(), false)?];
+    for lower in &spec.lowers {
+        fds.push(mounts::idmapped(lower, userns.as_fd(), true)?);
+    }
+    Ok((Go { lowers: spec.lowers.len() }, fds))
+}
+
+fn make_dir(path: &Path) -> io::Result<()> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(io::Error::new(error.kind(), format!("making {}: {error}", path.display()))),
+        // The root directory of the sandbox has this one's mode, whatever the agent's mask is.
+        Ok(()) => fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)),
+    }
+}
+
+/// Which of the descriptors can be read (or have ended); waits until one can.
+fn wait(fds: &[BorrowedFd<'_>], deadline: Instant) -> io::Result<Vec<bool>> {
+    let mut polled: Vec<_> = fds.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "it took too long"));
+        }
+        let timeout = Timespec {
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(left.subsec_nanos()),
+        };
+        match poll(&mut polled, Some(&timeout)) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => {}
+            Ok(_) => return Ok(polled.iter().map(|fd| !fd.revents().is_empty()).collect()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// The child's times are of the same clock as ours.
+fn add_steps(trace: &mut Steps, steps: &[wire::StageTime]) {
+    let now = clock_gettime(ClockId::Monotonic);
+    let now =
+        u64::try_from(now.tv_sec).unwrap_or_default() * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or_default();
+    let elapsed = trace.elapsed();
+    for step in steps {
+        let ago = Duration::from_nanos(now.saturating_sub(step.began_ns));
+        trace.push(Step {
+            name: step.stage.name(),
+            began: elapsed.saturating_sub(ago),
+            took: Duration::from_nanos(step.took_ns),
+        });
+    }
+}

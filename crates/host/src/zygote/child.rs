@@ -1,0 +1,228 @@
+//! The order of a launch, in the child: from the clone to the guest agent.
+//!
+//! The child begins as nobody with every capability in its own user namespace, and gives everything up on its way.
+//! Whatever fails is reported with its stage and errno over the status socket; then the child ends, and its namespaces
+//! with all that was mounted in them end with it.
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::Mode;
+use rustix::time::{ClockId, clock_gettime};
+
+use super::confine;
+use super::mounts::{self, NewRoot};
+use super::serve::Prepared;
+use super::sys;
+use super::wire::{self, Failure, Go, Plan, Report, Stage, StageTime};
+
+/// What the guest agent starts with; it gives its own processes their own.
+const ENVIRONMENT: [&CStr; 3] =
+    [c"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", c"HOME=/root", c"LANG=C.UTF-8"];
+
+impl Failure {
+    pub(super) fn new(stage: Stage, what: &str, error: &io::Error) -> Self {
+        Self { stage, what: what.to_owned(), errno: error.raw_os_error().unwrap_or(libc::EIO) }
+    }
+}
+
+/// What a stage's function gives back: what was attempted, and the error.
+pub(super) type Attempt<T> = Result<T, (String, io::Error)>;
+
+/// Names what was attempted.
+pub(super) trait Attempted<T> {
+    fn attempted(self, what: impl FnOnce() -> String) -> Attempt<T>;
+}
+
+impl<T, E: Into<io::Error>> Attempted<T> for Result<T, E> {
+    fn attempted(self, what: impl FnOnce() -> String) -> Attempt<T> {
+        self.map_err(|error| (what(), error.into()))
+    }
+}
+
+/// The descriptors of a [`Plan`], each in its place.
+struct Inherited {
+    tasks: Vec<OwnedFd>,
+    guest: Guest,
+    dev: OwnedFd,
+    cgroup_views: Vec<OwnedFd>,
+}
+
+/// What the guest agent gets.
+struct Guest {
+    listener: OwnedFd,
+    config: OwnedFd,
+    ready: OwnedFd,
+    program: OwnedFd,
+}
+
+/// Measures the stages as they end.
+struct Clock {
+    last: u64,
+    steps: Vec<StageTime>,
+    fail_at: Option<Stage>,
+}
+
+impl Clock {
+    fn now() -> u64 {
+        let now = clock_gettime(ClockId::Monotonic);
+        u64::try_from(now.tv_sec).unwrap_or_default() * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or_default()
+    }
+
+    /// Ends a stage with its result.
+    fn end<T>(&mut self, stage: Stage, result: Attempt<T>) -> Result<T, Failure> {
+        let now = Self::now();
+        self.steps.push(StageTime { stage, began_ns: self.last, took_ns: now.saturating_sub(self.last) });
+        self.last = now;
+        if self.fail_at == Some(stage) {
+            return Err(Failure { stage, what: "failing on purpose".to_owned(), errno: libc::EIO });
+        }
+        result.map_err(|(what, error)| Failure::new(stage, &what, &error))
+    }
+}
+
+/// Becomes the guest agent, or reports why not and ends.
+pub(super) fn run(status: BorrowedFd<'_>, prepared: &Prepared) -> ! {
+    let mut clock = Clock { last: Clock::now(), steps: Vec::with_capacity(20), fail_at: None };
+    let _agent_gone = match build(status, prepared, &mut clock) {
+        Ok(placed) => {
+            let failure = become_guest(&placed, prepared, &mut clock);
+            wire::send(placed.status.as_fd(), &Report::Failed(failure), &[])
+        }
+        Err(failure) => wire::send(status, &Report::Failed(failure), &[]),
+    };
+    sys::exit_now(1)
+}
+
+/// All that a sandbox is made of, up to its descriptors.
+fn build(status: BorrowedFd<'_>, prepared: &Prepared, clock: &mut Clock) -> Result<Placed, Failure> {
+    let received = receive_plan(status);
+    clock.fail_at = received.as_ref().ok().and_then(|(plan, _)| plan.fail_at);
+    let (plan, mut inherited) = clock.end(Stage::Plan, received)?;
+
+    clock.end(Stage::JoinCgroups, confine::join_cgroups(std::mem::take(&mut inherited.tasks)))?;
+    clock.end(Stage::Settle, settle(&plan))?;
+    let (volume, lowers) = clock.end(Stage::AwaitMounts, receive_mounts(status))?;
+
+    // Modes below are meant literally; the guest gets the usual mask at the end.
+    rustix::process::umask(Mode::empty());
+    clock.end(Stage::Overlay, mounts::overlay(&volume, &lowers, &inherited.dev))?;
+    drop((volume, lowers));
+    let root = clock.end(Stage::Pivot, NewRoot::enter())?;
+    clock.end(Stage::Proc, root.proc(&prepared.masks))?;
+    clock.end(Stage::Sys, root.sys(&prepared.masks, &plan.cgroup_views, &inherited.cgroup_views))?;
+    clock.end(Stage::Dev, root.dev(plan.shm_bytes))?;
+    clock.end(Stage::Etc, mounts::etc(&plan))?;
+    let state = clock.end(Stage::Detach, root.detach())?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    drop((inherited.dev, inherited.cgroup_views));
+    clock.end(Stage::Descriptors, place(inherited.guest, state, status))
+}
+
+/// Gives up what is left of its power and executes the guest agent; returns only when something fails.
+fn become_guest(placed: &Placed, prepared: &Prepared, clock: &mut Clock) -> Failure {
+    let filter = sys::install_filter(&prepared.filter).attempted(|| "the filter".to_owned());
+    let ready = clock
+        .end(Stage::Seccomp, filter)
+        .and_then(|()| clock.end(Stage::Capabilities, confine::drop_capabilities(&prepared.dropped)))
+        .and_then(|()| clock.end(Stage::Exec, Ok(())));
+    if let Err(failure) = ready {
+        return failure;
+    }
+    let report = Report::Done { steps: std::mem::take(&mut clock.steps) };
+    if let Err(error) = wire::send(placed.status.as_fd(), &report, &[]) {
+        return Failure::new(Stage::Exec, "telling the agent", &error);
+    }
+    let error = sys::exec(placed.program.as_fd(), c"atoll-guest", &ENVIRONMENT);
+    Failure::new(Stage::Exec, "executing the guest agent", &error)
+}
+
+fn receive_plan(status: BorrowedFd<'_>) -> Attempt<(Plan, Inherited)> {
+    let received = wire::receive::<Plan>(status).attempted(|| "reading the plan".to_owned())?;
+    let missing = || (("the plan".to_owned()), io::Error::from(io::ErrorKind::UnexpectedEof));
+    let (plan, fds) = received.ok_or_else(missing)?;
+    let mut fds = fds.into_iter();
+    let tasks: Vec<_> = fds.by_ref().take(plan.tasks).collect();
+    let mut next = || fds.next().ok_or_else(missing);
+    let guest = Guest { listener: next()?, config: next()?, ready: next()?, program: next()? };
+    let dev = next()?;
+    let inherited = Inherited { tasks, guest, dev, cgroup_views: fds.collect() };
+    Ok((plan, inherited))
+}
+
+fn receive_mounts(status: BorrowedFd<'_>) -> Attempt<(OwnedFd, Vec<OwnedFd>)> {
+    let received = wire::receive::<Go>(status).attempted(|| "reading the mounts".to_owned())?;
+    let missing = || ("the mounts".to_owned(), io::Error::from(io::ErrorKind::UnexpectedEof));
+    let (go, mut fds) = received.ok_or_else(missing)?;
+    if fds.is_empty() || fds.len() != go.lowers + 1 {
+        return Err(missing());
+    }
+    let lowers = fds.split_off(1);
+    Ok((fds.remove(0), lowers))
+}
+
+/// What needs neither id maps nor mounts.
+fn settle(plan: &Plan) -> Attempt<()> {
+    sys::reset_signals();
+    let _first_of_its_session = rustix::process::setsid();
+    sys::new_session_keyring().attempted(|| "a session keyring".to_owned())?;
+    rustix::system::sethostname(plan.hostname.as_bytes()).attempted(|| "the host name".to_owned())?;
+    confine::stay_on(&plan.cpus).attempted(|| "processor affinity".to_owned())?;
+    confine::set_rlimits()?;
+    confine::set_sysctls()
+}
+
+/// Owners of nothing that the program needs: the program and the status socket, placed high and closed by exec.
+struct Placed {
+    program: OwnedFd,
+    status: OwnedFd,
+}
+
+/// Above every number that the guest agent knows.
+const PROGRAM: i32 = 7;
+const STATUS: i32 = 8;
+/// Where descriptors wait while the low numbers are filled.
+const ABOVE: i32 = 64;
+
+/// 0 to 2: /dev/null; 3: listener; 4: configuration; 5: ready; 6: the directory behind the bound files; no others.
+fn place(guest: Guest, state: OwnedFd, status: BorrowedFd<'_>) -> Attempt<Placed> {
+    use rustix::fs::{CWD, OFlags, openat};
+    let what = || "descriptors".to_owned();
+    let null = openat(CWD, "/dev/null", OFlags::RDWR, Mode::empty()).attempted(|| "/dev/null".to_owned())?;
+    let lift = |fd: BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(fd, ABOVE).attempted(what);
+    let lifted = [
+        (lift(guest.listener.as_fd())?, 3),
+        (lift(guest.config.as_fd())?, 4),
+        (lift(guest.ready.as_fd())?, 5),
+        (lift(state.as_fd())?, 6),
+        (lift(guest.program.as_fd())?, PROGRAM),
+        (lift(status)?, STATUS),
+        (lift(null.as_fd())?, 0),
+        (lift(null.as_fd())?, 1),
+        (lift(null.as_fd())?, 2),
+    ];
+    drop((guest, state, null));
+    for (fd, number) in &lifted {
+        // SAFETY: every descriptor of ours below ABOVE has been closed but the old status socket and the zygote's
+        // request socket, which nobody uses from here on; std's own streams write nothing before exec.
+        unsafe { sys::place(fd.as_fd(), *number) }.attempted(what)?;
+    }
+    drop(lifted);
+    // SAFETY: as above; and the two below were placed just now and are owned by nobody.
+    let placed = unsafe {
+        sys::close_from(STATUS as u32 + 1).attempted(what)?;
+        Placed { program: owned(PROGRAM), status: owned(STATUS) }
+    };
+    for fd in [&placed.program, &placed.status] {
+        rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC).attempted(what)?;
+    }
+    Ok(placed)
+}
+
+/// # Safety
+/// The descriptor is open and owned by nobody.
+unsafe fn owned(number: i32) -> OwnedFd {
+    // SAFETY: promised by the caller.
+    unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(number) }
+}

@@ -1,0 +1,115 @@
+//! What bounds the processes of a sandbox, apart from what they can see: cgroups, limits, sysctls, capabilities.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::{CpuSet, UnshareFlags, sched_setaffinity, unshare_unsafe};
+
+use super::child::{Attempt, Attempted};
+
+/// Open files of one process.
+const MAX_OPEN_FILES: u64 = 65_536;
+/// Memory that one process may keep from being swapped; there is no swap, and cgroups bound the rest.
+const MAX_LOCKED_BYTES: u64 = 64 << 20;
+const MAX_STACK_BYTES: u64 = 8 << 20;
+
+/// Limits that are counted for the namespace as a whole. Written once; `/proc/sys` is read-only afterwards.
+const SYSCTLS: &[(&str, &str)] = &[
+    ("/proc/sys/user/max_user_namespaces", "0"),
+    ("/proc/sys/user/max_inotify_instances", "1024"),
+    ("/proc/sys/user/max_inotify_watches", "65536"),
+    // `ping` and low ports for everybody inside: the network namespace is the sandbox's own.
+    ("/proc/sys/net/ipv4/ping_group_range", "0 65535"),
+    ("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0"),
+];
+
+/// What root inside may do, by number: to files, processes, ids and sockets of its own namespaces. Not among them:
+/// anything that the machine has only one of, NET_ADMIN (its own address would be its to change), MKNOD, and
+/// SYS_RESOURCE, which would lift the limits above.
+const KEPT: &[u32] = &[
+    0,  // CHOWN
+    1,  // DAC_OVERRIDE
+    2,  // DAC_READ_SEARCH
+    3,  // FOWNER
+    4,  // FSETID
+    5,  // KILL
+    6,  // SETGID
+    7,  // SETUID
+    8,  // SETPCAP
+    10, // NET_BIND_SERVICE
+    13, // NET_RAW: ping; packet sockets are refused by seccomp
+    15, // IPC_OWNER
+    18, // SYS_CHROOT
+    19, // SYS_PTRACE: debuggers; nothing outside the pid namespace has a number inside
+    28, // LEASE
+    31, // SETFCAP
+];
+
+/// The kernel has no more than 64.
+const CAPABILITIES: u32 = 64;
+
+/// The capabilities that this kernel knows and [`KEPT`] does not.
+pub(super) fn to_drop() -> Vec<u32> {
+    let last = fs::read_to_string("/proc/sys/kernel/cap_last_cap").ok().and_then(|text| text.trim().parse().ok());
+    let last: u32 = last.unwrap_or(CAPABILITIES - 1);
+    (0..=last.min(CAPABILITIES - 1)).filter(|number| !KEPT.contains(number)).collect()
+}
+
+/// Enters the v1 cgroups, then makes them look like the root of all.
+pub(super) fn join_cgroups(tasks: Vec<OwnedFd>) -> Attempt<()> {
+    for file in tasks {
+        // `0` is whoever writes: the one case in which the kernel needs no machine-wide lock.
+        rustix::io::write(&file, b"0").attempted(|| "writing to tasks".to_owned())?;
+    }
+    // SAFETY: without CLONE_FILES the table of descriptors stays as it is.
+    unsafe { unshare_unsafe(UnshareFlags::NEWCGROUP) }.attempted(|| "a cgroup namespace".to_owned())
+}
+
+/// Keeps the sandbox on some processors, so that programs count no more than it has time for.
+pub(super) fn stay_on(cpus: &[usize]) -> io::Result<()> {
+    if cpus.is_empty() {
+        return Ok(());
+    }
+    let mut set = CpuSet::new();
+    cpus.iter().filter(|cpu| **cpu < CpuSet::MAX_CPU).for_each(|cpu| set.set(*cpu));
+    Ok(sched_setaffinity(None, &set)?)
+}
+
+pub(super) fn set_rlimits() -> Attempt<()> {
+    let finite = [(Resource::Nofile, MAX_OPEN_FILES), (Resource::Memlock, MAX_LOCKED_BYTES), (Resource::Core, 0)];
+    for (resource, wanted) in finite {
+        // The hard limit can't be raised from inside a user namespace.
+        let bound = getrlimit(resource).maximum.map_or(wanted, |hard| hard.min(wanted));
+        let limit = Rlimit { current: Some(bound), maximum: Some(bound) };
+        setrlimit(resource, limit).attempted(|| format!("the limit {resource:?}"))?;
+    }
+    let stack = getrlimit(Resource::Stack);
+    let current = stack.maximum.map_or(MAX_STACK_BYTES, |hard| hard.min(MAX_STACK_BYTES));
+    let limit = Rlimit { current: Some(current), maximum: stack.maximum };
+    setrlimit(Resource::Stack, limit).attempted(|| "the stack limit".to_owned())
+}
+
+pub(super) fn set_sysctls() -> Attempt<()> {
+    for (path, value) in SYSCTLS {
+        let written = fs::OpenOptions::new()
+            .write(true)
+            .open(path)
+            .and_then(|mut file| io::Write::write_all(&mut file, value.as_bytes()));
+        written.attempted(|| format!("writing {value} to {path}"))?;
+    }
+    Ok(())
+}
+
+/// Takes the capabilities away for good: exec as root gives what the bounding set still holds, and no more.
+pub(super) fn drop_capabilities(numbers: &[u32]) -> Attempt<()> {
+    for number in numbers {
+        // SAFETY: the call takes a number and touches no memory.
+        let result = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(*number), 0, 0, 0) };
+        if result != 0 {
+            return Err((format!("dropping capability {number}"), io::Error::last_os_error()));
+        }
+    }
+    Ok(())
+}

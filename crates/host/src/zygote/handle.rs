@@ -1,0 +1,135 @@
+//! The agent's side of the zygote: starts it, starts it again when it has died, hands it requests.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::wire::{self, CloneRequest};
+
+/// How to start a zygote: something that ends up in [`super::zygote_main`].
+#[derive(Debug, Clone)]
+pub struct ZygoteCommand {
+    pub program: PathBuf,
+    pub arguments: Vec<OsString>,
+}
+
+impl Default for ZygoteCommand {
+    /// This very executable, also after its file was replaced by an upgrade.
+    fn default() -> Self {
+        Self { program: PathBuf::from("/proc/self/exe"), arguments: vec![OsString::from("zygote")] }
+    }
+}
+
+#[derive(Debug)]
+struct Process {
+    requests: OwnedFd,
+    child: Child,
+}
+
+/// A few zygotes, asked in turn. Requests may be made from any thread, any number at a time.
+#[derive(Debug)]
+pub struct Zygote {
+    command: ZygoteCommand,
+    processes: Vec<Mutex<Option<Process>>>,
+    next: AtomicUsize,
+}
+
+impl Zygote {
+    /// Starts `count` of them.
+    ///
+    /// # Errors
+    /// When the program can't be started.
+    pub fn start(command: ZygoteCommand, count: usize) -> io::Result<Self> {
+        let processes = (0..count.max(1)).map(|_| Mutex::new(None)).collect();
+        let zygote = Self { command, processes, next: AtomicUsize::new(0) };
+        for process in &zygote.processes {
+            zygote.running(&mut lock(process))?;
+        }
+        Ok(zygote)
+    }
+
+    /// Asks for a clone. The answer comes over the other end of `status`: [`wire::Report::Cloned`], a failure, or the
+    /// end of the stream if the zygote dies before.
+    pub(crate) fn request(
+        &self,
+        request: &CloneRequest,
+        status: BorrowedFd<'_>,
+        cgroup: Option<BorrowedFd<'_>>,
+    ) -> io::Result<()> {
+        let fds: Vec<_> = std::iter::once(status).chain(cgroup).collect();
+        let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.processes.len();
+        let mut process = lock(&self.processes[turn]);
+        match wire::send(self.running(&mut process)?.requests.as_fd(), request, &fds) {
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET)) => {
+                tracing::warn!("the zygote has died; starting another");
+                stop(process.take());
+                wire::send(self.running(&mut process)?.requests.as_fd(), request, &fds)
+            }
+            result => result,
+        }
+    }
+
+    /// The process ids, for tests and `host check`.
+    #[must_use]
+    pub fn pids(&self) -> Vec<u32> {
+        self.processes.iter().filter_map(|process| lock(process).as_ref().map(|it| it.child.id())).collect()
+    }
+
+    /// Ends all of them. A later request starts one again.
+    pub fn stop(&self) {
+        for process in &self.processes {
+            stop(lock(process).take());
+        }
+    }
+
+    fn running<'a>(&self, process: &'a mut Option<Process>) -> io::Result<&'a Process> {
+        let ended = process.as_mut().is_some_and(|it| !matches!(it.child.try_wait(), Ok(None)));
+        if ended {
+            tracing::warn!("the zygote has ended; starting another");
+            *process = None;
+        }
+        match process {
+            Some(running) => Ok(running),
+            None => Ok(process.insert(self.spawn()?)),
+        }
+    }
+
+    fn spawn(&self) -> io::Result<Process> {
+        let (requests, theirs) = wire::pair()?;
+        // Nothing of the agent's environment, where secrets may be, goes along.
+        let child = Command::new(&self.command.program)
+            .args(&self.command.arguments)
+            .env_clear()
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            .current_dir("/")
+            .spawn()
+            .map_err(|error| {
+                io::Error::new(error.kind(), format!("starting {}: {error}", self.command.program.display()))
+            })?;
+        Ok(Process { requests, child })
+    }
+}
+
+impl Drop for Zygote {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Closes the socket, upon which the zygote ends by itself, and reaps it.
+fn stop(process: Option<Process>) {
+    if let Some(Process { requests, mut child }) = process {
+        drop(requests);
+        let _reaped = child.wait();
+    }
+}
+
+fn lock(process: &Mutex<Option<Process>>) -> MutexGuard<'_, Option<Process>> {
+    // The value is whole between any two statements, so a panic elsewhere under the lock spoils nothing.
+    process.lock().unwrap_or_else(PoisonError::into_inner)
+}

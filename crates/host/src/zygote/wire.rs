@@ -1,0 +1,202 @@
+//! What agent, zygote and child say to each other: one JSON value per packet, with descriptors beside it.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// Bytes of one packet: a plan with its longest host name and a full trace take a few kilobytes.
+const MAX_PACKET: usize = 32 * 1024;
+/// Descriptors of one packet; far below the kernel's own 253.
+const MAX_FDS: usize = 64;
+
+/// Agent to zygote. Descriptors: the child's end of the status socket, then the v2 cgroup if `into_cgroup`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct CloneRequest {
+    /// The first of the 65,536 ids.
+    pub id_base: u32,
+    pub into_cgroup: bool,
+}
+
+/// Agent to child: all that can be prepared before the child's user namespace is known.
+///
+/// Descriptors, in this order: one `tasks` file per v1 hierarchy (`tasks` of them), the listening socket, the guest's
+/// configuration, the write end of the ready pipe, the guest agent's program, the tmpfs of [`crate::driver`]'s `dev`,
+/// then one detached mount per name in `cgroup_views`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Plan {
+    pub tasks: usize,
+    pub cgroup_views: Vec<String>,
+    pub hostname: String,
+    /// The sandbox's address, for `/etc/hosts`.
+    pub address: std::net::Ipv4Addr,
+    pub nameserver: std::net::Ipv4Addr,
+    /// The processors to stay on; empty: all.
+    pub cpus: Vec<usize>,
+    pub shm_bytes: u64,
+    /// For fault tests: fail on purpose at this stage.
+    pub fail_at: Option<Stage>,
+}
+
+/// Agent to child, once the id maps are written. Descriptors: the volume's mount, then those of `lowers` layers.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Go {
+    pub lowers: usize,
+}
+
+/// Zygote or child to agent.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Report {
+    /// With the pidfd.
+    Cloned {
+        pid: i32,
+    },
+    Failed(Failure),
+    /// The next thing that happens to the socket is that exec closes it.
+    Done {
+        steps: Vec<StageTime>,
+    },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Failure {
+    pub stage: Stage,
+    /// What exactly, such as the path.
+    pub what: String,
+    pub errno: i32,
+}
+
+/// Times are nanoseconds of the monotonic clock, which agent and child share.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct StageTime {
+    pub stage: Stage,
+    pub began_ns: u64,
+    pub took_ns: u64,
+}
+
+/// The stages of a launch on the zygote's and the child's side, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Stage {
+    Clone,
+    IdMaps,
+    Plan,
+    JoinCgroups,
+    Settle,
+    AwaitMounts,
+    Overlay,
+    Pivot,
+    Proc,
+    Sys,
+    Dev,
+    Etc,
+    Detach,
+    Descriptors,
+    Seccomp,
+    Capabilities,
+    Exec,
+}
+
+impl Stage {
+    #[cfg_attr(not(feature = "failpoints"), allow(dead_code))]
+    pub(crate) const CHILD: [Self; 15] = [
+        Self::Plan,
+        Self::JoinCgroups,
+        Self::Settle,
+        Self::AwaitMounts,
+        Self::Overlay,
+        Self::Pivot,
+        Self::Proc,
+        Self::Sys,
+        Self::Dev,
+        Self::Etc,
+        Self::Detach,
+        Self::Descriptors,
+        Self::Seccomp,
+        Self::Capabilities,
+        Self::Exec,
+    ];
+
+    /// As traces, errors and failpoints (`launch::…`) name it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Clone => "clone",
+            Self::IdMaps => "id maps",
+            Self::Plan => "receive plan",
+            Self::JoinCgroups => "join cgroups",
+            Self::Settle => "settle",
+            Self::AwaitMounts => "await mounts",
+            Self::Overlay => "mount overlay",
+            Self::Pivot => "pivot root",
+            Self::Proc => "mount proc",
+            Self::Sys => "mount sys",
+            Self::Dev => "mount dev",
+            Self::Etc => "write etc",
+            Self::Detach => "detach old root",
+            Self::Descriptors => "place descriptors",
+            Self::Seccomp => "install seccomp",
+            Self::Capabilities => "drop capabilities",
+            Self::Exec => "exec guest",
+        }
+    }
+}
+
+/// Sends one packet.
+pub(crate) fn send<T: Serialize>(socket: BorrowedFd<'_>, message: &T, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let bytes = serde_json::to_vec(message)?;
+    if bytes.len() > MAX_PACKET || fds.len() > MAX_FDS {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "a launch message is too large"));
+    }
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() {
+        control.push(SendAncillaryMessage::ScmRights(fds));
+    }
+    rustix::net::sendmsg(socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// Receives one packet; `None` when the other end has closed.
+pub(crate) fn receive<T: DeserializeOwned>(socket: BorrowedFd<'_>) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+    let mut buffer = vec![0_u8; MAX_PACKET];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::CMSG_CLOEXEC;
+    let received = loop {
+        match rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut buffer)], &mut control, flags) {
+            Err(rustix::io::Errno::INTR) => {}
+            // What a closed peer left unread turns the end of the stream into a reset.
+            Err(rustix::io::Errno::CONNRESET) => return Ok(None),
+            other => break other?,
+        }
+    };
+    let mut fds = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            fds.extend(rights);
+        }
+    }
+    if received.bytes == 0 {
+        return Ok(None);
+    }
+    if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a launch message was cut short"));
+    }
+    Ok(Some((serde_json::from_slice(&buffer[..received.bytes])?, fds)))
+}
+
+/// A pair of connected packet sockets, closed on exec.
+pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+    Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
+}
+
+/// Borrows each of a list.
+pub(crate) fn borrowed(fds: &[OwnedFd]) -> Vec<BorrowedFd<'_>> {
+    fds.iter().map(AsFd::as_fd).collect()
+}
