@@ -10,7 +10,6 @@ use sha2::{Digest, Sha256};
 
 use crate::attempt;
 use crate::dashboard::walk;
-use crate::dashboard::walk;
 
 /// `OUT_DIR/dashboard.rs`: a slice of `DashboardFile`, sorted by path.
 pub fn dashboard(files: &[(String, Vec<u8>)], out: &Path) -> Result<(), String> {
@@ -56,7 +55,7 @@ pub fn recipes(workspace: &Path, out: &Path) -> Result<(), String> {
     }
     let mut code = String::from("&[\n");
     for (name, _) in files {
-        let _ = writeln!(code, "({name:?}, include_bytes!({:?})),", folder.join(&name).display().to_string());
+        let _ = writeln!(code, "({name:?}, include_str!({:?})),", folder.join(&name).display().to_string());
     }
     code.push_str("]\n");
     let target = out.join("base_recipe.rs");

@@ -130,7 +130,9 @@ fn hint(error: &anyhow::Error) -> Option<String> {
     let cause = error.chain().find_map(|cause| cause.downcast_ref::<ClientError>())?;
     Some(match cause {
         ClientError::Unreachable { url, .. } => {
-            format!("is it running there? `atoll up` starts it on this machine; --url or ATOLL_URL name another (now {url})")
+            format!(
+                "is it running there? `atoll up` starts it on this machine; --url or ATOLL_URL name another (now {url})"
+            )
         }
         ClientError::TimedOut { .. } => "it may still happen: look with `atoll ps`".to_owned(),
         ClientError::NotAtoll { .. } => "is --url (ATOLL_URL) the address of Atoll itself?".to_owned(),

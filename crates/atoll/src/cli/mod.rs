@@ -56,12 +56,15 @@ sandboxes run on and are found again by the next `atoll up` on the same data dir
     /// Start only the control plane, for hosts on other machines
     Server(Box<ServerArgs>),
     /// Start a host agent, or prepare a machine to be a host
-    #[command(args_conflicts_with_subcommands = true, after_help = "\
+    #[command(
+        args_conflicts_with_subcommands = true,
+        after_help = "\
 Examples:
   atoll host check                                         what this machine can run
   ATOLL_REGISTER=TOKEN atoll host --server https://atoll.example --address 10.0.0.5:7421
   atoll host                                               from then on
-  atoll host install --server https://atoll.example        a systemd unit that does this")]
+  atoll host install --server https://atoll.example        a systemd unit that does this"
+    )]
     Host(Box<HostCommand>),
     /// Run a program in a fresh sandbox and destroy the sandbox afterwards
     #[command(after_help = "\
@@ -105,9 +108,7 @@ Examples:
   atoll completion bash > /etc/bash_completion.d/atoll
   atoll completion zsh > \"${fpath[1]}/_atoll\"
   atoll completion fish > ~/.config/fish/completions/atoll.fish")]
-    Completion {
-        shell: clap_complete::Shell,
-    },
+    Completion { shell: clap_complete::Shell },
     /// Clones sandboxes for the agent that starts it; not for people
     #[command(hide = true)]
     Zygote,
@@ -152,9 +153,7 @@ mod tests {
 
     #[test]
     fn short_flags_for_a_terminal_can_be_joined() {
-        let Command::Run(run) = Cli::try_parse_from(["atoll", "run", "-it", "bash"]).unwrap().command else {
-            panic!()
-        };
+        let Command::Run(run) = Cli::try_parse_from(["atoll", "run", "-it", "bash"]).unwrap().command else { panic!() };
         assert!(run.tty);
     }
 

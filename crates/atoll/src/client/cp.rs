@@ -63,7 +63,10 @@ pub async fn main(args: CpArgs, global: &Global) -> anyhow::Result<u8> {
         (Place::Sandbox(id, path), Place::Local(local)) => copy.download(&id, &path, &local).await?,
         (Place::Sandbox(id, path), Place::Pipe) => copy.download_to(&id, &path, &mut tokio::io::stdout()).await?,
         (Place::Sandbox(..), Place::Sandbox(..)) => {
-            return Err(with_hint("both sides are in a sandbox", "copy through `-`: atoll cp A:/x - | atoll cp - B:/x"));
+            return Err(with_hint(
+                "both sides are in a sandbox",
+                "copy through `-`: atoll cp A:/x - | atoll cp - B:/x",
+            ));
         }
         _ => return Err(with_hint("neither side is in a sandbox", "name one as SANDBOX:PATH, such as sb-…:/tmp/file")),
     };

@@ -33,6 +33,7 @@ pub async fn main(args: ExecArgs, global: &Global) -> anyhow::Result<u8> {
         return Ok(0);
     }
     let mut signals = Signals::install().context("catching signals")?;
-    let start = Start { cmd, args: arguments, cwd: args.workdir, env, user: args.user, tag: args.tag, ..Start::default() };
+    let start =
+        Start { cmd, args: arguments, cwd: args.workdir, env, user: args.user, tag: args.tag, ..Start::default() };
     program::run(&client, &args.sandbox, start, args.tty, &mut signals, None).await
 }

@@ -19,7 +19,7 @@ const DESTROY_DEADLINE: Duration = Duration::from_secs(20);
 
 /// What became of the wish for a sandbox.
 pub enum Created {
-    Ready(FreshSandbox),
+    Ready(Box<FreshSandbox>),
     /// A signal came first; nothing of it is left. The exit code that goes with it.
     Interrupted(u8),
 }
@@ -42,11 +42,8 @@ impl FreshSandbox {
         request: CreateSandboxRequest,
         signals: &mut Signals,
     ) -> anyhow::Result<Created> {
-        let request = CreateSandboxRequest {
-            timeout_sec: Some(IDLE_SECONDS),
-            on_timeout: Some(OnTimeout::Kill),
-            ..request
-        };
+        let request =
+            CreateSandboxRequest { timeout_sec: Some(IDLE_SECONDS), on_timeout: Some(OnTimeout::Kill), ..request };
         let mut creating = std::pin::pin!(client.create_sandbox(&request));
         let (created, interrupted): (Result<Sandbox, _>, _) = tokio::select! {
             biased;
@@ -69,7 +66,7 @@ impl FreshSandbox {
                 sandbox.destroy().await;
                 Ok(Created::Interrupted(code))
             }
-            None => Ok(Created::Ready(sandbox)),
+            None => Ok(Created::Ready(Box::new(sandbox))),
         }
     }
 

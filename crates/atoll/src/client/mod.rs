@@ -62,7 +62,10 @@ fn credentials(global: &Global) -> anyhow::Result<Credentials> {
             "`atoll up` starts Atoll on this machine; `atoll login --url URL` stores the key of a server elsewhere",
         ),
         CredentialsError::Unreadable { ref source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
-            with_hint(error.to_string(), "run this as the user that started Atoll, or `atoll login` with a key of your own")
+            with_hint(
+                error.to_string(),
+                "run this as the user that started Atoll, or `atoll login` with a key of your own",
+            )
         }
         other => other.into(),
     })

@@ -16,7 +16,10 @@ pub async fn client(args: &PersonArgs, global: &Global) -> anyhow::Result<Client
         (Some(email), _) => (email.clone(), password(email)?.into()),
         (None, Some(admin)) => admin,
         (None, None) => {
-            return Err(with_hint("this needs your account, not only an API key", "name it with --email or ATOLL_EMAIL"));
+            return Err(with_hint(
+                "this needs your account, not only an API key",
+                "name it with --email or ATOLL_EMAIL",
+            ));
         }
     };
     client.signed_in(&email, &password).await.with_context(|| format!("signing in as {email}"))
@@ -26,8 +29,9 @@ pub async fn client(args: &PersonArgs, global: &Global) -> anyhow::Result<Client
 pub fn password(email: &str) -> anyhow::Result<String> {
     match std::env::var("ATOLL_PASSWORD") {
         Ok(password) if !password.is_empty() => Ok(password),
-        _ => terminal::ask_secret(&format!("Password of {email}: "))
-            .map_err(|error| with_hint(format!("reading the password: {error}"), "without a terminal, set ATOLL_PASSWORD")),
+        _ => terminal::ask_secret(&format!("Password of {email}: ")).map_err(|error| {
+            with_hint(format!("reading the password: {error}"), "without a terminal, set ATOLL_PASSWORD")
+        }),
     }
 }
 

@@ -57,7 +57,7 @@ pub async fn run(
         start.stdin
     };
     let session = if tty { client.pty(id, start).await } else { client.exec_stream(id, start).await }?;
-    let result = Attached::new(client, id, session, input).to_the_end(signals, deadline).await;
+    let result = Attached::new(client, id, session, input).stay(signals, deadline).await;
     drop(raw);
     result
 }
@@ -103,7 +103,7 @@ impl<'a> Attached<'a> {
         Self { client, id, pid: None, receiver, sending: Sending { task, orders, bytes } }
     }
 
-    async fn to_the_end(mut self, signals: &mut Signals, deadline: Option<Duration>) -> anyhow::Result<u8> {
+    async fn stay(mut self, signals: &mut Signals, deadline: Option<Duration>) -> anyhow::Result<u8> {
         let writer = Writer::start().context("starting the thread that writes output")?;
         let far = Instant::now() + Duration::from_secs(365 * 24 * 3600);
         let out_of_time = deadline.map_or(far, |deadline| Instant::now() + deadline);
@@ -175,7 +175,8 @@ impl<'a> Attached<'a> {
         };
         let stuck = self.sending.bytes.load(Ordering::Relaxed) > NEVER_STUCK;
         if let (true, Some(signal), Some(pid)) = (stuck, signal, self.pid) {
-            let request = self.client.signal_process(self.id, &pid.to_string(), Some(signal));
+            let pid = pid.to_string();
+            let request = self.client.signal_process(self.id, &pid, Some(signal));
             let _ = timeout(PATIENCE, request).await;
         } else {
             // Full only when the stream no longer moves: then its end is what is noticed next.

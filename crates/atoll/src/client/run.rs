@@ -15,17 +15,12 @@ pub async fn main(args: RunArgs, global: &Global) -> anyhow::Result<u8> {
     let client = super::client(global)?;
     let mut signals = Signals::install().context("catching signals")?;
     let sandbox = match FreshSandbox::create(&client, request, &mut signals).await? {
-        Created::Ready(sandbox) => sandbox,
+        Created::Ready(sandbox) => *sandbox,
         Created::Interrupted(code) => return Ok(code),
     };
     let mut command = args.command.into_iter();
-    let start = Start {
-        cmd: command.next(),
-        args: command.collect(),
-        cwd: args.workdir,
-        user: args.user,
-        ..Start::default()
-    };
+    let start =
+        Start { cmd: command.next(), args: command.collect(), cwd: args.workdir, user: args.user, ..Start::default() };
     let deadline = args.timeout.map(Duration::from_secs);
     let result = program::run(&client, sandbox.id(), start, args.tty, &mut signals, deadline).await;
     end(sandbox, args.keep).await;

@@ -188,7 +188,10 @@ fn show(sandbox: &Sandbox, global: &Global) -> anyhow::Result<()> {
         ("size", format!("{} vcpus, {} MB memory, {} MB disk", sandbox.vcpus, sandbox.memory_mb, sandbox.disk_mb)),
         ("timeout", timeout),
         ("labels", labels.join(" ")),
-        ("created", format!("{} ({} ago)", sandbox.created_at.format("%Y-%m-%d %H:%M:%S UTC"), age(sandbox.created_at))),
+        (
+            "created",
+            format!("{} ({} ago)", sandbox.created_at.format("%Y-%m-%d %H:%M:%S UTC"), age(sandbox.created_at)),
+        ),
         ("last active", format!("{} ago", age(sandbox.last_active_at))),
     ];
     let mut text = String::new();

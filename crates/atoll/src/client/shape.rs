@@ -28,7 +28,8 @@ pub fn environment(given: &[String]) -> anyhow::Result<BTreeMap<String, String>>
         let (name, value) = match text.split_once('=') {
             Some((name, value)) => (name, value.to_owned()),
             None => {
-                let value = std::env::var(text).with_context(|| format!("--env {text}: there is no such variable here"))?;
+                let value =
+                    std::env::var(text).with_context(|| format!("--env {text}: there is no such variable here"))?;
                 (text.as_str(), value)
             }
         };

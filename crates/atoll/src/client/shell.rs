@@ -21,7 +21,7 @@ pub async fn main(args: ShellArgs, global: &Global) -> anyhow::Result<u8> {
     }
     let request = shape::request(&args.shape)?;
     let sandbox = match FreshSandbox::create(&client, request, &mut signals).await? {
-        Created::Ready(sandbox) => sandbox,
+        Created::Ready(sandbox) => *sandbox,
         Created::Interrupted(code) => return Ok(code),
     };
     let result = program::run(&client, sandbox.id(), start, true, &mut signals, None).await;

@@ -18,15 +18,8 @@ pub enum Caught {
 }
 
 impl Caught {
-    const ALL: [Self; 7] = [
-        Self::Interrupt,
-        Self::Terminate,
-        Self::Hangup,
-        Self::Quit,
-        Self::User1,
-        Self::User2,
-        Self::Resized,
-    ];
+    const ALL: [Self; 7] =
+        [Self::Interrupt, Self::Terminate, Self::Hangup, Self::Quit, Self::User1, Self::User2, Self::Resized];
 
     fn kind(self) -> SignalKind {
         match self {

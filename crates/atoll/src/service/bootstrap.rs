@@ -29,7 +29,11 @@ pub struct FirstAdmin {
 }
 
 /// Writes the credentials of a first start, or brings the address in those of an earlier one up to date.
-pub fn write_credentials(data_dir: &Path, url: &str, first: Option<&FirstAdmin>) -> anyhow::Result<Option<Credentials>> {
+pub fn write_credentials(
+    data_dir: &Path,
+    url: &str,
+    first: Option<&FirstAdmin>,
+) -> anyhow::Result<Option<Credentials>> {
     let path = credentials_path(data_dir);
     let what = || format!("writing {}", path.display());
     let content = match first {

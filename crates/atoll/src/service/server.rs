@@ -6,8 +6,8 @@ use serde_json::json;
 
 use super::lock::DataDirLock;
 use super::{bootstrap, settings, shutdown};
-use crate::cli::settings::{ServerArgs, loopback_url};
 use crate::cli::Global;
+use crate::cli::settings::{ServerArgs, loopback_url};
 use crate::output;
 
 pub fn main(args: ServerArgs, global: &Global) -> anyhow::Result<u8> {

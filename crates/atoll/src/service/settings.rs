@@ -11,16 +11,12 @@ use crate::cli::settings::{AgentArgs, ControlArgs, HeartbeatArgs};
 
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-pub fn control(
-    data_dir: PathBuf,
-    cache_dir: PathBuf,
-    args: &ControlArgs,
-    heartbeat: &HeartbeatArgs,
-) -> ControlConfig {
+pub fn control(data_dir: PathBuf, cache_dir: PathBuf, args: &ControlArgs, heartbeat: &HeartbeatArgs) -> ControlConfig {
     let mut config = ControlConfig::new(data_dir, cache_dir, args.listen);
     config.database_url = args.database_url.clone().map(Into::into);
     config.public_url.clone_from(&args.public_url);
-    config.tls = args.tls_cert.clone().zip(args.tls_key.clone()).map(|(certificate, key)| TlsFiles { certificate, key });
+    config.tls =
+        args.tls_cert.clone().zip(args.tls_key.clone()).map(|(certificate, key)| TlsFiles { certificate, key });
     config.dashboard = dashboard;
     config.version = VERSION;
     config.signup = args.signup;

@@ -104,15 +104,14 @@ async fn start(args: &UpArgs, data_dir: &Path, progress: &Progress) -> anyhow::R
     let config = settings::control(data_dir.to_owned(), cache_dir.clone(), &args.control, &args.heartbeat);
     let tls = config.tls.is_some();
     let control_shutdown = CancellationToken::new();
-    let control =
-        Control::start(config, control_shutdown.clone()).await.context("starting the control plane")?;
+    let control = Control::start(config, control_shutdown.clone()).await.context("starting the control plane")?;
     let url = loopback_url(control.local_addr(), tls);
     let first = control.first_admin(&args.admin_email, None).await.context("making the first admin")?;
     let first = first.map(|made| FirstAdmin { email: made.email, password: made.password, api_key: made.api_key });
     let credentials = bootstrap::write_credentials(data_dir, &url, first.as_ref())?;
 
     progress.doing("looking for the base template");
-    let recipe = Recipe::new("base", atoll_assets::BASE_RECIPE.iter().map(|&(path, bytes)| (path.to_owned(), bytes.to_vec())))
+    let recipe = Recipe::new("base", atoll_assets::BASE_RECIPE.iter().copied())
         .context("reading the recipe of the base template")?;
     let say = |step: &str| progress.doing(&format!("base template: {step}"));
     let base = ensure_base(&cache_dir, &recipe, &say).await.context("getting the base template")?;
@@ -120,10 +119,7 @@ async fn start(args: &UpArgs, data_dir: &Path, progress: &Progress) -> anyhow::R
 
     progress.doing("starting this machine's host");
     let local = LocalHost::new(&url, data_dir, credentials.as_ref());
-    let token = match local.token_if_needed(&machine_name()).await? {
-        Some(token) => Some(token),
-        None => None,
-    };
+    let token = local.token_if_needed(&machine_name()).await?;
     let make = |token: Option<SecretString>| {
         let mut config = settings::host(
             data_dir.to_owned(),
@@ -169,7 +165,10 @@ fn spawn_agent(config: HostConfig) -> (JoinHandle<anyhow::Result<()>>, Cancellat
 }
 
 /// Waits for `what`, unless the agent ends first: then that is the error.
-async fn while_alive<T>(agent: &mut JoinHandle<anyhow::Result<()>>, what: impl Future<Output = T>) -> anyhow::Result<T> {
+async fn while_alive<T>(
+    agent: &mut JoinHandle<anyhow::Result<()>>,
+    what: impl Future<Output = T>,
+) -> anyhow::Result<T> {
     tokio::select! {
         result = what => Ok(result),
         ended = agent => Err(match ended {
@@ -209,9 +208,11 @@ fn announce(started: &Started, data_dir: &Path, took: Duration, json: bool) -> a
         },
         _ => "with your account".to_owned(),
     };
-    let (bold, dim, reset) = if output::colours(&std::io::stdout()) { ("\x1b[1m", "\x1b[2m", "\x1b[0m") } else { ("", "", "") };
+    let (bold, dim, reset) =
+        if output::colours(&std::io::stdout()) { ("\x1b[1m", "\x1b[2m", "\x1b[0m") } else { ("", "", "") };
     let data_dir = data_dir.display();
-    let elsewhere = if data_dir.to_string() == "/var/lib/atoll" { String::new() } else { format!("ATOLL_DATA_DIR={data_dir} ") };
+    let elsewhere =
+        if data_dir.to_string() == "/var/lib/atoll" { String::new() } else { format!("ATOLL_DATA_DIR={data_dir} ") };
     output::print(&format!(
         "
 {bold}Atoll is ready.{reset} {dim}({:.1} s){reset}
