@@ -25,6 +25,8 @@ mod running;
 mod socket;
 mod spec;
 mod steps;
+#[cfg(test)]
+mod tests;
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;

@@ -46,7 +46,9 @@ impl Running {
     /// # Errors
     /// When the descriptor can't be watched.
     pub async fn exited(&self) -> io::Result<Exit> {
-        let watched = AsyncFd::register_with_interest(self.pidfd.as_fd().try_clone_to_owned()?, Interest::READABLE)?;
+        let pidfd = self.pidfd.as_fd().try_clone_to_owned()?;
+        // SAFETY: an OwnedFd keeps one descriptor open until it is dropped, and says which whenever it is asked.
+        let watched = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }?;
         let _readable = watched.readable().await?;
         let mut code = None;
         for pause in REAPED_WITHIN {

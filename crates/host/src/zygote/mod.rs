@@ -27,6 +27,8 @@ mod mounts;
 pub(crate) mod seccomp;
 mod serve;
 pub(crate) mod sys;
+#[cfg(test)]
+pub(crate) mod testing;
 pub(crate) mod wire;
 
 pub use handle::{Zygote, ZygoteCommand};
