@@ -57,6 +57,7 @@ struct Known {
     confirmed_token_id: Option<String>,
     address: Option<String>,
     boot_id: Option<String>,
+    inventory_complete: bool,
 }
 
 impl Beats {
@@ -152,7 +153,8 @@ async fn known(tx: &mut Tx, beats: &[Beat]) -> Result<HashMap<String, Known>, Db
     let rows: Vec<Known> = match tx {
         Tx::Sqlite(c) => {
             sqlx::query_as(
-                "SELECT id, status, team_id, credential_family, confirmed_token_id, address, boot_id FROM hosts
+                "SELECT id, status, team_id, credential_family, confirmed_token_id, address, boot_id,
+                 inventory_complete FROM hosts
              WHERE id IN (SELECT value FROM json_each($1))",
             )
             .bind(Json(&ids))
@@ -161,7 +163,8 @@ async fn known(tx: &mut Tx, beats: &[Beat]) -> Result<HashMap<String, Known>, Db
         }
         Tx::Postgres(c) => {
             sqlx::query_as(
-                "SELECT id, status, team_id, credential_family, confirmed_token_id, address, boot_id FROM hosts
+                "SELECT id, status, team_id, credential_family, confirmed_token_id, address, boot_id,
+                 inventory_complete FROM hosts
              WHERE id = ANY($1) ORDER BY id FOR UPDATE",
             )
             .bind(ids)
@@ -184,7 +187,8 @@ async fn transition(
     let next = if beat.body.going_offline { HostStatus::Offline } else { HostStatus::Online };
     let rebooted = host.boot_id.as_ref().is_some_and(|boot_id| *boot_id != beat.body.boot_id);
     if host.status.0 == next {
-        if rebooted && next == HostStatus::Online {
+        let found_all = beat.body.inventory_complete && !host.inventory_complete;
+        if (rebooted || found_all) && next == HostStatus::Online {
             news.changes.push(HostChange::Returned(beat.host.clone()));
         }
         return Ok(next);

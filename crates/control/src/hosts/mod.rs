@@ -51,7 +51,7 @@ use credentials::HostTokens;
 /// Something that the monitor wants to know at once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HostChange {
-    /// It is online again (or for the first time), or its machine has rebooted.
+    /// It is online again (or for the first time), its machine has rebooted, or its agent has found all its sandboxes.
     Returned(HostId),
     /// It has said that it is shutting down.
     WentOffline(HostId),

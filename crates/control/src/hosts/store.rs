@@ -32,7 +32,9 @@ pub struct HostRow {
     pub sandboxes_paused: i64,
     pub sandboxes_other: i64,
     pub last_heartbeat_at: Option<Millis>,
+    /// Set: it is being deleted.
     pub deletion_id: Option<String>,
+    pub deletion_requested_by: Option<Text<UserId>>,
     pub created_by: Option<Text<UserId>>,
     pub created_at: Millis,
     pub updated_at: Millis,
@@ -42,7 +44,7 @@ macro_rules! columns {
     () => {
         "id, name, type, team_id, provider, availability_zone, status, draining, arch, cpu_cores, memory_mb, disk_gb, \
          address, agent_version, public_key, certificate_fingerprint, credential_family, sandboxes_running, \
-         sandboxes_paused, sandboxes_other, last_heartbeat_at, deletion_id, created_by, created_at, updated_at"
+         sandboxes_paused, sandboxes_other, last_heartbeat_at, deletion_id, deletion_requested_by, created_by, created_at, updated_at"
     };
 }
 

@@ -1,0 +1,82 @@
+//! Deleting a template's or snapshot's image on every host.
+//!
+//! Every host gets a pending deletion first, in the caller's transaction with the row's own deletion; then the hosts
+//! that are online are asked, and each that has done it is struck off. Whoever could not be reached does it when it is
+//! back (`host_pass`).
+
+use std::sync::Arc;
+
+use atoll_model::HostId;
+use futures::StreamExt;
+
+use super::views::Agents;
+use crate::clock::Clock;
+use crate::db::{Db, DbError, During, Text, Tx, on};
+
+/// Hosts asked at once.
+const PARALLEL: usize = 64;
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct ImageDeletion {
+    pub db: Db,
+    pub clock: Clock,
+    pub agents: Arc<dyn Agents>,
+}
+
+impl ImageDeletion {
+    /// Notes that every host is to delete the image, in the transaction that deletes its template's row. No row may
+    /// name the digest any more afterwards.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn note(&self, tx: &mut Tx, digest: &str) -> Result<(), DbError> {
+        on!(tx tx, |c| sqlx::query(
+            "INSERT INTO pending_deletions (host_id, digest, created_at)
+             SELECT id, $1, $2 FROM hosts WHERE status <> 'pending' ON CONFLICT (host_id, digest) DO NOTHING"
+        )
+        .bind(digest)
+        .bind(self.clock.now())
+        .execute(c)
+        .await
+        .map(|_| ()))
+        .during("note an image's deletion")
+    }
+
+    /// Asks all hosts that are online, after the transaction was committed. How many are still to do it.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn broadcast(&self, digest: &str) -> Result<usize, DbError> {
+        let hosts: Vec<(Text<HostId>, bool)> = on!(read & self.db, |c| sqlx::query_as(
+            "SELECT h.id, h.status = 'online' FROM pending_deletions p JOIN hosts h ON h.id = p.host_id
+             WHERE p.digest = $1 ORDER BY h.id"
+        )
+        .bind(digest)
+        .fetch_all(c)
+        .await)
+        .during("list hosts that are to delete an image")?;
+        let all = hosts.len();
+        let done = hosts.into_iter().filter(|(_, online)| *online).map(|(host, _)| async move {
+            match self.agents.delete_image(&host.0, digest).await {
+                Ok(()) => Some(host.0),
+                Err(error) => {
+                    tracing::info!(host = %host.0, digest, %error, "the image will be deleted there later");
+                    None
+                }
+            }
+        });
+        let done: Vec<_> = futures::stream::iter(done).buffer_unordered(PARALLEL).collect().await;
+        let done: Vec<_> = done.into_iter().flatten().collect();
+        for host in &done {
+            on!(write & self.db, |c| sqlx::query("DELETE FROM pending_deletions WHERE host_id = $1 AND digest = $2")
+                .bind(host.as_str())
+                .bind(digest)
+                .execute(c)
+                .await
+                .map(|_| ()))
+            .during("remove a pending deletion")?;
+        }
+        Ok(all - done.len())
+    }
+}

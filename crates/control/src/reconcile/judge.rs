@@ -1,0 +1,131 @@
+//! The truth table: what control does about a sandbox, given its row and what the sandbox's host says of it.
+//!
+//! Plain code: no clock, no database, no network. Rows were read *before* the host was asked, and every verdict is
+//! carried out as a compare-and-set on the row as it was read, so a verdict about a row that has changed since does
+//! nothing. docs/hosts.md has the table in words.
+
+use std::time::Duration;
+
+use atoll_model::{HostId, SandboxId, SandboxStatus};
+
+use crate::db::Millis;
+
+/// Why an agent paused a sandbox that nobody asked it to pause: it had lost contact with control.
+pub const DISCONNECTED: &str = "host_disconnected";
+
+/// Control's view of a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    pub id: SandboxId,
+    pub host: Option<HostId>,
+    pub status: SandboxStatus,
+    pub reason: Option<String>,
+    pub generation: u64,
+    pub changed_at: Millis,
+}
+
+/// What a sandbox is on its host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Being made, or coming back after a reboot.
+    Starting,
+    Running,
+    Paused,
+    /// Its processes are gone; its disk may remain.
+    Exited,
+}
+
+/// The host's view of a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    pub id: SandboxId,
+    pub state: State,
+    pub reason: String,
+    pub generation: u64,
+    pub exit_code: i32,
+}
+
+/// What the verdicts depend on besides the two views.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    pub now: Millis,
+    /// The host has found all its sandboxes again: one that it doesn't name isn't there.
+    pub inventory_complete: bool,
+    /// A sandbox in a transitional status for longer is brought to its host's truth.
+    pub transition_limit: Duration,
+    /// Control has this long to claim a sandbox that it doesn't know.
+    pub orphan_grace: Duration,
+    /// Sandboxes that were paused for loss of contact are resumed.
+    pub resume_on_reconnect: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Both agree, or it is too early to say.
+    Leave,
+    /// The row becomes what the host says; then the host is told that control knows.
+    Become { status: SandboxStatus, reason: Option<String> },
+    /// It was paused for loss of contact, and contact is back: the row becomes paused if it isn't, and control orders
+    /// the resume.
+    Resume,
+    /// What lives there is not wanted there. `known` when control has (or had) a row for it.
+    Destroy { known: bool },
+}
+
+/// Judges a sandbox that control believes to be on this host and not stopped.
+#[must_use]
+pub fn judge(row: &Row, seen: Option<&Seen>, rules: &Rules) -> Verdict {
+    use SandboxStatus::{Error, Missing, Paused, Running, Stopped};
+    if row.status.is_final() {
+        return Verdict::Leave;
+    }
+    if row.status.is_transitional() && rules.now.since(row.changed_at) < rules.transition_limit {
+        return Verdict::Leave;
+    }
+    let turned =
+        |status, reason: &str| Verdict::Become { status, reason: (!reason.is_empty()).then(|| reason.to_owned()) };
+    let Some(seen) = seen else {
+        return match row.status {
+            _ if !rules.inventory_complete => Verdict::Leave,
+            Missing | Running => turned(Stopped, "lost"),
+            Paused => turned(Error, "snapshot_lost"),
+            Error => Verdict::Leave,
+            // Longer in transition than anything takes, and nothing of it is there.
+            transitional => turned(Error, &format!("{transitional}_interrupted")),
+        };
+    };
+    let disconnected = seen.reason == DISCONNECTED && rules.resume_on_reconnect;
+    match (row.status, seen.state) {
+        // It is still on its way on the host, which has deadlines of its own.
+        (_, State::Starting) | (Running, State::Running) => Verdict::Leave,
+        (Stopped, _) => Verdict::Leave,
+        (_, State::Exited) => turned(Stopped, &ending(seen)),
+        (_, State::Running) => turned(Running, ""),
+        (_, State::Paused) if disconnected => Verdict::Resume,
+        (Paused, State::Paused) => Verdict::Leave,
+        (_, State::Paused) => turned(Paused, &seen.reason),
+    }
+}
+
+/// Judges something that a host has and that is not among the rows that control has for the host. `row` is what
+/// control knows of it otherwise, `first_seen` when this began.
+#[must_use]
+pub fn judge_stray(row: Option<&Row>, here: &HostId, first_seen: Millis, rules: &Rules) -> Verdict {
+    match row {
+        // Its row came to this host after the rows were read: next time.
+        Some(row) if !row.status.is_final() && row.host.as_ref() == Some(here) => Verdict::Leave,
+        // Placed nowhere yet, or stopped, or moved to another host: nothing should be here. Being placed is quick.
+        Some(row) if !row.status.is_final() && row.host.is_none() => Verdict::Leave,
+        Some(_) => Verdict::Destroy { known: true },
+        None if rules.now.since(first_seen) >= rules.orphan_grace => Verdict::Destroy { known: false },
+        None => Verdict::Leave,
+    }
+}
+
+/// How it ended, for the row: the reason, and the exit code where that says more.
+fn ending(seen: &Seen) -> String {
+    match seen.reason.as_str() {
+        "" | "exited" => format!("exited with code {}", seen.exit_code),
+        reason => reason.to_owned(),
+    }
+}

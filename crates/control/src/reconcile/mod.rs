@@ -1,0 +1,64 @@
+//! What looks at hosts and sandboxes together: the monitor, the truth table, deleting a host, orphans, images that are
+//! to be deleted everywhere.
+//!
+//! - `judge`: the truth table, plain code; `views`: the two sides that it compares, as traits
+//! - `host_pass`: one host's active phase over them; `records` and `agents`: the database and the network
+//! - `absence`: the passive phase; `monitor`: when what runs, and on which replica
+//! - `host_deletion`, `image_deletion`: what must reach hosts that may be away
+//!
+//! Never here: what people ask of one sandbox (`sandboxes`), and how a host proves who it is (`hosts`).
+
+mod absence;
+mod agents;
+mod host_deletion;
+mod host_pass;
+mod image_deletion;
+mod judge;
+mod monitor;
+mod records;
+mod views;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+pub use host_deletion::{HostDeletion, Requester};
+pub use image_deletion::ImageDeletion;
+pub use monitor::Monitor;
+
+use crate::clock::Clock;
+use crate::db::Db;
+use crate::fleet::Fleet;
+use crate::hosts::Hosts;
+
+/// Everything of this floor, over the database and the fleet.
+#[derive(Clone)]
+pub struct Reconcile {
+    pub monitor: Monitor,
+    pub deletion: HostDeletion,
+    pub images: ImageDeletion,
+}
+
+impl Reconcile {
+    /// `resume_on_reconnect`: sandboxes that their host paused for loss of contact are resumed when it is back.
+    #[must_use]
+    pub fn new(db: &Db, clock: &Clock, hosts: &Hosts, fleet: &Fleet, resume_on_reconnect: bool) -> Self {
+        let records: Arc<dyn views::Records> = Arc::new(records::SqlRecords::new(db.clone(), clock.clone()));
+        let agents: Arc<dyn views::Agents> = Arc::new(agents::FleetAgents::new(fleet.clone()));
+        let deletion = HostDeletion {
+            db: db.clone(),
+            clock: clock.clone(),
+            fleet: fleet.clone(),
+            directory: hosts.directory(),
+            records: Arc::clone(&records),
+            agents: Arc::clone(&agents),
+        };
+        let images = ImageDeletion { db: db.clone(), clock: clock.clone(), agents: Arc::clone(&agents) };
+        let times = hosts.times().clone();
+        let pass =
+            host_pass::HostPass::new(records, agents, clock.clone(), times.transition_limit, resume_on_reconnect);
+        let monitor = Monitor::new(db.clone(), clock.clone(), times, pass, deletion.clone());
+        Self { monitor, deletion, images }
+    }
+}

@@ -1,0 +1,256 @@
+//! The host monitor: the passive phase for all hosts, the active one for each host that is online, deletions that
+//! somebody began, and what time has made worthless.
+//!
+//! One replica runs the passes, by a lease; a host that comes back is looked at at once by whichever replica heard it.
+//! Both may run for a host at the same time, and a pass may stop anywhere: everything is a compare-and-set.
+//!
+//! Silence is judged only by whoever could have heard: when control (or its database) itself was away, hosts have a
+//! whole `stale_after` to be heard again before any of them is called unreachable.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use atoll_model::HostId;
+use futures::StreamExt;
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
+
+use super::absence;
+use super::host_deletion::HostDeletion;
+use super::host_pass::HostPass;
+use crate::clock::Clock;
+use crate::config::HostTimes;
+use crate::db::{Db, DbError, Millis, leases, settings};
+use crate::hosts::{HostChange, HostError, purge};
+
+/// Hosts looked at at once.
+const PARALLEL: usize = 64;
+const LEASE: &str = "host_monitor";
+const LAST_PASS: &str = "host_monitor.last_pass_ms";
+const PURGE_EVERY: Duration = Duration::from_secs(3600);
+/// A host that is back may still be finding its sandboxes: it is asked again so often.
+const SETTLE_TRIES: usize = 20;
+const SETTLE_PAUSE: Duration = Duration::from_millis(500);
+/// Sandboxes that raced with their host's deletion are looked for this long after it.
+const DELETION_MEMORY: Duration = Duration::from_secs(3600);
+
+/// The monitor. Cheap to clone.
+#[derive(Clone)]
+pub struct Monitor {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    db: Db,
+    clock: Clock,
+    times: HostTimes,
+    pass: HostPass,
+    deletion: HostDeletion,
+    /// Names this replica in the lease.
+    holder: String,
+    /// Hosts that are being looked at by this replica.
+    busy: Mutex<HashSet<HostId>>,
+    memory: Mutex<Memory>,
+}
+
+#[derive(Default)]
+struct Memory {
+    /// Hosts could be heard since then, without a gap.
+    hearing_since: Option<Millis>,
+    purged_at: Option<Millis>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum MonitorError {
+    #[error(transparent)]
+    Db(#[from] DbError),
+    #[error(transparent)]
+    Host(#[from] HostError),
+}
+
+impl Monitor {
+    #[must_use]
+    pub fn new(db: Db, clock: Clock, times: HostTimes, pass: HostPass, deletion: HostDeletion) -> Self {
+        let holder = hex::encode(rand::random::<[u8; 8]>());
+        let (busy, memory) = (Mutex::default(), Mutex::default());
+        Self { shared: Arc::new(Shared { db, clock, times, pass, deletion, holder, busy, memory }) }
+    }
+
+    /// Runs until `stop`. A pass that is under way is left where it is.
+    pub async fn run(self, mut changes: Receiver<HostChange>, stop: tokio_util::sync::CancellationToken) {
+        let mut ticks = tokio::time::interval(self.shared.times.monitor_interval);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut listening = true;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                _ = ticks.tick() => {
+                    let work = async {
+                        if let Err(error) = self.pass_if_leading().await {
+                            tracing::error!(error = &error as &dyn std::error::Error, "the host monitor's pass failed");
+                        }
+                    };
+                    tokio::select! {
+                        () = stop.cancelled() => break,
+                        () = self.listen_during(work, &mut changes, &mut listening) => {}
+                    }
+                }
+                change = changes.recv(), if listening => listening = self.heard(change),
+            }
+        }
+        if let Err(error) = leases::release(&self.shared.db, LEASE, &self.shared.holder).await {
+            tracing::debug!(error = &error as &dyn std::error::Error, "could not give up the monitor's lease");
+        }
+    }
+
+    /// Hosts that come back are looked at at once, also while a pass is under way.
+    async fn listen_during(
+        &self,
+        work: impl Future<Output = ()>,
+        changes: &mut Receiver<HostChange>,
+        listening: &mut bool,
+    ) {
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                () = &mut work => return,
+                change = changes.recv(), if *listening => *listening = self.heard(change),
+            }
+        }
+    }
+
+    /// False when nothing will be heard any more.
+    fn heard(&self, change: Result<HostChange, RecvError>) -> bool {
+        match change {
+            Ok(HostChange::Returned(host)) => {
+                let monitor = self.clone();
+                tokio::spawn(async move { monitor.settle(&host).await });
+                true
+            }
+            Ok(HostChange::WentOffline(_)) => {
+                let shared = Arc::clone(&self.shared);
+                tokio::spawn(async move {
+                    if let Err(error) = absence::mark_missing(&shared.db, shared.clock.now()).await {
+                        tracing::error!(error = &error as &dyn std::error::Error, "could not mark sandboxes missing");
+                    }
+                });
+                true
+            }
+            // The next pass sees what was missed.
+            Err(RecvError::Lagged(_)) => true,
+            Err(RecvError::Closed) => false,
+        }
+    }
+
+    /// Looks at a host that has just come back, until it has told of all its sandboxes.
+    async fn settle(&self, host: &HostId) {
+        for _ in 0..SETTLE_TRIES {
+            if self.look_at(host).await {
+                return;
+            }
+            tokio::time::sleep(SETTLE_PAUSE).await;
+        }
+    }
+
+    /// The active phase of one host. True when there is nothing more to find out soon.
+    async fn look_at(&self, host: &HostId) -> bool {
+        let Some(_busy) = Busy::take(&self.shared, host) else { return false };
+        match self.shared.pass.run(host).await {
+            Ok(outcome) => outcome.complete,
+            Err(error) => {
+                tracing::warn!(%host, %error, "a host could not be looked at");
+                false
+            }
+        }
+    }
+
+    /// One pass over everything, if this replica holds the lease. Whether it did.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn pass_if_leading(&self) -> Result<bool, MonitorError> {
+        let shared = &self.shared;
+        let lease = (shared.times.monitor_interval * 3).max(Duration::from_secs(2));
+        let now = shared.clock.now();
+        if leases::take(&shared.db, LEASE, &shared.holder, now, lease).await?.is_none() {
+            return Ok(false);
+        }
+        self.passive(now, lease).await?;
+        self.sweep(now).await?;
+        let online = absence::online(&shared.db).await?;
+        futures::stream::iter(online)
+            .for_each_concurrent(PARALLEL, |host| async move {
+                self.look_at(&host).await;
+            })
+            .await;
+        shared.deletion.finish_all().await?;
+        Ok(true)
+    }
+
+    async fn passive(&self, now: Millis, lease: Duration) -> Result<(), DbError> {
+        let shared = &self.shared;
+        let last = settings::get(&shared.db, LAST_PASS).await?.and_then(|text| text.parse().ok()).map(Millis);
+        settings::set(&shared.db, LAST_PASS, &now.0.to_string(), now).await?;
+        // A takeover takes up to a lease; anything longer is a time in which nobody could be heard.
+        let gap = last.is_none_or(|last| now.since(last) > lease * 2);
+        let hearing_since = {
+            let mut memory = shared.memory.lock().unwrap_or_else(PoisonError::into_inner);
+            if gap {
+                memory.hearing_since = Some(now);
+            }
+            memory.hearing_since
+        };
+        if hearing_since.is_some_and(|since| now.since(since) < shared.times.stale_after) {
+            // Sandboxes of hosts that were away before are missing all the same.
+            absence::mark_missing(&shared.db, now).await?;
+            return Ok(());
+        }
+        let unreachable = absence::mark_unreachable(&shared.db, now, shared.times.stale_after).await?;
+        for host in &unreachable {
+            tracing::warn!(%host, "a host has not been heard of and is unreachable");
+        }
+        let missing = absence::mark_missing(&shared.db, now).await?;
+        if missing > 0 {
+            tracing::warn!(sandboxes = missing, "sandboxes are missing because their hosts are away");
+        }
+        Ok(())
+    }
+
+    async fn sweep(&self, now: Millis) -> Result<(), DbError> {
+        let shared = &self.shared;
+        absence::fail_unplaced(&shared.db, now - shared.times.transition_limit, now).await?;
+        absence::stop_on_deleted_hosts(&shared.db, now - DELETION_MEMORY, now).await?;
+        let due = {
+            let mut memory = shared.memory.lock().unwrap_or_else(PoisonError::into_inner);
+            let due = memory.purged_at.is_none_or(|at| now.since(at) >= PURGE_EVERY);
+            if due {
+                memory.purged_at = Some(now);
+            }
+            due
+        };
+        if due {
+            purge::run(&shared.db, now).await?;
+        }
+        Ok(())
+    }
+}
+
+/// A host is looked at by one task of this replica at a time.
+struct Busy<'a> {
+    shared: &'a Shared,
+    host: &'a HostId,
+}
+
+impl<'a> Busy<'a> {
+    fn take(shared: &'a Shared, host: &'a HostId) -> Option<Self> {
+        let mut busy = shared.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        busy.insert(host.clone()).then_some(Self { shared, host })
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.shared.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(self.host);
+    }
+}
