@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 pub enum Error {
     /// The server answered with an error.
     #[error("{0}")]
-    Api(ApiError),
+    Api(Box<ApiError>),
     /// Nothing answers at the server's address.
     #[error("cannot reach Atoll at {url}: {source}")]
     Unreachable { url: String, source: std::io::Error },

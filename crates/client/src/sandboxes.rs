@@ -113,8 +113,10 @@ impl Client {
         self.json(Method::DELETE, &path, None::<&()>, DEADLINE).await
     }
 
-    pub async fn sandbox_logs(&self, id: &SandboxId) -> Result<Page<LogLine>, Error> {
-        self.get(&of(id, "/logs")).await
+    /// A page of what the guest agent logged, oldest first, after `cursor`.
+    pub async fn sandbox_logs(&self, id: &SandboxId, cursor: Option<&str>) -> Result<Page<LogLine>, Error> {
+        let query = query(&[("limit", Some("1000".to_owned())), ("cursor", cursor.map(str::to_owned))]);
+        self.get(&of(id, &format!("/logs{query}"))).await
     }
 
     pub async fn sandbox_events(&self, id: &SandboxId) -> Result<Page<SandboxEvent>, Error> {

@@ -104,7 +104,7 @@ impl Client {
             Ok(done) => done,
             Err(WsError::Http(response)) => {
                 let body = response.body().as_deref().unwrap_or_default();
-                return Err(Error::Api(ApiError::read(response.status(), response.headers(), body)));
+                return Err(Error::Api(Box::new(ApiError::read(response.status(), response.headers(), body))));
             }
             Err(error) => return Err(self.broken(&what, &error)),
         };

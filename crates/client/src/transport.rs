@@ -197,7 +197,7 @@ impl Client {
         let headers = response.headers().clone();
         // An error whose body breaks off is still that error.
         let body = self.read_whole(&what, response).await.unwrap_or_default();
-        Err(Error::Api(ApiError::read(status, &headers, &body)))
+        Err(Error::Api(Box::new(ApiError::read(status, &headers, &body))))
     }
 
     async fn read_whole(&self, what: &str, response: Response<Incoming>) -> Result<Bytes, Error> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use atoll_client::model::SandboxId;
-use atoll_client::model::api::sandboxes::{CreateSandboxRequest, LogLine, Sandbox};
+use atoll_client::model::api::sandboxes::{CreateSandboxRequest, Sandbox};
 use atoll_client::{Client, ListSandboxes};
 use futures::StreamExt;
 
@@ -139,17 +139,11 @@ pub async fn remove(args: &RmArgs, global: &Global) -> anyhow::Result<u8> {
 }
 
 async fn logs(client: &Client, id: &SandboxId, follow: bool, global: &Global) -> anyhow::Result<()> {
-    let mut shown: Option<LogLine> = None;
+    // Only full pages have a cursor: of the last page it is remembered how many lines were shown.
+    let (mut cursor, mut shown) = (None, 0);
     loop {
-        let lines = client.sandbox_logs(id).await?.items;
-        // The last line that was shown is found again by all it says; when it has been dropped, all are new.
-        let same = |line: &LogLine| {
-            shown.as_ref().is_some_and(|last| {
-                (last.timestamp, &last.level, &last.message) == (line.timestamp, &line.level, &line.message)
-            })
-        };
-        let new = lines.iter().rposition(same).map_or(0, |position| position + 1);
-        for line in &lines[new..] {
+        let page = client.sandbox_logs(id, cursor.as_deref()).await?;
+        for line in page.items.iter().skip(shown) {
             if global.json {
                 output::print(&format!("{}\n", serde_json::to_string(line)?))?;
             } else {
@@ -157,13 +151,14 @@ async fn logs(client: &Client, id: &SandboxId, follow: bool, global: &Global) ->
                 output::print(&format!("{time} {:<5} {}\n", plain(&line.level), plain(&line.message)))?;
             }
         }
-        if let Some(last) = lines.last() {
-            shown = Some(last.clone());
-        }
-        if !follow {
+        shown = page.items.len();
+        if page.next_cursor.is_some() && page.next_cursor != cursor {
+            (cursor, shown) = (page.next_cursor, 0);
+        } else if follow {
+            tokio::time::sleep(FOLLOW_EVERY).await;
+        } else {
             return Ok(());
         }
-        tokio::time::sleep(FOLLOW_EVERY).await;
     }
 }
 
