@@ -1,0 +1,148 @@
+//! The instance's nft table: what sandboxes may reach. docs/network.md explains it line by line.
+//!
+//! Written out as text, loaded by `nft` in one transaction at the agent's start, and never touched rule by rule. It
+//! looks only at packets of the instance's interface group, so tables of other instances and of the machine's own
+//! firewall stay out of each other's way; what one of them drops is dropped.
+
+use std::io::{self, Write};
+use std::net::Ipv4Addr;
+use std::process::{Command, Stdio};
+
+use super::{Ipv4Cidr, NetworkConfig};
+
+/// Where no sandbox goes unless the operator allows it: what is private, local, special or reserved. (RFC 6890 and
+/// the metadata services of clouds, which all live in 169.254.0.0/16, 100.64.0.0/10 or 192.0.0.0/24.)
+const CLOSED: [&str; 12] = [
+    "0.0.0.0/8",
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "168.63.129.16/32",
+    "172.16.0.0/12",
+    "192.0.0.0/24",
+    "192.168.0.0/16",
+    "198.18.0.0/15",
+    "224.0.0.0/4",
+    "240.0.0.0/4",
+];
+
+/// What goes into the table.
+pub(super) struct Rules<'a> {
+    pub table: &'a str,
+    pub group: u32,
+    pub config: &'a NetworkConfig,
+    pub gateways: &'a [Ipv4Addr],
+    pub denied: &'a [Ipv4Addr],
+    /// The sandbox network, should it be none of [`CLOSED`].
+    pub networks: &'a [String],
+}
+
+fn set(name: &str, kind: &str, elements: &[String]) -> String {
+    let elements =
+        if elements.is_empty() { String::new() } else { format!("elements = {{ {} }};", elements.join(", ")) };
+    format!("  set {name} {{ type ipv4_addr; {kind} {elements} }}\n")
+}
+
+impl Rules<'_> {
+    pub fn text(&self) -> String {
+        let Self { table, group, config, .. } = self;
+        let addresses = |list: &[Ipv4Addr]| list.iter().map(Ipv4Addr::to_string).collect::<Vec<_>>();
+        let closed = CLOSED.iter().map(|cidr| (*cidr).to_owned()).chain(self.networks.iter().cloned());
+        let allowed: Vec<_> = config.egress_allow.iter().map(Ipv4Cidr::to_string).collect();
+        let sets = [
+            set("gateways", "", &addresses(self.gateways)),
+            set("denied", "", &addresses(self.denied)),
+            set("closed", "flags interval; auto-merge;", &closed.collect::<Vec<_>>()),
+            set("allowed", "flags interval; auto-merge;", &allowed),
+            set("connections", "size 65535; flags dynamic;", &[]),
+        ]
+        .concat();
+        let most = config.max_connections.max(1);
+        format!(
+            "table inet {table}
+delete table inet {table}
+table inet {table} {{
+{sets}
+  chain raw {{
+    type filter hook prerouting priority raw; policy accept;
+    iifgroup != {group:#x} accept
+    meta nfproto ipv6 drop
+    fib saddr . iif oif missing drop
+  }}
+  chain count {{
+    ct state established accept
+    ct state related icmp type {{ destination-unreachable, time-exceeded, parameter-problem }} accept
+    ct state != new drop
+    add @connections {{ ip saddr ct count over {most} }} reject with icmpx type admin-prohibited
+    accept
+  }}
+  chain egress {{
+    oifgroup {group:#x} reject with icmpx type admin-prohibited
+    ip saddr @denied reject with icmpx type admin-prohibited
+    ip daddr @allowed goto count
+    ip daddr @closed reject with icmpx type admin-prohibited
+    fib daddr type != unicast drop
+    goto count
+  }}
+  chain forward {{
+    type filter hook forward priority filter; policy accept;
+    iifgroup {group:#x} goto egress
+    oifgroup {group:#x} ct state established accept
+    oifgroup {group:#x} ct state related meta l4proto icmp accept
+    oifgroup {group:#x} drop
+  }}
+  chain to_host {{
+    ip saddr @denied reject with icmpx type admin-prohibited
+    ip daddr @gateways meta l4proto {{ tcp, udp }} th dport 53 goto count
+    ct state established accept
+    ct state related icmp type {{ destination-unreachable, time-exceeded, parameter-problem }} accept
+    reject with icmpx type admin-prohibited
+  }}
+  chain input {{
+    type filter hook input priority filter; policy accept;
+    iifgroup {group:#x} goto to_host
+    iif != \"lo\" ip daddr @gateways drop
+  }}
+  chain postrouting {{
+    type nat hook postrouting priority srcnat; policy accept;
+    oifgroup != {group:#x} ip saddr & 255.255.255.0 @gateways masquerade
+  }}
+}}
+"
+        )
+    }
+
+    /// Replaces the table, in one transaction.
+    pub fn load(&self) -> io::Result<()> {
+        nft(&self.text())
+    }
+}
+
+/// Removes the table; does nothing where there is none.
+pub(super) fn remove(table: &str) -> io::Result<()> {
+    nft(&format!("table inet {table}\ndelete table inet {table}\n"))
+}
+
+fn nft(commands: &str) -> io::Result<()> {
+    let context = |error: io::Error| {
+        io::Error::new(error.kind(), format!("running nft: {error} (is the package nftables installed?)"))
+    };
+    let mut child = Command::new("nft")
+        .args(["-f", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(context)?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // When it ends early, what it says is the better error.
+        let _ = stdin.write_all(commands.as_bytes());
+    }
+    let output = child.wait_with_output().map_err(context)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let text: String = String::from_utf8_lossy(&output.stderr).trim().chars().take(500).collect();
+    Err(io::Error::other(format!("nft refused the rules: {text}")))
+}
