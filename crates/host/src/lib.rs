@@ -1,6 +1,34 @@
-//! The host agent.
+//! The host agent: the sandboxes of one machine, and its place among the hosts of a control plane.
+//!
+//! Floors from top to bottom: [`agent`] (enrolment, heartbeat, the service that control calls, the proxy into sandboxes),
+//! [`sandboxes`] (who keeps them, records, recovery), [`driver`] with its zygote, then `network`, `images`, `storage`,
+//! `slots` and `cgroup`. Every use points down. [`start`] and [`run`] are the way in; [`check`] looks without touching.
+
+pub mod agent;
+pub mod cgroup;
+pub mod config;
+pub mod driver;
 pub mod images;
 pub mod instance;
 pub mod network;
+pub mod sandboxes;
 pub mod slots;
 pub mod storage;
+pub mod zygote;
+
+pub use agent::preflight::check;
+pub use agent::run::{HostHandle, Status, enrolled_host, run, start};
+pub use config::{DriverChoice, HostConfig, Limits, OnDisconnect};
+
+/// A place where fault tests make a step fail (`return`) or the whole agent die (`return(abort)`). Nothing in a release.
+macro_rules! failpoint {
+    ($name:literal) => {
+        fail::fail_point!($name, |argument: Option<String>| {
+            if argument.as_deref() == Some("abort") {
+                std::process::abort();
+            }
+            Err($crate::sandboxes::OrderError::Failed { attempted: $name, cause: "a failpoint".to_owned() })
+        });
+    };
+}
+pub(crate) use failpoint;

@@ -1,0 +1,65 @@
+//! What the heartbeat says of the host, and does to it.
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use atoll_model::api::hosts::{Capacity, HeartbeatRequest, HostSpecs, SandboxCounts};
+
+use super::heartbeat::Body;
+use super::heartbeat::decision::PauseCause;
+use super::machine_specs::disk_bytes;
+use super::readiness::Readiness;
+use crate::sandboxes::{HOST_DISCONNECTED, Keeper};
+
+/// Cached images that are named in a heartbeat; the scheduler only prefers by them.
+const MAX_IMAGES: usize = 256;
+
+pub struct HostBody {
+    pub keeper: Keeper,
+    pub readiness: Readiness,
+    pub specs: HostSpecs,
+    pub address: String,
+    pub boot_id: String,
+    pub data_dir: PathBuf,
+}
+
+#[async_trait]
+impl Body for HostBody {
+    fn report(&self) -> HeartbeatRequest {
+        let tally = self.keeper.tally();
+        let mut cached_images = self.readiness.floor.images.list().unwrap_or_default();
+        cached_images.truncate(MAX_IMAGES);
+        HeartbeatRequest {
+            agent_version: self.specs.agent_version.clone(),
+            boot_id: self.boot_id.clone(),
+            address: self.address.clone(),
+            capacity: Capacity {
+                cpu_millis: u64::from(self.specs.cpu_cores) * 1000,
+                memory_mb: self.specs.memory_mb,
+                disk_mb: disk_bytes(&self.data_dir) >> 20,
+            },
+            // What is promised, not what is touched: the scheduler must not promise it again.
+            used: Capacity {
+                cpu_millis: tally.vcpus * 1000,
+                memory_mb: tally.memory_bytes >> 20,
+                disk_mb: tally.disk_bytes >> 20,
+            },
+            sandbox_counts: SandboxCounts { running: tally.running, paused: tally.paused, other: tally.other },
+            sandbox_digest: self.keeper.digest(),
+            inventory_complete: self.keeper.inventory_complete(),
+            ready: self.readiness.problem().is_none(),
+            going_offline: false,
+            cached_images,
+        }
+    }
+
+    fn accept_work(&self, accept: bool) {
+        self.keeper.set_welcome(accept);
+    }
+
+    async fn pause_all(&self, _: PauseCause) {
+        // One reason for both causes: when control is back, or trusts this host again, it orders the resume.
+        let (paused, failed) = self.keeper.pause_all(HOST_DISCONNECTED).await;
+        tracing::warn!(paused, failed, "sandboxes were paused until control orders otherwise");
+    }
+}

@@ -1,0 +1,231 @@
+//! The heartbeat: tells control that the host lives, and acts on what the answer means for it.
+//!
+//! One task that does nothing else: listing, pausing and renewing ahead of time never delay it by more than their own
+//! request. What each answer leads to is decided in [`decision`]; what must outlive the agent is in [`memory`].
+
+pub mod decision;
+pub mod memory;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use atoll_model::api::hosts::HeartbeatRequest;
+use chrono::Utc;
+use rand::Rng;
+use rustix::time::ClockId;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::control::{ControlApi, HeartbeatAnswer};
+use super::credentials::CredentialStore;
+use super::renewal::Renewal;
+use super::{tombstone, trust};
+use decision::{Contact, Millis, Next, Observation, PauseCause, Timing};
+use memory::ContactMemory;
+
+/// After a renewal ahead of time that failed, the next attempt.
+const RENEW_AGAIN: Duration = Duration::from_secs(60);
+/// What an orderly shutdown gives to the last heartbeat.
+const FAREWELL: Duration = Duration::from_secs(3);
+
+/// What the heartbeat needs of the rest of the agent.
+#[async_trait]
+pub trait Body: Send + Sync + 'static {
+    /// The state of the host, quickly: nothing in it waits.
+    fn report(&self) -> HeartbeatRequest;
+
+    /// Whether control may give new work.
+    fn accept_work(&self, accept: bool);
+
+    /// Pauses every running sandbox, with a deadline; a failure of one never stops the rest.
+    async fn pause_all(&self, cause: PauseCause);
+}
+
+/// How the heartbeat came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The agent shuts down.
+    ShutDown,
+    /// Control has deleted the host and proved it.
+    Deleted,
+}
+
+pub struct Heartbeat {
+    pub control: Arc<dyn ControlApi>,
+    pub store: Arc<CredentialStore>,
+    pub renewal: Renewal,
+    pub body: Arc<dyn Body>,
+    pub memory: ContactMemory,
+    pub timing: Timing,
+    /// The interval of the configuration, before which control's wish does not count.
+    pub interval_override: Option<Duration>,
+    /// For the message that says how to enrol again.
+    pub server_url: String,
+}
+
+impl Heartbeat {
+    /// Beats until the host is deleted or the agent shuts down.
+    pub async fn run(self, shutdown: CancellationToken) -> End {
+        let now = boot_millis();
+        let (last_contact, paused) = self.memory.recall(now);
+        let mut contact = Contact::new(self.timing, last_contact, paused);
+        self.body.accept_work(contact.accepts_work());
+        let sweeps = TaskTracker::new();
+        let mut renew_not_before = 0;
+        let mut next = Next::Beat(Duration::ZERO);
+        loop {
+            let observation = {
+                let work = self.perform(next);
+                tokio::pin!(work);
+                loop {
+                    let pause = async {
+                        match contact.pause_at() {
+                            Some(at) => {
+                                tokio::time::sleep(Duration::from_millis(at.saturating_sub(boot_millis()))).await
+                            }
+                            None => std::future::pending().await,
+                        }
+                    };
+                    tokio::select! {
+                        observation = &mut work => break observation,
+                        () = pause => self.pause_if_due(&mut contact, &sweeps),
+                        () = shutdown.cancelled() => {
+                            self.farewell(contact.accepts_work()).await;
+                            return End::ShutDown;
+                        }
+                    }
+                }
+            };
+            next = contact.observe(boot_millis(), observation, jitter());
+            self.after(&mut contact, observation, &sweeps);
+            if observation == Observation::Accepted && self.renewal_is_due(renew_not_before) {
+                renew_not_before = boot_millis() + u64::try_from(RENEW_AGAIN.as_millis()).unwrap_or(u64::MAX);
+                match self.renewal.renew().await {
+                    // Ahead of time: the host is still in contact with what it has.
+                    Observation::RefreshFailed => {}
+                    observation => {
+                        next = contact.observe(boot_millis(), observation, jitter());
+                        self.after(&mut contact, observation, &sweeps);
+                    }
+                }
+            }
+            if next == Next::Forget {
+                return End::Deleted;
+            }
+        }
+    }
+
+    async fn perform(&self, next: Next) -> Observation {
+        match next {
+            Next::Beat(wait) => {
+                tokio::time::sleep(wait).await;
+                self.beat().await
+            }
+            Next::Refresh(wait) => {
+                tokio::time::sleep(wait).await;
+                self.renewal.renew().await
+            }
+            Next::Forget => Observation::Deleted,
+        }
+    }
+
+    async fn beat(&self) -> Observation {
+        let Some(stored) = self.store.load() else { return Observation::NoAnswer };
+        let identity = &stored.current;
+        let report = self.body.report();
+        let answer = self.control.heartbeat(identity.host_id(), &identity.credentials.access_token, &report).await;
+        match answer {
+            Ok(HeartbeatAnswer::Accepted) => {
+                if let Err(error) = self.store.confirm() {
+                    tracing::warn!(error = format!("{error:#}"), "can't drop the former credentials");
+                }
+                Observation::Accepted
+            }
+            Ok(HeartbeatAnswer::Unauthorized) => {
+                tracing::info!("control does not accept the access token: renewing it");
+                Observation::Refused
+            }
+            Ok(HeartbeatAnswer::Gone(proof)) => {
+                let verified = trust::certificates(&identity.credentials.ca)
+                    .map_err(|error| format!("{error:#}"))
+                    .and_then(|ca| tombstone::verify(&proof, identity.host_id(), &ca).map_err(|e| e.to_string()));
+                match verified {
+                    Ok(()) => Observation::Deleted,
+                    Err(error) => {
+                        tracing::warn!(error, "somebody says that this host was deleted, without proof: ignored");
+                        Observation::NoAnswer
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "no heartbeat reached control");
+                Observation::NoAnswer
+            }
+        }
+    }
+
+    fn after(&self, contact: &mut Contact, observation: Observation, sweeps: &TaskTracker) {
+        match observation {
+            Observation::Accepted => self.memory.remember(contact.last_contact(), None),
+            Observation::Renewed if self.interval_override.is_none() => {
+                if let Some(stored) = self.store.load() {
+                    contact.set_interval(interval_of(&stored.current.credentials.settings));
+                }
+            }
+            Observation::Rejected => tracing::error!(
+                "control has rejected this host's credentials, and all its sandboxes are paused. To enrol it again, \
+                 make a registration token (`atoll host token HOST`, or POST /v1/hosts/{{id}}/token), stop this agent \
+                 and run: atoll host --server {} --register TOKEN",
+                self.server_url
+            ),
+            _ => {}
+        }
+        self.body.accept_work(contact.accepts_work());
+        self.pause_if_due(contact, sweeps);
+    }
+
+    fn pause_if_due(&self, contact: &mut Contact, sweeps: &TaskTracker) {
+        let Some(cause) = contact.pause_due(boot_millis()) else { return };
+        match cause {
+            PauseCause::ContactLost => tracing::warn!("contact with control is lost: pausing all sandboxes"),
+            PauseCause::Rejected => tracing::warn!("this host is no longer welcome: pausing all sandboxes"),
+        }
+        self.memory.remember(contact.last_contact(), Some(cause));
+        let body = self.body.clone();
+        sweeps.spawn(async move { body.pause_all(cause).await });
+    }
+
+    fn renewal_is_due(&self, not_before: Millis) -> bool {
+        boot_millis() >= not_before
+            && self.store.load().is_some_and(|it| Utc::now().timestamp_millis() >= it.current.renew_at_ms())
+    }
+
+    /// Tells control that the host goes away in order, once, briefly.
+    async fn farewell(&self, welcome: bool) {
+        let Some(stored) = self.store.load().filter(|_| welcome) else { return };
+        let report = HeartbeatRequest { going_offline: true, ready: false, ..self.body.report() };
+        let credentials = &stored.current.credentials;
+        let sent = self.control.heartbeat(&credentials.host_id, &credentials.access_token, &report);
+        if !matches!(tokio::time::timeout(FAREWELL, sent).await, Ok(Ok(HeartbeatAnswer::Accepted))) {
+            tracing::info!("control could not be told that this host goes offline");
+        }
+    }
+}
+
+/// The interval that control asks for, within reason.
+#[must_use]
+pub fn interval_of(settings: &atoll_model::api::hosts::HostSettings) -> Duration {
+    Duration::from_millis(settings.heartbeat_interval_ms).clamp(Duration::from_millis(50), Duration::from_secs(600))
+}
+
+/// Milliseconds since the machine booted, sleep included.
+#[must_use]
+pub fn boot_millis() -> Millis {
+    let now = rustix::time::clock_gettime(ClockId::Boottime);
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1000 + u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000_000
+}
+
+fn jitter() -> f64 {
+    rand::rng().random_range(-1.0..=1.0)
+}

@@ -1,0 +1,42 @@
+//! Images that this machine lacks come from control, with the host's own token.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use http_body_util::BodyExt;
+
+use super::control::HttpControl;
+use super::credentials::CredentialStore;
+use crate::images::{Fetch, FetchError, ImageSink};
+
+/// How long a fetch may stand still.
+const STALL: std::time::Duration = std::time::Duration::from_secs(30);
+
+pub struct ControlImages {
+    pub control: Arc<HttpControl>,
+    pub store: Arc<CredentialStore>,
+}
+
+#[async_trait]
+impl Fetch for ControlImages {
+    async fn fetch(&self, digest: &str, sink: &mut ImageSink) -> Result<(), FetchError> {
+        let fail = |reason: String| FetchError { digest: digest.to_owned(), not_found: false, reason };
+        let stored = self.store.load().ok_or_else(|| fail("this host is not enrolled".to_owned()))?;
+        let credentials = &stored.current.credentials;
+        let answer = self.control.image(&credentials.host_id, &credentials.access_token, digest).await;
+        let mut body = match answer {
+            Ok(answer) => answer.into_body(),
+            Err(error) => return Err(FetchError { not_found: error.status == Some(404), ..fail(error.to_string()) }),
+        };
+        loop {
+            let frame = tokio::time::timeout(STALL, body.frame())
+                .await
+                .map_err(|_| fail(format!("nothing came for {STALL:?}")))?;
+            let Some(frame) = frame else { return Ok(()) };
+            let frame = frame.map_err(|error| fail(error.to_string()))?;
+            if let Ok(chunk) = frame.into_data() {
+                sink.write(chunk).await.map_err(|error| fail(error.to_string()))?;
+            }
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! What this machine can run, told before anything is tried: `atoll host check`.
+
+use std::path::Path;
+
+use crate::driver::{self, Check};
+
+/// Free room below which a host is of little use.
+const WANTED_DISK: u64 = 5 << 30;
+
+/// Looks at everything that the agent needs. Changes nothing on the machine.
+pub async fn check(data_dir: &Path) -> Vec<Check> {
+    let data_dir = data_dir.to_owned();
+    let looked = tokio::task::spawn_blocking(move || {
+        let mut checks = driver::check();
+        checks.extend([
+            tool("mkfs.btrfs", "install btrfs-progs: the storage pool is made with it"),
+            tool("nft", "install nftables: the sandboxes' firewall is loaded with it"),
+            disk(&data_dir),
+        ]);
+        checks
+    });
+    looked.await.unwrap_or_default()
+}
+
+fn tool(name: &'static str, remedy: &'static str) -> Check {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let sbin = ["/usr/sbin", "/sbin"].map(std::path::PathBuf::from);
+    let found = std::env::split_paths(&path).chain(sbin).map(|dir| dir.join(name)).find(|path| path.is_file());
+    match found {
+        Some(path) => Check { name, ok: true, detail: path.display().to_string(), remedy: "" },
+        None => Check { name, ok: false, detail: "not found".to_owned(), remedy },
+    }
+}
+
+fn disk(data_dir: &Path) -> Check {
+    let name = "disk";
+    let remedy = "free some disk, or put the data directory elsewhere (--data-dir)";
+    let there = data_dir.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    match rustix::fs::statvfs(there) {
+        Ok(it) => {
+            let free = it.f_bavail.saturating_mul(it.f_frsize);
+            let ok = free >= WANTED_DISK;
+            let detail = format!("{} MiB free at {}", free >> 20, there.display());
+            Check { name, ok, detail, remedy: if ok { "" } else { remedy } }
+        }
+        Err(error) => Check { name, ok: false, detail: format!("{}: {error}", there.display()), remedy },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn every_check_that_fails_says_what_to_do() {
+        for check in check(Path::new("/nowhere/yet")).await {
+            assert_eq!(check.ok, check.remedy.is_empty(), "{check:?}");
+            assert!(!check.detail.is_empty(), "{check:?}");
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! `HostService`: what control asks of this host, over Connect.
+//!
+//! Handlers unwrap the request, call the keeper and convert the answer. Who calls is known to be control before a
+//! request gets here (see [`super::peer`]).
+
+use std::sync::Arc;
+
+use atoll_model::SandboxId;
+use atoll_rpc::atoll::host::v1 as wire;
+use atoll_rpc::connectrpc::{ConnectError, RequestContext, Response, ServiceRequest, ServiceResult};
+use chrono::Utc;
+use tokio_util::sync::CancellationToken;
+
+use super::readiness::Readiness;
+use crate::driver::Step;
+use crate::images::{ImageError, Images};
+use crate::sandboxes::{Answer, Keeper, OrderError, State, View};
+
+/// Ids in one request for metrics.
+const MAX_METRICS: usize = 10_000;
+
+pub struct HostService {
+    pub keeper: Keeper,
+    pub images: Arc<Images>,
+    pub readiness: Readiness,
+    pub version: String,
+    pub boot_id: String,
+    /// Control has ordered the end: destroy all, forget the credentials.
+    pub terminate: CancellationToken,
+}
+
+impl From<OrderError> for ConnectError {
+    fn from(error: OrderError) -> Self {
+        let text = error.to_string();
+        match error {
+            OrderError::Invalid { .. } => Self::invalid_argument(text),
+            OrderError::Unsupported { .. } | OrderError::WrongState { .. } => Self::failed_precondition(text),
+            OrderError::NotFound { .. } => Self::not_found(text),
+            OrderError::Stale { .. } | OrderError::Destroyed => Self::aborted(text),
+            OrderError::Conflict { .. } => Self::already_exists(text),
+            OrderError::Full { .. } | OrderError::Busy { .. } => Self::resource_exhausted(text),
+            OrderError::NotAccepting { .. } => Self::unavailable(text),
+            OrderError::Failed { .. } => Self::internal(text),
+        }
+    }
+}
+
+fn id(text: &str) -> Result<SandboxId, ConnectError> {
+    text.parse().map_err(|error| ConnectError::invalid_argument(format!("id: {error}")))
+}
+
+fn sandbox(view: &View) -> wire::Sandbox {
+    wire::Sandbox {
+        id: view.id.to_string(),
+        generation: view.generation,
+        state: state(view.state).into(),
+        reason: view.reason.clone(),
+        changed_at_ms: view.changed_at_ms,
+        exit_code: view.exit_code,
+        address: view.address().map(|address| address.to_string()).unwrap_or_default(),
+        driver: view.driver.clone(),
+        memory_bytes: view.memory_bytes,
+        vcpus: view.vcpus,
+        disk_bytes: view.disk_bytes,
+        ..Default::default()
+    }
+}
+
+const fn state(state: State) -> wire::SandboxState {
+    match state {
+        State::Starting => wire::SandboxState::Starting,
+        State::Running => wire::SandboxState::Running,
+        State::Paused => wire::SandboxState::Paused,
+        State::Exited => wire::SandboxState::Exited,
+    }
+}
+
+fn known_state(state: Option<wire::SandboxState>) -> Option<State> {
+    match state? {
+        wire::SandboxState::SANDBOX_STATE_UNSPECIFIED => None,
+        wire::SandboxState::SANDBOX_STATE_STARTING => Some(State::Starting),
+        wire::SandboxState::SANDBOX_STATE_RUNNING => Some(State::Running),
+        wire::SandboxState::SANDBOX_STATE_PAUSED => Some(State::Paused),
+        wire::SandboxState::SANDBOX_STATE_EXITED => Some(State::Exited),
+    }
+}
+
+fn steps(steps: &[Step]) -> Vec<wire::Step> {
+    let one = |step: &Step| wire::Step {
+        name: step.name.to_owned(),
+        micros: u64::try_from(step.took.as_micros()).unwrap_or(u64::MAX),
+        ..Default::default()
+    };
+    steps.iter().map(one).collect()
+}
+
+fn described(answer: &Answer) -> wire::Sandbox {
+    sandbox(&answer.view)
+}
+
+#[allow(refining_impl_trait)] // the handlers name their answers: easier to read, and nobody else implements them
+impl wire::HostService for HostService {
+    async fn create_sandbox(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, wire::CreateSandboxRequest>,
+    ) -> ServiceResult<wire::CreateSandboxResponse> {
+        let request = request.to_owned_message();
+        let spec = request.spec.into_option().ok_or_else(|| ConnectError::invalid_argument("spec: is missing"))?;
+        let answer = self.keeper.create(id(&request.id)?, request.generation, spec).await?;
+        Response::ok(wire::CreateSandboxResponse {
+            sandbox: described(&answer).into(),
+            steps: steps(&answer.steps),
+            ..Default::default()
+        })
+    }
+
+    async fn destroy_sandbox(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, wire::DestroySandboxRequest>,
+    ) -> ServiceResult<wire::DestroySandboxResponse> {
+        let id = id(request.id)?;
+        tracing::debug!(sandbox = %id, reason = request.reason, "control orders a sandbox's end");
+        self.keeper.destroy(&id, request.generation).await?;
+        Response::ok(wire::DestroySandboxResponse::default())
+    }
+
+    async fn pause_sandbox(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, wire::PauseSandboxRequest>,
+    ) -> ServiceResult<wire::PauseSandboxResponse> {
+        let reason = if request.reason.is_empty() { "user" } else { request.reason };
+        if reason.len() > 256 {
+            return Err(ConnectError::invalid_argument("reason: must be 256 bytes at most"));
+        }
+        let answer = self.keeper.pause(&id(request.id)?, request.generation, reason.to_owned()).await?;
+        Response::ok(wire::PauseSandboxResponse {
+            sandbox: described(&answer).into(),
+            kept: answer.kept.as_str().to_owned(),
+            ..Default::default()
+        })
+    }
+
+    async fn resume_sandbox(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, wire::ResumeSandboxRequest>,
+    ) -> ServiceResult<wire::ResumeSandboxResponse> {
+        let answer = self.keeper.resume(&id(request.id)?, request.generation).await?;
+        Response::ok(wire::ResumeSandboxResponse {
+            sandbox: described(&answer).into(),
+            kept: answer.kept.as_str().to_owned(),
+            ..Default::default()
+        })
+    }
+
+    async fn get_sandbox(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, wire::GetSandboxRequest>,
+    ) -> ServiceResult<wire::GetSandboxResponse> {
+        let view = self.keeper.get(&id(request.id)?)?;
+        Response::ok(wire::GetSandboxResponse { sandbox: sandbox(&view).into(), ..Default::default() })
+    }
+
+    async fn list_sandboxes(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, wire::ListSandboxesRequest>,
+    ) -> ServiceResult<wire::ListSandboxesResponse> {
+        // Asked first: what is found afterwards can only be more.
+        let inventory_complete = self.keeper.inventory_complete();
+        let sandboxes = self.keeper.list().iter().map(|view| sandbox(view)).collect();
+        Response::ok(wire::ListSandboxesResponse { sandboxes, inventory_complete, ..Default::default() })
+    }
+
+    async fn acknowledge(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, wire::AcknowledgeRequest>,
+    ) -> ServiceResult<wire::AcknowledgeResponse> {
+        for item in request.to_owned_message().items {
+            if let Some(state) = known_state(item.state.as_known()) {
+                self.keeper.acknowledge(&id(&item.id)?, item.generation, state);
+            }
+        }
+        Response::ok(wire::AcknowledgeResponse::default())
+    }
+
+    async fn sandbox_metrics(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, wire::SandboxMetricsRequest>,
+    ) -> ServiceResult<wire::SandboxMetricsResponse> {
+        let ids = request.to_owned_message().ids;
+        if ids.len() > MAX_METRICS {
+            return Err(ConnectError::invalid_argument(format!("ids: must be {MAX_METRICS} at most")));
+        }
+        let keeper = self.keeper.clone();
+        // Reads files of the kernel for each sandbox: not on a thread that serves others.
+        let read = tokio::task::spawn_blocking(move || metrics(&keeper, &ids));
+        let metrics = read.await.map_err(|_| ConnectError::internal("reading metrics: the task was lost"))??;
+        Response::ok(wire::SandboxMetricsResponse { metrics, ..Default::default() })
+    }
+
+    async fn delete_image(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, wire::DeleteImageRequest>,
+    ) -> ServiceResult<wire::DeleteImageResponse> {
+        match self.images.delete(request.digest).await {
+            Ok(()) => Response::ok(wire::DeleteImageResponse::default()),
+            Err(error @ ImageError::InUse(_)) => Err(ConnectError::failed_precondition(error.to_string())),
+            Err(error @ ImageError::NotADigest(_)) => Err(ConnectError::invalid_argument(error.to_string())),
+            Err(error) => Err(ConnectError::internal(error.to_string())),
+        }
+    }
+
+    async fn get_status(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, wire::GetStatusRequest>,
+    ) -> ServiceResult<wire::GetStatusResponse> {
+        let not_ready = self.readiness.problem();
+        Response::ok(wire::GetStatusResponse {
+            version: self.version.clone(),
+            boot_id: self.boot_id.clone(),
+            ready: not_ready.is_none(),
+            not_ready_reason: not_ready.unwrap_or_default(),
+            sandboxes: u32::try_from(self.keeper.list().len()).unwrap_or(u32::MAX),
+            cached_images: self.images.list().unwrap_or_default(),
+            ..Default::default()
+        })
+    }
+
+    async fn terminate(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, wire::TerminateRequest>,
+    ) -> ServiceResult<wire::TerminateResponse> {
+        tracing::warn!(reason = request.reason, "control has deleted this host: destroying its sandboxes");
+        self.terminate.cancel();
+        Response::ok(wire::TerminateResponse::default())
+    }
+}
+
+fn metrics(keeper: &Keeper, ids: &[String]) -> Result<Vec<wire::SandboxMetrics>, ConnectError> {
+    let ids: Vec<SandboxId> = if ids.is_empty() {
+        keeper.list().iter().map(|view| view.id.clone()).collect()
+    } else {
+        ids.iter().map(|text| id(text)).collect::<Result<_, _>>()?
+    };
+    let one = |id: SandboxId| {
+        // One that is gone by now has no metrics; that is no error of the others.
+        let used = keeper.usage(&id).ok()?;
+        Some(wire::SandboxMetrics {
+            id: id.to_string(),
+            timestamp_ms: Utc::now().timestamp_millis(),
+            cpu_usec: used.cpu_usec,
+            memory_bytes: used.memory_bytes,
+            disk_bytes: used.disk_bytes,
+            net_rx_bytes: used.received_bytes,
+            net_tx_bytes: used.sent_bytes,
+            processes: used.processes,
+            ..Default::default()
+        })
+    };
+    Ok(ids.into_iter().filter_map(one).collect())
+}

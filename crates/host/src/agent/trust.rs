@@ -1,0 +1,190 @@
+//! Whom the agent believes to be control: TLS verification of the connections that it makes.
+//!
+//! Before enrolment, whoever holds the CA whose fingerprint is in the registration token; afterwards, whoever shows a
+//! certificate of the stored CA for [`CONTROL_SERVER_NAME`]. Behind a public HTTPS address, a chain to the system's
+//! roots for that address is accepted as well, since a proxy may stand in front; the CA that enrolment hands out must
+//! match the fingerprint all the same. Nothing here is ever sent in the clear.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, ensure};
+use atoll_model::api::hosts::CONTROL_SERVER_NAME;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use sha2::{Digest, Sha256};
+
+use super::registration_token::Fingerprint;
+
+const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// What control must prove.
+#[derive(Debug, Clone)]
+pub enum Trust {
+    /// To hold a CA with this fingerprint, which it shows in its chain.
+    Fingerprint(Fingerprint),
+    /// To have a certificate of one of these.
+    Ca(Vec<CertificateDer<'static>>),
+}
+
+impl Trust {
+    /// Trust in the CA certificates of a PEM text.
+    ///
+    /// # Errors
+    /// When there is none in it.
+    pub fn in_ca(pem: &str) -> anyhow::Result<Self> {
+        Ok(Self::Ca(certificates(pem)?))
+    }
+}
+
+/// The certificates of a PEM text; at least one.
+///
+/// # Errors
+/// When there is none, or the text is damaged.
+pub fn certificates(pem: &str) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    let found = CertificateDer::pem_slice_iter(pem.as_bytes())
+        .collect::<Result<Vec<_>, _>>()
+        .context("reading certificates in PEM")?;
+    ensure!(!found.is_empty(), "the text holds no certificate");
+    Ok(found)
+}
+
+#[must_use]
+pub fn fingerprint(certificate: &CertificateDer<'_>) -> Fingerprint {
+    Sha256::digest(certificate.as_ref()).into()
+}
+
+/// The only provider of cryptography in this crate.
+#[must_use]
+pub fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// A client configuration that accepts control and nobody else. `public_name` is the host of an `https` address.
+///
+/// # Errors
+/// When the CA is unusable.
+pub fn client_config(trust: &Trust, public_name: Option<&str>) -> anyhow::Result<ClientConfig> {
+    let provider = provider();
+    let pinned = match trust {
+        Trust::Fingerprint(fingerprint) => Pinned::Fingerprint(*fingerprint),
+        Trust::Ca(certificates) => Pinned::Ca(verifier_for(certificates, &provider)?),
+    };
+    let public = match public_name {
+        Some(name) => system_verifier(&provider).zip(ServerName::try_from(name.to_owned()).ok()),
+        None => None,
+    };
+    let internal =
+        ServerName::try_from(CONTROL_SERVER_NAME).context("the internal name of control is not a DNS name")?;
+    let verifier = ControlVerifier { pinned, public, internal, provider: provider.clone() };
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .context("configuring TLS 1.3")?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+fn verifier_for(
+    roots: &[CertificateDer<'_>],
+    provider: &Arc<CryptoProvider>,
+) -> anyhow::Result<Arc<WebPkiServerVerifier>> {
+    let mut store = RootCertStore::empty();
+    for root in roots {
+        store.add(root.clone().into_owned()).context("a CA certificate is unusable")?;
+    }
+    WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider.clone())
+        .build()
+        .context("building a verifier from the CA")
+}
+
+/// `None` where the system has no roots: then only the pinned CA counts.
+fn system_verifier(provider: &Arc<CryptoProvider>) -> Option<Arc<WebPkiServerVerifier>> {
+    let mut store = RootCertStore::empty();
+    let roots = CertificateDer::pem_file_iter(Path::new(SYSTEM_ROOTS)).ok()?;
+    store.add_parsable_certificates(roots.filter_map(Result::ok));
+    WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider.clone()).build().ok()
+}
+
+#[derive(Debug)]
+enum Pinned {
+    Fingerprint(Fingerprint),
+    Ca(Arc<WebPkiServerVerifier>),
+}
+
+#[derive(Debug)]
+struct ControlVerifier {
+    pinned: Pinned,
+    public: Option<(Arc<WebPkiServerVerifier>, ServerName<'static>)>,
+    internal: ServerName<'static>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ControlVerifier {
+    fn verify_pinned(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verifier = match &self.pinned {
+            Pinned::Ca(verifier) => verifier.clone(),
+            Pinned::Fingerprint(wanted) => {
+                let ca = intermediates
+                    .iter()
+                    .find(|certificate| fingerprint(certificate) == *wanted)
+                    .ok_or(CertificateError::UnknownIssuer)?;
+                verifier_for(std::slice::from_ref(ca), &self.provider)
+                    .map_err(|error| rustls::Error::General(error.to_string()))?
+            }
+        };
+        verifier.verify_server_cert(end_entity, intermediates, &self.internal, &[], now)
+    }
+}
+
+impl ServerCertVerifier for ControlVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _asked_for: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let pinned = self.verify_pinned(end_entity, intermediates, now);
+        match (&self.public, pinned) {
+            (Some((verifier, name)), Err(_)) => verifier.verify_server_cert(end_entity, intermediates, name, ocsp, now),
+            (_, verdict) => verdict,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}

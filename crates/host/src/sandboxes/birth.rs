@@ -1,0 +1,215 @@
+//! How a sandbox comes to life: created, found again, or started from its disk after a reboot.
+//!
+//! A create ends with a sandbox that answers, or leaves nothing behind; the record is the first thing made and the last
+//! thing removed.
+
+use std::sync::Arc;
+
+use atoll_model::SandboxId;
+
+use super::entry::{Answer, Kept, Reply};
+use super::error::OrderError;
+use super::machine::{Life, MachineError};
+use super::owner::{Flow, Owner};
+use super::record::{Phase, State};
+use super::spec::Secrets;
+use crate::driver::{LaunchSpec, Steps};
+use crate::failpoint;
+
+/// Processes and threads of one sandbox.
+const PIDS_MAX: u32 = 2048;
+
+impl From<MachineError> for OrderError {
+    fn from(error: MachineError) -> Self {
+        match error {
+            MachineError::Full(reason) => Self::Full { reason },
+            MachineError::NoImage(problem) => Self::Unsupported { what: "the template's image", problem },
+            MachineError::Failed(cause) => Self::Failed { attempted: "making the sandbox", cause },
+        }
+    }
+}
+
+impl Owner {
+    pub(super) async fn create(&mut self, secrets: Secrets, reply: Reply) -> Flow {
+        match self.try_create(&secrets).await {
+            Ok(answer) => {
+                let _asker_is_gone = reply.send(Ok(answer));
+                Flow::Stays
+            }
+            Err(error) => {
+                tracing::warn!(sandbox = %self.record.id, %error, "a sandbox could not be created");
+                self.entry.cut.cancel();
+                // Answered when nothing is left, so that a second attempt finds a clean host; if something resists, the
+                // answer does not wait for it.
+                let clean = self.try_take_down().await;
+                let _asker_is_gone = reply.send(Err(error));
+                if !clean {
+                    self.take_down().await;
+                }
+                Flow::Gone
+            }
+        }
+    }
+
+    async fn try_create(&mut self, secrets: &Secrets) -> Result<Answer, OrderError> {
+        let mut steps = Steps::new();
+        let give_up = self.entry.give_up.clone();
+        let _turn = self.shared.admission.turn(&give_up).await?;
+        steps.done("turn");
+        let shared = self.shared.clone();
+        shared.machine.admit_disk(self.record.spec.disk_bytes)?;
+        self.record.slot = Some(shared.machine.take_slot()?);
+        failpoint!("agent.create.after_slot");
+        shared
+            .records
+            .begin(&self.record, secrets)
+            .map_err(|error| OrderError::failed("writing the sandbox's record", &error))?;
+        steps.done("record");
+        failpoint!("agent.create.after_record");
+        let launched = tokio::select! {
+            launched = tokio::time::timeout(shared.limits.launch, self.launch(secrets, &mut steps)) => launched,
+            () = give_up.cancelled() => return Err(OrderError::Destroyed),
+        };
+        launched.map_err(|_| OrderError::Failed {
+            attempted: "making the sandbox",
+            cause: format!("it was not ready within {:?}", shared.limits.launch),
+        })??;
+        failpoint!("agent.create.after_launch");
+        self.record.phase = Phase::Live;
+        self.set_state(State::Running, "");
+        steps.done("record running");
+        failpoint!("agent.create.after_running");
+        Ok(Answer { steps: steps.as_slice().to_vec(), ..self.answer(Kept::Memory) })
+    }
+
+    /// Image, volume, network, processes. What it made is removed by whoever called, when it fails.
+    pub(super) async fn launch(&mut self, secrets: &Secrets, steps: &mut Steps) -> Result<(), OrderError> {
+        let shared = self.shared.clone();
+        let machine = &shared.machine;
+        let id = self.record.id.clone();
+        let slot = match self.record.slot {
+            Some(slot) => slot,
+            None => {
+                let slot = machine.take_slot()?;
+                self.record.slot = Some(slot);
+                self.save();
+                slot
+            }
+        };
+        let spec = &self.record.spec;
+        let volume = async {
+            match machine.find_volume(&id) {
+                Some(volume) => Ok(volume),
+                None => machine.create_volume(&id, spec.disk_bytes).await,
+            }
+        };
+        let (image, volume) = tokio::try_join!(machine.image(&spec.image.digest), volume)?;
+        steps.done("image and volume");
+        failpoint!("agent.create.after_volume");
+        if spec.deny_egress {
+            machine.set_egress_denied(slot, true).await?;
+            steps.done("egress");
+        }
+        let socket_path = shared.records.directory_of(&id).join("guest.sock");
+        let launch = LaunchSpec {
+            id: id.clone(),
+            slot,
+            lowers: vec![image.path.clone()],
+            volume,
+            vcpus: spec.vcpus,
+            memory_bytes: spec.memory_bytes,
+            pids_max: PIDS_MAX,
+            hostname: spec.hostname.clone(),
+            guest_config: guest_config(&id, self, secrets),
+            socket_path,
+        };
+        let life =
+            machine.launch(launch, steps).await.map_err(|error| OrderError::failed("launching the sandbox", &error))?;
+        self.record.init = Some(life.init());
+        self.life = Some(life);
+        self.image = Some(image);
+        Ok(())
+    }
+
+    /// The agent was started again and has found the processes; record and kernel are brought to agree.
+    pub(super) async fn adopted(&mut self, life: Arc<dyn Life>) {
+        self.life = Some(life);
+        let id = self.record.id.clone();
+        let machine = self.shared.machine.clone();
+        let frozen = machine.is_paused(&id);
+        let result = match (self.record.state, frozen) {
+            // A pause writes first and freezes then: the crash came in between.
+            (State::Paused, false) => machine.pause(&id).await,
+            (State::Paused, true) => Ok(()),
+            (_, true) => machine.resume(&id).await,
+            (_, false) => Ok(()),
+        };
+        if let Err(error) = result {
+            tracing::error!(sandbox = %id, %error, "an adopted sandbox is not as its record says");
+        }
+        if self.record.state == State::Starting {
+            self.set_state(State::Running, "");
+        }
+        match machine.image(&self.record.spec.image.digest).await {
+            Ok(lease) => self.image = Some(lease),
+            // It runs on what it has mounted; only a restart from disk will need the image again.
+            Err(error) => tracing::warn!(sandbox = %id, %error, "the image of an adopted sandbox can't be held"),
+        }
+    }
+
+    /// The machine was rebooted, and the sandbox is one that comes back: same id, files and address, new processes.
+    pub(super) async fn restart(&mut self) -> Flow {
+        let shared = self.shared.clone();
+        let Some(_turn) = shared.admission.patient_turn().await else { return Flow::Stays };
+        if let Err(error) = self.start_from_disk().await {
+            tracing::error!(sandbox = %self.record.id, %error, "a sandbox could not be started after the reboot");
+            self.entry.cut.cancel();
+            self.life = None;
+            self.record.init = None;
+            self.set_state(State::Exited, "restart_failed");
+            self.release_due = true;
+        } else {
+            tracing::info!(sandbox = %self.record.id, "a sandbox was started from its disk after the reboot");
+        }
+        Flow::Stays
+    }
+
+    /// Fresh processes over the files that are there.
+    pub(super) async fn start_from_disk(&mut self) -> Result<Vec<crate::driver::Step>, OrderError> {
+        let shared = self.shared.clone();
+        let id = self.record.id.clone();
+        let secrets =
+            shared.records.secrets(&id).map_err(|error| OrderError::failed("reading the sandbox's secrets", &error))?;
+        if shared.machine.find_volume(&id).is_none() {
+            return Err(OrderError::Failed {
+                attempted: "starting the sandbox from its disk",
+                cause: "its disk is gone".to_owned(),
+            });
+        }
+        let mut steps = Steps::new();
+        tokio::time::timeout(shared.limits.launch, self.launch(&secrets, &mut steps)).await.map_err(|_| {
+            OrderError::Failed {
+                attempted: "starting the sandbox from its disk",
+                cause: format!("it was not ready within {:?}", shared.limits.launch),
+            }
+        })??;
+        self.set_state(State::Running, "");
+        Ok(steps.as_slice().to_vec())
+    }
+}
+
+/// What the guest agent is told.
+fn guest_config(id: &SandboxId, owner: &Owner, secrets: &Secrets) -> serde_json::Value {
+    let spec = &owner.record.spec;
+    serde_json::json!({
+        "sandbox_id": id.dns_label(),
+        "template": spec.image.name,
+        "hostname": spec.hostname,
+        "env": secrets.env,
+        "default_user": spec.default_user,
+        "default_workdir": spec.default_workdir,
+        "access_token": (!secrets.access_token.is_empty()).then_some(&secrets.access_token),
+        "vcpus": spec.vcpus,
+        "memory_bytes": spec.memory_bytes,
+    })
+}

@@ -1,0 +1,233 @@
+//! The real machine below the keeper: driver, network, storage pool, images and slots, put together.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use atoll_model::SandboxId;
+
+use super::machine::{ImageLease, Life, Machine, MachineError, Use};
+use crate::driver::{Driver, DriverError, Exit, InitProcess, LaunchSpec, NetworkAttach, Running, Steps};
+use crate::images::{Fetch, ImageError, Images};
+use crate::network::Network;
+use crate::slots::{Slot, Slots};
+use crate::storage::{Pool, StorageError};
+
+/// Everything that sandboxes are made of on this machine.
+pub struct Floor {
+    pub driver: Arc<dyn Driver>,
+    pub network: Arc<Network>,
+    pub pool: Arc<Pool>,
+    pub images: Arc<Images>,
+    pub slots: Arc<Slots>,
+    pub fetch: Arc<dyn Fetch>,
+}
+
+impl From<StorageError> for MachineError {
+    fn from(error: StorageError) -> Self {
+        match error {
+            StorageError::Full(full) => Self::Full(full.to_string()),
+            other => Self::Failed(other.to_string()),
+        }
+    }
+}
+
+impl From<ImageError> for MachineError {
+    fn from(error: ImageError) -> Self {
+        match &error {
+            ImageError::NotADigest(_) => Self::NoImage(error.to_string()),
+            ImageError::Fetch(fetch) if fetch.not_found => Self::NoImage(error.to_string()),
+            _ => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+fn lost(_: tokio::task::JoinError) -> MachineError {
+    MachineError::Failed("the task was lost".to_owned())
+}
+
+struct Attach(Arc<Network>);
+
+impl NetworkAttach for Attach {
+    fn attach(&self, slot: &Slot, netns: BorrowedFd<'_>) -> io::Result<()> {
+        self.0.attach(*slot, netns)
+    }
+}
+
+#[async_trait]
+impl Life for Running {
+    fn init(&self) -> InitProcess {
+        self.init.clone()
+    }
+
+    async fn exited(&self) -> io::Result<Exit> {
+        Running::exited(self).await
+    }
+}
+
+#[async_trait]
+impl Machine for Floor {
+    fn take_slot(&self) -> Result<Slot, MachineError> {
+        self.slots.take().map_err(|error| MachineError::Full(error.to_string()))
+    }
+
+    fn give_back_slot(&self, slot: Slot) {
+        self.slots.give_back(slot);
+    }
+
+    fn admit_disk(&self, bytes: u64) -> Result<(), MachineError> {
+        self.pool.admit(bytes).map_err(|full| MachineError::Full(full.to_string()))
+    }
+
+    async fn create_volume(&self, id: &SandboxId, bytes: u64) -> Result<PathBuf, MachineError> {
+        let (pool, id) = (self.pool.clone(), id.clone());
+        let made = tokio::task::spawn_blocking(move || pool.create_volume(&id, bytes)).await.map_err(lost)?;
+        Ok(made?.path)
+    }
+
+    fn find_volume(&self, id: &SandboxId) -> Option<PathBuf> {
+        self.pool.open_volume(id).map(|volume| volume.path)
+    }
+
+    async fn delete_volume(&self, id: &SandboxId) -> Result<(), MachineError> {
+        let (pool, id) = (self.pool.clone(), id.clone());
+        Ok(tokio::task::spawn_blocking(move || pool.delete_volume(&id)).await.map_err(lost)??)
+    }
+
+    async fn image(&self, digest: &str) -> Result<ImageLease, MachineError> {
+        let mounted = self.images.mounted(digest, &*self.fetch).await?;
+        Ok(ImageLease { path: mounted.path.clone(), held: Some(mounted) })
+    }
+
+    async fn set_egress_denied(&self, slot: Slot, denied: bool) -> Result<(), MachineError> {
+        let network = self.network.clone();
+        tokio::task::spawn_blocking(move || network.set_egress_denied(slot, denied))
+            .await
+            .map_err(lost)?
+            .map_err(|error| MachineError::Failed(format!("closing the sandbox's ways out: {error}")))
+    }
+
+    async fn launch(&self, spec: LaunchSpec, steps: &mut Steps) -> Result<Arc<dyn Life>, DriverError> {
+        let attach = Arc::new(Attach(self.network.clone()));
+        let running = self.driver.launch(spec, attach, steps).await?;
+        Ok(Arc::new(running))
+    }
+
+    async fn adopt(&self, id: &SandboxId, init: &InitProcess) -> Option<Arc<dyn Life>> {
+        let running = self.driver.adopt(id, init).await?;
+        Some(Arc::new(running))
+    }
+
+    async fn pause(&self, id: &SandboxId) -> Result<(), DriverError> {
+        self.driver.pause(id).await
+    }
+
+    async fn resume(&self, id: &SandboxId) -> Result<(), DriverError> {
+        self.driver.resume(id).await
+    }
+
+    fn is_paused(&self, id: &SandboxId) -> bool {
+        self.driver.is_paused(id)
+    }
+
+    async fn kill(&self, id: &SandboxId) -> Result<(), DriverError> {
+        self.driver.kill(id).await
+    }
+
+    async fn clean_up(&self, id: &SandboxId) -> Result<(), DriverError> {
+        self.driver.clean_up(id).await
+    }
+
+    async fn detach(&self, slot: Slot) -> Result<(), MachineError> {
+        let network = self.network.clone();
+        tokio::task::spawn_blocking(move || network.detach(slot))
+            .await
+            .map_err(lost)?
+            .map_err(|error| MachineError::Failed(format!("removing the sandbox's link: {error}")))
+    }
+
+    fn usage(&self, id: &SandboxId, slot: Option<Slot>) -> Use {
+        let used = self.driver.usage(id).unwrap_or_default();
+        let traffic = slot.and_then(|slot| self.network.counters(slot).ok()).unwrap_or_default();
+        Use {
+            cpu_usec: used.cpu_usec,
+            memory_bytes: used.memory_bytes,
+            disk_bytes: self.pool.usage(id).unwrap_or(0),
+            received_bytes: traffic.received,
+            sent_bytes: traffic.sent,
+            processes: used.processes,
+            oom_kills: used.oom_kills,
+        }
+    }
+}
+
+impl Floor {
+    /// Removes what is in the kernel or the pool without belonging to any sandbox with a record.
+    pub async fn remove_strays(&self, known: &HashSet<SandboxId>) {
+        for id in self.driver.leftovers().into_iter().filter(|id| !known.contains(id)) {
+            tracing::warn!(sandbox = %id, "removing processes and cgroups that no record knows");
+            if let Err(error) = self.driver.clean_up(&id).await {
+                tracing::error!(sandbox = %id, %error, "a stray could not be removed");
+            }
+        }
+        let taken: HashSet<Slot> = self.slots.in_use().into_iter().collect();
+        match self.network.leftovers() {
+            Ok(links) => {
+                // A link that is not of one of our blocks is none of ours.
+                let ours = self.slots.blocks().into_iter().flat_map(|(block, network)| {
+                    (1..=u8::MAX).filter_map(move |index| Slot::new(network, block, index))
+                });
+                let ours: HashMap<String, Slot> = ours.map(|slot| (slot.link_name(), slot)).collect();
+                for link in links {
+                    let Some(slot) = ours.get(&link).copied().filter(|slot| !taken.contains(slot)) else { continue };
+                    tracing::warn!(link, "removing a link that no record knows");
+                    if let Err(error) = self.detach(slot).await {
+                        tracing::error!(link, %error, "a stray link could not be removed");
+                    }
+                }
+            }
+            Err(error) => tracing::error!(%error, "stray links can't be looked for"),
+        }
+        match self.pool.list_volumes() {
+            Ok(volumes) => {
+                for id in volumes.into_iter().filter(|id| !known.contains(id)) {
+                    tracing::warn!(sandbox = %id, "deleting a volume that no record knows");
+                    if let Err(error) = self.delete_volume(&id).await {
+                        tracing::error!(sandbox = %id, %error, "a stray volume could not be deleted");
+                    }
+                }
+            }
+            Err(error) => tracing::error!(%error, "stray volumes can't be looked for"),
+        }
+    }
+
+    /// The agent ends: with no sandbox left nothing of this data directory stays in the kernel.
+    pub async fn shut_down(&self, sandboxes_left: bool) {
+        self.driver.shut_down().await;
+        if let Err(error) = self.network.shutdown(sandboxes_left).await {
+            tracing::error!(%error, "the network could not be brought down");
+        }
+        match self.images.unmount_all().await {
+            Ok(0) => {}
+            Ok(left) if sandboxes_left => tracing::debug!(left, "images stay mounted"),
+            Ok(left) => tracing::warn!(left, "images stay mounted though no sandbox is left"),
+            Err(error) => tracing::error!(%error, "images could not be unmounted"),
+        }
+        if sandboxes_left {
+            return;
+        }
+        let pool = self.pool.clone();
+        match tokio::task::spawn_blocking(move || pool.close()).await {
+            Ok(Ok(true)) => {}
+            Ok(Ok(false)) => tracing::warn!("the storage pool stays mounted: volumes are left in it"),
+            Ok(Err(error)) => tracing::error!(%error, "the storage pool could not be unmounted"),
+            Err(error) => tracing::error!(%error, "the storage pool could not be unmounted"),
+        }
+        if let Err(error) = self.slots.release_all() {
+            tracing::error!(%error, "the claim on the machine's slots could not be given up");
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! What the keeper needs of the machine, as one trait: so that its logic can be tried without a kernel.
+//!
+//! [`super::floor`] is the real one: it puts driver, network, storage, images and slots together.
+
+use std::any::Any;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use atoll_model::SandboxId;
+
+use crate::driver::{DriverError, Exit, InitProcess, LaunchSpec, Steps};
+use crate::slots::Slot;
+
+/// A sandbox's first process.
+#[async_trait]
+pub trait Life: Send + Sync + 'static {
+    fn init(&self) -> InitProcess;
+
+    /// Waits until all its processes have ended.
+    async fn exited(&self) -> io::Result<Exit>;
+}
+
+/// A mounted image, and what keeps it mounted.
+#[derive(Clone)]
+pub struct ImageLease {
+    pub path: PathBuf,
+    pub held: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+/// What failed, in words for a person.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MachineError {
+    /// A bound of the machine.
+    #[error("{0}")]
+    Full(String),
+    /// The image is to be had nowhere.
+    #[error("{0}")]
+    NoImage(String),
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// What a sandbox uses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Use {
+    pub cpu_usec: u64,
+    pub memory_bytes: u64,
+    pub disk_bytes: u64,
+    pub received_bytes: u64,
+    pub sent_bytes: u64,
+    pub processes: u32,
+    pub oom_kills: u64,
+}
+
+#[async_trait]
+pub trait Machine: Send + Sync + 'static {
+    fn take_slot(&self) -> Result<Slot, MachineError>;
+
+    fn give_back_slot(&self, slot: Slot);
+
+    /// Whether another volume of this size fits.
+    fn admit_disk(&self, bytes: u64) -> Result<(), MachineError>;
+
+    async fn create_volume(&self, id: &SandboxId, bytes: u64) -> Result<PathBuf, MachineError>;
+
+    fn find_volume(&self, id: &SandboxId) -> Option<PathBuf>;
+
+    /// Success when there is none.
+    async fn delete_volume(&self, id: &SandboxId) -> Result<(), MachineError>;
+
+    /// The image, mounted; fetched first when it isn't here.
+    async fn image(&self, digest: &str) -> Result<ImageLease, MachineError>;
+
+    async fn set_egress_denied(&self, slot: Slot, denied: bool) -> Result<(), MachineError>;
+
+    async fn launch(&self, spec: LaunchSpec, steps: &mut Steps) -> Result<Arc<dyn Life>, DriverError>;
+
+    async fn adopt(&self, id: &SandboxId, init: &InitProcess) -> Option<Arc<dyn Life>>;
+
+    async fn pause(&self, id: &SandboxId) -> Result<(), DriverError>;
+
+    async fn resume(&self, id: &SandboxId) -> Result<(), DriverError>;
+
+    fn is_paused(&self, id: &SandboxId) -> bool;
+
+    async fn kill(&self, id: &SandboxId) -> Result<(), DriverError>;
+
+    async fn clean_up(&self, id: &SandboxId) -> Result<(), DriverError>;
+
+    /// Removes what is left of the sandbox's network. Success when there is nothing.
+    async fn detach(&self, slot: Slot) -> Result<(), MachineError>;
+
+    /// Blocks briefly; zero where nothing can be read.
+    fn usage(&self, id: &SandboxId, slot: Option<Slot>) -> Use;
+}

@@ -1,0 +1,368 @@
+//! The sandboxes of this host: who keeps them, what is written down of them, how they are found again.
+//!
+//! [`Keeper`] is the front: it routes each order to the owner of its sandbox ([`owner`]), and answers questions from
+//! what the owners last showed ([`entry`]). The floors below (driver, network, storage, images, slots) are reached
+//! through [`machine::Machine`] alone. Nothing here talks to control.
+
+mod admission;
+mod birth;
+mod death;
+mod entry;
+mod error;
+pub mod floor;
+mod generation;
+mod graves;
+pub mod machine;
+mod owner;
+mod pause;
+mod record;
+mod recovery;
+mod spec;
+mod sweep;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use atoll_model::SandboxId;
+use atoll_rpc::atoll::host::v1 as wire;
+use chrono::Utc;
+use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::agent::proxy::{Directory, Refusal, Route};
+use crate::config::Limits;
+use admission::Admission;
+pub use entry::{Answer, Kept, View};
+use entry::{Entry, Order};
+pub use error::OrderError;
+use generation::{Seen, digest_of_set};
+use graves::Graves;
+use machine::{Machine, Use};
+use owner::{Owner, Start};
+pub use record::{Phase, Record, Records, State, Torn};
+pub use sweep::HOST_DISCONNECTED;
+
+/// What all owners share.
+pub(super) struct Shared {
+    pub machine: Arc<dyn Machine>,
+    pub records: Records,
+    pub graves: Graves,
+    pub limits: Limits,
+    pub admission: Admission,
+    /// Memory of this machine.
+    pub memory_bytes: u64,
+    sandboxes: RwLock<HashMap<SandboxId, Arc<Entry>>>,
+    /// Told at every change of any sandbox.
+    pub changed: watch::Sender<()>,
+    /// Cancelled at the very end: what could not be taken down is left to the next agent.
+    pub stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Shared {
+    fn get(&self, id: &SandboxId) -> Option<Arc<Entry>> {
+        self.sandboxes.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    }
+
+    pub(super) fn forget(&self, entry: &Arc<Entry>) {
+        let mut sandboxes = self.sandboxes.write().unwrap_or_else(PoisonError::into_inner);
+        if sandboxes.get(&entry.id).is_some_and(|known| Arc::ptr_eq(known, entry)) {
+            sandboxes.remove(&entry.id);
+        }
+        drop(sandboxes);
+        self.changed.send_replace(());
+    }
+
+    fn entries(&self) -> Vec<Arc<Entry>> {
+        self.sandboxes.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+}
+
+/// Counts for the heartbeat.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    pub running: u32,
+    pub paused: u32,
+    pub other: u32,
+    /// Promised to sandboxes that are not at their end.
+    pub vcpus: u64,
+    pub memory_bytes: u64,
+    pub disk_bytes: u64,
+}
+
+/// All sandboxes of this host.
+#[derive(Clone)]
+pub struct Keeper {
+    shared: Arc<Shared>,
+    gate: Arc<Gate>,
+}
+
+#[derive(Default)]
+struct Gate {
+    /// Control may give new work: the host is welcome.
+    welcome: AtomicBool,
+    /// The agent shuts down.
+    closing: AtomicBool,
+    /// Every sandbox that lives here is known.
+    complete: AtomicBool,
+}
+
+impl Keeper {
+    /// A keeper that knows no sandbox yet; see [`Self::recover`].
+    ///
+    /// # Errors
+    /// When the data directory can't be read or written.
+    pub fn new(
+        data_dir: &Path,
+        records: Records,
+        machine: Arc<dyn Machine>,
+        limits: Limits,
+        memory_bytes: u64,
+    ) -> std::io::Result<Self> {
+        let admission = Admission::new(limits.parallel_launches, limits.waiting_launches, limits.launch_wait);
+        let shared = Shared {
+            machine,
+            records,
+            graves: Graves::open(data_dir)?,
+            limits,
+            admission,
+            memory_bytes,
+            sandboxes: RwLock::default(),
+            changed: watch::channel(()).0,
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        };
+        let gate = Gate { welcome: AtomicBool::new(true), ..Gate::default() };
+        Ok(Self { shared: Arc::new(shared), gate: Arc::new(gate) })
+    }
+
+    /// Ends with a running sandbox, or with an error and nothing left behind.
+    ///
+    /// # Errors
+    /// [`OrderError`].
+    pub async fn create(&self, id: SandboxId, generation: u64, wish: wire::SandboxSpec) -> Result<Answer, OrderError> {
+        let (spec, secrets) = spec::parse(&id, wish)?;
+        let seen = Seen::create(generation, spec::digest(&spec, &secrets));
+        let (reply, answer) = oneshot::channel();
+        let known = {
+            let mut sandboxes = self.shared.sandboxes.write().unwrap_or_else(PoisonError::into_inner);
+            match sandboxes.get(&id) {
+                Some(entry) => Some(entry.clone()),
+                None => {
+                    self.may_begin(&id, generation)?;
+                    self.has_room(&sandboxes, spec.memory_bytes)?;
+                    let record = Record {
+                        id: id.clone(),
+                        seen: seen.clone(),
+                        phase: Phase::Creating,
+                        state: State::Starting,
+                        reason: String::new(),
+                        changed_at_ms: Utc::now().timestamp_millis(),
+                        exit_code: 0,
+                        spec,
+                        slot: None,
+                        init: None,
+                    };
+                    sandboxes.insert(id.clone(), self.start(record, Start::Create { secrets, reply }));
+                    None
+                }
+            }
+        };
+        match known {
+            Some(entry) => entry.order(|reply| Order::Create { seen, reply }).await,
+            None => answer.await.unwrap_or_else(|_| {
+                Err(OrderError::Failed { attempted: "creating the sandbox", cause: "the task was lost".to_owned() })
+            }),
+        }
+    }
+
+    /// Success also when there is no such sandbox; its generation is remembered then too, so that a create that still
+    /// travels is refused.
+    ///
+    /// # Errors
+    /// [`OrderError`].
+    pub async fn destroy(&self, id: &SandboxId, generation: u64) -> Result<(), OrderError> {
+        let entry = {
+            let sandboxes = self.shared.sandboxes.read().unwrap_or_else(PoisonError::into_inner);
+            match sandboxes.get(id) {
+                Some(entry) => entry.clone(),
+                None => {
+                    self.shared.graves.dig(id, generation);
+                    return Ok(());
+                }
+            }
+        };
+        if generation > entry.view.load().generation {
+            entry.give_up.cancel();
+        }
+        match entry.order(|reply| Order::Destroy { seen: Some(Seen::destroy(generation)), reply }).await {
+            Ok(_) | Err(OrderError::Destroyed) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// # Errors
+    /// [`OrderError`].
+    pub async fn pause(&self, id: &SandboxId, generation: u64, reason: String) -> Result<Answer, OrderError> {
+        let seen = Some(Seen::pause(generation));
+        self.known(id)?.order(|reply| Order::Pause { seen, reason, reply }).await
+    }
+
+    /// # Errors
+    /// [`OrderError`].
+    pub async fn resume(&self, id: &SandboxId, generation: u64) -> Result<Answer, OrderError> {
+        if !self.gate.welcome.load(Ordering::Acquire) {
+            return Err(OrderError::NotAccepting { reason: "control has rejected its credentials".to_owned() });
+        }
+        let seen = Seen::resume(generation);
+        self.known(id)?.order(|reply| Order::Resume { seen, reply }).await
+    }
+
+    /// Control has taken note of what this host did by itself.
+    pub fn acknowledge(&self, id: &SandboxId, generation: u64, state: State) {
+        if let Some(entry) = self.shared.get(id) {
+            entry.tell(Order::Acknowledge { generation, state });
+        }
+    }
+
+    /// # Errors
+    /// `NotFound`.
+    pub fn get(&self, id: &SandboxId) -> Result<Arc<View>, OrderError> {
+        let view = self.known(id)?.view.load_full();
+        if view.is_listed() { Ok(view) } else { Err(OrderError::NotFound { id: id.to_string() }) }
+    }
+
+    #[must_use]
+    pub fn list(&self) -> Vec<Arc<View>> {
+        let views = self.shared.entries().into_iter().map(|entry| entry.view.load_full());
+        views.filter(|view| view.is_listed()).collect()
+    }
+
+    /// What a sandbox uses now.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn usage(&self, id: &SandboxId) -> Result<Use, OrderError> {
+        let view = self.get(id)?;
+        Ok(self.shared.machine.usage(id, view.slot))
+    }
+
+    /// Whether the list is all that lives on this host.
+    #[must_use]
+    pub fn inventory_complete(&self) -> bool {
+        self.gate.complete.load(Ordering::Acquire)
+    }
+
+    /// A name for the set of sandboxes as it is now.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        let views = self.list();
+        digest_of_set(views.iter().map(|view| (view.id.as_str(), view.state.as_str(), view.generation)))
+    }
+
+    #[must_use]
+    pub fn tally(&self) -> Tally {
+        let mut tally = Tally::default();
+        for view in self.list() {
+            match view.state {
+                State::Running => tally.running += 1,
+                State::Paused => tally.paused += 1,
+                State::Starting | State::Exited => tally.other += 1,
+            }
+            if view.state != State::Exited {
+                tally.vcpus += u64::from(view.vcpus);
+                tally.memory_bytes += view.memory_bytes;
+                tally.disk_bytes += view.disk_bytes;
+            }
+        }
+        tally
+    }
+
+    /// Whether control may give new work.
+    pub fn set_welcome(&self, welcome: bool) {
+        self.gate.welcome.store(welcome, Ordering::Release);
+    }
+
+    /// Why a create would be refused at once, if it would.
+    #[must_use]
+    pub fn closed_because(&self) -> Option<&'static str> {
+        if self.gate.closing.load(Ordering::Acquire) {
+            Some("the agent shuts down")
+        } else if !self.gate.welcome.load(Ordering::Acquire) {
+            Some("control has rejected this host's credentials")
+        } else if !self.inventory_complete() {
+            Some("the agent is still finding its sandboxes")
+        } else {
+            None
+        }
+    }
+
+    /// Changes of any sandbox.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.shared.changed.subscribe()
+    }
+
+    fn known(&self, id: &SandboxId) -> Result<Arc<Entry>, OrderError> {
+        self.shared.get(id).ok_or_else(|| OrderError::NotFound { id: id.to_string() })
+    }
+
+    fn may_begin(&self, id: &SandboxId, generation: u64) -> Result<(), OrderError> {
+        if let Some(reason) = self.closed_because() {
+            return Err(OrderError::NotAccepting { reason: reason.to_owned() });
+        }
+        match self.shared.graves.generation_of(id) {
+            Some(highest) if generation <= highest => Err(OrderError::Stale { generation, highest }),
+            _ => Ok(()),
+        }
+    }
+
+    fn has_room(&self, sandboxes: &HashMap<SandboxId, Arc<Entry>>, memory: u64) -> Result<(), OrderError> {
+        let limits = &self.shared.limits;
+        if sandboxes.len() >= limits.sandboxes {
+            return Err(OrderError::Full { reason: format!("it has {} sandboxes already", sandboxes.len()) });
+        }
+        let views = sandboxes.values().map(|entry| entry.view.load());
+        let promised: u64 = views.filter(|it| it.state != State::Exited).map(|it| it.memory_bytes).sum();
+        let room = self.shared.memory_bytes.saturating_mul(limits.memory_overcommit);
+        if promised.saturating_add(memory) > room {
+            return Err(OrderError::Full {
+                reason: format!("{promised} of {room} bytes of memory are promised, {memory} more are wanted"),
+            });
+        }
+        Ok(())
+    }
+
+    /// A new owner for a record, at work.
+    fn start(&self, record: Record, start: Start) -> Arc<Entry> {
+        let (entry, orders) = Entry::new(&record, self.shared.limits.streams_per_sandbox);
+        let owner = Owner::new(self.shared.clone(), entry.clone(), record);
+        self.shared.tasks.spawn(owner.run(start, orders));
+        entry
+    }
+}
+
+impl Directory for Keeper {
+    fn route(&self, id: &SandboxId) -> Result<Route, Refusal> {
+        let entry = self.shared.get(id).ok_or(Refusal::NotFound)?;
+        let view = entry.view.load();
+        match (view.phase, view.state) {
+            (Phase::Live, State::Running) => {}
+            (Phase::Live, State::Paused) => return Err(Refusal::Paused),
+            (Phase::Creating, _) | (Phase::Live, State::Starting) => return Err(Refusal::Starting),
+            _ => return Err(Refusal::NotFound),
+        }
+        Ok(Route {
+            socket: self.shared.records.directory_of(id).join("guest.sock"),
+            address: view.address().ok_or(Refusal::NotFound)?,
+            cut: entry.cut.clone(),
+            streams: entry.streams.clone(),
+            streams_limit: entry.streams_limit,
+        })
+    }
+}

@@ -1,0 +1,112 @@
+//! Standing still, and going on.
+//!
+//! A pause is written down before the processes stop, a resume after they go on: a crash in between leaves a sandbox
+//! that recovery stops again, never one that runs on while control believes that it is paused.
+
+use super::entry::{Answer, Kept};
+use super::error::OrderError;
+use super::generation::{Seen, Verdict};
+use super::owner::Owner;
+use super::record::{Phase, State};
+
+impl Owner {
+    /// Without `seen`, by the agent's own decision.
+    pub(super) async fn pause(&mut self, seen: Option<Seen>, reason: String) -> Result<Answer, OrderError> {
+        if let Some(seen) = &seen {
+            self.judge(seen)?;
+        }
+        match self.record.state {
+            State::Running if self.record.phase == Phase::Live => {}
+            State::Paused => {
+                // Control's own reason takes the place of the agent's.
+                if let Some(seen) = seen
+                    && self.judge(&seen)? == Verdict::New
+                {
+                    self.record.seen = seen;
+                    self.set_state(State::Paused, &reason);
+                }
+                return Ok(self.answer(self.kept()));
+            }
+            _ => return Err(self.wrong_state("only a running one can be paused")),
+        }
+        let former = (self.record.seen.clone(), self.record.reason.clone());
+        if let Some(seen) = seen {
+            self.record.seen = seen;
+        }
+        self.set_state(State::Paused, &reason);
+        fail::fail_point!("agent.pause.after_record", |_| Err(OrderError::Destroyed));
+        let id = self.record.id.clone();
+        if let Err(error) = self.shared.machine.pause(&id).await {
+            // It runs on, and says so. What was half stopped goes on as well.
+            let _runs_anyway = self.shared.machine.resume(&id).await;
+            self.record.seen = former.0;
+            self.set_state(State::Running, &former.1);
+            return Err(OrderError::failed("pausing the sandbox", &error));
+        }
+        Ok(self.answer(Kept::Memory))
+    }
+
+    pub(super) async fn resume(&mut self, seen: Seen) -> Result<Answer, OrderError> {
+        let verdict = self.judge(&seen)?;
+        match self.record.state {
+            State::Paused => {}
+            State::Running => {
+                if verdict == Verdict::New {
+                    self.record.seen = seen;
+                    self.save();
+                }
+                return Ok(self.answer(Kept::Memory));
+            }
+            _ => return Err(self.wrong_state("only a paused one can be resumed")),
+        }
+        let kept = self.kept();
+        let former = std::mem::replace(&mut self.record.seen, seen);
+        let steps = match kept {
+            Kept::Memory => {
+                let resumed = self.shared.machine.resume(&self.record.id).await;
+                resumed.map(|()| Vec::new()).map_err(|error| OrderError::failed("resuming the sandbox", &error))
+            }
+            Kept::Files => self.wake_from_disk().await,
+        };
+        match steps {
+            Ok(steps) => {
+                fail::fail_point!("agent.resume.before_record", |_| Err(OrderError::Destroyed));
+                self.set_state(State::Running, "");
+                Ok(Answer { steps, ..self.answer(kept) })
+            }
+            Err(error) => {
+                self.record.seen = former;
+                self.save();
+                Err(error)
+            }
+        }
+    }
+
+    /// One that was paused when the machine rebooted has its files and nothing else.
+    async fn wake_from_disk(&mut self) -> Result<Vec<crate::driver::Step>, OrderError> {
+        let shared = self.shared.clone();
+        let _turn = shared.admission.turn(&self.entry.give_up.clone()).await?;
+        let woken = self.start_from_disk().await;
+        if woken.is_err() {
+            // Still paused, with nothing of the attempt left in the kernel.
+            self.life = None;
+            self.record.init = None;
+            let id = self.record.id.clone();
+            let cleaned = shared.machine.clean_up(&id).await.map_err(|error| error.to_string());
+            let detached = match self.record.slot {
+                Some(slot) => shared.machine.detach(slot).await.map_err(|error| error.to_string()),
+                None => Ok(()),
+            };
+            if let Err(error) = cleaned.and(detached) {
+                tracing::warn!(sandbox = %id, error, "a failed start from disk is not all undone");
+            }
+            let reason = self.record.reason.clone();
+            self.set_state(State::Paused, &reason);
+        }
+        woken
+    }
+
+    const fn kept(&self) -> Kept {
+        if self.life.is_some() { Kept::Memory } else { Kept::Files }
+    }
+}

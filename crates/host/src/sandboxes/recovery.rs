@@ -1,0 +1,158 @@
+//! Finding everything again when the agent starts.
+//!
+//! | record | processes | what becomes of it |
+//! | --- | --- | --- |
+//! | live, this boot | there | adopted: they were never touched |
+//! | live, this boot | gone | exited, and reported until control knows |
+//! | live, another boot | gone | started from its disk, or (paused) at its next resume, or exited: as its setting says |
+//! | being created or destroyed | either | taken down to nothing |
+//! | torn by a power cut | gone | exited, `record_damaged`: control decides |
+//! | none | something is left in the kernel or the pool | removed |
+//!
+//! Until this is done the inventory counts as incomplete, and control draws no conclusions from what is missing in it.
+
+use std::collections::HashSet;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+
+use atoll_model::SandboxId;
+use atoll_model::sandbox::OnReboot;
+use chrono::Utc;
+use futures::{StreamExt, stream};
+
+use super::Keeper;
+use super::generation::Seen;
+use super::owner::Start;
+use super::record::{Phase, Record, State, Torn};
+use super::spec::{DRIVER_CONTAINER, Image, Spec};
+use crate::driver::host_boot_id;
+
+/// How many are looked at side by side.
+const PARALLEL: usize = 32;
+
+/// What was found at a start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Found {
+    pub adopted: usize,
+    pub exited: usize,
+    pub restarted: usize,
+    pub finished: usize,
+}
+
+impl Keeper {
+    /// Gives every record its owner again. Call once, before control is let in.
+    pub async fn recover(&self, records: Vec<Record>, torn: Vec<Torn>) -> Found {
+        let decided = stream::iter(records).map(|record| self.decide(record)).buffer_unordered(PARALLEL);
+        let mut decided: Vec<_> = decided.collect().await;
+        decided.extend(torn.into_iter().map(damaged));
+        let mut found = Found::default();
+        let mut sandboxes = self.shared.sandboxes.write().unwrap_or_else(PoisonError::into_inner);
+        for (record, start) in decided {
+            match &start {
+                Start::Adopted(_) => found.adopted += 1,
+                Start::Restart => found.restarted += 1,
+                Start::Finish => found.finished += 1,
+                Start::AtRest | Start::Create { .. } => found.exited += usize::from(record.state == State::Exited),
+            }
+            let id = record.id.clone();
+            sandboxes.insert(id, self.start(record, start));
+        }
+        drop(sandboxes);
+        self.gate.complete.store(true, Ordering::Release);
+        self.shared.changed.send_replace(());
+        found
+    }
+
+    /// The sandboxes that have a record: everything else in kernel and pool is nobody's.
+    #[must_use]
+    pub fn ids(&self) -> HashSet<SandboxId> {
+        self.shared.entries().iter().map(|entry| entry.id.clone()).collect()
+    }
+
+    async fn decide(&self, mut record: Record) -> (Record, Start) {
+        if record.phase != Phase::Live {
+            return (record, Start::Finish);
+        }
+        if record.state == State::Exited {
+            return (record, Start::AtRest);
+        }
+        let Some(init) = record.init.clone() else {
+            // Paused over an earlier reboot, or cut short while it was started from its disk.
+            return if record.state == State::Paused { (record, Start::AtRest) } else { after_reboot(record) };
+        };
+        if init.host_boot_id != host_boot_id() {
+            record.init = None;
+            return after_reboot(record);
+        }
+        match self.shared.machine.adopt(&record.id, &init).await {
+            Some(life) => (record, Start::Adopted(life)),
+            None => {
+                let oom = self.shared.machine.usage(&record.id, record.slot).oom_kills > 0;
+                let reason = if oom { "out_of_memory" } else { "exited" };
+                (self.ended(record, reason), Start::AtRest)
+            }
+        }
+    }
+
+    fn ended(&self, mut record: Record, reason: &str) -> Record {
+        exit(&mut record, reason);
+        if let Err(error) = self.shared.records.write(&record) {
+            tracing::error!(sandbox = %record.id, %error, "a sandbox's record can't be written");
+        }
+        record
+    }
+}
+
+fn exit(record: &mut Record, reason: &str) {
+    record.state = State::Exited;
+    reason.clone_into(&mut record.reason);
+    record.exit_code = -1;
+    record.init = None;
+    record.changed_at_ms = Utc::now().timestamp_millis();
+}
+
+fn after_reboot(mut record: Record) -> (Record, Start) {
+    match (record.spec.on_reboot, record.state) {
+        (OnReboot::Restart, State::Paused) => (record, Start::AtRest),
+        (OnReboot::Restart, _) => {
+            record.state = State::Starting;
+            (record, Start::Restart)
+        }
+        (OnReboot::Stop, _) => {
+            exit(&mut record, "host_rebooted");
+            (record, Start::AtRest)
+        }
+    }
+}
+
+/// All that is known of it is its id: reported as ended, so that control decides, and its disk stays until it has.
+fn damaged(torn: Torn) -> (Record, Start) {
+    tracing::error!(sandbox = %torn.id, problem = torn.problem, "a sandbox's record is damaged");
+    let spec = Spec {
+        image: Image { digest: String::new(), name: String::new() },
+        driver: DRIVER_CONTAINER.to_owned(),
+        vcpus: 0,
+        memory_bytes: 0,
+        disk_bytes: 0,
+        hostname: String::new(),
+        default_user: String::new(),
+        default_workdir: String::new(),
+        on_reboot: OnReboot::Stop,
+        labels: Default::default(),
+        deny_egress: true,
+    };
+    let mut record = Record {
+        id: torn.id,
+        seen: Seen { generation: 0, content: String::new() },
+        phase: Phase::Live,
+        state: State::Exited,
+        reason: String::new(),
+        changed_at_ms: 0,
+        exit_code: -1,
+        spec,
+        slot: None,
+        init: None,
+    };
+    exit(&mut record, "record_damaged");
+    (record, Start::AtRest)
+}

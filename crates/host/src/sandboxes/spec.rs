@@ -1,0 +1,204 @@
+//! What a sandbox is made from: control's wish, checked, in a form that is kept on disk.
+//!
+//! Secrets (environment, access token) are apart, so that nothing that is logged or listed can hold them.
+
+use std::collections::BTreeMap;
+
+use atoll_model::sandbox::OnReboot;
+use atoll_rpc::atoll::host::v1 as wire;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::error::OrderError;
+
+pub const DRIVER_CONTAINER: &str = "container";
+
+const MAX_VCPUS: u32 = 64;
+const MIN_MEMORY: u64 = 16 << 20;
+const MAX_MEMORY: u64 = 1 << 40;
+const MIN_DISK: u64 = 16 << 20;
+const MAX_DISK: u64 = 16 << 40;
+const MAX_ENV_BYTES: usize = 1 << 20;
+const MAX_ENV_ENTRIES: usize = 4096;
+const MAX_LABELS: usize = 256;
+const MAX_TEXT: usize = 4096;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spec {
+    pub image: Image,
+    pub driver: String,
+    pub vcpus: u32,
+    pub memory_bytes: u64,
+    pub disk_bytes: u64,
+    pub hostname: String,
+    pub default_user: String,
+    pub default_workdir: String,
+    pub on_reboot: OnReboot,
+    pub labels: BTreeMap<String, String>,
+    pub deny_egress: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Image {
+    /// SHA-256 of the image file, hex.
+    pub digest: String,
+    /// For people and logs.
+    pub name: String,
+}
+
+/// Kept in a file of its own; has no `Debug`, so that it can't reach a log.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Secrets {
+    pub env: BTreeMap<String, String>,
+    /// Of the guest protocol; empty for none.
+    pub access_token: String,
+}
+
+/// Reads control's wish.
+///
+/// # Errors
+/// When it can't be a sandbox on this host; the field is named.
+pub fn parse(id: &atoll_model::SandboxId, spec: wire::SandboxSpec) -> Result<(Spec, Secrets), OrderError> {
+    let image = spec.template.into_option().unwrap_or_default();
+    require("template.digest", is_digest(&image.digest), "must be a SHA-256 in lower-case hex")?;
+    require("vcpus", (1..=MAX_VCPUS).contains(&spec.vcpus), "must be 1 to 64")?;
+    require("memory_bytes", (MIN_MEMORY..=MAX_MEMORY).contains(&spec.memory_bytes), "must be 16 MiB to 1 TiB")?;
+    require("disk_bytes", (MIN_DISK..=MAX_DISK).contains(&spec.disk_bytes), "must be 16 MiB to 16 TiB")?;
+    let env_bytes: usize = spec.env.iter().map(|(name, value)| name.len() + value.len() + 2).sum();
+    require("env", spec.env.len() <= MAX_ENV_ENTRIES && env_bytes <= MAX_ENV_BYTES, "must be 1 MiB at most")?;
+    let names_fit = spec.env.keys().all(|name| !name.is_empty() && !name.contains(['=', '\0']));
+    let values_fit = spec.env.values().all(|value| !value.contains('\0'));
+    require("env", names_fit && values_fit, "names must not be empty or hold `=` or NUL, values no NUL")?;
+    require("labels", spec.labels.len() <= MAX_LABELS, "must be 256 at most")?;
+    for (field, text) in [
+        ("default_user", &spec.default_user),
+        ("default_workdir", &spec.default_workdir),
+        ("access_token", &spec.access_token),
+        ("template.name", &image.name),
+    ] {
+        require(field, text.len() <= MAX_TEXT && !text.contains('\0'), "must be 4096 bytes at most, without NUL")?;
+    }
+    let hostname = if spec.hostname.is_empty() { id.dns_label() } else { spec.hostname };
+    require("hostname", is_hostname(&hostname), "must be 1 to 63 letters, digits and hyphens")?;
+    let on_reboot = match spec.on_reboot.as_str() {
+        "" | "restart" => OnReboot::Restart,
+        "stop" => OnReboot::Stop,
+        _ => return Err(invalid("on_reboot", "must be `restart` or `stop`")),
+    };
+    let driver = match spec.driver.as_str() {
+        "" | "auto" | DRIVER_CONTAINER => DRIVER_CONTAINER.to_owned(),
+        other => {
+            return Err(OrderError::Unsupported { what: "the driver", problem: format!("`{other}` is not offered") });
+        }
+    };
+    let network = spec.network.into_option().unwrap_or_default();
+    if !network.allow_cidrs.is_empty() || !network.deny_cidrs.is_empty() {
+        return Err(OrderError::Unsupported {
+            what: "a network policy by address",
+            problem: "only `deny_egress` is offered".to_owned(),
+        });
+    }
+    let parsed = Spec {
+        image: Image { digest: image.digest, name: image.name },
+        driver,
+        vcpus: spec.vcpus,
+        memory_bytes: spec.memory_bytes,
+        disk_bytes: spec.disk_bytes,
+        hostname,
+        default_user: spec.default_user,
+        default_workdir: spec.default_workdir,
+        on_reboot,
+        labels: spec.labels.into_iter().collect(),
+        deny_egress: network.deny_egress,
+    };
+    Ok((parsed, Secrets { env: spec.env.into_iter().collect(), access_token: spec.access_token }))
+}
+
+/// Tells two wishes apart, secrets included, without keeping them.
+#[must_use]
+pub fn digest(spec: &Spec, secrets: &Secrets) -> String {
+    // Both are structs of ordered maps and texts: the same content gives the same bytes.
+    let mut hash = Sha256::new();
+    hash.update(serde_json::to_vec(spec).unwrap_or_default());
+    hash.update([0]);
+    hash.update(serde_json::to_vec(secrets).unwrap_or_default());
+    hex::encode(hash.finalize())
+}
+
+fn invalid(field: &'static str, problem: &str) -> OrderError {
+    OrderError::Invalid { field, problem: problem.to_owned() }
+}
+
+fn require(field: &'static str, holds: bool, problem: &str) -> Result<(), OrderError> {
+    if holds { Ok(()) } else { Err(invalid(field, problem)) }
+}
+
+fn is_digest(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+}
+
+fn is_hostname(text: &str) -> bool {
+    (1..=63).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.')
+        && !text.starts_with(['-', '.'])
+        && !text.ends_with(['-', '.'])
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use atoll_model::SandboxId;
+
+    pub(crate) fn wish() -> wire::SandboxSpec {
+        wire::SandboxSpec {
+            template: wire::Image { digest: "ab".repeat(32), name: "base".to_owned(), ..Default::default() }.into(),
+            vcpus: 1,
+            memory_bytes: 512 << 20,
+            disk_bytes: 1 << 30,
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_plain_wish_gets_the_defaults() {
+        let id = SandboxId::new();
+        let (spec, _) = parse(&id, wish()).unwrap();
+        assert_eq!((spec.driver.as_str(), spec.on_reboot), ("container", OnReboot::Restart));
+        assert_eq!(spec.hostname, id.dns_label());
+    }
+
+    #[test]
+    fn each_absurd_wish_is_refused_with_the_name_of_its_field() {
+        type Spoil = fn(&mut wire::SandboxSpec);
+        let cases: &[(&str, Spoil)] = &[
+            ("template.digest", |it| it.template = wire::Image::default().into()),
+            ("vcpus", |it| it.vcpus = 0),
+            ("vcpus", |it| it.vcpus = 65),
+            ("memory_bytes", |it| it.memory_bytes = 1),
+            ("disk_bytes", |it| it.disk_bytes = u64::MAX),
+            ("hostname", |it| it.hostname = "a b".to_owned()),
+            ("on_reboot", |it| it.on_reboot = "dance".to_owned()),
+            ("default_user", |it| it.default_user = "a\0b".to_owned()),
+            ("env", |it| drop(it.env.insert("A=B".to_owned(), String::new()))),
+            ("env", |it| drop(it.env.insert("A".to_owned(), "x".repeat(2 << 20)))),
+        ];
+        for (field, spoil) in cases {
+            let mut wish = wish();
+            spoil(&mut wish);
+            match parse(&SandboxId::new(), wish) {
+                Err(OrderError::Invalid { field: named, .. }) => assert_eq!(named, *field),
+                Err(other) => panic!("{field}: {other:?}"),
+                Ok(_) => panic!("{field} was accepted"),
+            }
+        }
+    }
+
+    #[test]
+    fn wishes_that_differ_in_a_secret_alone_are_told_apart() {
+        let id = SandboxId::new();
+        let (spec, secrets) = parse(&id, wish()).unwrap();
+        let other = Secrets { access_token: "t".to_owned(), ..secrets.clone() };
+        assert_ne!(digest(&spec, &secrets), digest(&spec, &other));
+        assert_eq!(digest(&spec, &secrets), digest(&spec.clone(), &secrets.clone()));
+    }
+}

@@ -1,0 +1,96 @@
+//! What the agent does to all sandboxes at once: pausing, destroying, and coming to rest.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream;
+
+use super::Keeper;
+use super::entry::{Entry, Order};
+use super::error::OrderError;
+use super::record::State;
+
+/// The reason of sandboxes that were paused because the host lost control, or control's trust.
+pub const HOST_DISCONNECTED: &str = "host_disconnected";
+
+impl Keeper {
+    /// Pauses every running sandbox, several at a time, within a deadline. The failure of one never stops the rest, and
+    /// nothing that is paused here ends as stopped. How many were paused, and how many were not.
+    pub async fn pause_all(&self, reason: &str) -> (usize, usize) {
+        let running = self.shared.entries().into_iter().filter(|it| it.view.load().state == State::Running);
+        let pauses = running.map(|entry| async move {
+            let reason = reason.to_owned();
+            let paused = entry.order(|reply| Order::Pause { seen: None, reason, reply }).await;
+            if let Err(error) = &paused {
+                tracing::error!(sandbox = %entry.id, %error, "a sandbox could not be paused");
+            }
+            paused.is_ok()
+        });
+        let total = std::sync::atomic::AtomicUsize::new(0);
+        let paused = std::sync::atomic::AtomicUsize::new(0);
+        let work = stream::iter(pauses).buffer_unordered(self.shared.limits.parallel_sweep).for_each(|ok| {
+            total.fetch_add(1, Ordering::Relaxed);
+            paused.fetch_add(usize::from(ok), Ordering::Relaxed);
+            std::future::ready(())
+        });
+        if tokio::time::timeout(self.shared.limits.pause_all, work).await.is_err() {
+            tracing::error!("pausing all sandboxes took too long; those that are left run on");
+        }
+        let (total, paused) = (total.into_inner(), paused.into_inner());
+        (paused, total - paused)
+    }
+
+    /// Destroys every sandbox: the host was deleted. Answers when nothing of any is left, or the deadline is over.
+    pub async fn destroy_all(&self, deadline: Duration) -> bool {
+        self.gate.closing.store(true, Ordering::Release);
+        let destroys = self.shared.entries().into_iter().map(|entry| async move {
+            entry.give_up.cancel();
+            if let Err(error) = destroy(&entry).await {
+                tracing::error!(sandbox = %entry.id, %error, "a sandbox could not be destroyed");
+            }
+        });
+        let work = async {
+            stream::iter(destroys).buffer_unordered(self.shared.limits.parallel_sweep).collect::<()>().await;
+            let mut changes = self.changes();
+            while !self.shared.entries().is_empty() {
+                if changes.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(deadline, work).await.is_ok()
+    }
+
+    /// Takes no new work from now on, and lets what is under way come to its end: creates that have begun, and the
+    /// taking down of what was destroyed. Sandboxes live on. Whether any are left.
+    pub async fn close(&self, patience: Duration) -> bool {
+        self.gate.closing.store(true, Ordering::Release);
+        let settled = async {
+            let mut changes = self.changes();
+            while self.shared.entries().iter().any(|entry| is_moving(entry)) {
+                if changes.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        if tokio::time::timeout(patience, settled).await.is_err() {
+            tracing::warn!("something was still under way at shutdown; the next agent will finish it");
+        }
+        self.shared.stop.cancel();
+        !self.shared.entries().is_empty()
+    }
+}
+
+fn is_moving(entry: &Entry) -> bool {
+    let view = entry.view.load();
+    view.state == State::Starting || !view.is_listed()
+}
+
+async fn destroy(entry: &Arc<Entry>) -> Result<(), OrderError> {
+    match entry.order(|reply| Order::Destroy { seen: None, reply }).await {
+        Ok(_) | Err(OrderError::Destroyed) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
