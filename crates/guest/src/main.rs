@@ -78,6 +78,8 @@ fn main() -> ExitCode {
 fn run(start: Start) -> io::Result<()> {
     let Start { config, listener, ready, proc_folder, development } = start;
     spawn::prepare_guest();
+    // What the guest makes for callers gets the modes that the protocol promises.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     if !development {
         loopback::bring_up();
     }

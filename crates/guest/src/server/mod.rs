@@ -13,8 +13,9 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use atoll_rpc::atoll::guest::v1::GuestServiceServer;
+use atoll_rpc::filesystem::FilesystemServer;
 use atoll_rpc::process::ProcessServer;
-use connectrpc::{ConnectRpcService, Limits};
+use connectrpc::{Chain, ConnectRpcService, Limits};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -25,6 +26,7 @@ pub use listener::{Listener, serve};
 use crate::auth;
 use crate::exec::Control;
 use crate::files;
+use crate::filesystem::service::FilesystemService;
 use crate::guest::Guest;
 use crate::process::service::ProcessService;
 use answers::Body;
@@ -39,7 +41,7 @@ pub enum Door {
     Tcp,
 }
 
-type Public = ConnectRpcService<ProcessServer<ProcessService>>;
+type Public = ConnectRpcService<Chain<ProcessServer<ProcessService>, FilesystemServer<FilesystemService>>>;
 type Private = ConnectRpcService<GuestServiceServer<Control>>;
 
 /// Everything that answers requests; cheap to clone.
@@ -54,7 +56,10 @@ impl Router {
     pub fn new(guest: Arc<Guest>) -> Self {
         let limits =
             Limits::default().with_max_message_size(MAX_MESSAGE_BYTES).with_max_request_body_size(MAX_MESSAGE_BYTES);
-        let services = ProcessServer::new(ProcessService(guest.clone()));
+        let services = Chain(
+            ProcessServer::new(ProcessService(guest.clone())),
+            FilesystemServer::new(FilesystemService(guest.clone())),
+        );
         Self {
             public: ConnectRpcService::new(services).with_limits(limits),
             private: ConnectRpcService::new(GuestServiceServer::new(Control(guest.clone()))).with_limits(limits),
