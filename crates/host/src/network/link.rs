@@ -93,8 +93,9 @@ pub(super) fn remove(host: &mut Connection, slot: Slot) -> io::Result<()> {
 fn host_side(slot: Slot, group: u32, mtu: u32, netns: BorrowedFd<'_>) -> Vec<Change> {
     let mut peer = end("eth0".to_owned(), INNER_INDEX, slot, mtu);
     peer.attributes.push(LinkAttribute::NetNsFd(netns.as_raw_fd()));
-    peer.header.flags = LinkFlags::Up | LinkFlags::Noarp;
-    peer.header.change_mask = LinkFlags::Up | LinkFlags::Noarp;
+    // It can't be up yet: while it is made, it has no other end.
+    peer.header.flags = LinkFlags::Noarp;
+    peer.header.change_mask = LinkFlags::Noarp;
     let mut link = end(slot.link_name(), index_of(slot), slot, mtu);
     link.attributes.push(LinkAttribute::Group(group));
     link.attributes.push(LinkAttribute::LinkInfo(vec![
@@ -143,6 +144,7 @@ fn inner_side(slot: Slot) -> Vec<Change> {
     }
     vec![
         up(LOOPBACK_INDEX),
+        up(INNER_INDEX),
         address("addressing eth0", slot.address(), INNER_INDEX),
         Change { what: "setting the default route", message: default, flags: NLM_F_CREATE | NLM_F_EXCL },
     ]
