@@ -7,7 +7,7 @@ use std::io::{self, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{MemfdFlags, Mode, SealFlags, fchmod, fcntl_add_seals, memfd_create};
+use rustix::fs::{Gid, MemfdFlags, Mode, SealFlags, Uid, fchmod, fchown, fcntl_add_seals, memfd_create};
 
 /// What the host's processors say of themselves, read once: reading it again takes milliseconds.
 #[derive(Debug, Clone)]
@@ -121,9 +121,11 @@ pub fn sealed_program(program: &[u8]) -> io::Result<OwnedFd> {
     sealed("atoll-guest", program, 0o555)
 }
 
-/// The guest's configuration, readable by whoever holds the descriptor.
-pub(super) fn sealed_config(config: &serde_json::Value) -> io::Result<OwnedFd> {
-    sealed("atoll-guest-config", &serde_json::to_vec(config)?, 0o400)
+/// The guest's configuration. `owner` is root inside on the host's side, and the only one inside who may open it.
+pub(super) fn sealed_config(config: &serde_json::Value, owner: u32) -> io::Result<OwnedFd> {
+    let fd = sealed("atoll-guest-config", &serde_json::to_vec(config)?, 0o400)?;
+    fchown(fd.as_fd(), Some(Uid::from_raw(owner)), Some(Gid::from_raw(owner)))?;
+    Ok(fd)
 }
 
 #[cfg(test)]

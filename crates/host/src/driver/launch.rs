@@ -28,6 +28,8 @@ use crate::zygote::wire::{self, CloneRequest, Failure, Go, Plan, Report, Stage};
 const PATIENCE: Duration = Duration::from_secs(20);
 /// After a failure: for the child, which was killed, to be gone.
 const END_PATIENCE: Duration = Duration::from_secs(5);
+/// After the ready pipe was closed without a word: for the exit code.
+const EXIT_PATIENCE: Duration = Duration::from_millis(500);
 /// The kernel's own limit on a host name.
 const MAX_HOSTNAME: usize = 64;
 
@@ -140,23 +142,22 @@ impl Launcher {
 
         let into = self.cgroups.begin(name).in_step("making cgroups")?;
         failpoint("launch::begin").in_step("making cgroups")?;
-        let (status, childs) = wire::pair().in_step("making the status socket")?;
-        let request = CloneRequest { id_base: spec.slot.id_base(), into_cgroup: into.is_some() };
-        self.zygote
-            .request(&request, childs.as_fd(), into.as_ref().map(AsFd::as_fd))
-            .and_then(|()| failpoint("launch::request"))
-            .in_step("asking the zygote")?;
-        drop((childs, into));
+        let mut status = self.ask(spec, into.as_ref()).in_step("asking the zygote")?;
         trace.done("request clone");
 
         let (plan, fds, ready) = self.prepare(spec, trace)?;
-        wire::send(status.as_fd(), &plan, &wire::borrowed(&fds))
-            .and_then(|()| failpoint("launch::plan"))
-            .in_step("sending the plan")?;
-        drop(fds);
-        trace.done("send plan");
-
-        let (pid, pidfd) = await_clone(status.as_fd(), deadline)?;
+        failpoint("launch::plan").in_step("sending the plan")?;
+        let plan_fds = wire::borrowed(&fds);
+        let (pid, pidfd) = match clone_with(status.as_fd(), &plan, &plan_fds, deadline)? {
+            Some(cloned) => cloned,
+            None => {
+                // The zygote had died, or died over it. A child that it may have made sees our end close, and ends.
+                status = self.ask(spec, into.as_ref()).in_step("asking another zygote")?;
+                let gone = || Problem::Step("waiting for the zygote".to_owned(), io::ErrorKind::BrokenPipe.into());
+                clone_with(status.as_fd(), &plan, &plan_fds, deadline)?.ok_or_else(gone)?
+            }
+        };
+        drop((fds, into));
         let pidfd: &OwnedFd = undo.pidfd.insert(pidfd);
         let init = InitProcess::of(pid).in_step("reading the start time")?;
         failpoint("launch::cloned").in_step("cloning")?;
@@ -186,6 +187,15 @@ impl Launcher {
         }
     }
 
+    /// Asks for a clone; answers with our end of the status socket.
+    fn ask(&self, spec: &LaunchSpec, into: Option<&OwnedFd>) -> io::Result<OwnedFd> {
+        let (status, childs) = wire::pair()?;
+        let request = CloneRequest { id_base: spec.slot.id_base(), into_cgroup: into.is_some() };
+        self.zygote.request(&request, childs.as_fd(), into.map(AsFd::as_fd))?;
+        failpoint("launch::request")?;
+        Ok(status)
+    }
+
     /// Limits, small file system, socket, configuration, pipe: what the child needs beside its layers.
     fn prepare(&self, spec: &LaunchSpec, trace: &mut Steps) -> Result<(Plan, Vec<OwnedFd>, OwnedFd), Problem> {
         let name = spec.id.as_str();
@@ -208,7 +218,10 @@ impl Launcher {
                 .and_then(|fd| failpoint("launch::socket").map(|()| fd))
                 .in_step(&format!("listening on {}", spec.socket_path.display()))?,
         );
-        fds.push(files::sealed_config(&spec.guest_config).in_step("writing the guest's configuration")?);
+        fds.push(
+            files::sealed_config(&spec.guest_config, spec.slot.id_base())
+                .in_step("writing the guest's configuration")?,
+        );
         let (ready, theirs) = pipe_with(PipeFlags::CLOEXEC).in_step("making the ready pipe")?;
         fds.push(theirs);
         fds.push(self.program.try_clone().in_step("opening the guest agent")?);
@@ -283,13 +296,19 @@ impl Launcher {
     }
 }
 
-/// How a child ended that never said that it was ready.
+/// How a child ended that never said that it was ready. Its end of the pipe closes a moment before it is gone.
 fn ending(pidfd: BorrowedFd<'_>, executed: bool) -> String {
     let who = if executed { "the guest agent" } else { "the child" };
-    match process::exit_code(pidfd) {
-        Some(code) => format!("{who} ended with code {code}"),
-        None => format!("{who} ended or closed its end"),
+    if wait(&[pidfd], Instant::now() + EXIT_PATIENCE).is_err() {
+        return format!("{who} closed its end of the ready pipe");
     }
+    for pause in process::REAPED_WITHIN {
+        std::thread::sleep(pause);
+        if let Some(code) = process::exit_code(pidfd) {
+            return format!("{who} ended with code {code}");
+        }
+    }
+    format!("{who} ended")
 }
 
 fn check(spec: &LaunchSpec) -> io::Result<()> {
@@ -309,21 +328,28 @@ fn check(spec: &LaunchSpec) -> io::Result<()> {
     Ok(())
 }
 
-/// Waits until the zygote says that the child is there.
-fn await_clone(status: BorrowedFd<'_>, deadline: Instant) -> Result<(i32, OwnedFd), Problem> {
+/// Sends the plan and waits until the zygote says that the child is there; `None` when the zygote is gone.
+fn clone_with(
+    status: BorrowedFd<'_>,
+    plan: &Plan,
+    fds: &[BorrowedFd<'_>],
+    deadline: Instant,
+) -> Result<Option<(i32, OwnedFd)>, Problem> {
+    match wire::send(status, plan, fds) {
+        // Whoever had the other end may still have said why it is gone.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET)) => {}
+        result => result.in_step("sending the plan")?,
+    }
     loop {
         wait(&[status], deadline).in_step("waiting for the zygote")?;
         match wire::receive::<Report>(status).in_step("reading the zygote's answer")? {
             Some((Report::Cloned { pid }, mut fds)) => {
                 let pidfd = fds.pop().ok_or_else(|| io::Error::other("it came without a pidfd"));
-                return Ok((pid, pidfd.in_step("reading the zygote's answer")?));
+                return Ok(Some((pid, pidfd.in_step("reading the zygote's answer")?)));
             }
             Some((Report::Failed(failure), _)) => return Err(failure.into()),
             Some((Report::Done { .. }, _)) => {}
-            None => {
-                let error = io::Error::new(io::ErrorKind::BrokenPipe, "it ended during the launch");
-                return Err(Problem::Step("waiting for the zygote".to_owned(), error));
-            }
+            None => return Ok(None),
         }
     }
 }

@@ -3,7 +3,6 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
 
 use atoll_model::SandboxId;
 use tokio::io::Interest;
@@ -21,10 +20,6 @@ pub struct Exit {
     /// The kernel has killed processes of the sandbox for want of memory, and the first process was killed too.
     pub out_of_memory: bool,
 }
-
-/// Between the end of a process and its being reaped, which the zygote leaves to the kernel, is next to nothing.
-const REAPED_WITHIN: [Duration; 4] =
-    [Duration::ZERO, Duration::from_millis(1), Duration::from_millis(5), Duration::from_millis(20)];
 
 /// A handle; dropping it changes nothing for the sandbox.
 #[derive(Debug, Clone)]
@@ -51,7 +46,7 @@ impl Running {
         let watched = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }?;
         let _readable = watched.readable().await?;
         let mut code = None;
-        for pause in REAPED_WITHIN {
+        for pause in process::REAPED_WITHIN {
             tokio::time::sleep(pause).await;
             code = process::exit_code(self.pidfd.as_fd());
             if code.is_some() {

@@ -104,6 +104,7 @@ fn build(status: BorrowedFd<'_>, prepared: &Prepared, clock: &mut Clock) -> Resu
     clock.end(Stage::JoinCgroups, confine::join_cgroups(std::mem::take(&mut inherited.tasks)))?;
     clock.end(Stage::Settle, settle(&plan))?;
     let (volume, lowers) = clock.end(Stage::AwaitMounts, receive_mounts(status))?;
+    clock.end(Stage::Ping, confine::set_ping_groups())?;
 
     // Modes below are meant literally; the guest gets the usual mask at the end.
     rustix::process::umask(Mode::empty());

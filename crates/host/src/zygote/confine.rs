@@ -20,10 +20,12 @@ const SYSCTLS: &[(&str, &str)] = &[
     ("/proc/sys/user/max_user_namespaces", "0"),
     ("/proc/sys/user/max_inotify_instances", "1024"),
     ("/proc/sys/user/max_inotify_watches", "65536"),
-    // `ping` and low ports for everybody inside: the network namespace is the sandbox's own.
-    ("/proc/sys/net/ipv4/ping_group_range", "0 65535"),
+    // Low ports for everybody inside: the network namespace is the sandbox's own.
     ("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0"),
 ];
+
+/// `ping` for everybody inside. The kernel takes groups only once they are mapped.
+const PING_GROUPS: (&str, &str) = ("/proc/sys/net/ipv4/ping_group_range", "0 65535");
 
 /// What root inside may do, by number: to files, processes, ids and sockets of its own namespaces. Not among them:
 /// anything that the machine has only one of, NET_ADMIN (its own address would be its to change), MKNOD, and
@@ -92,14 +94,19 @@ pub(super) fn set_rlimits() -> Attempt<()> {
 }
 
 pub(super) fn set_sysctls() -> Attempt<()> {
-    for (path, value) in SYSCTLS {
-        let written = fs::OpenOptions::new()
-            .write(true)
-            .open(path)
-            .and_then(|mut file| io::Write::write_all(&mut file, value.as_bytes()));
-        written.attempted(|| format!("writing {value} to {path}"))?;
-    }
-    Ok(())
+    SYSCTLS.iter().try_for_each(set_sysctl)
+}
+
+pub(super) fn set_ping_groups() -> Attempt<()> {
+    set_sysctl(&PING_GROUPS)
+}
+
+fn set_sysctl((path, value): &(&str, &str)) -> Attempt<()> {
+    let written = fs::OpenOptions::new()
+        .write(true)
+        .open(path)
+        .and_then(|mut file| io::Write::write_all(&mut file, value.as_bytes()));
+    written.attempted(|| format!("writing {value} to {path}"))
 }
 
 /// Takes the capabilities away for good: exec as root gives what the bounding set still holds, and no more.

@@ -89,6 +89,7 @@ pub(crate) enum Stage {
     JoinCgroups,
     Settle,
     AwaitMounts,
+    Ping,
     Overlay,
     Pivot,
     Proc,
@@ -104,11 +105,12 @@ pub(crate) enum Stage {
 
 impl Stage {
     #[cfg_attr(not(feature = "failpoints"), allow(dead_code))]
-    pub(crate) const CHILD: [Self; 15] = [
+    pub(crate) const CHILD: [Self; 16] = [
         Self::Plan,
         Self::JoinCgroups,
         Self::Settle,
         Self::AwaitMounts,
+        Self::Ping,
         Self::Overlay,
         Self::Pivot,
         Self::Proc,
@@ -131,6 +133,7 @@ impl Stage {
             Self::JoinCgroups => "join cgroups",
             Self::Settle => "settle",
             Self::AwaitMounts => "await mounts",
+            Self::Ping => "allow ping",
             Self::Overlay => "mount overlay",
             Self::Pivot => "pivot root",
             Self::Proc => "mount proc",
@@ -169,9 +172,8 @@ pub(crate) fn receive<T: DeserializeOwned>(socket: BorrowedFd<'_>) -> io::Result
     let flags = RecvFlags::CMSG_CLOEXEC;
     let received = loop {
         match rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut buffer)], &mut control, flags) {
-            Err(rustix::io::Errno::INTR) => {}
-            // What a closed peer left unread turns the end of the stream into a reset.
-            Err(rustix::io::Errno::CONNRESET) => return Ok(None),
+            // A peer that closed with something unread is told of once; what it had sent is still there to be read.
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNRESET) => {}
             other => break other?,
         }
     };

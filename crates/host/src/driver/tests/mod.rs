@@ -93,10 +93,10 @@ impl Fixture {
 
 impl Drop for Fixture {
     fn drop(&mut self) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        // The test's own runtime, which may be the one that drops us, must not block on another.
         std::thread::scope(|scope| {
-            // The test's own runtime may be the one that drops us, and must not block on another.
             scope.spawn(|| {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                 runtime.block_on(async {
                     for id in self.driver.leftovers() {
                         let _removed = self.driver.clean_up(&id).await;
