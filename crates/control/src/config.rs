@@ -161,6 +161,8 @@ pub struct ControlConfig {
     pub signup: SignupMode,
     pub scheduler: SchedulerKind,
     pub hosts: HostTimes,
+    /// Sandboxes that their host paused for loss of contact are resumed when it is back (`on_reconnect = resume`).
+    pub resume_on_reconnect: bool,
     pub http: HttpLimits,
     /// Bearer token that opens `/metrics` from elsewhere than loopback.
     pub metrics_token: Option<SecretString>,
@@ -186,6 +188,7 @@ impl ControlConfig {
             signup: SignupMode::default(),
             scheduler: SchedulerKind::default(),
             hosts: HostTimes::default(),
+            resume_on_reconnect: true,
             http: HttpLimits::default(),
             metrics_token: None,
             session_ttl: Duration::from_secs(6 * 3600),

@@ -11,14 +11,21 @@ pub mod templates;
 
 mod accounts;
 mod api_keys;
+mod app;
 mod audit;
 mod clock;
 mod db;
 mod events;
 mod fleet;
+mod hosts;
 mod http;
+mod jobs;
 mod pki;
+mod reconcile;
 mod sandboxes;
+mod start;
 mod teams;
 
+pub use accounts::{FirstAdmin, SetupError};
 pub use config::ControlConfig;
+pub use start::Control;

@@ -21,10 +21,12 @@ use tokio::sync::Semaphore;
 
 pub use login::LoginError;
 pub use setup::{FirstAdmin, SetupError};
-pub use token::{TokenError, UserClaims, UserTokens};
+pub use token::{TokenError, UserTokens};
 
 use crate::clock::Clock;
 use crate::db::Db;
+
+pub use rate::prune as prune_attempts;
 
 /// Password hashes under way at once: each takes 19 MiB and tens of milliseconds of a core.
 const HASHES_AT_ONCE: usize = 2;

@@ -31,6 +31,7 @@
 //! transactions short: never await anything but the database inside one.
 
 mod error;
+pub mod idempotency;
 pub mod keys;
 pub mod leases;
 mod migrations;

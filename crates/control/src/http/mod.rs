@@ -1,3 +1,125 @@
-//! The HTTP floor.
+//! The HTTP floor: routes, who asks, the shape of errors, the OpenAPI, the dashboard's files.
+//!
+//! One thin file per subject. A handler unwraps the request, calls a service, and converts the answer. `caller` says
+//! who asks, `extract` and `validate` what was asked, `error`, `convert` and `edge` what is said when it fails,
+//! `listener` how connections come in.
 
+mod agent_files;
+mod agents;
+mod api_keys;
+mod auth;
+pub mod caller;
+pub mod convert;
+mod dashboard;
+mod edge;
 pub mod error;
+mod exec;
+pub mod extract;
+mod files;
+mod guest;
+mod health;
+mod host_rights;
+mod hosts;
+pub mod idempotent;
+mod insight;
+pub mod listener;
+pub mod metrics;
+mod openapi;
+pub mod page;
+mod processes;
+mod program;
+mod sandboxes;
+mod signals;
+mod streams;
+mod teams;
+mod templates;
+#[cfg(test)]
+mod tests;
+mod transfer;
+pub mod validate;
+mod watch;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::middleware::from_fn_with_state;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use utoipa_swagger_ui::SwaggerUi;
+
+use crate::app::App;
+
+/// Largest JSON body of most routes.
+const JSON_BODY: usize = 1 << 20;
+/// Of an exec: a command line that is too long for Linux is told so by name, not by its size.
+const EXEC_BODY: usize = 12 << 20;
+
+/// Routes that answer soon.
+fn quick() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(auth::login))
+        .routes(routes!(auth::logout))
+        .routes(routes!(auth::me))
+        .routes(routes!(api_keys::create, api_keys::list))
+        .routes(routes!(api_keys::delete))
+        .routes(routes!(teams::list))
+        .routes(routes!(templates::list))
+        .routes(routes!(templates::get))
+        .routes(routes!(sandboxes::get, sandboxes::delete))
+        .routes(routes!(sandboxes::create, sandboxes::list))
+        .routes(routes!(sandboxes::pause))
+        .routes(routes!(sandboxes::resume))
+        .routes(routes!(sandboxes::ping))
+        .routes(routes!(sandboxes::timeout))
+        .routes(routes!(sandboxes::events))
+        .routes(routes!(insight::metrics))
+        .routes(routes!(insight::logs))
+        .routes(routes!(processes::list))
+        .routes(routes!(processes::kill))
+        .routes(routes!(files::list))
+        .routes(routes!(files::mkdir))
+        .routes(routes!(files::remove))
+        .routes(routes!(files::rename))
+        .routes(routes!(health::healthz))
+        .routes(routes!(health::readyz))
+        .routes(routes!(metrics::metrics))
+        .merge(hosts::routes())
+        .merge(agents::routes())
+}
+
+/// Routes that take as long as their program, stream or file does.
+fn long() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(streams::exec_stream))
+        .routes(routes!(streams::pty))
+        .routes(routes!(watch::watch))
+        .routes(routes!(transfer::read))
+        .routes(routes!(transfer::read_stream, transfer::read_query))
+        .merge(agent_files::routes())
+}
+
+fn uploads() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(transfer::write_multipart)).routes(routes!(transfer::write_stream))
+}
+
+/// All routes with their documentation.
+fn documented(app: &App) -> OpenApiRouter<App> {
+    let quick = quick()
+        .layer(from_fn_with_state(app.clone(), edge::deadline))
+        .layer(DefaultBodyLimit::max(JSON_BODY));
+    let long = long().layer(DefaultBodyLimit::max(JSON_BODY));
+    let exec = OpenApiRouter::new().routes(routes!(exec::exec)).layer(DefaultBodyLimit::max(EXEC_BODY));
+    // Bounded by the largest file, and never held in memory.
+    let uploads = uploads().layer(DefaultBodyLimit::disable());
+    OpenApiRouter::with_openapi(openapi::base(app.config.version)).merge(quick).merge(long).merge(exec).merge(uploads)
+}
+
+/// The whole HTTP service.
+pub fn router(app: App) -> Router {
+    let (router, api) = documented(&app).split_for_parts();
+    let api = openapi::complete(api);
+    router
+        .merge(SwaggerUi::new("/docs").url("/openapi.json", api))
+        .fallback(dashboard::serve)
+        .layer(from_fn_with_state(app.clone(), edge::edge))
+        .with_state(app)
+}

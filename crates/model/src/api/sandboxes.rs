@@ -310,3 +310,54 @@ pub struct SandboxEvent {
     pub status: SandboxStatus,
     pub reason: Option<String>,
 }
+
+/// One point of a sandbox's metrics.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct MetricsPoint {
+    pub timestamp_unix: i64,
+    /// Of one core: 200 is two cores.
+    pub cpu_pct: f64,
+    pub mem_bytes: u64,
+    pub disk_bytes: u64,
+    pub net_rx_bytes: u64,
+    pub net_tx_bytes: u64,
+    pub processes: u32,
+}
+
+/// Oldest first.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Metrics {
+    pub points: Vec<MetricsPoint>,
+}
+
+/// What happened to a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum FileChange {
+    Create,
+    Write,
+    Remove,
+    Rename,
+    Chmod,
+}
+
+/// Text frames that the server sends on `files/watch`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum WatchOutput {
+    /// From now on nothing is missed.
+    Start,
+    Change {
+        /// Relative to the watched directory.
+        name: String,
+        change: FileChange,
+    },
+    Error {
+        code: String,
+        message: String,
+    },
+}

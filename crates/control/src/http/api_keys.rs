@@ -1,0 +1,77 @@
+//! A team's API keys.
+
+use atoll_model::ApiKeyId;
+use atoll_model::api::Page;
+use atoll_model::api::auth::{ApiKey, CreateApiKeyRequest};
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use secrecy::ExposeSecret;
+
+use super::caller::User;
+use super::error::{ApiError, ApiResult};
+use super::extract::{Id, Json, Query};
+use super::page::{Cursor, PageQuery, page};
+use super::{idempotent, validate};
+use crate::api_keys::{self, NewKey};
+use crate::app::App;
+use crate::db::Millis;
+
+/// Makes a key. The key itself is in this answer and never again (not even in the answer to a repeated request with
+/// the same `Idempotency-Key`).
+#[utoipa::path(post, path = "/v1/api-keys", tag = "api keys", request_body = CreateApiKeyRequest,
+    params(("Idempotency-Key" = Option<String>, Header)),
+    responses((status = 201, body = ApiKey), (status = 409)), security(("bearer" = [])))]
+pub async fn create(
+    State(app): State<App>,
+    user: User,
+    headers: HeaderMap,
+    Json(request): Json<CreateApiKeyRequest>,
+) -> ApiResult<Response> {
+    validate::line("name", &request.name, 100)?;
+    let key = idempotent::key(&headers, user.id.as_str(), "api-keys", &request)?;
+    let worker = app.clone();
+    let work = async move {
+        let (now, actor) = (worker.clock.now(), user.actor());
+        let mut tx = worker.db.begin().await?;
+        let new = NewKey { team: &user.team, name: &request.name, created_by: Some(&user.id) };
+        let made = api_keys::insert(&mut tx, &new, &actor, &user.origin, now).await?;
+        tx.commit().await?;
+        Ok(ApiKey {
+            id: made.id,
+            name: request.name,
+            key_prefix: made.prefix,
+            created_by: Some(user.id),
+            created_at: now.to_utc(),
+            last_used_at: None,
+            key: Some(made.secret.expose_secret().to_owned()),
+        })
+    };
+    idempotent::once(&app, key, StatusCode::CREATED, work, |made| ApiKey { key: None, ..made.clone() }).await
+}
+
+/// Lists the team's keys, oldest first, without their secrets.
+#[utoipa::path(get, path = "/v1/api-keys", tag = "api keys", params(PageQuery),
+    responses((status = 200, body = Page<ApiKey>)), security(("bearer" = [])))]
+pub async fn list(
+    State(app): State<App>,
+    user: User,
+    Query(query): Query<PageQuery>,
+) -> ApiResult<axum::Json<Page<ApiKey>>> {
+    let limit = query.limit()?;
+    let after = query.cursor()?.unwrap_or(Cursor { at: Millis(i64::MIN), id: String::new() });
+    let rows = api_keys::list(&app.db, &user.team, (after.at, &after.id), limit as i64 + 1).await?;
+    let cursor = |row: &api_keys::KeyRow| Cursor { at: row.created_at, id: row.id.to_string() };
+    Ok(axum::Json(page(rows, limit, cursor, api_keys::KeyRow::into_api)))
+}
+
+/// Deletes a key: it is refused from the next request on.
+#[utoipa::path(delete, path = "/v1/api-keys/{id}", tag = "api keys", params(("id" = ApiKeyId, Path)),
+    responses((status = 204)), security(("bearer" = [])))]
+pub async fn delete(State(app): State<App>, user: User, Id(id): Id<ApiKeyId>) -> ApiResult<StatusCode> {
+    let now = app.clock.now();
+    if api_keys::delete(&app.db, &user.team, &id, &user.actor(), &user.origin, now).await? {
+        return Ok(StatusCode::NO_CONTENT);
+    }
+    Err(ApiError::not_found("API key"))
+}

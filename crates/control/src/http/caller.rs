@@ -1,0 +1,146 @@
+//! Who asks. Handlers name the kind of caller they serve in their arguments, and get it or the request ends:
+//!
+//! - [`Key`] (K in the contract): an API key in `X-API-Key`, or a user token. Acts for one team.
+//! - [`User`] (J): a person's token in `Authorization: Bearer`.
+//! - [`Admin`] (A): a person who is a platform admin now, by the database.
+//!
+//! Rights are read from the database at each call: a deleted key, an ended session, a removed member and a demoted
+//! admin are out at once.
+
+use std::net::SocketAddr;
+
+use atoll_model::api::auth::Role;
+use atoll_model::{SessionId, TeamId, UserId};
+use axum::extract::FromRequestParts;
+use axum::http::HeaderMap;
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+
+use super::error::{ApiError, ApiResult};
+use crate::accounts::store::live_session;
+use crate::api_keys;
+use crate::app::App;
+use crate::audit::{Actor, Origin};
+use crate::sandboxes::Owner;
+
+/// The id of a request: in the answer's header `X-Request-Id`, in error bodies, in the log and the audit trail.
+#[derive(Debug, Clone)]
+pub struct RequestId(pub String);
+
+/// The other end of the connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer(pub SocketAddr);
+
+/// Where a request came from, for the audit trail and for rate limits.
+#[must_use]
+pub fn origin(parts: &Parts) -> Origin {
+    Origin {
+        address: parts.extensions.get::<Peer>().map(|peer| peer.0.ip().to_string()),
+        request_id: parts.extensions.get::<RequestId>().map(|id| id.0.clone()),
+    }
+}
+
+/// A team's caller: an API key, or a person in their current team.
+#[derive(Debug, Clone)]
+pub struct Key(pub Owner);
+
+/// A signed-in person.
+#[derive(Debug, Clone)]
+pub struct User {
+    pub id: UserId,
+    pub session: SessionId,
+    pub team: TeamId,
+    pub team_is_byoc: bool,
+    /// In that team.
+    pub role: Role,
+    pub is_admin: bool,
+    pub email: String,
+    pub name: String,
+    pub origin: Origin,
+}
+
+/// A platform admin.
+#[derive(Debug, Clone)]
+pub struct Admin(pub User);
+
+impl User {
+    #[must_use]
+    pub fn actor(&self) -> Actor {
+        Actor::User(self.id.clone())
+    }
+
+    /// Refuses those with a lesser role.
+    pub fn at_least(&self, role: Role) -> ApiResult<()> {
+        if self.role >= role {
+            return Ok(());
+        }
+        Err(ApiError::forbidden(format!("this takes the role {} in the team", role.as_str())))
+    }
+
+    fn owner(self) -> Owner {
+        let actor = self.actor();
+        Owner { team: self.team, team_is_byoc: self.team_is_byoc, actor, origin: self.origin }
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+impl FromRequestParts<App> for User {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> ApiResult<Self> {
+        let token = bearer(&parts.headers).ok_or_else(ApiError::unauthorized)?;
+        let now = app.clock.now();
+        let claims = app.accounts.tokens().verify(token, now).ok_or_else(ApiError::unauthorized)?;
+        let session = live_session(&app.db, &claims.sid, now).await?.ok_or_else(ApiError::unauthorized)?;
+        if session.user_id.0 != claims.sub {
+            return Err(ApiError::unauthorized());
+        }
+        Ok(Self {
+            id: session.user_id.0,
+            session: claims.sid,
+            team: session.team_id.0,
+            team_is_byoc: session.team_is_byoc,
+            role: session.role.0.0,
+            is_admin: session.is_admin,
+            email: session.email,
+            name: session.name,
+            origin: origin(parts),
+        })
+    }
+}
+
+impl FromRequestParts<App> for Key {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> ApiResult<Self> {
+        let Some(key) = parts.headers.get("x-api-key") else {
+            return User::from_request_parts(parts, app).await.map(|user| Self(user.owner()));
+        };
+        let key = key.to_str().map_err(|_| ApiError::unauthorized())?;
+        let key = api_keys::authenticate(&app.db, key).await?.ok_or_else(ApiError::unauthorized)?;
+        app.note_key_use(&key);
+        Ok(Self(Owner {
+            team: key.team_id.0,
+            team_is_byoc: key.team_is_byoc,
+            actor: Actor::ApiKey(key.id.0),
+            origin: origin(parts),
+        }))
+    }
+}
+
+impl FromRequestParts<App> for Admin {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> ApiResult<Self> {
+        let user = User::from_request_parts(parts, app).await?;
+        if user.is_admin {
+            return Ok(Self(user));
+        }
+        Err(ApiError::forbidden("this is for platform admins"))
+    }
+}

@@ -1,0 +1,91 @@
+//! From the typed errors of the floors below to answers: one variant, one code.
+
+use atoll_model::ErrorCode;
+use atoll_rpc::connectrpc::{ConnectError, ErrorCode as RpcCode};
+use serde_json::json;
+use std::time::Duration;
+
+use super::error::ApiError;
+use crate::accounts::{LoginError, SetupError};
+use crate::fleet::FleetError;
+use crate::sandboxes::SandboxError;
+use atoll_model::HostId;
+
+impl From<SandboxError> for ApiError {
+    fn from(error: SandboxError) -> Self {
+        match error {
+            SandboxError::NotFound => Self::not_found("sandbox"),
+            SandboxError::NoTemplate { name } => {
+                Self::new(ErrorCode::NotFound, format!("there is no template `{name}`")).with_field("template")
+            }
+            SandboxError::InvalidState { attempted, status } => {
+                Self::new(ErrorCode::InvalidState, format!("can't {attempted} a sandbox that is {status}"))
+                    .with_detail("status", status.as_str())
+            }
+            SandboxError::Changed { attempted } => Self::new(
+                ErrorCode::Conflict,
+                format!("the sandbox changed while the request to {attempted} it was under way"),
+            ),
+            SandboxError::NoHost(none) => {
+                let failed: serde_json::Map<_, _> =
+                    none.failed.iter().map(|(what, count)| (what.as_str().to_owned(), json!(count))).collect();
+                Self::new(ErrorCode::NoHostsAvailable, none.to_string())
+                    .with_detail("hosts", none.considered)
+                    .with_detail("failed_tests", failed)
+                    .with_retry_after(Duration::from_secs(5))
+            }
+            SandboxError::Queue => Self::overloaded("too many sandboxes are being created; try again in a moment"),
+            SandboxError::Host(error) => error.into(),
+            SandboxError::Db(error) => error.into(),
+            SandboxError::ListHosts(cause) => Self::internal(cause),
+            SandboxError::Interrupted => Self::internal(error),
+        }
+    }
+}
+
+impl From<LoginError> for ApiError {
+    fn from(error: LoginError) -> Self {
+        match error {
+            LoginError::Refused => Self::new(ErrorCode::Unauthorized, "wrong email or password"),
+            LoginError::TooMany(wait) => {
+                Self::new(ErrorCode::RateLimited, "too many attempts; try again later").with_retry_after(wait)
+            }
+            LoginError::Db(error) => error.into(),
+            error @ (LoginError::Hash(_) | LoginError::Token(_)) => Self::internal(error),
+        }
+    }
+}
+
+impl From<SetupError> for ApiError {
+    fn from(error: SetupError) -> Self {
+        match error {
+            SetupError::Db(error) => error.into(),
+            error @ SetupError::Hash(_) => Self::internal(error),
+        }
+    }
+}
+
+/// An error of the guest agent in a sandbox. What it said of the request is the client's to know; what happened on
+/// the way is not. `field` is the request's field that a refusal is about.
+pub fn guest_error(
+    host: &HostId,
+    attempted: &'static str,
+    field: Option<&'static str>,
+    error: ConnectError,
+) -> ApiError {
+    let error = FleetError::from_rpc(host, attempted, error);
+    let FleetError::Agent { code, message, .. } = &error else { return error.into() };
+    let (code, field) = match code {
+        RpcCode::InvalidArgument | RpcCode::OutOfRange => (ErrorCode::InvalidRequest, field),
+        RpcCode::Unauthenticated => (ErrorCode::InvalidRequest, Some("user")),
+        RpcCode::NotFound => (ErrorCode::NotFound, field),
+        RpcCode::AlreadyExists | RpcCode::FailedPrecondition | RpcCode::Aborted => (ErrorCode::Conflict, field),
+        RpcCode::PermissionDenied => (ErrorCode::Forbidden, field),
+        RpcCode::ResourceExhausted => (ErrorCode::QuotaExceeded, None),
+        RpcCode::DeadlineExceeded => (ErrorCode::Timeout, None),
+        _ => (ErrorCode::AgentError, None),
+    };
+    let mut answer = ApiError::new(code, message.clone());
+    answer.field = field.map(Into::into);
+    answer.with_source(error)
+}

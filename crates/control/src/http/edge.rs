@@ -1,0 +1,166 @@
+//! The outer edge: what every request passes on its way in, and every answer on its way out.
+//!
+//! Gives the request its id, bounds how many are under way, catches panics, writes the body of every error in the one
+//! shape (also of those that the framework made: unknown routes, wrong methods, bodies too large), logs internal
+//! causes, counts, and sets the security headers.
+
+use std::panic::AssertUnwindSafe;
+use std::time::Instant;
+
+use atoll_model::ErrorCode;
+use atoll_model::api::{ErrorBody, ErrorDetail};
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE,
+};
+use axum::http::{HeaderValue, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use futures::FutureExt;
+
+use super::caller::RequestId;
+use super::error::{ApiError, Unwritten};
+use crate::app::App;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+fn new_request_id() -> RequestId {
+    RequestId(format!("req-{}", hex::encode(rand::random::<[u8; 10]>())))
+}
+
+/// The outermost middleware.
+pub async fn edge(State(app): State<App>, mut request: Request, next: Next) -> Response {
+    let id = new_request_id();
+    request.extensions_mut().insert(id.clone());
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    let started = Instant::now();
+    let response = match app.requests.clone().try_acquire_owned() {
+        Ok(_permit) => AssertUnwindSafe(next.run(request)).catch_unwind().await.unwrap_or_else(|panic| {
+            ApiError::internal(format!("a handler panicked: {}", panic_text(&*panic))).into_response()
+        }),
+        Err(_) => ApiError::overloaded("too many requests are under way; try again in a moment").into_response(),
+    };
+    let response = finish(response, &id);
+    let status = response.status();
+    app.metrics.request(&method, status, started.elapsed());
+    tracing::debug!(request_id = %id.0, %method, path, status = status.as_u16(), elapsed = ?started.elapsed());
+    response
+}
+
+/// Bounds the time to the answer's head, on routes that have nothing to wait for.
+pub async fn deadline(State(app): State<App>, request: Request, next: Next) -> Response {
+    let limit = app.config.http.request_timeout;
+    tokio::time::timeout(limit, next.run(request)).await.unwrap_or_else(|_| {
+        ApiError::new(ErrorCode::Timeout, format!("no answer within {} s", limit.as_secs())).into_response()
+    })
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}
+
+fn finish(mut response: Response, id: &RequestId) -> Response {
+    let unwritten = response.extensions_mut().remove::<Unwritten>();
+    let error = unwritten.and_then(|cell| cell.0.lock().ok().and_then(|mut error| error.take()));
+    let error = error.or_else(|| unshaped(&response));
+    let mut response = match error {
+        Some(error) => write(error, response, id),
+        None => response,
+    };
+    let headers = response.headers_mut();
+    if let Ok(value) = HeaderValue::from_str(&id.0) {
+        headers.insert(REQUEST_ID, value);
+    }
+    headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    headers.insert("x-frame-options", HeaderValue::from_static("DENY"));
+    headers.insert("referrer-policy", HeaderValue::from_static("no-referrer"));
+    headers.insert("cross-origin-opener-policy", HeaderValue::from_static("same-origin"));
+    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
+}
+
+/// An error answer that the framework made: plain text or nothing, in no shape of ours.
+fn unshaped(response: &Response) -> Option<ApiError> {
+    let status = response.status();
+    if !status.is_client_error() && !status.is_server_error() {
+        return None;
+    }
+    if response.headers().get(CONTENT_TYPE).is_some_and(|kind| !kind.as_bytes().starts_with(b"text/plain")) {
+        return None;
+    }
+    Some(match status {
+        StatusCode::NOT_FOUND => ApiError::not_found("route"),
+        StatusCode::METHOD_NOT_ALLOWED => {
+            ApiError::new(ErrorCode::MethodNotAllowed, "this route does not take this method")
+        }
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            ApiError::new(ErrorCode::TooLarge, "the request's body is larger than this route takes")
+        }
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => {
+            ApiError::new(ErrorCode::UnsupportedMediaType, "this route does not take this content type")
+        }
+        StatusCode::UPGRADE_REQUIRED => {
+            ApiError::invalid("upgrade", "this route is a WebSocket: send an Upgrade request")
+        }
+        status if status.is_client_error() => ApiError::new(ErrorCode::InvalidRequest, "the request is not valid"),
+        status => ApiError::internal(format!("the framework answered {status}")),
+    })
+}
+
+fn write(error: ApiError, mut old: Response, id: &RequestId) -> Response {
+    let status = error.status();
+    if status.is_server_error() {
+        let cause = error.source.as_deref().map(|cause| chain(cause)).unwrap_or_default();
+        if error.code == ErrorCode::Internal {
+            tracing::error!(request_id = %id.0, code = %error.code, cause, "a request failed");
+        } else {
+            tracing::warn!(request_id = %id.0, code = %error.code, message = %error.message, cause, "a request failed");
+        }
+    }
+    let mut details = error.details;
+    for fixed in ["code", "message", "request_id", "field"] {
+        details.remove(fixed);
+    }
+    let body = ErrorBody {
+        error: ErrorDetail {
+            code: error.code,
+            message: error.message.into_owned(),
+            request_id: id.0.clone(),
+            field: error.field.map(std::borrow::Cow::into_owned),
+            details,
+        },
+    };
+    let text = serde_json::to_vec(&body).unwrap_or_default();
+    *old.status_mut() = status;
+    let headers = old.headers_mut();
+    headers.remove(CONTENT_LENGTH);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Some(after) = error.retry_after {
+        headers.insert(RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
+    }
+    if status == StatusCode::UNAUTHORIZED {
+        headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    if status != StatusCode::METHOD_NOT_ALLOWED {
+        headers.remove(ALLOW);
+    }
+    *old.body_mut() = Body::from(text);
+    old
+}
+
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}

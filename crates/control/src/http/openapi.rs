@@ -1,0 +1,107 @@
+//! The OpenAPI document: generated from the handlers, completed with what is true of all of them.
+
+use atoll_model::api::ErrorBody;
+use utoipa::openapi::content::ContentBuilder;
+use utoipa::openapi::path::Operation;
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::{Components, InfoBuilder, OpenApi, OpenApiBuilder, Ref, RefOr, Response, ResponseBuilder};
+use utoipa::{PartialSchema, ToSchema};
+
+/// The document before the routes are added.
+pub fn base(version: &str) -> OpenApi {
+    let info = InfoBuilder::new()
+        .title("Atoll")
+        .version(version)
+        .description(Some(
+            "Isolated Linux sandboxes on machines that you own. Times are RFC 3339 with zone; sizes carry their unit \
+             in the name. Errors of every route have the shape `ErrorBody`. `Idempotency-Key` is honoured on every \
+             POST that creates something.",
+        ))
+        .build();
+    OpenApiBuilder::new().info(info).components(Some(Components::new())).build()
+}
+
+/// Adds the security schemes, and to each operation the errors that it can answer by its nature.
+pub fn complete(mut api: OpenApi) -> OpenApi {
+    let components = api.components.get_or_insert_with(Components::new);
+    components.add_security_scheme("api_key", SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new("X-API-Key"))));
+    let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").build();
+    components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
+    components.schemas.insert("ErrorBody".to_owned(), ErrorBody::schema());
+    let mut schemas = Vec::new();
+    <ErrorBody as ToSchema>::schemas(&mut schemas);
+    <atoll_model::api::sandboxes::StreamInput as ToSchema>::schemas(&mut schemas);
+    for (name, schema) in schemas {
+        components.schemas.entry(name).or_insert(schema);
+    }
+    for (name, schema) in [
+        ("StreamInput", atoll_model::api::sandboxes::StreamInput::schema()),
+        ("StreamOutput", atoll_model::api::sandboxes::StreamOutput::schema()),
+        ("WatchOutput", atoll_model::api::sandboxes::WatchOutput::schema()),
+        ("Encoding", atoll_model::api::sandboxes::Encoding::schema()),
+        ("FileChange", atoll_model::api::sandboxes::FileChange::schema()),
+    ] {
+        components.schemas.entry(name.to_owned()).or_insert(schema);
+    }
+    for (path, item) in &mut api.paths.paths {
+        let operations = [
+            &mut item.get,
+            &mut item.put,
+            &mut item.post,
+            &mut item.delete,
+            &mut item.patch,
+            &mut item.head,
+            &mut item.options,
+        ];
+        for operation in operations.into_iter().flatten() {
+            complete_operation(path, operation);
+        }
+    }
+    api
+}
+
+fn complete_operation(path: &str, operation: &mut Operation) {
+    let mut statuses = vec!["400", "500", "503", "504"];
+    if operation.security.is_some() {
+        statuses.extend(["401", "403"]);
+    }
+    if path.contains('{') {
+        statuses.push("404");
+    }
+    if operation.request_body.is_some() {
+        statuses.extend(["413", "415"]);
+    }
+    let responses = &mut operation.responses.responses;
+    for status in statuses {
+        responses.entry(status.to_owned()).or_insert_with(|| RefOr::T(Response::new("")));
+    }
+    for (status, response) in responses {
+        let RefOr::T(response) = response else { continue };
+        if status.starts_with(['4', '5']) && response.content.is_empty() {
+            let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("ErrorBody"))).build();
+            let description = if response.description.is_empty() { error_text(status) } else { &response.description };
+            *response = ResponseBuilder::new().description(description).content("application/json", content).build();
+        } else if response.description.is_empty() {
+            response.description = "Done".to_owned();
+        }
+    }
+}
+
+fn error_text(status: &str) -> &'static str {
+    match status {
+        "400" => "The request is not valid; `error.field` names what is wrong",
+        "401" => "Missing or invalid credentials",
+        "403" => "Not allowed",
+        "404" => "There is no such thing, or it belongs to another team",
+        "409" => "Not possible in its present state",
+        "410" => "The host has been deleted",
+        "413" => "Too large",
+        "415" => "Not a content type of this route",
+        "429" => "Too much; `Retry-After` says when to try again",
+        "502" => "The sandbox's host failed",
+        "503" => "Not possible at the moment",
+        "504" => "Not done in time",
+        "507" => "No space left",
+        _ => "Something went wrong on our side; the log has it under `error.request_id`",
+    }
+}

@@ -1,0 +1,174 @@
+//! Sandboxes: create, list, get, delete, pause, resume, ping, timeout, events.
+
+use std::collections::BTreeMap;
+
+use atoll_model::api::Page;
+use atoll_model::api::sandboxes::{CreateSandboxRequest, Sandbox, SandboxEvent, TimeoutRequest};
+use atoll_model::{SandboxId, SandboxStatus};
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+
+use super::caller::Key;
+use super::error::{ApiError, ApiResult};
+use super::extract::{Id, Json, Pairs, Query};
+use super::page::{Cursor, PageQuery, page};
+use super::{idempotent, validate};
+use crate::app::App;
+use crate::db::Millis;
+use crate::sandboxes::SandboxError;
+use crate::sandboxes::store::{self, EventRow, Filter};
+
+/// Creates a sandbox. The answer comes when it runs and answers.
+#[utoipa::path(post, path = "/v1/sandboxes", tag = "sandboxes", request_body = CreateSandboxRequest,
+    params(("Idempotency-Key" = Option<String>, Header)),
+    responses((status = 201, body = Sandbox), (status = 404), (status = 409), (status = 429), (status = 502),
+        (status = 504)),
+    security(("api_key" = []), ("bearer" = [])))]
+pub async fn create(
+    State(app): State<App>,
+    Key(owner): Key,
+    headers: HeaderMap,
+    Json(request): Json<CreateSandboxRequest>,
+) -> ApiResult<Response> {
+    let key = idempotent::key(&headers, owner.team.as_str(), "sandboxes", &request)?;
+    let new = validate::new_sandbox(request, key.is_some())?;
+    let service = app.sandboxes.clone();
+    let work = async move { Ok(service.create(&owner, new).await?.to_api()) };
+    idempotent::once(&app, key, StatusCode::CREATED, work, Sandbox::clone).await
+}
+
+/// Lists the team's sandboxes, newest first; stopped ones only when asked for.
+#[utoipa::path(get, path = "/v1/sandboxes", tag = "sandboxes",
+    params(PageQuery,
+        ("status" = Option<String>, Query, description = "One or more, separated by commas: `running,paused`"),
+        ("metadata" = Option<String>, Query, description = "Labels that must all match, as a query string: `a=1&b=2`")),
+    responses((status = 200, body = Page<Sandbox>)), security(("api_key" = []), ("bearer" = [])))]
+pub async fn list(
+    State(app): State<App>,
+    Key(owner): Key,
+    Pairs(pairs): Pairs,
+) -> ApiResult<axum::Json<Page<Sandbox>>> {
+    let (query, filter) = filter(pairs)?;
+    let (limit, after) = (query.limit()?, query.cursor()?);
+    let after = after.as_ref().map(|cursor| (cursor.at, cursor.id.as_str()));
+    let rows = store::list(&app.db, &owner.team, &filter, after, limit as i64 + 1).await?;
+    let cursor = |row: &crate::sandboxes::SandboxRecord| Cursor { at: row.created_at, id: row.id.to_string() };
+    Ok(axum::Json(page(rows, limit, cursor, |row| row.to_api())))
+}
+
+fn filter(pairs: Vec<(String, String)>) -> ApiResult<(PageQuery, Filter)> {
+    let (mut query, mut filter) = (PageQuery::default(), Filter::default());
+    for (name, value) in pairs {
+        match name.as_str() {
+            "limit" => {
+                let limit = value.parse().map_err(|_| ApiError::invalid("limit", "must be a number"))?;
+                query.limit = Some(limit);
+            }
+            "cursor" => query.cursor = Some(value),
+            "status" => {
+                for status in value.split(',').filter(|status| !status.is_empty()) {
+                    let status = status.parse().map_err(|_| {
+                        let known: Vec<_> = SandboxStatus::ALL.iter().map(|status| status.as_str()).collect();
+                        ApiError::invalid("status", format!("must be among {}", known.join(", ")))
+                    })?;
+                    filter.statuses.push(status);
+                }
+            }
+            "metadata" => {
+                let labels: BTreeMap<_, _> = form_urlencoded::parse(value.as_bytes()).into_owned().collect();
+                if labels.iter().any(|(name, value)| name.contains('\0') || value.contains('\0')) {
+                    return Err(ApiError::invalid("metadata", "must not contain a NUL byte"));
+                }
+                filter.metadata.extend(labels);
+            }
+            _ => return Err(ApiError::invalid(name, "there is no such parameter")),
+        }
+    }
+    Ok((query, filter))
+}
+
+/// One sandbox. A destroyed one stays readable as `stopped`.
+#[utoipa::path(get, path = "/v1/sandboxes/{id}", tag = "sandboxes", params(("id" = SandboxId, Path)),
+    responses((status = 200, body = Sandbox)), security(("api_key" = []), ("bearer" = [])))]
+pub async fn get(State(app): State<App>, Key(owner): Key, Id(id): Id<SandboxId>) -> ApiResult<axum::Json<Sandbox>> {
+    let record = store::get(&app.db, &owner.team, &id).await?.ok_or(SandboxError::NotFound)?;
+    Ok(axum::Json(record.to_api()))
+}
+
+/// Destroys a sandbox. Of one that is stopped already nothing is left to do: 204 as well.
+#[utoipa::path(delete, path = "/v1/sandboxes/{id}", tag = "sandboxes", params(("id" = SandboxId, Path)),
+    responses((status = 204), (status = 409)), security(("api_key" = []), ("bearer" = [])))]
+pub async fn delete(State(app): State<App>, Key(owner): Key, Id(id): Id<SandboxId>) -> ApiResult<StatusCode> {
+    app.sandboxes.destroy(&owner, &id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Pauses a running sandbox.
+#[utoipa::path(post, path = "/v1/sandboxes/{id}/pause", tag = "sandboxes", params(("id" = SandboxId, Path)),
+    responses((status = 200, body = Sandbox), (status = 409), (status = 502)),
+    security(("api_key" = []), ("bearer" = [])))]
+pub async fn pause(State(app): State<App>, Key(owner): Key, Id(id): Id<SandboxId>) -> ApiResult<axum::Json<Sandbox>> {
+    let (record, kept) = app.sandboxes.pause(&owner, &id).await?;
+    Ok(axum::Json(Sandbox { kept: Some(kept).filter(|kept| !kept.is_empty()), ..record.to_api() }))
+}
+
+/// Resumes a paused sandbox.
+#[utoipa::path(post, path = "/v1/sandboxes/{id}/resume", tag = "sandboxes", params(("id" = SandboxId, Path)),
+    responses((status = 200, body = Sandbox), (status = 409), (status = 502)),
+    security(("api_key" = []), ("bearer" = [])))]
+pub async fn resume(State(app): State<App>, Key(owner): Key, Id(id): Id<SandboxId>) -> ApiResult<axum::Json<Sandbox>> {
+    let (record, kept) = app.sandboxes.resume(&owner, &id).await?;
+    Ok(axum::Json(Sandbox { kept: Some(kept).filter(|kept| !kept.is_empty()), ..record.to_api() }))
+}
+
+/// Restarts the idle clock.
+#[utoipa::path(post, path = "/v1/sandboxes/{id}/ping", tag = "sandboxes", params(("id" = SandboxId, Path)),
+    responses((status = 204), (status = 409)), security(("api_key" = []), ("bearer" = [])))]
+pub async fn ping(State(app): State<App>, Key(owner): Key, Id(id): Id<SandboxId>) -> ApiResult<StatusCode> {
+    let record = store::get(&app.db, &owner.team, &id).await?.ok_or(SandboxError::NotFound)?;
+    if record.status().is_final() {
+        return Err(SandboxError::InvalidState { attempted: "ping", status: record.status() }.into());
+    }
+    store::touch(&app.db, &[(id, app.clock.now())]).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Sets the idle timeout, and restarts the idle clock.
+#[utoipa::path(post, path = "/v1/sandboxes/{id}/timeout", tag = "sandboxes", params(("id" = SandboxId, Path)),
+    request_body = TimeoutRequest, responses((status = 200, body = Sandbox), (status = 409)),
+    security(("api_key" = []), ("bearer" = [])))]
+pub async fn timeout(
+    State(app): State<App>,
+    Key(owner): Key,
+    Id(id): Id<SandboxId>,
+    Json(request): Json<TimeoutRequest>,
+) -> ApiResult<axum::Json<Sandbox>> {
+    let seconds = i64::try_from(validate::timeout_sec(request.timeout_sec)?).unwrap_or(i64::MAX);
+    let now = app.clock.now();
+    if let Some(set) = store::set_timeout(&app.db, &owner.team, &id, seconds, request.on_timeout, now).await? {
+        return Ok(axum::Json(set.to_api()));
+    }
+    let record = store::get(&app.db, &owner.team, &id).await?.ok_or(SandboxError::NotFound)?;
+    Err(SandboxError::InvalidState { attempted: "set the timeout of", status: record.status() }.into())
+}
+
+/// The sandbox's life so far, oldest first.
+#[utoipa::path(get, path = "/v1/sandboxes/{id}/events", tag = "sandboxes", params(("id" = SandboxId, Path), PageQuery),
+    responses((status = 200, body = Page<SandboxEvent>)), security(("api_key" = []), ("bearer" = [])))]
+pub async fn events(
+    State(app): State<App>,
+    Key(owner): Key,
+    Id(id): Id<SandboxId>,
+    Query(query): Query<PageQuery>,
+) -> ApiResult<axum::Json<Page<SandboxEvent>>> {
+    let (limit, after) = (query.limit()?, query.cursor()?.map_or(0, |cursor| cursor.at.0));
+    store::get(&app.db, &owner.team, &id).await?.ok_or(SandboxError::NotFound)?;
+    let rows = store::events(&app.db, &id, after, limit as i64 + 1).await?;
+    let cursor = |row: &EventRow| Cursor { at: Millis(row.id), id: String::new() };
+    Ok(axum::Json(page(rows, limit, cursor, |row| SandboxEvent {
+        at: row.at.to_utc(),
+        status: row.status.0,
+        reason: row.reason,
+    })))
+}

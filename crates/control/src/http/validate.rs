@@ -1,0 +1,241 @@
+//! What requests may contain. Each check names the field and what is allowed.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+
+use atoll_model::api::sandboxes::CreateSandboxRequest;
+
+use super::error::{ApiError, ApiResult};
+use crate::sandboxes::{Network, NewSandbox};
+
+pub const VCPUS: (u32, u32) = (1, 64);
+pub const MEMORY_MB: (u64, u64) = (32, 1_048_576);
+pub const DISK_MB: (u64, u64) = (16, 16_777_216);
+pub const MAX_TIMEOUT_SEC: u64 = 31_536_000;
+/// Longest path: PATH_MAX of Linux, with its final NUL.
+const MAX_PATH: usize = 4095;
+const MAX_PATH_COMPONENT: usize = 255;
+const MAX_LABELS: usize = 64;
+const MAX_LABEL_KEY: usize = 128;
+const MAX_LABEL_VALUE: usize = 1024;
+const MAX_ENV_ENTRIES: usize = 1024;
+const MAX_ENV_BYTES: usize = 256 * 1024;
+/// Linux takes no longer argument (MAX_ARG_STRLEN, with its NUL).
+const MAX_ARGUMENT: usize = 131_071;
+/// All arguments and variables together: a quarter of the usual 8 MiB stack, and a little less for what is added.
+const MAX_ARGUMENTS: usize = 2 * 1024 * 1024 - 64 * 1024;
+const MAX_USER: usize = 32;
+const MAX_TAG: usize = 128;
+
+/// `value` if it lies in the range.
+pub fn within<T: PartialOrd + Display>(field: &'static str, value: T, (low, high): (T, T)) -> ApiResult<T> {
+    if value >= low && value <= high {
+        return Ok(value);
+    }
+    Err(ApiError::invalid(field, format!("must be between {low} and {high}, not {value}")))
+}
+
+/// A text of 1 to `max` bytes without NUL or control characters.
+pub fn line(field: &'static str, value: &str, max: usize) -> ApiResult<()> {
+    if value.is_empty() || value.len() > max {
+        return Err(ApiError::invalid(field, format!("must have 1 to {max} bytes")));
+    }
+    if value.chars().any(char::is_control) {
+        return Err(ApiError::invalid(field, "must not contain control characters"));
+    }
+    Ok(())
+}
+
+fn no_nul(field: impl Display, value: &str) -> ApiResult<()> {
+    if value.contains('\0') {
+        return Err(ApiError::invalid(field.to_string(), "must not contain a NUL byte"));
+    }
+    Ok(())
+}
+
+/// A path inside a sandbox: absolute, relative to the user's home, or `~/...`. What `..` means is the guest's
+/// business: it can lead nowhere but into the sandbox itself.
+pub fn path(field: &'static str, value: &str) -> ApiResult<()> {
+    no_nul(field, value)?;
+    if value.is_empty() {
+        return Err(ApiError::invalid(field, "must not be empty"));
+    }
+    if value.len() > MAX_PATH {
+        return Err(ApiError::invalid(field, format!("must have at most {MAX_PATH} bytes")));
+    }
+    if value.split('/').any(|component| component.len() > MAX_PATH_COMPONENT) {
+        return Err(ApiError::invalid(field, format!("no part of it may have more than {MAX_PATH_COMPONENT} bytes")));
+    }
+    Ok(())
+}
+
+/// The name of a user inside a sandbox.
+pub fn user(value: Option<&str>) -> ApiResult<()> {
+    let Some(value) = value else { return Ok(()) };
+    line("user", value, MAX_USER)?;
+    if value.contains(':') {
+        return Err(ApiError::invalid("user", "must not contain a colon"));
+    }
+    Ok(())
+}
+
+pub fn tag(value: Option<&str>) -> ApiResult<()> {
+    value.map_or(Ok(()), |value| line("tag", value, MAX_TAG))
+}
+
+pub fn env(env: &BTreeMap<String, String>) -> ApiResult<()> {
+    if env.len() > MAX_ENV_ENTRIES {
+        return Err(ApiError::invalid("env", format!("must have at most {MAX_ENV_ENTRIES} entries")));
+    }
+    for (name, value) in env {
+        if name.is_empty() || name.contains('=') {
+            return Err(ApiError::invalid("env", "a variable's name must not be empty or contain `=`"));
+        }
+        no_nul("env", name)?;
+        no_nul(format_args!("env.{name}"), value)?;
+    }
+    if env.iter().map(|(name, value)| name.len() + value.len() + 2).sum::<usize>() > MAX_ENV_BYTES {
+        return Err(ApiError::invalid("env", format!("must have at most {MAX_ENV_BYTES} bytes in all")));
+    }
+    Ok(())
+}
+
+/// A command line that Linux will take.
+pub fn command(cmd: &str, args: &[String], variables: &BTreeMap<String, String>) -> ApiResult<()> {
+    no_nul("cmd", cmd)?;
+    if cmd.is_empty() {
+        return Err(ApiError::invalid("cmd", "must not be empty"));
+    }
+    if cmd.len() > MAX_PATH {
+        return Err(ApiError::invalid("cmd", format!("must have at most {MAX_PATH} bytes")));
+    }
+    env(variables)?;
+    let too_long = |what: String| Err(ApiError::invalid("args", format!("argument list too long: {what}")));
+    for (index, argument) in args.iter().enumerate() {
+        no_nul(format_args!("args[{index}]"), argument)?;
+        if argument.len() > MAX_ARGUMENT {
+            let length = argument.len();
+            return too_long(format!("argument {index} has {length} bytes, Linux takes at most {MAX_ARGUMENT}"));
+        }
+    }
+    // Each argument and variable also costs its NUL and a pointer.
+    let size: usize = args.iter().map(|argument| argument.len() + 9).sum::<usize>()
+        + variables.iter().map(|(name, value)| name.len() + value.len() + 10).sum::<usize>();
+    if size > MAX_ARGUMENTS {
+        return too_long(format!("{size} bytes in all, Linux takes at most {MAX_ARGUMENTS}"));
+    }
+    Ok(())
+}
+
+fn metadata(metadata: &BTreeMap<String, String>) -> ApiResult<()> {
+    if metadata.len() > MAX_LABELS {
+        return Err(ApiError::invalid("metadata", format!("must have at most {MAX_LABELS} entries")));
+    }
+    for (key, value) in metadata {
+        if key.is_empty() || key.len() > MAX_LABEL_KEY {
+            return Err(ApiError::invalid("metadata", format!("a key must have 1 to {MAX_LABEL_KEY} bytes")));
+        }
+        if value.len() > MAX_LABEL_VALUE {
+            let field = format!("metadata.{key}");
+            return Err(ApiError::invalid(field, format!("must have at most {MAX_LABEL_VALUE} bytes")));
+        }
+        // PostgreSQL stores no NUL in text.
+        no_nul("metadata", key)?;
+        no_nul(format_args!("metadata.{key}"), value)?;
+    }
+    Ok(())
+}
+
+pub fn timeout_sec(value: u64) -> ApiResult<u64> {
+    within("timeout_sec", value, (0, MAX_TIMEOUT_SEC))
+}
+
+/// A request to create a sandbox, checked and with its defaults.
+pub fn new_sandbox(request: CreateSandboxRequest, keep_if_abandoned: bool) -> ApiResult<NewSandbox> {
+    let template = request.template.unwrap_or_else(|| "base".to_owned());
+    line("template", &template, 128)?;
+    if let Some(driver) = &request.driver
+        && !matches!(driver.as_str(), "container" | "vm" | "auto")
+    {
+        return Err(ApiError::invalid("driver", "must be container, vm or auto"));
+    }
+    env(&request.env)?;
+    metadata(&request.metadata)?;
+    Ok(NewSandbox {
+        template,
+        vcpus: request.vcpus.map(|value| within("vcpus", value, VCPUS)).transpose()?,
+        memory_mb: request.memory_mb.map(|value| within("memory_mb", value, MEMORY_MB)).transpose()?,
+        disk_mb: request.disk_mb.map(|value| within("disk_mb", value, DISK_MB)).transpose()?,
+        timeout_sec: timeout_sec(request.timeout_sec.unwrap_or(0))?,
+        on_timeout: request.on_timeout.unwrap_or_default(),
+        auto_resume: request.auto_resume.unwrap_or(false),
+        on_reboot: request.on_reboot.unwrap_or_default(),
+        driver: request.driver,
+        env: request.env,
+        metadata: request.metadata,
+        network: Network { deny_egress: !request.internet.unwrap_or(true) },
+        keep_if_abandoned,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn field<T>(result: ApiResult<T>) -> Option<String> {
+        result.err().and_then(|error| error.field).map(|field| field.into_owned())
+    }
+
+    #[test]
+    fn absurd_sizes_are_refused_by_name() {
+        type Set = fn(&mut CreateSandboxRequest);
+        let cases: [(&str, Set); 8] = [
+            ("vcpus", |request| request.vcpus = Some(0)),
+            ("vcpus", |request| request.vcpus = Some(u32::MAX)),
+            ("memory_mb", |request| request.memory_mb = Some(0)),
+            ("memory_mb", |request| request.memory_mb = Some(u64::MAX)),
+            ("disk_mb", |request| request.disk_mb = Some(15)),
+            ("disk_mb", |request| request.disk_mb = Some(u64::MAX)),
+            ("timeout_sec", |request| request.timeout_sec = Some(u64::MAX)),
+            ("driver", |request| request.driver = Some("magic".to_owned())),
+        ];
+        for (name, set) in cases {
+            let mut request = CreateSandboxRequest::default();
+            set(&mut request);
+            assert_eq!(field(new_sandbox(request, false)).as_deref(), Some(name));
+        }
+        assert!(new_sandbox(CreateSandboxRequest::default(), false).is_ok());
+    }
+
+    #[test]
+    fn a_command_line_that_linux_would_refuse_names_args() {
+        let none = BTreeMap::new();
+        let huge = vec!["x".repeat(10 * 1024 * 1024)];
+        assert_eq!(field(command("echo", &huge, &none)).as_deref(), Some("args"));
+        let many = vec!["x".repeat(1000); 10_000];
+        assert_eq!(field(command("echo", &many, &none)).as_deref(), Some("args"));
+        assert_eq!(field(command("e\0cho", &[], &none)).as_deref(), Some("cmd"));
+        assert_eq!(field(command("echo", &["a\0".to_owned()], &none)).as_deref(), Some("args[0]"));
+        assert!(command("echo", &["a".to_owned()], &none).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn no_path_with_nul_or_of_absurd_length_passes(text in "[a./~\u{0}]{0,6000}") {
+            let passes = path("path", &text).is_ok();
+            let longest = text.split('/').map(str::len).max().unwrap_or(0);
+            prop_assert_eq!(passes, !text.is_empty() && text.len() <= 4095 && longest <= 255 && !text.contains('\0'));
+        }
+
+        #[test]
+        fn sizes_pass_exactly_within_their_range(vcpus in any::<u32>(), memory in any::<u64>(), disk in any::<u64>()) {
+            let request = CreateSandboxRequest {
+                vcpus: Some(vcpus), memory_mb: Some(memory), disk_mb: Some(disk), ..Default::default()
+            };
+            let inside = (1..=64).contains(&vcpus) && (32..=1_048_576).contains(&memory)
+                && (16..=16_777_216).contains(&disk);
+            prop_assert_eq!(new_sandbox(request, false).is_ok(), inside);
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! The background jobs. Each has an owner (the app's task tracker), ends with the shutdown, and leaves work that one
+//! replica must do alone to a lease.
+
+use std::time::Duration;
+
+use crate::app::App;
+use crate::db::{DbError, idempotency, leases};
+use crate::{accounts, events};
+
+const HOUSEKEEPING: Duration = Duration::from_secs(300);
+const LEASE: &str = "housekeeping";
+/// How long events can be read from the outbox.
+const EVENTS_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Starts all jobs.
+pub fn spawn(app: &App) {
+    let reaper = app.sandboxes.clone();
+    app.tasks.spawn(reaper.run_reaper(app.replica.clone(), app.config.reaper_interval, app.shutdown.clone()));
+    app.tasks.spawn(app.reconcile.monitor.clone().run(app.hosts.changes(), app.shutdown.clone()));
+    app.tasks.spawn(housekeeping(app.clone()));
+}
+
+/// Removes what has outlived its use.
+async fn housekeeping(app: App) {
+    loop {
+        tokio::select! {
+            () = app.shutdown.cancelled() => return,
+            () = tokio::time::sleep(HOUSEKEEPING) => {}
+        }
+        if let Err(error) = clean(&app).await {
+            tracing::error!(error = &error as &dyn std::error::Error, "housekeeping failed");
+        }
+    }
+}
+
+async fn clean(app: &App) -> Result<(), DbError> {
+    let now = app.clock.now();
+    if leases::take(&app.db, LEASE, &app.replica, now, HOUSEKEEPING * 2).await?.is_none() {
+        return Ok(());
+    }
+    idempotency::prune(&app.db, now).await?;
+    accounts::prune_attempts(&app.db, now).await?;
+    while events::prune(&app.db, now - EVENTS_KEPT).await? > 0 {}
+    Ok(())
+}

@@ -1,0 +1,153 @@
+//! Starting and ending the control plane: the wiring, the background jobs, the order of the end.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use secrecy::{ExposeSecret, SecretString};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::accounts::{Accounts, FirstAdmin, SetupError, UserTokens};
+use crate::app::{App, Parts};
+use crate::clock::Clock;
+use crate::config::{ControlConfig, SchedulerKind};
+use crate::db::{Db, DbError};
+use crate::fleet::{Fleet, FleetSettings, LeastLoaded, Limits, Placement, RoundRobin, Scheduler, TcpDialer};
+use crate::hosts::{Hosts, Loopback};
+use crate::http::listener::{self, Tls};
+use crate::http::metrics::HttpMetrics;
+use crate::pki::{Authority, agent_client_config};
+use crate::reconcile::Reconcile;
+use crate::sandboxes::{Placer, Sandboxes};
+use crate::templates::{BaseImage, store as templates};
+use crate::{http, jobs};
+
+/// How long connections and tasks may take to end in order.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// A running control plane.
+pub struct Control {
+    app: App,
+    local_addr: SocketAddr,
+    server: JoinHandle<()>,
+}
+
+impl Control {
+    /// Opens the database, starts the jobs and listens. Ends when `shutdown` is cancelled; see [`Control::wait`].
+    ///
+    /// # Errors
+    /// When the database, the keys, the certificate or the address can't be had; the chain of causes says which.
+    pub async fn start(config: ControlConfig, shutdown: CancellationToken) -> anyhow::Result<Self> {
+        let clock = Clock::system();
+        let url = config.database_url.as_ref().map(ExposeSecret::expose_secret);
+        let db = Db::open(url, &config.data_dir).await?;
+        let authority = Authority::open(&db, clock.clone()).await.context("opening the certificate authority")?;
+        let listener = TcpListener::bind(config.listen)
+            .await
+            .with_context(|| format!("listening on {} (--listen chooses another address)", config.listen))?;
+        let local_addr = listener.local_addr().context("asking for the listener's address")?;
+        let tls = Tls::load(&authority, config.tls.as_ref()).context("loading the TLS certificate")?;
+        let app = wire(config, clock, db, authority, local_addr, shutdown).await?;
+        jobs::spawn(&app);
+        let router = http::router(app.clone());
+        let server = tokio::spawn(listener::serve(app.clone(), listener, tls, router));
+        tracing::info!(address = %local_addr, database = app.db.kind(), version = app.config.version, "listening");
+        Ok(Self { app, local_addr, server })
+    }
+
+    #[must_use]
+    pub const fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Makes the first admin with a team and an API key, if there is no account at all; the secrets are in the answer
+    /// and nowhere else.
+    ///
+    /// # Errors
+    /// When hashing or the database fails.
+    pub async fn first_admin(
+        &self,
+        email: &str,
+        password: Option<SecretString>,
+    ) -> Result<Option<FirstAdmin>, SetupError> {
+        self.app.accounts.first_admin(email, password).await
+    }
+
+    /// Makes the platform's template `base` point to this image.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn register_base(&self, image: &BaseImage) -> Result<(), DbError> {
+        templates::register_base(&self.app.db, image, self.app.clock.now()).await.map(|_| ())
+    }
+
+    /// Waits until `shutdown` has been cancelled and everything has ended: requests under way are answered, work that
+    /// was begun is finished, the database is closed.
+    ///
+    /// # Errors
+    /// When the server ended by itself.
+    pub async fn wait(self) -> anyhow::Result<()> {
+        let ended = self.server.await;
+        let in_order = self.app.shutdown.is_cancelled();
+        self.app.shutdown.cancel();
+        self.app.tasks.close();
+        if tokio::time::timeout(DRAIN, self.app.tasks.wait()).await.is_err() {
+            tracing::warn!("some work did not end in time");
+        }
+        self.app.db.close().await;
+        ended.context("the server's task failed")?;
+        anyhow::ensure!(in_order, "the server ended by itself");
+        Ok(())
+    }
+}
+
+async fn wire(
+    config: ControlConfig,
+    clock: Clock,
+    db: Db,
+    authority: Authority,
+    local_addr: SocketAddr,
+    shutdown: CancellationToken,
+) -> anyhow::Result<App> {
+    let tasks = TaskTracker::new();
+    let tokens = UserTokens::load(&db, clock.now()).await.context("loading the key of user tokens")?;
+    let accounts = Accounts::new(db.clone(), clock.clone(), tokens, config.session_ttl);
+    let loopback = if local_addr.ip().is_loopback() || local_addr.ip().is_unspecified() {
+        Loopback::Allowed
+    } else {
+        Loopback::Refused
+    };
+    let client_tls = agent_client_config(&authority).context("making control's client certificate")?;
+    let hosts = Hosts::open(db.clone(), clock.clone(), config.hosts.clone(), authority, loopback)
+        .await
+        .context("opening the hosts")?;
+    let fleet = Fleet::new(hosts.directory(), Arc::new(TcpDialer::new(&client_tls)), FleetSettings::default());
+    let scheduler: Arc<dyn Scheduler> = match config.scheduler {
+        SchedulerKind::RoundRobin => Arc::new(RoundRobin::default()),
+        SchedulerKind::LeastLoaded => Arc::new(LeastLoaded::default()),
+    };
+    let limits = Limits { stale_after: config.hosts.stale_after, ..Limits::default() };
+    let placer: Arc<dyn Placer> = Arc::new(Placement::new(hosts.candidates(), scheduler, limits));
+    let reconcile = Reconcile::new(&db, &clock, &hosts, &fleet, config.resume_on_reconnect);
+    let sandboxes = Sandboxes::new(db.clone(), clock.clone(), fleet, placer, &config.http, tasks.clone());
+    Ok(App::new(Parts {
+        requests: Arc::new(Semaphore::new(config.http.max_requests)),
+        config,
+        clock,
+        db,
+        accounts,
+        hosts,
+        sandboxes,
+        reconcile,
+        replica: format!("{}-{}", std::process::id(), hex::encode(rand::random::<[u8; 4]>())),
+        tasks,
+        shutdown,
+        metrics: HttpMetrics::default(),
+        key_uses: std::sync::Mutex::default(),
+    }))
+}
