@@ -17,7 +17,7 @@ fn main() -> ExitCode {
     let first = arguments.next().unwrap_or_default();
     // The zygote must stay single-threaded and small: it gets no runtime, no parser, nothing.
     if first == "zygote" {
-        return service::host::zygote();
+        service::host::zygote();
     }
     if ["up", "server", "host"].iter().any(|service| first == *service) {
         // Before any thread exists, since it changes the environment.
@@ -53,11 +53,13 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         Command::Server(args) => service::server::main(*args, &global),
         Command::Host(command) => match command.what {
             None => service::host::main(command.run, &global),
-            Some(HostSubcommand::Check(args)) => service::host::check(&args, &global),
+            Some(HostSubcommand::Check) => service::host::check(&global),
             Some(HostSubcommand::Install(args)) => service::install::main(&args, &global),
         },
         Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "atoll", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "atoll", &mut script);
+            output::print(&String::from_utf8_lossy(&script))?;
             Ok(0)
         }
         Command::Zygote => Ok(1),

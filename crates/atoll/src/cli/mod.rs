@@ -20,7 +20,7 @@ Examples:
   atoll cp ./data sb-…:/home/user/data      copy files into it
   atoll shell sb-…                          a shell in it
 
-The server is found by ATOLL_URL and ATOLL_API_KEY, or by the credentials of the Atoll on this machine.";
+The server is found by ATOLL_URL and ATOLL_API_KEY, or by the credentials of the Atoll here.";
 
 #[derive(Debug, Parser)]
 #[command(name = "atoll", version, about = "A self-hosted sandbox cloud", after_help = EXAMPLES)]
@@ -50,8 +50,9 @@ Examples:
   atoll up
   atoll up --data-dir /srv/atoll --listen 0.0.0.0:7420
 
-When it is ready it prints its address, how to log in, and where the logs are. SIGTERM and Ctrl-C end it in order;
-sandboxes run on and are found again by the next `atoll up` on the same data directory.")]
+When it is ready it prints its address, how to log in, and where the logs are.
+SIGTERM and Ctrl-C end it in order; sandboxes run on, and the next `atoll up` on the same
+data directory finds them again.")]
     Up(Box<UpArgs>),
     /// Start only the control plane, for hosts on other machines
     Server(Box<ServerArgs>),
@@ -74,8 +75,9 @@ Examples:
   atoll run -it -- bash
   atoll run --memory 2048 --vcpus 2 --env KEY=value -- make test
 
-The exit code is the program's; 128+n when signal n ended it; 125 when Atoll itself failed; 127 when there is no such
-program. Signals are passed on. The sandbox is destroyed when the program ends, and also when atoll is killed.")]
+The exit code is the program's; 128+n when signal n ended it; 125 when Atoll itself failed;
+127 when there is no such program. Signals are passed on.
+The sandbox is destroyed when the program ends, and also when atoll is killed.")]
     Run(RunArgs),
     /// Create, look at and destroy sandboxes, and run programs in them
     #[command(subcommand, visible_alias = "sb")]
@@ -125,7 +127,7 @@ pub struct HostCommand {
 #[derive(Debug, Subcommand)]
 pub enum HostSubcommand {
     /// Say what this machine can run, and what to do about the rest
-    Check(settings::CheckArgs),
+    Check,
     /// Write a systemd unit that runs this machine as a host
     Install(Box<settings::InstallArgs>),
 }
@@ -163,6 +165,6 @@ mod tests {
         let Command::Host(host) = parsed.command else { panic!() };
         assert!(host.what.is_none() && host.run.server.as_deref() == Some("http://x"));
         let Command::Host(host) = Cli::try_parse_from(["atoll", "host", "check"]).unwrap().command else { panic!() };
-        assert!(matches!(host.what, Some(HostSubcommand::Check(_))));
+        assert!(matches!(host.what, Some(HostSubcommand::Check)));
     }
 }

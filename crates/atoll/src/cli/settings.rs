@@ -31,7 +31,7 @@ pub struct PlaceArgs {
 /// How often hosts say that they are alive: one setting of both sides.
 #[derive(Debug, Clone, Args)]
 pub struct HeartbeatArgs {
-    /// [default: 30s]
+    /// How often a host says that it is alive [default: 30s]
     #[arg(long, env = "ATOLL_HEARTBEAT_INTERVAL", value_name = "DURATION", value_parser = duration)]
     #[arg(help_heading = "Hosts")]
     pub heartbeat_interval: Option<Duration>,
@@ -158,12 +158,6 @@ pub struct HostArgs {
     pub agent: AgentArgs,
     #[command(flatten)]
     pub heartbeat: HeartbeatArgs,
-}
-
-#[derive(Debug, Clone, Args)]
-pub struct CheckArgs {
-    #[command(flatten)]
-    pub place: PlaceArgs,
 }
 
 #[derive(Debug, Clone, Args)]

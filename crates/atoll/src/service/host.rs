@@ -1,16 +1,16 @@
 //! `atoll host`: this machine's agent, what the machine can run, and the zygote that the agent starts.
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::lock::DataDirLock;
 use super::{private_file, settings, shutdown};
 use crate::cli::Global;
-use crate::cli::settings::{CheckArgs, HostArgs};
-use crate::output::with_hint;
+use crate::cli::settings::HostArgs;
+use crate::output::{self, with_hint};
 
 /// What is remembered of the first start, so that later ones need no options.
 #[derive(Serialize, Deserialize)]
@@ -41,15 +41,34 @@ pub fn main(args: HostArgs, _: &Global) -> anyhow::Result<u8> {
     })
 }
 
-pub fn check(_: &CheckArgs, global: &Global) -> anyhow::Result<u8> {
-    let report = super::block_on(async { Ok(atoll_host::check().await) })?;
-    super::super::output::print_json(&report)?;
-    let _ = global;
-    Ok(0)
+pub fn check(global: &Global) -> anyhow::Result<u8> {
+    let checks = atoll_host::check();
+    let good = checks.iter().all(|check| check.ok);
+    if global.json {
+        output::print_json(&json!({ "ok": good, "checks": checks }))?;
+        return Ok(u8::from(!good));
+    }
+    let (red, green, reset) =
+        if output::colours(&std::io::stdout()) { ("\x1b[31m", "\x1b[32m", "\x1b[0m") } else { ("", "", "") };
+    let mut text = String::new();
+    for check in &checks {
+        let mark = if check.ok { format!("{green}ok {reset}") } else { format!("{red}no {reset}") };
+        text.push_str(&format!("{mark} {:<12} {}\n", check.name, output::plain(&check.detail)));
+        if !check.ok {
+            text.push_str(&format!("                 to do: {}\n", check.remedy));
+        }
+    }
+    text.push_str(if good {
+        "\nThis machine can run sandboxes.\n"
+    } else {
+        "\nThis machine can't run sandboxes yet.\n"
+    });
+    output::print(&text)?;
+    Ok(u8::from(!good))
 }
 
 /// What `atoll zygote` does: it never comes back to the rest of this program.
-pub fn zygote() -> ExitCode {
+pub fn zygote() -> ! {
     atoll_host::zygote::zygote_main()
 }
 
