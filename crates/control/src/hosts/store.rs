@@ -205,6 +205,15 @@ pub async fn team_is_byoc(db: &Db, team: &TeamId) -> Result<Option<bool>, DbErro
     Ok(row.map(|row| row.0))
 }
 
+pub async fn team_name(db: &Db, team: &TeamId) -> Result<Option<String>, DbError> {
+    let row: Option<(String,)> = on!(read db, |c| sqlx::query_as("SELECT name FROM teams WHERE id = $1")
+        .bind(team.as_str())
+        .fetch_optional(c)
+        .await)
+    .during("read a team's name")?;
+    Ok(row.map(|row| row.0))
+}
+
 pub async fn tags(db: &Db, host: &HostId) -> Result<Vec<String>, DbError> {
     let rows: Vec<(String,)> =
         on!(read db, |c| sqlx::query_as("SELECT tag FROM host_tags WHERE host_id = $1 ORDER BY tag")

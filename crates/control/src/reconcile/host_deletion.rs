@@ -16,9 +16,11 @@
 use std::sync::Arc;
 
 use atoll_model::{HostId, SandboxId, UserId};
-use futures::StreamExt;
+use futures::FutureExt;
 use serde_json::json;
 
+use super::bounded;
+use super::judge::Row;
 use super::views::{Agents, Records};
 use crate::audit::{self, Actor, Entry, Origin};
 use crate::clock::Clock;
@@ -160,13 +162,8 @@ impl HostDeletion {
     /// Steps 2 to 5 for a host that is marked. Nothing to do when it is gone already.
     async fn carry_out(&self, host: &HostId) -> Result<(), HostError> {
         let rows = self.records.on_host(host).await?;
-        let destroys = rows.iter().map(|row| async move {
-            let result = self.agents.destroy(host, &row.id, row.generation + 1, "host_deleted").await;
-            if let Err(error) = result {
-                tracing::info!(sandbox = %row.id, %host, %error, "not destroyed one by one; its host will do it");
-            }
-        });
-        futures::stream::iter(destroys).buffer_unordered(PARALLEL).collect::<Vec<()>>().await;
+        let destroys = rows.iter().map(|row| self.destroy(host, row).boxed()).collect();
+        bounded(PARALLEL, destroys).await;
         fail::fail_point!("hosts::delete::destroyed");
         if let Err(error) = self.agents.terminate(host, "host_deleted").await {
             tracing::info!(%host, %error, "the agent could not be told to terminate; its tombstone will");
@@ -197,6 +194,12 @@ impl HostDeletion {
         tx.commit().await?;
         self.forget(host);
         Ok(())
+    }
+
+    async fn destroy(&self, host: &HostId, row: &Row) {
+        if let Err(error) = self.agents.destroy(host, &row.id, row.generation + 1, "host_deleted").await {
+            tracing::info!(sandbox = %row.id, %host, %error, "not destroyed one by one; its host will do it");
+        }
     }
 
     fn forget(&self, host: &HostId) {

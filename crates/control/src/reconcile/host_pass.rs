@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use atoll_model::{HostId, SandboxId, SandboxStatus};
-use futures::StreamExt;
+use futures::FutureExt;
 
+use super::bounded;
 use super::judge::{DISCONNECTED, Row, Rules, Seen, State, Verdict, judge, judge_stray};
 use super::views::{Agents, Records, RowChange};
 use crate::clock::Clock;
@@ -125,19 +126,18 @@ impl HostPass {
 
     /// Orders the resume of sandboxes that were paused for loss of contact; how many run.
     async fn resume(&self, host: &HostId, rows: Vec<Row>) -> usize {
-        let resumes = rows.into_iter().map(|row| async move {
-            match self.resume_one(host, &row).await {
-                Ok(running) => usize::from(running),
-                Err(error) => {
-                    tracing::warn!(sandbox = %row.id, %host, %error, "could not resume a sandbox after contact came back");
-                    0
-                }
-            }
-        });
-        futures::stream::iter(resumes).buffer_unordered(PARALLEL).fold(0, |sum, one| async move { sum + one }).await
+        let resumes = rows.iter().map(|row| self.resume_one(host, row).boxed()).collect();
+        bounded(PARALLEL, resumes).await.into_iter().filter(|running| *running).count()
     }
 
-    async fn resume_one(&self, host: &HostId, paused: &Row) -> Result<bool, PassError> {
+    async fn resume_one(&self, host: &HostId, paused: &Row) -> bool {
+        self.order_resume(host, paused).await.unwrap_or_else(|error| {
+            tracing::warn!(sandbox = %paused.id, %host, %error, "could not resume a sandbox after contact came back");
+            false
+        })
+    }
+
+    async fn order_resume(&self, host: &HostId, paused: &Row) -> Result<bool, PassError> {
         let order = RowChange { row: paused, to: SandboxStatus::Resuming, reason: Some("reconnected"), decided: true };
         // Somebody decided something else meanwhile (a delete, a pause): that wins.
         let Some(resuming) = self.records.change(&order).await? else { return Ok(false) };
@@ -177,12 +177,9 @@ impl HostPass {
                 }
             }
         }
-        let mut destroys = Vec::with_capacity(unwanted.len());
-        for (seen, row, known) in unwanted {
-            destroys.push(self.destroy(host, seen, row, known));
-        }
-        let destroyed = futures::stream::iter(destroys).buffer_unordered(PARALLEL);
-        Ok(destroyed.fold(0, |sum, one| async move { sum + usize::from(one) }).await)
+        let destroys =
+            unwanted.into_iter().map(|(seen, row, known)| self.destroy(host, seen, row, known).boxed()).collect();
+        Ok(bounded(PARALLEL, destroys).await.into_iter().filter(|destroyed| *destroyed).count())
     }
 
     async fn destroy(&self, host: &HostId, seen: &Seen, row: Option<&Row>, known: bool) -> bool {

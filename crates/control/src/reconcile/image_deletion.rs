@@ -7,8 +7,9 @@
 use std::sync::Arc;
 
 use atoll_model::HostId;
-use futures::StreamExt;
+use futures::FutureExt;
 
+use super::bounded;
 use super::views::Agents;
 use crate::clock::Clock;
 use crate::db::{Db, DbError, During, Text, Tx, on};
@@ -57,17 +58,8 @@ impl ImageDeletion {
         .await)
         .during("list hosts that are to delete an image")?;
         let all = hosts.len();
-        let done = hosts.into_iter().filter(|(_, online)| *online).map(|(host, _)| async move {
-            match self.agents.delete_image(&host.0, digest).await {
-                Ok(()) => Some(host.0),
-                Err(error) => {
-                    tracing::info!(host = %host.0, digest, %error, "the image will be deleted there later");
-                    None
-                }
-            }
-        });
-        let done: Vec<_> = futures::stream::iter(done).buffer_unordered(PARALLEL).collect().await;
-        let done: Vec<_> = done.into_iter().flatten().collect();
+        let asked = hosts.into_iter().filter(|(_, online)| *online).map(|(host, _)| self.ask(host.0, digest).boxed());
+        let done: Vec<_> = bounded(PARALLEL, asked.collect()).await.into_iter().flatten().collect();
         for host in &done {
             on!(write & self.db, |c| sqlx::query("DELETE FROM pending_deletions WHERE host_id = $1 AND digest = $2")
                 .bind(host.as_str())
@@ -78,5 +70,15 @@ impl ImageDeletion {
             .during("remove a pending deletion")?;
         }
         Ok(all - done.len())
+    }
+    /// The host, if it has deleted the image.
+    async fn ask(&self, host: HostId, digest: &str) -> Option<HostId> {
+        match self.agents.delete_image(&host, digest).await {
+            Ok(()) => Some(host),
+            Err(error) => {
+                tracing::info!(%host, digest, %error, "the image will be deleted there later");
+                None
+            }
+        }
     }
 }

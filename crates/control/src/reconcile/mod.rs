@@ -23,6 +23,9 @@ mod tests;
 
 use std::sync::Arc;
 
+use futures::StreamExt;
+use futures::future::BoxFuture;
+
 pub use host_deletion::{HostDeletion, Requester};
 pub use image_deletion::ImageDeletion;
 pub use monitor::Monitor;
@@ -31,6 +34,11 @@ use crate::clock::Clock;
 use crate::db::Db;
 use crate::fleet::Fleet;
 use crate::hosts::Hosts;
+
+/// Runs all of them, at most `limit` at a time; their results in no particular order.
+async fn bounded<T>(limit: usize, work: Vec<BoxFuture<'_, T>>) -> Vec<T> {
+    futures::stream::iter(work).buffer_unordered(limit).collect().await
+}
 
 /// Everything of this floor, over the database and the fleet.
 #[derive(Clone)]

@@ -12,13 +12,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use atoll_model::HostId;
-use futures::StreamExt;
+use futures::FutureExt;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::absence;
 use super::host_deletion::HostDeletion;
 use super::host_pass::HostPass;
+use super::{absence, bounded};
 use crate::clock::Clock;
 use crate::config::HostTimes;
 use crate::db::{Db, DbError, Millis, leases, settings};
@@ -86,14 +86,14 @@ impl Monitor {
             tokio::select! {
                 () = stop.cancelled() => break,
                 _ = ticks.tick() => {
-                    let work = async {
-                        if let Err(error) = self.pass_if_leading().await {
-                            tracing::error!(error = &error as &dyn std::error::Error, "the host monitor's pass failed");
+                    // Hosts that come back are looked at at once, also while a pass is under way.
+                    let mut pass = std::pin::pin!(self.pass());
+                    loop {
+                        tokio::select! {
+                            () = stop.cancelled() => break,
+                            () = &mut pass => break,
+                            change = changes.recv(), if listening => listening = self.heard(change),
                         }
-                    };
-                    tokio::select! {
-                        () = stop.cancelled() => break,
-                        () = self.listen_during(work, &mut changes, &mut listening) => {}
                     }
                 }
                 change = changes.recv(), if listening => listening = self.heard(change),
@@ -104,19 +104,9 @@ impl Monitor {
         }
     }
 
-    /// Hosts that come back are looked at at once, also while a pass is under way.
-    async fn listen_during(
-        &self,
-        work: impl Future<Output = ()>,
-        changes: &mut Receiver<HostChange>,
-        listening: &mut bool,
-    ) {
-        tokio::pin!(work);
-        loop {
-            tokio::select! {
-                () = &mut work => return,
-                change = changes.recv(), if *listening => *listening = self.heard(change),
-            }
+    async fn pass(&self) {
+        if let Err(error) = self.pass_if_leading().await {
+            tracing::error!(error = &error as &dyn std::error::Error, "the host monitor's pass failed");
         }
     }
 
@@ -179,11 +169,7 @@ impl Monitor {
         self.passive(now, lease).await?;
         self.sweep(now).await?;
         let online = absence::online(&shared.db).await?;
-        futures::stream::iter(online)
-            .for_each_concurrent(PARALLEL, |host| async move {
-                self.look_at(&host).await;
-            })
-            .await;
+        bounded(PARALLEL, online.iter().map(|host| self.look_at(host).boxed()).collect()).await;
         shared.deletion.finish_all().await?;
         Ok(true)
     }

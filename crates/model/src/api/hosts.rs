@@ -43,6 +43,42 @@ pub struct CreateHostResponse {
     pub expires_at: DateTime<Utc>,
 }
 
+/// Changes what is given.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct UpdateHostRequest {
+    #[serde(default)]
+    pub name: Option<String>,
+}
+
+/// A new registration token; the older ones are worth nothing.
+#[derive(Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct RegistrationTokenResponse {
+    /// Single use, shown once.
+    pub registration_token: String,
+    pub expires_at: DateTime<Utc>,
+}
+
+/// What a forced deletion would destroy.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct HostDeletePreview {
+    pub host: Host,
+    /// All that are not stopped; the first 1,000 of them.
+    pub sandboxes: Vec<crate::api::sandboxes::Sandbox>,
+    pub sandbox_count: u64,
+}
+
+/// Free labels of a host.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct HostTags {
+    pub tags: Vec<String>,
+}
+
 /// Sandboxes on a host, by status.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -182,6 +218,7 @@ pub struct HeartbeatRequest {
     pub boot_id: String,
     pub address: String,
     pub capacity: Capacity,
+    /// What its sandboxes have been promised (the sum of their sizes), not what they touch at the moment.
     pub used: Capacity,
     pub sandbox_counts: SandboxCounts,
     /// Hash over the set of (sandbox id, state, generation).

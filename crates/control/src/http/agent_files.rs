@@ -1,0 +1,94 @@
+//! Images for hosts: a host fetches what it lacks from control, streamed from the disk, with its access token.
+//!
+//! A host gets the platform's images; a byoc host also its team's; and any host the images of sandboxes that were
+//! placed on it. To all else the answer is 404, whether the image exists or not.
+
+use std::io;
+use std::path::PathBuf;
+
+use atoll_model::api::ErrorBody;
+use atoll_model::api::hosts::HOST_TOKEN_HEADER;
+use atoll_model::{HostId, HostType};
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG};
+use axum::http::{HeaderMap, HeaderValue};
+use axum::response::Response;
+use tokio::fs::File;
+use tokio_util::io::ReaderStream;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::error::{ApiError, ApiResult};
+use crate::app::App;
+use crate::db::{During, on};
+use crate::hosts::HostRow;
+
+const CHUNK: usize = 256 * 1024;
+
+/// All routes of this file.
+pub fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(image))
+}
+
+/// An image, by the SHA-256 of its bytes.
+#[utoipa::path(get, path = "/v1/hosts/{id}/images/{digest}", tag = "hosts",
+    params(("id" = HostId, Path), ("digest" = String, Path), ("X-Host-Token" = String, Header)),
+    responses((status = 200, content_type = "application/octet-stream"), (status = 401, body = ErrorBody),
+        (status = 403, body = ErrorBody), (status = 404, body = ErrorBody), (status = 410, body = ErrorBody)))]
+pub async fn image(
+    State(app): State<App>,
+    Path((id, digest)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> ApiResult<Response> {
+    let id: HostId = id.parse()?;
+    let token = headers.get(HOST_TOKEN_HEADER).and_then(|value| value.to_str().ok());
+    let host = app.hosts.authenticate(&id, token).await?;
+    let is_digest = digest.len() == 64 && digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    if !is_digest || !may_have(&app, &host, &digest).await? {
+        return Err(ApiError::not_found("image"));
+    }
+    let file = open(&app, &digest).await?;
+    let length = file.metadata().await.map_err(ApiError::internal)?.len();
+    let mut response = Response::new(Body::from_stream(ReaderStream::with_capacity(file, CHUNK)));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    if let Ok(etag) = HeaderValue::from_str(&format!("\"{digest}\"")) {
+        headers.insert(ETAG, etag);
+    }
+    Ok(response)
+}
+
+async fn may_have(app: &App, host: &HostRow, digest: &str) -> ApiResult<bool> {
+    let own_team = match host.kind.0 {
+        HostType::Byoc => host.team_id.as_ref().map(|team| team.0.to_string()),
+        HostType::Regular => None,
+    };
+    let found: Option<(i64,)> = on!(read & app.db, |c| sqlx::query_as(
+        "SELECT CAST(1 AS BIGINT) WHERE
+             EXISTS (SELECT 1 FROM templates WHERE digest = $1 AND (team_id IS NULL OR team_id = $2))
+             OR EXISTS (SELECT 1 FROM sandboxes WHERE host_id = $3 AND digest = $1 AND status <> 'stopped')"
+    )
+    .bind(digest)
+    .bind(own_team.as_deref())
+    .bind(host.id.as_str())
+    .fetch_optional(c)
+    .await)
+    .during("look up an image for a host")?;
+    Ok(found.is_some())
+}
+
+/// The image's file: in the data directory, or in the machine's cache.
+async fn open(app: &App, digest: &str) -> ApiResult<File> {
+    let places: [PathBuf; 2] = [app.config.data_dir.join("images"), app.config.cache_dir.join("images")];
+    for place in places {
+        match File::open(place.join(format!("{digest}.erofs"))).await {
+            Ok(file) => return Ok(file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(ApiError::internal(error)),
+        }
+    }
+    tracing::error!(digest, "a template's image is in neither the data directory nor the cache");
+    Err(ApiError::not_found("image"))
+}
