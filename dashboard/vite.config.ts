@@ -1,0 +1,32 @@
+import { sveltekit } from '@sveltejs/kit/vite';
+import tailwindcss from '@tailwindcss/vite';
+import type { Plugin } from 'vite';
+import { defineConfig } from 'vitest/config';
+
+// `npm run dev` asks a running Atoll; scripts/quickstart.sh starts one.
+const server = process.env.ATOLL_URL ?? 'http://127.0.0.1:7420';
+
+/** SvelteKit's root component has one inline style, which the Content-Security-Policy forbids; src/app.css has it. */
+const withoutInlineStyle: Plugin = {
+	name: 'without-inline-style',
+	enforce: 'pre',
+	transform(code, id) {
+		if (!/\/generated\/root\.svelte$/.test(id)) return undefined;
+		const changed = code.replace(/(id="svelte-announcer"[^>]*?) style="[^"]*"/, '$1');
+		if (changed === code) this.error('the announcer has changed: look at its styles again');
+		return changed;
+	}
+};
+
+export default defineConfig({
+	plugins: [tailwindcss(), withoutInlineStyle, sveltekit()],
+	server: {
+		proxy: {
+			'/v1': { target: server, ws: true },
+			'/openapi.json': server,
+			'/healthz': server
+		}
+	},
+	build: { assetsInlineLimit: 0 },
+	test: { include: ['src/**/*.test.ts'], environment: 'node' }
+});
