@@ -71,6 +71,9 @@ pub struct ControlArgs {
     /// How often hosts and sandboxes are compared [default: 15s]
     #[arg(long, env = "ATOLL_MONITOR_INTERVAL", value_name = "DURATION", value_parser = duration)]
     pub monitor_interval: Option<Duration>,
+    /// What sandboxes come to that were paused for loss of contact, when their host is back
+    #[arg(long, env = "ATOLL_ON_RECONNECT", value_name = "ACTION", value_enum, default_value = "resume")]
+    pub on_reconnect: OnReconnect,
     /// Life of a host's registration token [default: 1h]
     #[arg(long, env = "ATOLL_REGISTRATION_TOKEN_TTL", value_name = "DURATION", value_parser = duration)]
     pub registration_token_ttl: Option<Duration>,
@@ -80,6 +83,13 @@ pub struct ControlArgs {
     /// Life of a host's refresh token [default: 60days]
     #[arg(long, env = "ATOLL_REFRESH_TOKEN_TTL", value_name = "DURATION", value_parser = duration)]
     pub refresh_token_ttl: Option<Duration>,
+}
+
+/// What becomes of sandboxes that a host paused because it had lost contact, when it is back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum OnReconnect {
+    Resume,
+    StayPaused,
 }
 
 /// Settings of a host agent, wherever it runs.

@@ -14,9 +14,6 @@ use serde_json::{Value, json};
 use super::private_file;
 use crate::output::with_hint;
 
-/// How the agent names its credentials inside the data directory.
-const HOST_CREDENTIALS: &str = "credentials/host.json";
-
 pub fn credentials_path(data_dir: &Path) -> PathBuf {
     data_dir.join("credentials.json")
 }
@@ -116,17 +113,8 @@ impl LocalHost {
         }
     }
 
-    pub fn stored_id(&self) -> anyhow::Result<Option<HostId>> {
-        let path = self.data_dir.join(HOST_CREDENTIALS);
-        let bytes = match std::fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
-        };
-        let content: Value =
-            serde_json::from_slice(&bytes).with_context(|| format!("{} is damaged", path.display()))?;
-        let id = content["current"]["credentials"]["host_id"].as_str().and_then(|id| id.parse().ok());
-        Ok(Some(id.with_context(|| format!("{} names no host", path.display()))?))
+    fn stored_id(&self) -> anyhow::Result<Option<HostId>> {
+        atoll_host::enrolled_host(&self.data_dir).context("reading the host's credentials")
     }
 
     async fn admin_client(&self) -> anyhow::Result<Client> {

@@ -7,7 +7,7 @@ use atoll_control::ControlConfig;
 use atoll_control::config::{DashboardFile, TlsFiles};
 use atoll_host::HostConfig;
 
-use crate::cli::settings::{AgentArgs, ControlArgs, HeartbeatArgs};
+use crate::cli::settings::{AgentArgs, ControlArgs, HeartbeatArgs, OnReconnect};
 
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -22,6 +22,7 @@ pub fn control(data_dir: PathBuf, cache_dir: PathBuf, args: &ControlArgs, heartb
     config.signup = args.signup;
     config.scheduler = args.scheduler;
     config.metrics_token = args.metrics_token.clone().map(Into::into);
+    config.resume_on_reconnect = args.on_reconnect == OnReconnect::Resume;
     let times = &mut config.hosts;
     for (setting, given) in [
         (&mut times.heartbeat_interval, heartbeat.heartbeat_interval),
