@@ -115,7 +115,7 @@ ensure_node() {
 
 # What compiling needs, and what runs: mkfs for the storage pool, the tools that make the base template.
 BUILD_PACKAGES=(build-essential ca-certificates)
-RUN_PACKAGES=(btrfs-progs curl debian-archive-keyring erofs-utils iproute2 kmod mmdebstrap util-linux)
+RUN_PACKAGES=(btrfs-progs curl debian-archive-keyring erofs-utils iproute2 kmod mmdebstrap nftables util-linux)
 
 # free_mb PATH: free space there, or at its nearest parent that exists.
 free_mb() {

@@ -19,7 +19,9 @@ bin_dir=${ATOLL_BIN_DIR-/usr/local/bin}
 target=${CARGO_TARGET_DIR:-$PWD/target}
 program=$(realpath -m "$target/release/atoll")
 pid_file=$data/quickstart.pid
-server_log=$data/atoll.log
+server_log=$data/logs/atoll.log
+# What it prints itself, before and beside its log.
+output=$data/up.log
 export ATOLL_DATA_DIR=$data ATOLL_LISTEN=$listen ATOLL_CACHE_DIR=$cache
 
 # The pid of the Atoll that this script started, if it lives. The file has pid and start time, so that another process
@@ -108,6 +110,9 @@ if [ -n "$bin_dir" ] && [ -d "$bin_dir" ]; then
     fi
 fi
 
+run "Checking what this machine can run" "What failed says what to do; run it by hand: $program host check." \
+    "$program" host check --data-dir "$data"
+
 say
 say "${bold}3. Start${plain}"
 if pid=$(started_pid) && [ "$(readlink "/proc/$pid/exe" || true)" != "$program" ]; then
@@ -115,7 +120,7 @@ if pid=$(started_pid) && [ "$(readlink "/proc/$pid/exe" || true)" != "$program" 
     stop_server "$pid"
 fi
 if ! pid=$(started_pid); then
-    setsid "$program" up --data-dir "$data" --listen "$listen" >>"$server_log" 2>&1 </dev/null &
+    setsid "$program" up --data-dir "$data" --listen "$listen" >>"$output" 2>&1 </dev/null &
     pid=$!
     echo "$pid $(start_time "$pid")" >"$pid_file"
 fi
@@ -123,8 +128,8 @@ fi
 wait_ready() {
     local last=''
     until url=$(credential url) && [ -n "$url" ] && curl -fsS -o /dev/null --max-time 2 "$url/readyz" 2>/dev/null; do
-        kill -0 "$pid" 2>/dev/null || { tail -n 30 "$server_log"; return 1; }
-        line=$(tail -n 1 "$server_log" 2>/dev/null || true)
+        kill -0 "$pid" 2>/dev/null || { tail -n 30 "$output"; return 1; }
+        line=$(tail -n 1 "$output" 2>/dev/null || true)
         [ "$line" = "$last" ] || say "$line"
         last=$line
         sleep 0.2

@@ -62,7 +62,7 @@ trap cleanup EXIT
 trap 'exit 130' INT TERM
 
 say "${bold}What the tests need${plain}"
-apt_install "${BUILD_PACKAGES[@]}" "${RUN_PACKAGES[@]}" nftables postgresql shellcheck
+apt_install "${BUILD_PACKAGES[@]}" "${RUN_PACKAGES[@]}" postgresql shellcheck
 ensure_rust
 ensure_node
 rustup component add clippy rustfmt >>"$LOG" 2>&1 || true
@@ -98,7 +98,7 @@ fi
 # The release binary is what people get; the tests across crates, the documents and the dashboard all use this one.
 if wants system || wants docs || wants dashboard; then
     run "Building the release binary" "Run: cargo build --release --bin atoll." cargo build --release --locked --bin atoll
-    export ATOLL_TEST_BINARY=$program
+    export ATOLL_BIN=$program
 fi
 
 if wants lint; then

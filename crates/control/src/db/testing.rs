@@ -1,5 +1,6 @@
-//! Databases for tests: a fresh SQLite file, and a fresh database in a real PostgreSQL that is started once per test
-//! process on a socket in a temporary directory.
+//! Databases for tests: a fresh SQLite file, and a fresh database in a real PostgreSQL: the one whose socket is in
+//! `ATOLL_TEST_POSTGRES` (`scripts/test.sh` starts one for all tests), else one that is started once per test process
+//! on a socket in a temporary directory.
 //!
 //! A test that must hold on both is written once: `for db in databases().await { ... }`.
 
@@ -43,7 +44,10 @@ struct Cluster {
 
 fn fresh_postgres_database() -> String {
     static CLUSTER: OnceLock<Cluster> = OnceLock::new();
-    let cluster = CLUSTER.get_or_init(start_cluster);
+    let cluster = CLUSTER.get_or_init(|| match std::env::var_os("ATOLL_TEST_POSTGRES") {
+        Some(socket_dir) => Cluster { socket_dir: socket_dir.into() },
+        None => start_cluster(),
+    });
     let name = format!("t{}", rand::random::<u64>());
     run_as_postgres(&binary("createdb"), &["-h", &cluster.socket_dir.display().to_string(), "-U", "postgres", &name]);
     format!("postgres://postgres@localhost/{name}?host={}", cluster.socket_dir.display())
