@@ -13,7 +13,7 @@ use atoll_model::api::auth::Role;
 use atoll_model::{SessionId, TeamId, UserId};
 use axum::extract::FromRequestParts;
 use axum::http::HeaderMap;
-use axum::http::header::AUTHORIZATION;
+use axum::http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
 use axum::http::request::Parts;
 
 use super::error::{ApiError, ApiResult};
@@ -83,9 +83,18 @@ impl User {
     }
 }
 
+/// The protocol that a WebSocket of a browser speaks; see [`bearer`].
+pub const WEBSOCKET_PROTOCOL: &str = "atoll.v1";
+const WEBSOCKET_BEARER: &str = "atoll.bearer.";
+
+/// The user token of a request. A page can't set the headers of a WebSocket, but for the protocols that it offers: it
+/// offers `atoll.v1` and `atoll.bearer.TOKEN`, and the token stays out of addresses and so out of logs.
 fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, token) = value.split_once(' ')?;
+    let Some(value) = headers.get(AUTHORIZATION) else {
+        let offered = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
+        return offered.flat_map(|value| value.split(',')).find_map(|one| one.trim().strip_prefix(WEBSOCKET_BEARER));
+    };
+    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
@@ -142,5 +151,22 @@ impl FromRequestParts<App> for Admin {
             return Ok(Self(user));
         }
         Err(ApiError::forbidden("this is for platform admins"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_browsers_websocket_brings_its_token_as_a_protocol_and_a_header_wins_over_it() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(bearer(&headers), None);
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, "atoll.v1, atoll.bearer.a.b-c_d".parse().unwrap());
+        assert_eq!(bearer(&headers), Some("a.b-c_d"));
+        headers.insert(AUTHORIZATION, "bearer header".parse().unwrap());
+        assert_eq!(bearer(&headers), Some("header"));
+        headers.insert(AUTHORIZATION, "Basic x".parse().unwrap());
+        assert_eq!(bearer(&headers), None);
     }
 }

@@ -6,7 +6,7 @@ use axum::extract::ws::WebSocketUpgrade;
 use axum::response::Response;
 use serde::Deserialize;
 
-use super::caller::Key;
+use super::caller::{Key, WEBSOCKET_PROTOCOL};
 use super::error::{ApiError, ApiResult};
 use super::extract::{Id, Query};
 use super::guest::Guest;
@@ -24,6 +24,7 @@ pub fn upgrade(upgrade: Upgrade) -> ApiResult<WebSocketUpgrade> {
     let upgrade = upgrade.map_err(|rejection| {
         ApiError::invalid("upgrade", "this route is a WebSocket: send an Upgrade request").with_source(rejection)
     })?;
+    let upgrade = upgrade.protocols([WEBSOCKET_PROTOCOL]);
     Ok(upgrade.max_message_size(MAX_FRAME).max_frame_size(MAX_FRAME))
 }
 
