@@ -12,6 +12,11 @@ interface Options {
 }
 
 let bearer: string | null = null;
+/** What a WebSocket offers as protocols: a page can't set other headers, and an address would end up in logs. */
+export function socketProtocols(): string[] {
+	return bearer ? ['atoll.v1', `atoll.bearer.${bearer}`] : ['atoll.v1'];
+}
+
 let onUnauthorized: () => void = () => undefined;
 
 /** Who asks from now on; null for nobody. */

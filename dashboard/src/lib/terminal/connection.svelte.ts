@@ -1,5 +1,6 @@
 // A terminal in a sandbox over one WebSocket: bytes as binary frames, control as JSON text frames. It comes back by
 // itself to the same shell after a lost connection, because it names the shell by a tag.
+import { socketProtocols } from '$api/client';
 import { randomKey } from '$lib/random';
 
 export type Phase = 'connecting' | 'open' | 'lost' | 'ended' | 'refused';
@@ -62,7 +63,7 @@ export class Connection {
 		this.phase = 'connecting';
 		const origin = location.origin.replace(/^http/, 'ws');
 		const address = `${origin}/v1/sandboxes/${encodeURIComponent(this.id)}/pty?tag=${this.#tag}`;
-		const socket = new WebSocket(address);
+		const socket = new WebSocket(address, socketProtocols());
 		this.#socket = socket;
 		socket.binaryType = 'arraybuffer';
 		socket.addEventListener('open', () => {
