@@ -240,7 +240,7 @@ mod tests {
         ];
         for (name, observations, next, accepts) in rows {
             let mut contact = contact();
-            let last = observations.iter().map(|o| contact.observe(1_000, *o, 0.0)).next_back();
+            let last = observations.iter().fold(None, |_, o| Some(contact.observe(1_000, *o, 0.0)));
             assert_eq!(last, Some(*next), "{name}");
             assert_eq!(contact.accepts_work(), *accepts, "{name}");
         }

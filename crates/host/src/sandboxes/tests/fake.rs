@@ -1,0 +1,237 @@
+//! A machine without a kernel: it keeps count of what a real one would have, fails where it is told to, and outlives the
+//! keeper, as processes outlive an agent.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use atoll_model::SandboxId;
+use tokio::sync::watch;
+
+use crate::driver::{DriverError, Exit, InitProcess, LaunchSpec, Steps, host_boot_id};
+use crate::sandboxes::machine::{ImageLease, Life, Machine, MachineError, Use};
+use crate::slots::{SandboxNetwork, Slot};
+
+#[derive(Default)]
+pub struct FakeDriver {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    next: u8,
+    slots: BTreeSet<Slot>,
+    volumes: BTreeSet<SandboxId>,
+    links: BTreeSet<Slot>,
+    cgroups: BTreeMap<SandboxId, Cgroup>,
+    fails: BTreeSet<&'static str>,
+    hangs: bool,
+    pid: i32,
+}
+
+struct Cgroup {
+    init: InitProcess,
+    exit: watch::Sender<Option<Exit>>,
+    paused: bool,
+    cannot_pause: bool,
+    oom_kills: u64,
+}
+
+struct FakeLife {
+    init: InitProcess,
+    exit: watch::Receiver<Option<Exit>>,
+}
+
+#[async_trait]
+impl Life for FakeLife {
+    fn init(&self) -> InitProcess {
+        self.init.clone()
+    }
+
+    async fn exited(&self) -> io::Result<Exit> {
+        let mut exit = self.exit.clone();
+        let exit = exit.wait_for(Option::is_some).await.map_err(io::Error::other)?;
+        exit.ok_or_else(|| io::Error::other("no exit"))
+    }
+}
+
+impl FakeDriver {
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    pub fn fail_at(&self, step: &'static str) {
+        self.state().fails.insert(step);
+    }
+
+    pub fn heal(&self) {
+        self.state().fails.clear();
+    }
+
+    /// Launches from now on never come to an end.
+    pub fn hang(&self) {
+        self.state().hangs = true;
+    }
+
+    pub fn refuse_to_pause(&self, id: &SandboxId) {
+        self.state().cgroups.get_mut(id).unwrap().cannot_pause = true;
+    }
+
+    /// The first process ends by itself.
+    pub fn exit(&self, id: &SandboxId, exit: Exit) {
+        self.state().cgroups[id].exit.send_replace(Some(exit));
+    }
+
+    /// The process ends while no agent looks; its cgroup stays.
+    pub fn vanish(&self, id: &SandboxId, oom_kills: u64) {
+        let mut state = self.state();
+        let cgroup = state.cgroups.get_mut(id).unwrap();
+        cgroup.init.pid = -1;
+        cgroup.oom_kills = oom_kills;
+    }
+
+    /// All processes are gone, as after a reboot; volumes stay.
+    pub fn reboot(&self) {
+        let mut state = self.state();
+        state.cgroups.clear();
+        state.links.clear();
+    }
+
+    pub fn force_paused(&self, id: &SandboxId, paused: bool) {
+        self.state().cgroups.get_mut(id).unwrap().paused = paused;
+    }
+
+    pub fn running(&self) -> Vec<SandboxId> {
+        self.state().cgroups.keys().cloned().collect()
+    }
+
+    /// What is left of anything, in words.
+    pub fn leftovers(&self) -> Vec<String> {
+        let state = self.state();
+        let slots = state.slots.iter().map(|slot| format!("slot {slot}"));
+        let volumes = state.volumes.iter().map(|id| format!("volume {id}"));
+        let links = state.links.iter().map(|slot| format!("link {slot}"));
+        let cgroups = state.cgroups.keys().map(|id| format!("cgroup {id}"));
+        slots.chain(volumes).chain(links).chain(cgroups).collect()
+    }
+
+    fn step(&self, step: &'static str) -> Result<(), MachineError> {
+        if self.state().fails.contains(step) { Err(MachineError::Failed(format!("{step} fails"))) } else { Ok(()) }
+    }
+
+    fn driver_step(&self, step: &'static str, id: &SandboxId) -> Result<(), DriverError> {
+        self.step(step).map_err(|error| DriverError::Operation {
+            action: step,
+            id: id.clone(),
+            source: io::Error::other(error.to_string()),
+        })
+    }
+}
+
+#[async_trait]
+impl Machine for FakeDriver {
+    fn take_slot(&self) -> Result<Slot, MachineError> {
+        self.step("slot").map_err(|error| MachineError::Full(error.to_string()))?;
+        let mut state = self.state();
+        state.next += 1;
+        let slot = Slot::new(SandboxNetwork::default(), 0x70, state.next).unwrap();
+        state.slots.insert(slot);
+        Ok(slot)
+    }
+
+    fn give_back_slot(&self, slot: Slot) {
+        assert!(self.state().slots.remove(&slot), "{slot} was given back twice");
+    }
+
+    fn admit_disk(&self, _: u64) -> Result<(), MachineError> {
+        self.step("admit").map_err(|error| MachineError::Full(error.to_string()))
+    }
+
+    async fn create_volume(&self, id: &SandboxId, _: u64) -> Result<PathBuf, MachineError> {
+        self.step("volume")?;
+        assert!(self.state().volumes.insert(id.clone()), "{id} has a volume already");
+        Ok(PathBuf::from("/volume"))
+    }
+
+    fn find_volume(&self, id: &SandboxId) -> Option<PathBuf> {
+        self.state().volumes.contains(id).then(|| PathBuf::from("/volume"))
+    }
+
+    async fn delete_volume(&self, id: &SandboxId) -> Result<(), MachineError> {
+        self.step("delete")?;
+        self.state().volumes.remove(id);
+        Ok(())
+    }
+
+    async fn image(&self, _: &str) -> Result<ImageLease, MachineError> {
+        self.step("image")?;
+        Ok(ImageLease { path: PathBuf::from("/image"), held: None })
+    }
+
+    async fn set_egress_denied(&self, _: Slot, _: bool) -> Result<(), MachineError> {
+        self.step("egress")
+    }
+
+    async fn launch(&self, spec: LaunchSpec, _: &mut Steps) -> Result<Arc<dyn Life>, DriverError> {
+        let hangs = self.state().hangs;
+        self.state().links.insert(spec.slot);
+        if hangs {
+            std::future::pending::<()>().await;
+        }
+        self.driver_step("launch", &spec.id)?;
+        let mut state = self.state();
+        state.pid += 1;
+        let init = InitProcess { pid: state.pid, start_time: 1, host_boot_id: host_boot_id().to_owned() };
+        let (exit, watched) = watch::channel(None);
+        let cgroup = Cgroup { init: init.clone(), exit, paused: false, cannot_pause: false, oom_kills: 0 };
+        state.cgroups.insert(spec.id, cgroup);
+        Ok(Arc::new(FakeLife { init, exit: watched }))
+    }
+
+    async fn adopt(&self, id: &SandboxId, init: &InitProcess) -> Option<Arc<dyn Life>> {
+        let state = self.state();
+        let cgroup = state.cgroups.get(id).filter(|cgroup| cgroup.init == *init)?;
+        Some(Arc::new(FakeLife { init: init.clone(), exit: cgroup.exit.subscribe() }))
+    }
+
+    async fn pause(&self, id: &SandboxId) -> Result<(), DriverError> {
+        if self.state().cgroups[id].cannot_pause {
+            return Err(DriverError::Lost { action: "pausing", id: id.clone() });
+        }
+        self.state().cgroups.get_mut(id).unwrap().paused = true;
+        Ok(())
+    }
+
+    async fn resume(&self, id: &SandboxId) -> Result<(), DriverError> {
+        self.driver_step("resume", id)?;
+        self.state().cgroups.get_mut(id).unwrap().paused = false;
+        Ok(())
+    }
+
+    fn is_paused(&self, id: &SandboxId) -> bool {
+        self.state().cgroups.get(id).is_some_and(|cgroup| cgroup.paused)
+    }
+
+    async fn kill(&self, id: &SandboxId) -> Result<(), DriverError> {
+        self.driver_step("kill", id)
+    }
+
+    async fn clean_up(&self, id: &SandboxId) -> Result<(), DriverError> {
+        self.driver_step("clean up", id)?;
+        self.state().cgroups.remove(id);
+        Ok(())
+    }
+
+    async fn detach(&self, slot: Slot) -> Result<(), MachineError> {
+        self.step("detach")?;
+        self.state().links.remove(&slot);
+        Ok(())
+    }
+
+    fn usage(&self, id: &SandboxId, _: Option<Slot>) -> Use {
+        let oom_kills = self.state().cgroups.get(id).map_or(0, |cgroup| cgroup.oom_kills);
+        Use { oom_kills, ..Use::default() }
+    }
+}

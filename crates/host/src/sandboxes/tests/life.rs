@@ -1,0 +1,224 @@
+//! Create, pause, resume, exit, destroy.
+
+use std::time::Duration;
+
+use super::*;
+use crate::driver::Exit;
+
+#[tokio::test]
+async fn a_create_that_is_repeated_is_answered_again() {
+    let house = House::new().await;
+    let id = SandboxId::new();
+    let first = house.keeper.create(id.clone(), 1, wish()).await.unwrap();
+    assert_eq!(first.view.state, State::Running);
+    assert!(first.steps.iter().any(|step| step.name == "record"));
+    let second = house.keeper.create(id.clone(), 1, wish()).await.unwrap();
+    assert_eq!(second.view, first.view);
+    assert_eq!(house.machine.running(), [id]);
+}
+
+#[tokio::test]
+async fn two_creates_of_one_sandbox_at_once_make_one_sandbox() {
+    let house = House::new().await;
+    let id = SandboxId::new();
+    let (a, b) = tokio::join!(house.keeper.create(id.clone(), 1, wish()), house.keeper.create(id.clone(), 1, wish()));
+    assert_eq!(a.unwrap().view.id, b.unwrap().view.id);
+    assert_eq!(house.machine.running(), [id]);
+}
+
+#[tokio::test]
+async fn an_older_generation_and_the_same_with_other_content_are_refused() {
+    let house = House::new().await;
+    let id = SandboxId::new();
+    house.keeper.create(id.clone(), 5, wish()).await.unwrap();
+    let other = wire::SandboxSpec { vcpus: 2, ..wish() };
+    let conflict = house.keeper.create(id.clone(), 5, other).await.unwrap_err();
+    assert_eq!(conflict, OrderError::Conflict { generation: 5 });
+    let stale = house.keeper.pause(&id, 4, "user".to_owned()).await.unwrap_err();
+    assert_eq!(stale, OrderError::Stale { generation: 4, highest: 5 });
+    let stale = house.keeper.destroy(&id, 4).await.unwrap_err();
+    assert_eq!(stale, OrderError::Stale { generation: 4, highest: 5 });
+    assert_eq!(house.machine.running(), [id]);
+}
+
+#[tokio::test]
+async fn a_create_that_fails_at_any_step_leaves_nothing() {
+    for step in ["slot", "admit", "volume", "image", "egress", "launch"] {
+        let house = House::new().await;
+        house.machine.fail_at(step);
+        let mut wish = wish();
+        wish.network = wire::NetworkPolicy { deny_egress: true, ..Default::default() }.into();
+        let result = house.keeper.create(SandboxId::new(), 1, wish).await;
+        assert!(result.is_err(), "{step}");
+        house.nothing_is_left().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_resists_being_undone_is_undone_in_the_end() {
+    for step in ["clean up", "detach", "delete"] {
+        let house = House::new().await;
+        house.machine.fail_at("launch");
+        house.machine.fail_at(step);
+        let id = SandboxId::new();
+        assert!(house.keeper.create(id.clone(), 1, wish()).await.is_err());
+        assert!(!house.machine.leftovers().is_empty(), "{step}");
+        assert!(house.keeper.list().is_empty(), "{step}");
+        house.machine.heal();
+        house.nothing_is_left().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_launch_that_hangs_is_given_up_and_leaves_nothing() {
+    let house = House::new().await;
+    house.machine.hang();
+    let error = house.keeper.create(SandboxId::new(), 1, wish()).await.unwrap_err();
+    assert!(matches!(error, OrderError::Failed { .. }), "{error}");
+    house.nothing_is_left().await;
+}
+
+#[tokio::test]
+async fn a_destroy_overtakes_a_create_that_hangs() {
+    let house = House::new().await;
+    house.machine.hang();
+    let id = SandboxId::new();
+    let keeper = house.keeper.clone();
+    let (created, ()) = tokio::join!(keeper.create(id.clone(), 1, wish()), async {
+        house.until(|keeper| keeper.get(&id).is_ok()).await;
+        house.keeper.destroy(&id, 2).await.unwrap();
+    });
+    assert_eq!(created.unwrap_err(), OrderError::Destroyed);
+    house.nothing_is_left().await;
+}
+
+#[tokio::test]
+async fn a_destroyed_sandbox_leaves_nothing_and_a_late_create_finds_its_grave() {
+    let house = House::new().await;
+    let id = house.created().await;
+    house.keeper.destroy(&id, 2).await.unwrap();
+    house.nothing_is_left().await;
+    house.keeper.destroy(&id, 2).await.unwrap();
+    let late = house.keeper.create(id.clone(), 1, wish()).await.unwrap_err();
+    assert_eq!(late, OrderError::Stale { generation: 1, highest: 2 });
+    // Also when the destroy comes first, and over a restart of the agent.
+    let other = SandboxId::new();
+    house.keeper.destroy(&other, 7).await.unwrap();
+    let house = house.restart_agent().await;
+    let late = house.keeper.create(other, 6, wish()).await.unwrap_err();
+    assert_eq!(late, OrderError::Stale { generation: 6, highest: 7 });
+}
+
+#[tokio::test]
+async fn a_pause_and_a_resume_keep_the_memory_and_are_answered_again() {
+    let house = House::new().await;
+    let id = house.created().await;
+    for _ in 0..2 {
+        let paused = house.keeper.pause(&id, 2, "ttl".to_owned()).await.unwrap();
+        assert_eq!((paused.view.state, paused.view.reason.as_str()), (State::Paused, "ttl"));
+        assert_eq!(paused.kept, Kept::Memory);
+    }
+    assert!(house.machine.is_paused(&id));
+    assert!(matches!(house.keeper.route(&id), Err(Refusal::Paused)));
+    for _ in 0..2 {
+        let resumed = house.keeper.resume(&id, 3).await.unwrap();
+        assert_eq!((resumed.view.state, resumed.kept), (State::Running, Kept::Memory));
+    }
+    assert!(!house.machine.is_paused(&id));
+    assert!(house.keeper.route(&id).is_ok());
+}
+
+#[tokio::test]
+async fn a_pause_that_fails_leaves_a_sandbox_that_runs_and_says_so() {
+    let house = House::new().await;
+    let id = house.created().await;
+    house.machine.refuse_to_pause(&id);
+    assert!(house.keeper.pause(&id, 2, "user".to_owned()).await.is_err());
+    assert_eq!(state_of(&house.keeper, &id), Some((State::Running, String::new())));
+    assert_eq!(house.keeper.get(&id).unwrap().generation, 1);
+}
+
+#[tokio::test]
+async fn pausing_all_goes_on_when_one_fails_and_stops_nothing() {
+    let house = House::new().await;
+    let mut ids = Vec::new();
+    for _ in 0..5 {
+        ids.push(house.created().await);
+    }
+    house.keeper.pause(&ids[0], 2, "user".to_owned()).await.unwrap();
+    house.machine.refuse_to_pause(&ids[1]);
+    assert_eq!(house.keeper.pause_all(HOST_DISCONNECTED).await, (3, 1));
+    assert_eq!(state_of(&house.keeper, &ids[0]), Some((State::Paused, "user".to_owned())));
+    assert_eq!(state_of(&house.keeper, &ids[1]), Some((State::Running, String::new())));
+    for id in &ids[2..] {
+        assert_eq!(state_of(&house.keeper, id), Some((State::Paused, HOST_DISCONNECTED.to_owned())));
+        // Nothing that control decided has changed.
+        assert_eq!(house.keeper.get(id).unwrap().generation, 1);
+    }
+    // Control's order to resume wins, and so does its own reason to pause.
+    house.keeper.resume(&ids[2], 2).await.unwrap();
+    house.keeper.pause(&ids[3], 2, "user".to_owned()).await.unwrap();
+    assert_eq!(state_of(&house.keeper, &ids[2]), Some((State::Running, String::new())));
+    assert_eq!(state_of(&house.keeper, &ids[3]), Some((State::Paused, "user".to_owned())));
+}
+
+#[tokio::test]
+async fn a_sandbox_that_ended_is_reported_until_control_knows_and_keeps_its_disk_so_long() {
+    let house = House::new().await;
+    let id = house.created().await;
+    let cut = house.keeper.route(&id).unwrap().cut;
+    house.machine.exit(&id, Exit { code: Some(137), out_of_memory: true });
+    house.until(|keeper| state_of(keeper, &id) == Some((State::Exited, "out_of_memory".to_owned()))).await;
+    assert!(cut.is_cancelled());
+    house.until(|keeper| keeper.get(&id).unwrap().slot.is_none()).await;
+    assert_eq!(house.machine.leftovers(), [format!("volume {id}")]);
+    assert_eq!(house.keeper.get(&id).unwrap().exit_code, 137);
+    // An acknowledgement of something else changes nothing.
+    house.keeper.acknowledge(&id, 1, State::Running);
+    house.keeper.acknowledge(&id, 2, State::Exited);
+    let house = house.restart_agent().await;
+    assert_eq!(state_of(&house.keeper, &id), Some((State::Exited, "out_of_memory".to_owned())));
+    house.keeper.acknowledge(&id, 1, State::Exited);
+    house.nothing_is_left().await;
+}
+
+#[tokio::test]
+async fn memory_that_is_promised_is_not_promised_again() {
+    let house = House::with(Limits { memory_overcommit: 1, ..Limits::default() }).await;
+    let big = || wire::SandboxSpec { memory_bytes: 5 << 30, ..wish() };
+    house.keeper.create(SandboxId::new(), 1, big()).await.unwrap();
+    let full = house.keeper.create(SandboxId::new(), 1, big()).await.unwrap_err();
+    assert!(matches!(full, OrderError::Full { .. }), "{full}");
+    house.created().await;
+}
+
+#[tokio::test]
+async fn a_host_that_is_not_welcome_takes_no_new_work_but_still_destroys() {
+    let house = House::new().await;
+    let id = house.created().await;
+    house.keeper.set_welcome(false);
+    let refused = house.keeper.create(SandboxId::new(), 1, wish()).await.unwrap_err();
+    assert!(matches!(refused, OrderError::NotAccepting { .. }));
+    assert!(house.keeper.resume(&id, 2).await.is_err());
+    house.keeper.destroy(&id, 3).await.unwrap();
+    house.nothing_is_left().await;
+}
+
+#[tokio::test]
+async fn a_deleted_host_destroys_everything() {
+    let house = House::new().await;
+    for _ in 0..10 {
+        house.created().await;
+    }
+    assert!(house.keeper.destroy_all(Duration::from_secs(60)).await);
+    house.nothing_is_left().await;
+}
+
+#[tokio::test]
+async fn an_orderly_shutdown_ends_no_sandbox() {
+    let house = House::new().await;
+    let id = house.created().await;
+    assert!(house.keeper.close(Duration::from_secs(60)).await);
+    assert!(house.keeper.create(SandboxId::new(), 1, wish()).await.is_err());
+    assert_eq!(house.machine.running(), [id]);
+}
