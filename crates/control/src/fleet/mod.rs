@@ -42,7 +42,9 @@ use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 
-pub use dial::{Dial, Http, TcpDialer, Wire};
+pub use dial::{Dial, TcpDialer};
+#[cfg(test)]
+pub use dial::{Http, Wire};
 pub use directory::{HostDirectory, HostLocation};
 pub use error::FleetError;
 pub use least_loaded::LeastLoaded;

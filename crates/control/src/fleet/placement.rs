@@ -89,11 +89,6 @@ impl<S: CandidateSource> Placement<S> {
         }
     }
 
-    /// The list of hosts is no longer true (a host came, went, drained): load it anew for the next create.
-    pub fn invalidate(&self) {
-        self.state().list = None;
-    }
-
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -15,7 +15,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use super::directory::Directory;
 use super::{HostChange, HostError, rotation};
 use crate::clock::Clock;
-use crate::db::{Db, DbError, During, Millis, Text, Tx, on};
+use crate::db::{Db, DbError, During, Millis, Text, Tx};
 use crate::events;
 
 /// Heartbeats that may wait for their turn; more are told to come back.

@@ -34,10 +34,8 @@ use atoll_model::HostId;
 use tokio::sync::broadcast;
 
 pub use address::Loopback;
-pub use beats::BeatOutcome;
 pub use candidates::HostCandidates;
 pub use directory::Directory;
-pub use enrolment::RegistrationToken;
 pub use error::HostError;
 pub use names::made_up_name;
 pub use store::{HostRow, NewHost};
@@ -112,11 +110,6 @@ impl Hosts {
     #[must_use]
     pub fn times(&self) -> &HostTimes {
         &self.times
-    }
-
-    #[must_use]
-    pub fn authority(&self) -> &Authority {
-        &self.authority
     }
 
     fn announce(&self, change: HostChange) {

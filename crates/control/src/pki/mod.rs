@@ -21,8 +21,6 @@ mod csr;
 mod leaf;
 mod tls;
 
-#[cfg(test)]
-mod tests;
 
 pub use authority::{Authority, IssuedCertificate};
 pub use csr::{CertificateRequest, HostKey};

@@ -2,7 +2,8 @@
 //!
 //! Every host gets a pending deletion first, in the caller's transaction with the row's own deletion; then the hosts
 //! that are online are asked, and each that has done it is struck off. Whoever could not be reached does it when it is
-//! back (`host_pass`).
+//! back (`host_pass`). Templates and snapshots can be deleted from the lifecycle issue on; until then only tests call it.
+#![cfg_attr(not(test), expect(dead_code, reason = "nothing deletes templates yet"))]
 
 use std::sync::Arc;
 

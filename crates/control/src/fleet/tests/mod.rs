@@ -1,0 +1,6 @@
+//! Promises of the fleet: who is let in, what is kept apart, what happens when hosts misbehave; and of the schedulers.
+
+mod connections;
+mod host;
+mod scheduling;
+mod trust;
