@@ -63,6 +63,7 @@ trap 'exit 130' INT TERM
 
 say "${bold}What the tests need${plain}"
 apt_install "${BUILD_PACKAGES[@]}" "${RUN_PACKAGES[@]}" postgresql shellcheck
+wants dashboard && apt_install chromium fonts-liberation
 ensure_rust
 ensure_node
 rustup component add clippy rustfmt >>"$LOG" 2>&1 || true
@@ -114,11 +115,15 @@ if wants system; then
     stage "Tests of the real binary" cargo nextest run -p atoll-tests --locked --no-fail-fast
 fi
 if wants dashboard; then
-    dashboard_checks() { cd dashboard && npm run --silent check:all; }
-    stage "Dashboard" dashboard_checks
+    # The build of the release binary has installed its packages.
+    stage "Dashboard: types, lints, units" npm --prefix dashboard run --silent check:all
+    stage "Dashboard: the API's types are current" scripts/with-atoll.sh --program "$program" \
+        npm --prefix dashboard run --silent types:check
+    stage "Dashboard: in a browser" scripts/with-atoll.sh --program "$program" \
+        npm --prefix dashboard run --silent test:browser
 fi
 if wants docs; then
-    stage "Documents" python3 scripts/docs_check.py --program "$program" --work "$work"
+    stage "Documents" scripts/with-atoll.sh --program "$program" python3 scripts/docs_check.py
     quickstart() {
         ATOLL_DATA_DIR=$work/quickstart ATOLL_LISTEN=127.0.0.1:0 ATOLL_BIN_DIR='' scripts/quickstart.sh &&
             ATOLL_DATA_DIR=$work/quickstart ATOLL_LISTEN=127.0.0.1:0 ATOLL_BIN_DIR='' scripts/quickstart.sh &&
