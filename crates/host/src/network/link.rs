@@ -8,12 +8,13 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo,
-    LinkMessage,
+    LinkMessage, State,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -29,6 +30,10 @@ const INDEX_BASE: u32 = 0x0A70_0000;
 const LOOPBACK_INDEX: u32 = 1;
 /// The index of `eth0` inside.
 const INNER_INDEX: u32 = 2;
+
+/// How often and how long an old kernel is given to notice a carrier; half a second in all.
+const CARRIER_LOOKS: usize = 1000;
+const CARRIER_PAUSE: Duration = Duration::from_micros(500);
 
 /// The index of the host's end.
 pub(super) const fn index_of(slot: Slot) -> u32 {
@@ -73,10 +78,32 @@ fn attach_from_inside(
         remove(host, slot)?;
         host.change(host_side(slot, group, mtu, netns))?;
     }
-    inside.change(inner_side(slot)).map_err(|refused| {
+    let finish = inside.change(inner_side(slot)).map_err(io::Error::from).and_then(|()| await_carrier(host, slot));
+    finish.inspect_err(|_| {
         let _ = remove(host, slot);
-        refused.error
     })
+}
+
+/// Waits until the host's end sends what it is given.
+///
+/// It was brought up before it had another end that was up too. The kernel notices that the link is whole a moment
+/// later, and until then it drops packets: the answer to a sandbox's first question, which would ask again only after
+/// seconds. Newer kernels (6.8) notice when asked.
+fn await_carrier(host: &mut Connection, slot: Slot) -> io::Result<()> {
+    for _ in 0..CARRIER_LOOKS {
+        let mut question = LinkMessage::default();
+        question.header.index = index_of(slot);
+        let mut is_up = false;
+        host.ask("looking for the link's carrier", RouteNetlinkMessage::GetLink(question), false, |answer| {
+            let RouteNetlinkMessage::NewLink(link) = answer else { return };
+            is_up = link.attributes.contains(&LinkAttribute::OperState(State::Up));
+        })?;
+        if is_up {
+            return Ok(());
+        }
+        std::thread::sleep(CARRIER_PAUSE);
+    }
+    Err(io::Error::new(io::ErrorKind::TimedOut, "the link has no carrier"))
 }
 
 /// Removes the link if it is there. Takes the kernel some 30 ms.

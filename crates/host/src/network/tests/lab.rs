@@ -82,9 +82,9 @@ impl Namespace {
         });
     }
 
-    /// The same by UDP, one datagram at a time.
-    pub fn serve_udp(&self, port: u16) {
-        let socket = self.run(|| UdpSocket::bind(("0.0.0.0", port))).unwrap();
+    /// Echoes by UDP, one datagram at a time. At one address: an answer must come from where the question went.
+    pub fn serve_udp(&self, address: &str, port: u16) {
+        let socket = self.run(|| UdpSocket::bind((address, port))).unwrap();
         std::thread::spawn(move || {
             let mut buffer = [0; 2048];
             while let Ok((length, source)) = socket.recv_from(&mut buffer) {
