@@ -142,7 +142,7 @@ impl Launcher {
 
         let into = self.cgroups.begin(name).in_step("making cgroups")?;
         failpoint("launch::begin").in_step("making cgroups")?;
-        let mut status = self.ask(spec, into.as_ref()).in_step("asking the zygote")?;
+        let (mut status, zygote) = self.ask(spec, into.as_ref()).in_step("asking the zygote")?;
         trace.done("request clone");
 
         let (plan, fds, ready) = self.prepare(spec, trace)?;
@@ -152,7 +152,8 @@ impl Launcher {
             Some(cloned) => cloned,
             None => {
                 // The zygote had died, or died over it. A child that it may have made sees our end close, and ends.
-                status = self.ask(spec, into.as_ref()).in_step("asking another zygote")?;
+                self.zygote.retire(zygote);
+                status = self.ask(spec, into.as_ref()).in_step("asking another zygote")?.0;
                 let gone = || Problem::Step("waiting for the zygote".to_owned(), io::ErrorKind::BrokenPipe.into());
                 clone_with(status.as_fd(), &plan, &plan_fds, deadline)?.ok_or_else(gone)?
             }
@@ -187,13 +188,13 @@ impl Launcher {
         }
     }
 
-    /// Asks for a clone; answers with our end of the status socket.
-    fn ask(&self, spec: &LaunchSpec, into: Option<&OwnedFd>) -> io::Result<OwnedFd> {
+    /// Asks for a clone; answers with our end of the status socket, and which zygote was asked.
+    fn ask(&self, spec: &LaunchSpec, into: Option<&OwnedFd>) -> io::Result<(OwnedFd, u32)> {
         let (status, childs) = wire::pair()?;
         let request = CloneRequest { id_base: spec.slot.id_base(), into_cgroup: into.is_some() };
-        self.zygote.request(&request, childs.as_fd(), into.map(AsFd::as_fd))?;
+        let zygote = self.zygote.request(&request, childs.as_fd(), into.map(AsFd::as_fd))?;
         failpoint("launch::request")?;
-        Ok(status)
+        Ok((status, zygote))
     }
 
     /// Limits, small file system, socket, configuration, pipe: what the child needs beside its layers.

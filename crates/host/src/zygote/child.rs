@@ -171,6 +171,7 @@ fn settle(plan: &Plan) -> Attempt<()> {
     rustix::system::sethostname(plan.hostname.as_bytes()).attempted(|| "the host name".to_owned())?;
     confine::stay_on(&plan.cpus).attempted(|| "processor affinity".to_owned())?;
     confine::set_rlimits()?;
+    confine::bring_loopback_up()?;
     confine::set_sysctls()
 }
 

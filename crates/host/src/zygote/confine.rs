@@ -120,3 +120,11 @@ pub(super) fn drop_capabilities(numbers: &[u32]) -> Attempt<()> {
     }
     Ok(())
 }
+
+/// Brings the loopback interface up: a new network namespace has it down, and the guest lacks the power.
+pub(super) fn bring_loopback_up() -> Attempt<()> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None);
+    let socket = socket.attempted(|| "a socket".to_owned())?;
+    super::sys::set_interface_up(std::os::fd::AsFd::as_fd(&socket), c"lo").attempted(|| "the loopback".to_owned())
+}

@@ -53,27 +53,42 @@ impl Zygote {
     }
 
     /// Asks for a clone. The answer comes over the other end of `status`: [`wire::Report::Cloned`], a failure, or the
-    /// end of the stream if the zygote dies before.
+    /// end of the stream if the zygote dies before. Tells which process was asked.
     pub(crate) fn request(
         &self,
         request: &CloneRequest,
         status: BorrowedFd<'_>,
         cgroup: Option<BorrowedFd<'_>>,
-    ) -> io::Result<()> {
+    ) -> io::Result<u32> {
         let fds: Vec<_> = std::iter::once(status).chain(cgroup).collect();
         let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.processes.len();
         let mut process = lock(&self.processes[turn]);
-        match wire::send(self.running(&mut process)?.requests.as_fd(), request, &fds) {
+        let running = self.running(&mut process)?;
+        match wire::send(running.requests.as_fd(), request, &fds) {
             Err(error) if matches!(error.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET)) => {
                 tracing::warn!("the zygote has died; starting another");
                 stop(process.take());
-                wire::send(self.running(&mut process)?.requests.as_fd(), request, &fds)
+                let running = self.running(&mut process)?;
+                wire::send(running.requests.as_fd(), request, &fds)?;
+                Ok(running.child.id())
             }
-            result => result,
+            sent => sent.map(|()| running.child.id()),
         }
     }
 
-    /// The process ids, for tests and `host check`.
+    /// Ends the zygote with this process id, which let a request fall: it is dying, or as good as dead. Others that
+    /// were waiting for it ask again, as the caller will.
+    pub(crate) fn retire(&self, pid: u32) {
+        for process in &self.processes {
+            let mut process = lock(process);
+            if let Some(running) = process.as_mut().filter(|it| it.child.id() == pid) {
+                let _ended_already = running.child.kill();
+                stop(process.take());
+            }
+        }
+    }
+
+    /// The process ids, for tests and for people.
     #[must_use]
     pub fn pids(&self) -> Vec<u32> {
         self.processes.iter().filter_map(|process| lock(process).as_ref().map(|it| it.child.id())).collect()

@@ -179,3 +179,16 @@ pub(crate) unsafe fn place(fd: BorrowedFd<'_>, number: i32) -> io::Result<()> {
     // SAFETY: the call touches no memory; the caller answers for what was open at `number`.
     check(unsafe { libc::dup2(fd.as_raw_fd(), number) }.into()).map(drop)
 }
+
+/// Sets an interface up; its other flags are those that a new one has.
+pub(crate) fn set_interface_up(socket: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
+    // SAFETY: all-zero is a valid value of this plain structure of numbers.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    let room = request.ifr_name.len() - 1;
+    for (to, from) in request.ifr_name.iter_mut().zip(name.to_bytes().iter().take(room)) {
+        *to = *from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: the request carries a name that ends within its room, and the kernel only reads it.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) }.into()).map(drop)
+}

@@ -88,3 +88,12 @@ async fn a_hundred_at_once_all_answer() {
     }
     assert!(fixture.driver.leftovers().is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_loopback_is_up() {
+    let fixture = Fixture::new();
+    let sandbox = fixture.launch().await;
+    let talk = "import socket\ns=socket.create_server(('127.0.0.1',80))\nc=socket.create_connection(('127.0.0.1',80))\n\
+                print(c.getpeername()[1])";
+    assert_eq!(sandbox.python(talk), "80");
+}
