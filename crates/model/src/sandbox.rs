@@ -70,7 +70,7 @@ impl SandboxStatus {
         match (self, next) {
             (Stopped, _) => false,
             (_, Stopped | Error) => true,
-            (Pending, Starting | Missing) => true,
+            (Pending, Starting | Running | Paused | Missing) => true,
             (Starting, Running | Paused | Missing) => true,
             (Running, Pausing | Paused | Missing) => true,
             (Pausing, Paused | Running | Missing) => true,

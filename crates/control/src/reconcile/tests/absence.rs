@@ -1,0 +1,153 @@
+//! The passive phase and the monitor's passes, on both databases.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use atoll_model::SandboxStatus::{Error, Missing, Paused, Running, Starting, Stopped};
+use atoll_model::{HostId, HostStatus, SandboxStatus};
+
+use super::super::host_deletion::HostDeletion;
+use super::super::host_pass::HostPass;
+use super::super::judge::State;
+use super::super::monitor::Monitor;
+use super::memory::MemoryAgents;
+use super::sql::{Rig, rigs};
+use crate::fleet::{Fleet, FleetSettings, TcpDialer};
+use crate::hosts::store;
+
+pub fn monitor(rig: &Rig, agents: &Arc<MemoryAgents>) -> Monitor {
+    let deletion = deletion(rig, agents);
+    let times = rig.hosts.times().clone();
+    let pass = HostPass::new(rig.records(), Arc::clone(agents) as _, rig.clock.clone(), times.transition_limit, true);
+    Monitor::new(rig.db.clone(), rig.clock.clone(), times, pass, deletion)
+}
+
+pub fn deletion(rig: &Rig, agents: &Arc<MemoryAgents>) -> HostDeletion {
+    let authority = crate::pki::Authority::for_tests(rig.clock.clone());
+    let tls = crate::pki::agent_client_config(&authority).unwrap();
+    let fleet = Fleet::new(rig.hosts.directory(), Arc::new(TcpDialer::new(&tls)), FleetSettings::default());
+    HostDeletion {
+        db: rig.db.clone(),
+        clock: rig.clock.clone(),
+        fleet,
+        directory: rig.hosts.directory(),
+        records: rig.records(),
+        agents: Arc::clone(agents) as _,
+    }
+}
+
+async fn status(rig: &Rig, host: &HostId) -> HostStatus {
+    store::get(&rig.db, host).await.unwrap().unwrap().status.0
+}
+
+const INTERVAL: Duration = Duration::from_secs(15);
+
+#[tokio::test]
+async fn a_silent_host_is_unreachable_and_its_live_sandboxes_missing_and_both_come_back() {
+    for rig in rigs().await {
+        let agents = MemoryAgents::new();
+        let monitor = monitor(&rig, &agents);
+        let (silent, heard) = (rig.online_host().await, rig.online_host().await);
+        let mut live: Vec<(SandboxStatus, atoll_model::SandboxId)> = Vec::new();
+        for status in SandboxStatus::ALL {
+            live.push((status, rig.sandbox(&silent, status, 1).await));
+        }
+        let other = rig.sandbox(&heard, Running, 1).await;
+        agents.put_on(&heard, &other, State::Running, "");
+        for _ in 0..7 {
+            // Within its first stale_after a monitor judges nobody: it could not have heard.
+            agents.reachable.store(false, std::sync::atomic::Ordering::SeqCst);
+            monitor.pass_if_leading().await.unwrap();
+            assert_eq!(status(&rig, &heard).await, HostStatus::Online);
+            rig.clock.advance(INTERVAL);
+            rig.hear(&heard).await;
+        }
+        monitor.pass_if_leading().await.unwrap();
+        assert_eq!(status(&rig, &silent).await, HostStatus::Unreachable);
+        assert_eq!(status(&rig, &heard).await, HostStatus::Online);
+        for (before, id) in &live {
+            let expected = if before.goes_missing() { Missing } else { *before };
+            assert_eq!(rig.row(id).await.status, expected, "{before}");
+        }
+        let kept = format!("SELECT COUNT(*) FROM sandboxes WHERE former_status = 'running' AND host_id = '{silent}'");
+        assert_eq!(rig.count(&kept).await, 1, "what it was is kept");
+        assert_eq!(rig.row(&other).await.status, Running);
+        let events = "SELECT COUNT(*) FROM events WHERE type = 'host.unreachable'";
+        assert_eq!(rig.count(events).await, 1);
+
+        // It is heard again, and says what it has.
+        rig.execute(&format!("UPDATE hosts SET status = 'online' WHERE id = '{silent}'")).await;
+        rig.hear(&silent).await;
+        agents.reachable.store(true, std::sync::atomic::Ordering::SeqCst);
+        for (_, id) in live.iter().filter(|(before, _)| !matches!(before, Stopped | Error)) {
+            let state = if rig.row(id).await.status == Paused { State::Paused } else { State::Running };
+            agents.put_on(&silent, id, state, "user");
+        }
+        monitor.pass_if_leading().await.unwrap();
+        for (before, id) in &live {
+            let expected = if before.goes_missing() || *before == Missing { Running } else { *before };
+            assert_eq!(rig.row(id).await.status, expected, "{before}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn control_that_was_away_itself_calls_nobody_unreachable_at_once() {
+    for rig in rigs().await {
+        let agents = MemoryAgents::new();
+        let host = rig.online_host().await;
+        let sandbox = rig.sandbox(&host, Running, 1).await;
+        agents.put(&sandbox, State::Running, "", 1);
+        monitor(&rig, &agents).pass_if_leading().await.unwrap();
+        rig.clock.advance(Duration::from_secs(3600));
+        // Another monitor, as after a restart: an hour without control is no fault of the host.
+        let restarted = monitor(&rig, &agents);
+        assert!(restarted.pass_if_leading().await.unwrap());
+        assert_eq!(status(&rig, &host).await, HostStatus::Online);
+        assert_eq!(rig.row(&sandbox).await.status, Running);
+    }
+}
+
+#[tokio::test]
+async fn one_replica_leads_and_another_takes_over_when_it_is_gone() {
+    for rig in rigs().await {
+        let agents = MemoryAgents::new();
+        let (one, two) = (monitor(&rig, &agents), monitor(&rig, &agents));
+        assert!(one.pass_if_leading().await.unwrap());
+        assert!(!two.pass_if_leading().await.unwrap());
+        assert!(one.pass_if_leading().await.unwrap());
+        rig.clock.advance(INTERVAL * 3 + Duration::from_secs(1));
+        assert!(two.pass_if_leading().await.unwrap());
+        assert!(!one.pass_if_leading().await.unwrap());
+    }
+}
+
+#[tokio::test]
+async fn a_create_that_was_never_placed_ends_as_an_error_that_says_so() {
+    for rig in rigs().await {
+        let agents = MemoryAgents::new();
+        let id = rig.sandbox(&HostId::new(), SandboxStatus::Pending, 1).await;
+        rig.execute("UPDATE sandboxes SET host_id = NULL").await;
+        let monitor = monitor(&rig, &agents);
+        monitor.pass_if_leading().await.unwrap();
+        assert_eq!(rig.row(&id).await.status, SandboxStatus::Pending);
+        rig.clock.advance(Duration::from_secs(121));
+        monitor.pass_if_leading().await.unwrap();
+        let row = rig.row(&id).await;
+        assert_eq!((row.status, row.reason.as_deref()), (Error, Some("create_interrupted")));
+    }
+}
+
+#[tokio::test]
+async fn a_sandbox_that_came_to_a_host_while_it_was_being_deleted_is_stopped() {
+    for rig in rigs().await {
+        let agents = MemoryAgents::new();
+        let host = rig.online_host().await;
+        let requester = super::deletion::requester();
+        deletion(&rig, &agents).forced(&host, &requester).await.unwrap();
+        let late = rig.sandbox(&host, Starting, 1).await;
+        monitor(&rig, &agents).pass_if_leading().await.unwrap();
+        let row = rig.row(&late).await;
+        assert_eq!((row.status, row.reason.as_deref()), (Stopped, Some("host_deleted")));
+    }
+}

@@ -1,0 +1,91 @@
+//! Deleting hosts, on both databases.
+
+use std::sync::atomic::Ordering;
+
+use atoll_model::SandboxStatus::{Paused, Running, Stopped};
+
+use super::super::host_deletion::Requester;
+use super::super::judge::State;
+use super::absence::{deletion, monitor};
+use super::memory::MemoryAgents;
+use super::sql::rigs;
+use crate::audit::{Actor, Origin};
+use crate::hosts::{HostError, store, tombstone};
+
+pub fn requester() -> Requester {
+    Requester { actor: Actor::System, origin: Origin::default() }
+}
+
+#[tokio::test]
+async fn a_host_with_sandboxes_is_not_deleted_and_the_answer_names_them() {
+    for rig in rigs().await {
+        let agents = MemoryAgents::new();
+        let host = rig.online_host().await;
+        let paused = rig.sandbox(&host, Paused, 1).await;
+        rig.sandbox(&host, Stopped, 1).await;
+        let refused = deletion(&rig, &agents).graceful(&host, &requester()).await;
+        assert!(matches!(&refused, Err(HostError::HasSandboxes(ids)) if *ids == [paused.clone()]), "{refused:?}");
+        let row = store::get(&rig.db, &host).await.unwrap().unwrap();
+        assert!(!row.draining && row.deletion_id.is_none(), "nothing has changed");
+        rig.execute("UPDATE sandboxes SET status = 'stopped'").await;
+        deletion(&rig, &agents).graceful(&host, &requester()).await.unwrap();
+        assert!(store::get(&rig.db, &host).await.unwrap().is_none());
+        assert!(tombstone::of_host(&rig.db, &host).await.unwrap().is_some());
+        let again = deletion(&rig, &agents).graceful(&host, &requester()).await;
+        assert!(matches!(again, Err(HostError::NotFound)));
+    }
+}
+
+#[tokio::test]
+async fn a_forced_deletion_destroys_everything_and_leaves_a_tombstone() {
+    for rig in rigs().await {
+        let agents = MemoryAgents::new();
+        let host = rig.online_host().await;
+        let mut ids = Vec::new();
+        for status in [Running, Paused] {
+            let id = rig.sandbox(&host, status, 1).await;
+            agents.put(&id, State::Running, "", 1);
+            ids.push(id);
+        }
+        deletion(&rig, &agents).forced(&host, &requester()).await.unwrap();
+        assert!(agents.sandboxes.lock().unwrap().is_empty());
+        assert!(agents.terminated.load(Ordering::SeqCst));
+        for id in &ids {
+            let row = rig.row(id).await;
+            assert_eq!((row.status, row.reason.as_deref()), (Stopped, Some("host_deleted")));
+        }
+        assert!(store::get(&rig.db, &host).await.unwrap().is_none());
+        assert!(tombstone::of_host(&rig.db, &host).await.unwrap().is_some());
+        assert_eq!(rig.count("SELECT COUNT(*) FROM events WHERE type = 'host.deleted'").await, 1);
+    }
+}
+
+#[tokio::test]
+async fn a_host_that_can_not_be_reached_is_deleted_all_the_same() {
+    for rig in rigs().await {
+        let agents = MemoryAgents::new();
+        agents.reachable.store(false, Ordering::SeqCst);
+        let host = rig.online_host().await;
+        let id = rig.sandbox(&host, Running, 1).await;
+        deletion(&rig, &agents).forced(&host, &requester()).await.unwrap();
+        assert_eq!(rig.row(&id).await.status, Stopped);
+        assert!(tombstone::of_host(&rig.db, &host).await.unwrap().is_some());
+    }
+}
+
+#[tokio::test]
+async fn a_deletion_that_was_interrupted_is_finished_by_the_monitor() {
+    for rig in rigs().await {
+        let agents = MemoryAgents::new();
+        let host = rig.online_host().await;
+        let id = rig.sandbox(&host, Running, 1).await;
+        agents.put(&id, State::Running, "", 1);
+        // As a crash right after the first step leaves it.
+        rig.execute(&format!("UPDATE hosts SET deletion_id = 'd', draining = true WHERE id = '{host}'")).await;
+        monitor(&rig, &agents).pass_if_leading().await.unwrap();
+        assert!(store::get(&rig.db, &host).await.unwrap().is_none());
+        assert_eq!(tombstone::of_host(&rig.db, &host).await.unwrap().unwrap().deletion_id, "d");
+        assert_eq!(agents.state(&id), None);
+        assert_eq!(rig.row(&id).await.status, Stopped);
+    }
+}
