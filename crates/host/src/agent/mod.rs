@@ -22,5 +22,7 @@ mod registration_token;
 mod renewal;
 pub mod run;
 mod service;
+#[cfg(test)]
+mod tests;
 mod tombstone;
 mod trust;

@@ -233,6 +233,3 @@ fn tunnel(
     }
     Response::from_parts(head, Body::empty())
 }
-
-#[cfg(test)]
-mod tests;
