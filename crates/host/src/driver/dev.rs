@@ -3,7 +3,8 @@
 //!
 //! A tmpfs mounted inside a user namespace opens no device nodes, so this one is made outside, by the agent, and given
 //! to the child as a detached mount. The nodes are the sandbox's own: shared ones would let a sandbox watch (inotify) or
-//! lock (flock) what its neighbours do with them. Layout: `dev/`, `state/`, `empty/`, `cgroup/`.
+//! lock (flock) what its neighbours do with them. Layout: `dev/`, `empty/`, `cgroup/`, and the files beside them. The
+//! guest agent gets its root directory as descriptor 6.
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -17,10 +18,8 @@ pub(crate) const NULL: &str = "dev/null";
 pub(crate) const EMPTY: &str = "empty";
 /// Where the cgroups are attached, one directory per controller.
 pub(crate) const CGROUPS: &str = "cgroup";
-/// The directory that the guest agent gets as descriptor 6.
-pub(crate) const STATE: &str = "state";
 
-/// Files in [`STATE`], and what each is bound over.
+/// Files at the top, and what each is bound over.
 pub(crate) const BOUND_FILES: &[(&str, &str)] = &[
     ("meminfo", "/proc/meminfo"),
     ("cpuinfo", "/proc/cpuinfo"),
@@ -48,11 +47,7 @@ const LINKS: &[(&str, &str)] = &[
     ("ptmx", "pts/ptmx"),
 ];
 
-pub(crate) fn state_file(name: &str) -> String {
-    format!("{STATE}/{name}")
-}
-
-/// Makes the file system, owned by the sandbox's root (`id_base` on the host), with the given files in [`STATE`].
+/// Makes the file system, owned by the sandbox's root (`id_base` on the host), with the given files at its top.
 pub(super) fn make(id_base: u32, cgroups: &[String], files: &[(&str, String)]) -> io::Result<OwnedFd> {
     let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     for (key, value) in [("size", SIZE), ("nr_inodes", INODES), ("mode", "0755")] {
@@ -62,7 +57,7 @@ pub(super) fn make(id_base: u32, cgroups: &[String], files: &[(&str, String)]) -
     let mount = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NOSUID)?;
     let maker = Maker { root: mount.as_fd(), owner: id_base };
 
-    for dir in [DEV, STATE, "dev/pts", "dev/shm", "dev/mqueue"] {
+    for dir in [DEV, "dev/pts", "dev/shm", "dev/mqueue"] {
         maker.dir(dir)?;
     }
     for (name, major, minor) in NODES {
@@ -80,7 +75,7 @@ pub(super) fn make(id_base: u32, cgroups: &[String], files: &[(&str, String)]) -
         mkdirat(mount.as_fd(), format!("{CGROUPS}/{name}"), plain)?;
     }
     for (name, text) in files {
-        maker.file(&state_file(name), text)?;
+        maker.file(name, text)?;
     }
     Ok(mount)
 }

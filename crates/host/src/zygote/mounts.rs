@@ -1,7 +1,7 @@
 //! The file systems of a sandbox, made by the child in its own mount namespace.
 //!
 //! Every name is looked up only after the pivot, inside the new root, so that whatever symbolic links an image holds
-//! lead nowhere else. Sources come from the old root through a descriptor, until that is detached.
+//! lead nowhere else. Sources come from the old root, which is the working directory until it is detached.
 
 use std::fs;
 use std::io;
@@ -11,9 +11,9 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, move_mount, unmount,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, mount_bind, mount_remount, move_mount, unmount,
 };
-use rustix::process::{chdir, pivot_root};
+use rustix::process::{chdir, fchdir, pivot_root};
 
 use super::child::{Attempt, Attempted};
 use super::sys;
@@ -139,35 +139,30 @@ pub(super) fn overlay(volume: &OwnedFd, lowers: &[OwnedFd], shared: &OwnedFd) ->
     mount("overlay", "/root", "overlay", MountFlags::NODEV, options.as_c_str()).attempted(|| "the overlay".to_owned())
 }
 
-/// The root is the sandbox's own; the old one lies over it, reachable through a descriptor only.
+/// The root is the sandbox's own. The old one lies over it and is the working directory: relative names are of the old
+/// root, absolute ones of the new.
 pub(super) struct NewRoot {
-    old: OwnedFd,
+    /// The top directory of the small file system.
+    shared: OwnedFd,
 }
 
 impl NewRoot {
     pub(super) fn enter() -> Attempt<Self> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let old = openat(CWD, "/", flags, Mode::empty()).attempted(|| "opening the old root".to_owned())?;
+        let directory = OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let shared = openat(CWD, "/shared", OFlags::RDONLY | directory, Mode::empty());
+        let shared = shared.attempted(|| "opening the shared directory".to_owned())?;
+        let old = openat(CWD, "/", OFlags::PATH | directory, Mode::empty());
+        let old = old.attempted(|| "opening the old root".to_owned())?;
         chdir("/root").attempted(|| "entering the overlay".to_owned())?;
         pivot_root(".", ".").attempted(|| "pivot_root".to_owned())?;
-        Ok(Self { old })
+        fchdir(&old).attempted(|| "entering the old root".to_owned())?;
+        Ok(Self { shared })
     }
 
-    /// A copy of something below /shared in the old root.
-    fn shared(&self, name: &str, attributes: MountAttrFlags) -> Attempt<OwnedFd> {
-        let what = || format!("a copy of {name}");
-        let copy = sys::detached_copy(self.old.as_fd(), format!("shared/{name}")).attempted(what)?;
-        if !attributes.is_empty() {
-            sys::mount_setattr(copy.as_fd(), attributes, None).attempted(what)?;
-        }
-        Ok(copy)
-    }
-
-    fn cover(&self, paths: &[String], with: &str) -> Attempt<()> {
-        for path in paths {
-            attach(self.shared(with, MountAttrFlags::MOUNT_ATTR_RDONLY)?.as_fd(), path)?;
-        }
-        Ok(())
+    /// Lays something of the small file system over a path in /proc or /sys, which are ours by then and hold no links.
+    #[allow(clippy::unused_self)]
+    fn cover(&self, path: &str, with: &str) -> Attempt<()> {
+        mount_bind(format!("shared/{with}"), path).attempted(|| format!("covering {path}"))
     }
 
     pub(super) fn proc(&self, masks: &Masks) -> Attempt<()> {
@@ -175,18 +170,17 @@ impl NewRoot {
             MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
         let proc = new_mount("proc", &[], inert)?;
         attach_making(proc.as_fd(), "/proc", 0o555)?;
+        let read_only =
+            MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
         for path in &masks.proc_read_only {
-            let what = || format!("making {path} read-only");
-            let copy = sys::detached_copy(CWD, path.as_str()).attempted(what)?;
-            sys::mount_setattr(copy.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY, None).attempted(what)?;
-            attach(copy.as_fd(), path)?;
+            mount_bind(path.as_str(), path.as_str())
+                .and_then(|()| mount_remount(path.as_str(), read_only, c""))
+                .attempted(|| format!("making {path} read-only"))?;
         }
-        self.cover(&masks.proc_files, dev::NULL)?;
-        self.cover(&masks.proc_dirs, dev::EMPTY)?;
-        for (name, path) in masks.bound.iter().filter(|(_, path)| path.starts_with("/proc")) {
-            attach(self.shared(&dev::state_file(name), inert)?.as_fd(), path)?;
-        }
-        Ok(())
+        masks.proc_files.iter().try_for_each(|path| self.cover(path, dev::NULL))?;
+        masks.proc_dirs.iter().try_for_each(|path| self.cover(path, dev::EMPTY))?;
+        let mut bound = masks.bound.iter().filter(|(_, path)| path.starts_with("/proc"));
+        bound.try_for_each(|(name, path)| self.cover(path, name))
     }
 
     pub(super) fn sys(&self, masks: &Masks, names: &[String], cgroups: &[OwnedFd]) -> Attempt<()> {
@@ -196,12 +190,11 @@ impl NewRoot {
             | MountAttrFlags::MOUNT_ATTR_NOEXEC;
         let sys = new_mount("sysfs", &[], inert)?;
         attach_making(sys.as_fd(), "/sys", 0o555)?;
-        self.cover(&masks.sys_dirs, dev::EMPTY)?;
-        for (name, path) in masks.bound.iter().filter(|(_, path)| path.starts_with("/sys")) {
-            attach(self.shared(&dev::state_file(name), inert)?.as_fd(), path)?;
-        }
+        masks.sys_dirs.iter().try_for_each(|path| self.cover(path, dev::EMPTY))?;
+        let mut bound = masks.bound.iter().filter(|(_, path)| path.starts_with("/sys"));
+        bound.try_for_each(|(name, path)| self.cover(path, name))?;
         if !matches!(names, [only] if only.is_empty()) {
-            attach(self.shared(dev::CGROUPS, inert)?.as_fd(), "/sys/fs/cgroup")?;
+            self.cover("/sys/fs/cgroup", dev::CGROUPS)?;
         }
         for (name, view) in names.iter().zip(cgroups) {
             let path = if name.is_empty() { "/sys/fs/cgroup".to_owned() } else { format!("/sys/fs/cgroup/{name}") };
@@ -211,7 +204,9 @@ impl NewRoot {
     }
 
     pub(super) fn dev(&self, shm_bytes: u64) -> Attempt<()> {
-        attach_making(self.shared(dev::DEV, MountAttrFlags::MOUNT_ATTR_NOSUID)?.as_fd(), "/dev", 0o755)?;
+        // Not by path: what the image has at /dev may be a link.
+        let copy = sys::detached_copy(self.shared.as_fd(), dev::DEV).attempted(|| "a copy of dev".to_owned())?;
+        attach_making(copy.as_fd(), "/dev", 0o755)?;
         let quiet = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
         let terminals =
             [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", TTY_GROUP), ("max", MAX_TERMINALS)];
@@ -223,15 +218,12 @@ impl NewRoot {
         attach(queues.as_fd(), "/dev/mqueue")
     }
 
-    /// Lets go of the old root and all that is mounted in it. What stays is the directory of the bound files, as a
-    /// mount of its own: it has no parent, so `..` leads nowhere.
+    /// Lets go of the old root and all that is mounted in it. What stays is the directory of the bound files: its mount
+    /// has lost its parent by then, so `..` leads nowhere.
     pub(super) fn detach(self) -> Attempt<OwnedFd> {
-        let state = self.shared(dev::STATE, MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV)?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let state = openat(&state, ".", flags, Mode::empty()).attempted(|| "opening the state".to_owned())?;
         unmount(".", UnmountFlags::DETACH).attempted(|| "unmounting the old root".to_owned())?;
         chdir("/").attempted(|| "entering the new root".to_owned())?;
-        Ok(state)
+        Ok(self.shared)
     }
 }
 

@@ -115,8 +115,7 @@ const TERMINAL_INJECTION: [u64; 2] = [libc::TIOCSTI, libc::TIOCLINUX];
 
 /// The filter as the kernel takes it.
 pub(crate) fn compile() -> Result<BpfProgram, Error> {
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
-        REFUSED.iter().chain(REFUSED_HERE).map(|number| (*number, Vec::new())).collect();
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
     let bit = |argument: u8, bit: u64| rule([condition(argument, SeccompCmpOp::MaskedEq(bit), bit)?]);
     let mut flags = NAMESPACE_FLAGS.iter().map(|flag| bit(0, *flag as u32 as u64)).collect::<Result<Vec<_>, _>>()?;
     rules.insert(libc::SYS_clone, flags.clone());
@@ -138,7 +137,7 @@ pub(crate) fn compile() -> Result<BpfProgram, Error> {
     let arch: TargetArch = std::env::consts::ARCH.try_into()?;
     let refused = SeccompAction::Errno(libc::EPERM as u32);
     let program: BpfProgram = SeccompFilter::new(rules, SeccompAction::Allow, refused, arch)?.try_into()?;
-    Ok(with_newest(&program))
+    Ok(with_numbers(&program))
 }
 
 fn condition(argument: u8, operator: SeccompCmpOp, value: u64) -> Result<SeccompCondition, Error> {
@@ -152,22 +151,63 @@ fn rule(conditions: impl IntoIterator<Item = SeccompCondition>) -> Result<Seccom
 /// Instructions that seccompiler puts first: load the architecture, compare, end the process if it is another.
 const ARCHITECTURE_CHECK: usize = 3;
 
-/// Puts the range check, which seccompiler has no rule for, right behind the check of the architecture. All jumps
-/// are relative and forward, so that what follows needs no change.
-fn with_newest(program: &[sock_filter]) -> BpfProgram {
-    const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
-    const JUMP_IF_GREATER: u16 = (libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K) as u16;
-    const JUMP_IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
-    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
-    let absent = [
+const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+const IF_GREATER: u16 = (libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K) as u16;
+const IF_AT_LEAST: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
+const IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+const ALWAYS: u16 = (libc::BPF_JMP | libc::BPF_JA) as u16;
+const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+
+const fn instruction(code: u16, k: u32, jt: u8, jf: u8) -> sock_filter {
+    sock_filter { code, jt, jf, k }
+}
+
+/// Puts what is decided by the number alone right behind the check of the architecture, in front of the rules for
+/// arguments. All jumps are relative and forward, so that what follows needs no change.
+///
+/// The numbers are searched for by halves: when a filter is installed, the kernel tries it on every number there is to
+/// learn which it always allows, and a list of sixty in a row would be most of what installing costs.
+fn with_numbers(program: &[sock_filter]) -> BpfProgram {
+    let mut numbers: Vec<u32> =
+        REFUSED.iter().chain(REFUSED_HERE).filter_map(|number| u32::try_from(*number).ok()).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    let mut decided = vec![
         // The number of the call is the first field.
-        sock_filter { code: LOAD, jt: 0, jf: 0, k: 0 },
-        sock_filter { code: JUMP_IF_GREATER, jt: 1, jf: 0, k: NEWEST_REVIEWED },
-        sock_filter { code: JUMP_IF_EQUAL, jt: 0, jf: 1, k: libc::SYS_clone3 as u32 },
-        sock_filter { code: RETURN, jt: 0, jf: 0, k: libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32 },
+        instruction(LOAD, 0, 0, 0),
+        instruction(IF_GREATER, NEWEST_REVIEWED, 1, 0),
+        instruction(IF_EQUAL, libc::SYS_clone3 as u32, 0, 1),
+        instruction(RETURN, libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32, 0, 0),
     ];
+    search(&numbers, &mut decided);
     let (check, rest) = program.split_at(ARCHITECTURE_CHECK.min(program.len()));
-    [check, &absent, rest].concat()
+    [check, &decided, rest].concat()
+}
+
+/// Appends a search for the loaded number: refuses when it is among `numbers` (sorted), goes on behind otherwise.
+fn search(numbers: &[u32], program: &mut BpfProgram) {
+    /// Leaves of the search.
+    const FEW: usize = 4;
+    if numbers.len() <= FEW {
+        for (at, number) in numbers.iter().enumerate() {
+            // To the refusal, which lies behind the comparisons and a jump over it.
+            let to_refusal = u8::try_from(numbers.len() - at).unwrap_or(u8::MAX);
+            program.push(instruction(IF_EQUAL, *number, to_refusal, 0));
+        }
+        program.push(instruction(ALWAYS, 1, 0, 0));
+        program.push(instruction(RETURN, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32, 0, 0));
+        return;
+    }
+    let (low, high) = numbers.split_at(numbers.len() / 2);
+    let (mut below, mut above) = (Vec::new(), Vec::new());
+    search(low, &mut below);
+    search(high, &mut above);
+    // A long jump over each half: conditional ones reach only 255 instructions.
+    program.push(instruction(IF_AT_LEAST, high[0], 0, 1));
+    program.push(instruction(ALWAYS, below.len() as u32 + 1, 0, 0));
+    program.append(&mut below);
+    program.push(instruction(ALWAYS, above.len() as u32, 0, 0));
+    program.append(&mut above);
 }
 
 #[cfg(test)]
