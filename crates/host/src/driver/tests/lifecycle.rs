@@ -64,7 +64,7 @@ async fn a_sandbox_outlives_its_driver_and_is_found_again() {
     old.shut_down().await;
     drop((old, sandbox.running));
 
-    assert_eq!(fixture.driver.leftovers(), [id.clone()]);
+    assert_eq!(fixture.driver.leftovers(), std::slice::from_ref(&id));
     let found = fixture.driver.adopt(&id, &init).await.expect("the same process");
     assert!(found.is_alive());
     assert_eq!(testing::run(&sandbox.spec.socket_path, 'r', "echo still here").1, "still here\n");
