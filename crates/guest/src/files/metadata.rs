@@ -76,13 +76,16 @@ pub fn replace(path: &Path, notes: &Notes) -> io::Result<()> {
 
 /// The keys of the notes on a file.
 fn names(path: &Path) -> io::Result<Vec<String>> {
-    // Most files have none; asking for the length alone needs no buffer.
-    let mut buffer = match listxattr(path, &mut [0_u8; 0]) {
-        Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
-        Ok(length) => vec![0_u8; length.saturating_add(1024).min(MAX_LIST_BYTES)],
-        Err(error) => return Err(error.into()),
+    // Most files have none, or few; the great buffer is for the others.
+    let mut buffer = vec![0_u8; 256];
+    let length = match listxattr(path, buffer.as_mut_slice()) {
+        Err(Errno::RANGE) => {
+            buffer.resize(MAX_LIST_BYTES, 0);
+            listxattr(path, buffer.as_mut_slice())?
+        }
+        Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
+        other => other?,
     };
-    let length = listxattr(path, &mut buffer)?;
     let names = buffer[..length].split(|byte| *byte == 0);
     Ok(names
         .filter_map(|name| std::str::from_utf8(name).ok()?.strip_prefix(ATTRIBUTE_PREFIX))

@@ -13,6 +13,9 @@ use tokio::sync::mpsc;
 use super::{End, Event};
 use crate::reaper::Exit;
 
+/// How long the end of a process that was killed for its time is waited for.
+const KILL_TAKES_AT_MOST: Duration = Duration::from_secs(1);
+
 /// The stream's next step.
 enum Step {
     Started,
@@ -57,7 +60,9 @@ pub fn messages<T: Send + 'static>(subscription: Subscription, wrap: fn(ProcessE
 impl Subscription {
     async fn next(&mut self) -> Option<(Result<WireEvent, ConnectError>, Step)> {
         let out_of_time = || ConnectError::deadline_exceeded("the time given to the command is over");
-        let deadline = self.deadline;
+        // Its own process is killed when the time is up, and the end follows at once: waiting for it means that the
+        // process is gone when the caller hears of it.
+        let limit = self.deadline.map(|at| if self.owner { at + KILL_TAKES_AT_MOST } else { at });
         let Ok(events) = &mut self.events else { return None };
         tokio::select! {
             biased;
@@ -68,7 +73,7 @@ impl Subscription {
                 Event::Stderr(data) => Some((Ok(data_event(WireOutput::Stderr(data.into()))), Step::Events)),
                 Event::Terminal(data) => Some((Ok(data_event(WireOutput::Pty(data.into()))), Step::Events)),
             },
-            () = sleep_until(deadline) => Some((Err(out_of_time()), Step::Done)),
+            () = sleep_until(limit) => Some((Err(out_of_time()), Step::Done)),
             () = tokio::time::sleep(self.keepalive) => Some((Ok(KeepAlive::default().into()), Step::Events)),
         }
     }

@@ -21,7 +21,7 @@ use crate::guest::Guest;
 const MAX_CONNECTIONS: usize = 4096;
 
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json; charset=utf-8\r\n\
-connection: close\r\ncontent-length: 65\r\n\r\n{\"code\":503,\"message\":\"the guest has as many connections as it may\"}";
+connection: close\r\ncontent-length: 68\r\n\r\n{\"code\":503,\"message\":\"the guest has as many connections as it may\"}";
 
 /// A pause after a failed accept (no descriptors left), in which others may end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

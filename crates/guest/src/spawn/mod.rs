@@ -114,6 +114,7 @@ static INHERITED: OnceLock<Inherited> = OnceLock::new();
 pub fn prepare_guest() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+    sys::reset_ignored_signals();
     let limit = getrlimit(Resource::Nofile);
     let oom_score_adj = std::fs::read_to_string("/proc/self/oom_score_adj")
         .ok()

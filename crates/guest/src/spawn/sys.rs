@@ -65,6 +65,37 @@ struct Plan {
     failure: Option<Failure>,
 }
 
+/// The kernel's own form of a signal's disposition, on 64-bit machines.
+#[repr(C)]
+#[derive(Default)]
+struct KernelAction {
+    handler: usize,
+    flags: u64,
+    restorer: usize,
+    mask: u64,
+}
+
+/// Sets every signal that was inherited as ignored to its default, since programs would inherit that in turn. SIGPIPE
+/// stays ignored, for the guest's own writes; children set it to its default.
+pub fn reset_ignored_signals() {
+    const LAST_SIGNAL: c_int = 64;
+    // The kernel is asked directly: the C library won't speak of the two signals that it keeps for itself.
+    for signal in (1..=LAST_SIGNAL).filter(|signal| *signal != libc::SIGPIPE) {
+        let mut now = KernelAction::default();
+        let size = std::mem::size_of::<u64>();
+        // SAFETY: reads a disposition into a struct of the kernel's layout.
+        let read =
+            unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, ptr::null::<KernelAction>(), &raw mut now, size) };
+        if read == 0 && now.handler == libc::SIG_IGN {
+            let default = KernelAction { handler: libc::SIG_DFL, ..KernelAction::default() };
+            // SAFETY: the default disposition runs none of our code.
+            unsafe {
+                libc::syscall(libc::SYS_rt_sigaction, signal, &raw const default, ptr::null_mut::<KernelAction>(), size)
+            };
+        }
+    }
+}
+
 const STACK_BYTES: usize = 128 * 1024;
 
 /// The children's stack. One at a time can use it, which the lock sees to; untouched pages cost nothing.
