@@ -21,14 +21,21 @@ pub use agent::run::{HostHandle, Status, enrolled_host, run, start};
 pub use config::{DriverChoice, HostConfig, Limits, OnDisconnect};
 
 /// A place where fault tests make a step fail (`return`) or the whole agent die (`return(abort)`). Nothing in a release.
+/// With a second argument, that is what the step answers; otherwise an order's error.
 macro_rules! failpoint {
     ($name:literal) => {
+        $crate::failpoint!(
+            $name,
+            Err($crate::sandboxes::OrderError::Failed { attempted: $name, cause: "a failpoint".to_owned() })
+        )
+    };
+    ($name:literal, $answer:expr) => {
         fail::fail_point!($name, |argument: Option<String>| {
             if argument.as_deref() == Some("abort") {
                 std::process::abort();
             }
-            Err($crate::sandboxes::OrderError::Failed { attempted: $name, cause: "a failpoint".to_owned() })
-        });
+            $answer
+        })
     };
 }
 pub(crate) use failpoint;

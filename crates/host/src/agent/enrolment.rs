@@ -17,6 +17,7 @@ use super::credentials::{CredentialStore, Identity, Stored};
 use super::endpoint::Endpoint;
 use super::registration_token::RegistrationToken;
 use super::trust::{Trust, certificates, fingerprint};
+use crate::failpoint;
 
 /// What a host says of itself when it enrols.
 #[derive(Clone)]
@@ -53,7 +54,7 @@ pub async fn enrol(
         specs: enrolment.specs.clone(),
         csr: key.signing_request().context("making a signing request")?,
     };
-    fail::fail_point!("agent.enrol.before_request", |_| bail!("failpoint"));
+    failpoint!("agent.enrol.before_request", bail!("failpoint"));
     let mut wait = Duration::from_millis(250);
     let credentials = loop {
         let answer = tokio::select! {
@@ -82,7 +83,7 @@ pub async fn enrol(
             }
         }
     };
-    fail::fail_point!("agent.enrol.before_save", |_| bail!("failpoint"));
+    failpoint!("agent.enrol.before_save", bail!("failpoint"));
     check(&credentials, enrolment.token, store, enrolment.has_sandboxes)?;
     let current = Identity::new(*credentials, &key, Utc::now().timestamp_millis());
     tracing::info!(host = %current.host_id(), name = current.credentials.name, "this host is enrolled");

@@ -15,6 +15,7 @@ use super::credentials::{CredentialStore, Identity, Stored};
 use super::heartbeat::decision::Observation;
 use super::tombstone;
 use super::trust::{Trust, certificates};
+use crate::failpoint;
 
 /// Renews credentials.
 pub struct Renewal {
@@ -58,7 +59,7 @@ impl Renewal {
         let body = Bytes::from(serde_json::to_vec(&request).context("writing the request")?);
         let signature = key.sign(&body).context("signing the request")?;
         let answer = self.control.refresh(body, &signature).await?;
-        fail::fail_point!("agent.refresh.before_save", |_| Ok(Observation::RefreshFailed));
+        failpoint!("agent.refresh.before_save", Ok(Observation::RefreshFailed));
         match answer {
             RefreshAnswer::Renewed(credentials) => {
                 check(&credentials, identity)?;

@@ -9,6 +9,7 @@ use super::error::OrderError;
 use super::generation::{Seen, Verdict};
 use super::owner::{Flow, Owner};
 use super::record::{Phase, State};
+use crate::failpoint;
 
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(10);
@@ -28,7 +29,7 @@ impl Owner {
         self.save();
         self.entry.cut.cancel();
         self.life = None;
-        fail::fail_point!("agent.destroy.before_kill", |_| Flow::Stays);
+        failpoint!("agent.destroy.before_kill", Flow::Stays);
         match self.shared.machine.kill(&self.record.id).await {
             Ok(()) => {
                 self.shared.graves.dig(&self.record.id, self.record.seen.generation);
@@ -40,7 +41,7 @@ impl Owner {
                 let _asker_is_gone = reply.send(Err(error));
             }
         }
-        fail::fail_point!("agent.destroy.after_answer", |_| Flow::Stays);
+        failpoint!("agent.destroy.after_answer", Flow::Stays);
         self.take_down().await;
         Flow::Gone
     }
@@ -101,12 +102,12 @@ impl Owner {
             }
         }
         machine.clean_up(&id).await.map_err(|error| OrderError::failed("removing its cgroups", &error))?;
-        fail::fail_point!("agent.destroy.after_cgroups", |_| Err(OrderError::Destroyed));
+        failpoint!("agent.destroy.after_cgroups");
         if let Some(slot) = self.record.slot {
             machine.detach(slot).await?;
         }
         machine.delete_volume(&id).await?;
-        fail::fail_point!("agent.destroy.after_volume", |_| Err(OrderError::Destroyed));
+        failpoint!("agent.destroy.after_volume");
         shared.records.remove(&id).map_err(|error| OrderError::failed("removing its record", &error))?;
         if let Some(slot) = self.record.slot.take() {
             machine.give_back_slot(slot);

@@ -23,6 +23,7 @@ mod sweep;
 mod tests;
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -30,6 +31,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use atoll_model::SandboxId;
 use atoll_rpc::atoll::host::v1 as wire;
 use chrono::Utc;
+use futures::FutureExt;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -342,7 +344,12 @@ impl Keeper {
     fn start(&self, record: Record, start: Start) -> Arc<Entry> {
         let (entry, orders) = Entry::new(&record, self.shared.limits.streams_per_sandbox);
         let owner = Owner::new(self.shared.clone(), entry.clone(), record);
-        self.shared.tasks.spawn(owner.run(start, orders));
+        let (keeper, lost) = (self.clone(), entry.clone());
+        self.shared.tasks.spawn(async move {
+            if AssertUnwindSafe(owner.run(start, orders)).catch_unwind().await.is_err() {
+                keeper.replace_owner(&lost).await;
+            }
+        });
         entry
     }
 }

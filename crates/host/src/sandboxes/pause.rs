@@ -8,6 +8,7 @@ use super::error::OrderError;
 use super::generation::{Seen, Verdict};
 use super::owner::Owner;
 use super::record::{Phase, State};
+use crate::failpoint;
 
 impl Owner {
     /// Without `seen`, by the agent's own decision.
@@ -34,7 +35,7 @@ impl Owner {
             self.record.seen = seen;
         }
         self.set_state(State::Paused, &reason);
-        fail::fail_point!("agent.pause.after_record", |_| Err(OrderError::Destroyed));
+        failpoint!("agent.pause.after_record");
         let id = self.record.id.clone();
         if let Err(error) = self.shared.machine.pause(&id).await {
             // It runs on, and says so. What was half stopped goes on as well.
@@ -70,7 +71,7 @@ impl Owner {
         };
         match steps {
             Ok(steps) => {
-                fail::fail_point!("agent.resume.before_record", |_| Err(OrderError::Destroyed));
+                failpoint!("agent.resume.before_record");
                 self.set_state(State::Running, "");
                 Ok(Answer { steps, ..self.answer(kept) })
             }

@@ -166,6 +166,23 @@ impl Records {
         fs::remove_dir(&directory)
     }
 
+    /// One record; `None` when there is none.
+    ///
+    /// # Errors
+    /// When it can't be read or makes no sense.
+    pub fn load_one(&self, id: &SandboxId) -> Result<Option<Record>, String> {
+        let bytes = match fs::read(self.directory_of(id).join(RECORD)) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error.to_string()),
+        };
+        match serde_json::from_slice::<Record>(&bytes) {
+            Ok(record) if record.id == *id => Ok(Some(record)),
+            Ok(record) => Err(format!("it is the record of {}", record.id)),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
     /// Everything that is there.
     ///
     /// # Errors
@@ -180,11 +197,10 @@ impl Records {
                 tracing::warn!(name = ?name, "something that is no sandbox lies among the records: left alone");
                 continue;
             };
-            let read = fs::read(entry.path().join(RECORD)).map_err(|error| error.to_string());
-            let parsed = read.and_then(|it| serde_json::from_slice::<Record>(&it).map_err(|error| error.to_string()));
-            match parsed {
-                Ok(record) if record.id == id => records.push(record),
-                Ok(record) => torn.push(Torn { id, problem: format!("it is the record of {}", record.id) }),
+            match self.load_one(&id) {
+                Ok(Some(record)) => records.push(record),
+                // The first thing made and the last thing removed: without it, nothing else of the sandbox is there.
+                Ok(None) => self.remove(&id).with_context(|| format!("removing the empty directory of {id}"))?,
                 Err(problem) => torn.push(Torn { id, problem }),
             }
         }
@@ -229,6 +245,17 @@ pub(super) mod tests {
         assert_eq!(found, [Record { state: State::Running, phase: Phase::Live, ..record(&two) }]);
         assert!(torn.is_empty());
         assert!(records.secrets(&two).unwrap() == secrets);
+    }
+
+    #[test]
+    fn a_directory_without_a_record_is_a_begin_or_an_end_cut_short_and_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = Records::open(dir.path()).unwrap();
+        let id = SandboxId::new();
+        records.begin(&record(&id), &Secrets::default()).unwrap();
+        fs::remove_file(records.directory_of(&id).join(RECORD)).unwrap();
+        assert_eq!(records.load().unwrap(), (Vec::new(), Vec::new()));
+        assert!(!records.directory_of(&id).exists());
     }
 
     #[test]

@@ -12,8 +12,8 @@
 //! Until this is done the inventory counts as incomplete, and control draws no conclusions from what is missing in it.
 
 use std::collections::HashSet;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use atoll_model::SandboxId;
 use atoll_model::sandbox::OnReboot;
@@ -21,6 +21,7 @@ use chrono::Utc;
 use futures::{StreamExt, stream};
 
 use super::Keeper;
+use super::entry::Entry;
 use super::generation::Seen;
 use super::owner::Start;
 use super::record::{Phase, Record, State, Torn};
@@ -67,6 +68,32 @@ impl Keeper {
     #[must_use]
     pub fn ids(&self) -> HashSet<SandboxId> {
         self.shared.entries().iter().map(|entry| entry.id.clone()).collect()
+    }
+
+    /// An owner has panicked: a bug of ours, for which its sandbox must not pay. A new owner takes over from the record,
+    /// as after a restart of the agent.
+    pub(super) async fn replace_owner(&self, lost: &Arc<Entry>) {
+        tracing::error!(sandbox = %lost.id, "the owner of a sandbox panicked; another one takes over from its record");
+        let read = self.shared.records.load_one(&lost.id);
+        let replacement = match read {
+            Ok(Some(record)) => {
+                let (record, start) = self.decide(record).await;
+                Some(self.start(record, start))
+            }
+            Ok(None) => None,
+            Err(problem) => {
+                let (record, start) = damaged(Torn { id: lost.id.clone(), problem });
+                Some(self.start(record, start))
+            }
+        };
+        match replacement {
+            Some(entry) => {
+                let mut sandboxes = self.shared.sandboxes.write().unwrap_or_else(PoisonError::into_inner);
+                sandboxes.insert(entry.id.clone(), entry);
+            }
+            None => self.shared.forget(lost),
+        }
+        self.shared.changed.send_replace(());
     }
 
     async fn decide(&self, mut record: Record) -> (Record, Start) {
