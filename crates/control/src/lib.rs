@@ -25,6 +25,8 @@ mod reconcile;
 mod sandboxes;
 mod start;
 mod teams;
+#[cfg(test)]
+mod testing;
 
 pub use accounts::{FirstAdmin, SetupError};
 pub use config::ControlConfig;

@@ -1,0 +1,303 @@
+//! One machine of the fake fleet: its sandboxes are entries in a map, and it fails when it is told to.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use atoll_model::SandboxId;
+use atoll_rpc::atoll::guest::v1 as guest;
+use atoll_rpc::atoll::host::v1::*;
+use atoll_rpc::connectrpc::{ConnectError, ConnectRpcService, RequestContext, Response, ServiceRequest, ServiceResult};
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::Query;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use axum::routing::{any_service, get};
+use futures::StreamExt;
+
+#[derive(Clone, Default)]
+pub struct FakeAgent(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    sandboxes: HashMap<String, Sandbox>,
+    unreachable: bool,
+    /// So many creates fail.
+    failing_creates: usize,
+    /// Creates take this long.
+    create_takes: Duration,
+    failing_pauses: usize,
+    calls: Vec<String>,
+    /// Files of all sandboxes.
+    files: HashMap<String, Bytes>,
+}
+
+impl FakeAgent {
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+
+    pub fn fail_creates(&self, count: usize) {
+        self.state().failing_creates = count;
+    }
+
+    pub fn fail_pauses(&self, count: usize) {
+        self.state().failing_pauses = count;
+    }
+
+    pub fn take_for_creates(&self, time: Duration) {
+        self.state().create_takes = time;
+    }
+
+    pub fn set_unreachable(&self, unreachable: bool) {
+        self.state().unreachable = unreachable;
+    }
+
+    pub fn is_unreachable(&self) -> bool {
+        self.state().unreachable
+    }
+
+    /// What it was asked, in order: `create`, `destroy`, ...
+    pub fn calls(&self) -> Vec<String> {
+        self.state().calls.clone()
+    }
+
+    pub fn state_of(&self, id: &SandboxId) -> Option<SandboxState> {
+        self.state().sandboxes.get(id.as_str()).and_then(|sandbox| sandbox.state.as_known())
+    }
+
+    pub fn count(&self) -> usize {
+        self.state().sandboxes.len()
+    }
+
+    fn note(&self, call: &str) {
+        self.state().calls.push(call.to_owned());
+    }
+
+    pub fn router(&self) -> Router {
+        let host = ConnectRpcService::new(HostServiceServer::new(self.clone()));
+        let guest = ConnectRpcService::new(guest::GuestServiceServer::new(self.clone()));
+        let (writer, reader) = (self.clone(), self.clone());
+        Router::new()
+            .route("/atoll.host.v1.HostService/{method}", any_service(host))
+            .route(
+                "/proxy/{id}/guest/files",
+                get(move |query| reader.read(query)).post(move |query, body| writer.write(query, body)),
+            )
+            .nest_service("/proxy/{id}/guest", guest)
+    }
+
+    async fn write(self, Query(query): Query<HashMap<String, String>>, body: Body) -> axum::response::Response {
+        let mut bytes = Vec::new();
+        let mut chunks = body.into_data_stream();
+        while let Some(chunk) = chunks.next().await {
+            match chunk {
+                Ok(chunk) if bytes.len() + chunk.len() <= 1 << 20 => bytes.extend_from_slice(&chunk),
+                Ok(_) => {
+                    let refusal = r#"{"code":507,"message":"no space left"}"#;
+                    return (StatusCode::INSUFFICIENT_STORAGE, refusal).into_response();
+                }
+                Err(_) => return StatusCode::BAD_REQUEST.into_response(),
+            }
+        }
+        let path = query["path"].clone();
+        self.state().files.insert(path.clone(), bytes.into());
+        format!(r#"[{{"path":"{path}","name":"x","type":"file"}}]"#).into_response()
+    }
+
+    async fn read(self, Query(query): Query<HashMap<String, String>>) -> axum::response::Response {
+        match self.state().files.get(&query["path"]) {
+            Some(bytes) => bytes.clone().into_response(),
+            None => (StatusCode::NOT_FOUND, r#"{"code":404,"message":"no such file"}"#).into_response(),
+        }
+    }
+
+    fn move_to(&self, id: &str, generation: u64, state: SandboxState) -> Result<Sandbox, ConnectError> {
+        let mut this = self.state();
+        let sandbox = this.sandboxes.get_mut(id).ok_or_else(|| ConnectError::not_found("no such sandbox"))?;
+        if generation < sandbox.generation {
+            return Err(ConnectError::failed_precondition("an older generation"));
+        }
+        sandbox.generation = generation;
+        sandbox.state = state.into();
+        Ok(sandbox.clone())
+    }
+}
+
+impl HostService for FakeAgent {
+    async fn create_sandbox(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, CreateSandboxRequest>,
+    ) -> ServiceResult<CreateSandboxResponse> {
+        self.note("create");
+        let request = request.to_owned_message();
+        let takes = self.state().create_takes;
+        tokio::time::sleep(takes).await;
+        let mut state = self.state();
+        if state.failing_creates > 0 {
+            state.failing_creates -= 1;
+            return Err(ConnectError::internal("told to fail"));
+        }
+        let sandbox = Sandbox {
+            id: request.id.clone(),
+            generation: request.generation,
+            state: SandboxState::SANDBOX_STATE_RUNNING.into(),
+            ..Default::default()
+        };
+        state.sandboxes.insert(request.id, sandbox.clone());
+        Response::ok(CreateSandboxResponse { sandbox: sandbox.into(), ..Default::default() })
+    }
+
+    async fn destroy_sandbox(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, DestroySandboxRequest>,
+    ) -> ServiceResult<DestroySandboxResponse> {
+        self.note("destroy");
+        self.state().sandboxes.remove(&request.to_owned_message().id);
+        Response::ok(DestroySandboxResponse::default())
+    }
+
+    async fn pause_sandbox(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, PauseSandboxRequest>,
+    ) -> ServiceResult<PauseSandboxResponse> {
+        self.note("pause");
+        let request = request.to_owned_message();
+        if self.state().failing_pauses > 0 {
+            self.state().failing_pauses -= 1;
+            return Err(ConnectError::internal("told to fail"));
+        }
+        let sandbox = self.move_to(&request.id, request.generation, SandboxState::SANDBOX_STATE_PAUSED)?;
+        Response::ok(PauseSandboxResponse { sandbox: sandbox.into(), kept: "memory".to_owned(), ..Default::default() })
+    }
+
+    async fn resume_sandbox(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, ResumeSandboxRequest>,
+    ) -> ServiceResult<ResumeSandboxResponse> {
+        self.note("resume");
+        let request = request.to_owned_message();
+        let sandbox = self.move_to(&request.id, request.generation, SandboxState::SANDBOX_STATE_RUNNING)?;
+        Response::ok(ResumeSandboxResponse { sandbox: sandbox.into(), kept: "memory".to_owned(), ..Default::default() })
+    }
+
+    async fn get_sandbox(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, GetSandboxRequest>,
+    ) -> ServiceResult<GetSandboxResponse> {
+        let id = request.to_owned_message().id;
+        let sandbox = self.state().sandboxes.get(&id).cloned().ok_or_else(|| ConnectError::not_found("none"))?;
+        Response::ok(GetSandboxResponse { sandbox: sandbox.into(), ..Default::default() })
+    }
+
+    async fn list_sandboxes(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, ListSandboxesRequest>,
+    ) -> ServiceResult<ListSandboxesResponse> {
+        let sandboxes = self.state().sandboxes.values().cloned().collect();
+        Response::ok(ListSandboxesResponse { sandboxes, inventory_complete: true, ..Default::default() })
+    }
+
+    async fn acknowledge(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, AcknowledgeRequest>,
+    ) -> ServiceResult<AcknowledgeResponse> {
+        Response::ok(AcknowledgeResponse::default())
+    }
+
+    async fn sandbox_metrics(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, SandboxMetricsRequest>,
+    ) -> ServiceResult<SandboxMetricsResponse> {
+        let ids = request.to_owned_message().ids;
+        let metrics = ids.into_iter().map(|id| SandboxMetrics { id, memory_bytes: 1, ..Default::default() }).collect();
+        Response::ok(SandboxMetricsResponse { metrics, ..Default::default() })
+    }
+
+    async fn delete_image(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, DeleteImageRequest>,
+    ) -> ServiceResult<DeleteImageResponse> {
+        Response::ok(DeleteImageResponse::default())
+    }
+
+    async fn get_status(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, GetStatusRequest>,
+    ) -> ServiceResult<GetStatusResponse> {
+        Response::ok(GetStatusResponse { ready: true, ..Default::default() })
+    }
+
+    async fn terminate(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, TerminateRequest>,
+    ) -> ServiceResult<TerminateResponse> {
+        Response::ok(TerminateResponse::default())
+    }
+}
+
+impl guest::GuestService for FakeAgent {
+    /// Answers with its own command line; `sleep` runs into its timeout, `yes` writes too much.
+    async fn exec(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, guest::ExecRequest>,
+    ) -> ServiceResult<guest::ExecResponse> {
+        self.note("exec");
+        let request = request.to_owned_message();
+        let stdout = format!("{} {}", request.cmd, request.args.join(" ")).into_bytes();
+        Response::ok(guest::ExecResponse {
+            stdout,
+            timed_out: request.cmd == "sleep",
+            truncated: request.cmd == "yes",
+            pid: 7,
+            ..Default::default()
+        })
+    }
+
+    async fn signal(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, guest::SignalRequest>,
+    ) -> ServiceResult<guest::SignalResponse> {
+        self.note("signal");
+        Response::ok(guest::SignalResponse::default())
+    }
+
+    async fn configure(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, guest::ConfigureRequest>,
+    ) -> ServiceResult<guest::ConfigureResponse> {
+        Response::ok(guest::ConfigureResponse::default())
+    }
+
+    async fn logs(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, guest::LogsRequest>,
+    ) -> ServiceResult<guest::LogsResponse> {
+        let line = guest::LogLine { sequence: 1, message: "hello".to_owned(), ..Default::default() };
+        Response::ok(guest::LogsResponse { lines: vec![line], ..Default::default() })
+    }
+
+    async fn quiesce(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, guest::QuiesceRequest>,
+    ) -> ServiceResult<guest::QuiesceResponse> {
+        Response::ok(guest::QuiesceResponse::default())
+    }
+}

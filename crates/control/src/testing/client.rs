@@ -1,0 +1,97 @@
+//! A client that calls the router without a network.
+
+use std::net::SocketAddr;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::BodyExt;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
+use tower::ServiceExt;
+
+use crate::app::App;
+use crate::http::caller::Peer;
+
+#[derive(Clone)]
+pub struct Client {
+    router: Router,
+    headers: HeaderMap,
+}
+
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("{error}: {} {}", self.status, String::from_utf8_lossy(&self.body)))
+    }
+
+    pub fn code(&self) -> String {
+        self.json()["error"]["code"].as_str().unwrap_or_default().to_owned()
+    }
+
+    pub fn field(&self) -> String {
+        self.json()["error"]["field"].as_str().unwrap_or_default().to_owned()
+    }
+}
+
+impl Client {
+    pub async fn new(app: &App) -> Self {
+        Self { router: crate::http::router(app.clone()), headers: HeaderMap::new() }
+    }
+
+    pub fn with_key(&self, key: &SecretString) -> Self {
+        self.with("x-api-key", key.expose_secret())
+    }
+
+    pub fn with_token(&self, token: &str) -> Self {
+        let mut this = self.with("authorization", &format!("Bearer {token}"));
+        this.headers.remove("x-api-key");
+        this
+    }
+
+    pub fn with(&self, name: &'static str, value: &str) -> Self {
+        let mut this = self.clone();
+        this.headers.insert(name, value.parse().unwrap());
+        this
+    }
+
+    pub fn anonymous(&self) -> Self {
+        Self { router: self.router.clone(), headers: HeaderMap::new() }
+    }
+
+    pub async fn send(&self, method: Method, path: &str, body: impl Into<Body>) -> Answer {
+        let mut request = Request::builder().method(method).uri(path).body(body.into()).unwrap();
+        *request.headers_mut() = self.headers.clone();
+        request.extensions_mut().insert(Peer(SocketAddr::from(([192, 0, 2, 1], 9))));
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.map(|body| body.to_bytes().to_vec()).unwrap_or_default();
+        Answer { status: parts.status, headers: parts.headers, body }
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.send(Method::GET, path, Body::empty()).await
+    }
+
+    pub async fn post(&self, path: &str, body: Value) -> Answer {
+        self.with("content-type", "application/json").send(Method::POST, path, body.to_string()).await
+    }
+
+    pub async fn delete(&self, path: &str) -> Answer {
+        self.send(Method::DELETE, path, Body::empty()).await
+    }
+
+    /// Logs in and answers with the token.
+    pub async fn login(&self, email: &str, password: &SecretString) -> String {
+        let body = serde_json::json!({ "email": email, "password": password.expose_secret() });
+        let answer = self.anonymous().post("/v1/auth/login", body).await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", String::from_utf8_lossy(&answer.body));
+        answer.json()["token"].as_str().unwrap().to_owned()
+    }
+}

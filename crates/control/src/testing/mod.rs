@@ -1,0 +1,180 @@
+//! For tests: an app over a real database with hosts that are not there. [`FakeFleet`] stands in for the machines
+//! (their sandboxes are entries in a map); everything above the connection is the real thing. Real machines come in the
+//! workspace's `tests/`.
+
+mod agent;
+mod client;
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use atoll_model::{HostId, TeamId};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use agent::FakeAgent;
+pub use client::{Answer, Client};
+
+use crate::accounts::store::insert_team;
+use crate::accounts::{Accounts, FirstAdmin, UserTokens};
+use crate::api_keys::{self, NewKey};
+use crate::app::{App, Parts};
+use crate::audit::{Actor, Origin};
+use crate::clock::Clock;
+use crate::config::ControlConfig;
+use crate::db::testing::TestDb;
+use crate::db::{Db, Millis};
+use crate::fleet::{Demand, Dial, Fleet, FleetError, FleetSettings, HostDirectory, HostLocation, Http, NoHost, Wire};
+use crate::hosts::{Hosts, Loopback};
+use crate::http::metrics::HttpMetrics;
+use crate::pki::Authority;
+use crate::reconcile::Reconcile;
+use crate::sandboxes::{Placer, SandboxError, Sandboxes};
+use crate::templates::{BaseImage, store as templates};
+
+/// Hosts that are not there: placed on in turn, "dialled" through memory.
+#[derive(Clone, Default)]
+pub struct FakeFleet(Arc<Mutex<Machines>>);
+
+#[derive(Default)]
+struct Machines {
+    agents: HashMap<HostId, FakeAgent>,
+    order: Vec<HostId>,
+    failed: Vec<HostId>,
+}
+
+impl FakeFleet {
+    pub fn add_host(&self) -> (HostId, FakeAgent) {
+        let (id, agent) = (HostId::new(), FakeAgent::default());
+        let mut machines = self.0.lock().unwrap();
+        machines.agents.insert(id.clone(), agent.clone());
+        machines.order.push(id.clone());
+        (id, agent)
+    }
+
+    /// Hosts that a create has failed on.
+    pub fn failed_hosts(&self) -> Vec<HostId> {
+        self.0.lock().unwrap().failed.clone()
+    }
+}
+
+#[async_trait]
+impl HostDirectory for FakeFleet {
+    async fn locate(&self, host: &HostId) -> Result<HostLocation, FleetError> {
+        let known = self.0.lock().unwrap().agents.contains_key(host);
+        if !known {
+            return Err(FleetError::Unknown { host: host.clone() });
+        }
+        Ok(HostLocation { address: "memory:0".to_owned(), key_sha256: [0; 32], certificate: String::new() })
+    }
+}
+
+#[async_trait]
+impl Dial for FakeFleet {
+    async fn dial(&self, host: &HostId, _: &HostLocation, _: Http) -> io::Result<Box<dyn Wire>> {
+        let agent = self.0.lock().unwrap().agents.get(host).cloned().ok_or(io::ErrorKind::ConnectionRefused)?;
+        if agent.is_unreachable() {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        let (ours, theirs) = tokio::io::duplex(1 << 20);
+        tokio::spawn(async move {
+            let service = TowerToHyperService::new(agent.router());
+            let builder = auto::Builder::new(TokioExecutor::new());
+            let _ = builder.serve_connection_with_upgrades(TokioIo::new(theirs), service).await;
+        });
+        Ok(Box::new(ours))
+    }
+}
+
+#[async_trait]
+impl Placer for FakeFleet {
+    async fn place(&self, demand: &Demand) -> Result<HostId, SandboxError> {
+        let machines = self.0.lock().unwrap();
+        let free = machines.order.iter().find(|host| !demand.tried.contains(host)).cloned();
+        let considered = machines.order.len();
+        free.ok_or(SandboxError::NoHost(NoHost { considered, byoc: demand.team_is_byoc, failed: Vec::new() }))
+    }
+
+    fn failed(&self, host: &HostId) {
+        self.0.lock().unwrap().failed.push(host.clone());
+    }
+}
+
+/// An app over `test`'s database, with a first admin and the template `base`.
+pub struct TestApp {
+    pub app: App,
+    pub fleet: FakeFleet,
+    pub clock: Clock,
+    pub admin: FirstAdmin,
+    pub client: Client,
+    _test: TestDb,
+}
+
+pub const START: Millis = Millis(1_800_000_000_000);
+
+pub async fn app(test: TestDb) -> TestApp {
+    app_with(test, |_| {}).await
+}
+
+pub async fn app_with(test: TestDb, settings: impl FnOnce(&mut ControlConfig)) -> TestApp {
+    let (db, clock, fleet) = (test.db.clone(), Clock::manual(START), FakeFleet::default());
+    let dir = test.dir.path().to_owned();
+    let mut config = ControlConfig::new(dir.clone(), dir, ([127, 0, 0, 1], 0).into());
+    config.http.queue_timeout = Duration::from_secs(5);
+    settings(&mut config);
+    let app = wire(config, clock.clone(), db, &fleet).await;
+    let admin = app.accounts.first_admin("admin@example.test", None).await.unwrap().expect("nobody was there before");
+    let base = BaseImage { name: "base".to_owned(), digest: "0".repeat(64), size_bytes: 1, path: "/nowhere".into() };
+    templates::register_base(&app.db, &base, clock.now()).await.unwrap();
+    let client = Client::new(&app).await.with_key(&admin.api_key);
+    TestApp { app, fleet, clock, admin, client, _test: test }
+}
+
+async fn wire(config: ControlConfig, clock: Clock, db: Db, machines: &FakeFleet) -> App {
+    let authority = Authority::for_tests(clock.clone());
+    let hosts =
+        Hosts::open(db.clone(), clock.clone(), config.hosts.clone(), authority, Loopback::Allowed).await.unwrap();
+    let fleet = Fleet::new(Arc::new(machines.clone()), Arc::new(machines.clone()), FleetSettings::default());
+    let tokens = UserTokens::load(&db, clock.now()).await.unwrap();
+    let tasks = TaskTracker::new();
+    let placer: Arc<dyn Placer> = Arc::new(machines.clone());
+    App::new(Parts {
+        accounts: Accounts::new(db.clone(), clock.clone(), tokens, config.session_ttl),
+        sandboxes: Sandboxes::new(db.clone(), clock.clone(), fleet.clone(), placer, &config.http, tasks.clone()),
+        reconcile: Reconcile::new(&db, &clock, &hosts, &fleet, config.resume_on_reconnect),
+        requests: Arc::new(Semaphore::new(config.http.max_requests)),
+        config,
+        clock,
+        db,
+        hosts,
+        replica: "test".to_owned(),
+        tasks,
+        shutdown: CancellationToken::new(),
+        metrics: HttpMetrics::default(),
+        key_uses: Mutex::default(),
+    })
+}
+
+impl TestApp {
+    pub fn team(&self) -> &TeamId {
+        &self.admin.team_id
+    }
+
+    /// A client of another team.
+    pub async fn another_team(&self) -> Client {
+        let (id, now) = (TeamId::new(), self.clock.now());
+        let mut tx = self.app.db.begin().await.unwrap();
+        insert_team(&mut tx, &id, "Other", id.tail(), &self.admin.user_id, now).await.unwrap();
+        let new = NewKey { team: &id, name: "other", created_by: None };
+        let made = api_keys::insert(&mut tx, &new, &Actor::System, &Origin::default(), now).await.unwrap();
+        tx.commit().await.unwrap();
+        self.client.with_key(&made.secret)
+    }
+}
