@@ -7,6 +7,7 @@ use std::io::{self, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::zygote::PROGRAM_GROUP;
 use rustix::fs::{Gid, MemfdFlags, Mode, SealFlags, Uid, fchmod, fchown, fcntl_add_seals, memfd_create};
 
 /// What the host's processors say of themselves, read once: reading it again takes milliseconds.
@@ -102,30 +103,30 @@ fn random_uuid() -> String {
 
 const ALL_SEALS: SealFlags = SealFlags::SEAL.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::WRITE);
 
-fn sealed(name: &str, contents: &[u8], mode: u32) -> io::Result<OwnedFd> {
+/// A file in memory that nobody can change any more; the owners are ids of the host.
+fn sealed(name: &str, contents: &[u8], mode: u32, uid: u32, gid: u32) -> io::Result<OwnedFd> {
     let fd = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     let mut file = fs::File::from(fd);
     file.write_all(contents)?;
     io::Seek::rewind(&mut file)?;
+    fchown(file.as_fd(), Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
     fchmod(file.as_fd(), Mode::from_raw_mode(mode))?;
     fcntl_add_seals(file.as_fd(), ALL_SEALS)?;
     Ok(file.into())
 }
 
-/// A program in memory that nobody can change, to be executed in sandboxes.
+/// A program in memory that nobody can change, to be executed in sandboxes. It is one file for all of them, so only the
+/// launcher may open it (by its group): whoever can open a file can watch (inotify) what others do with it.
 ///
 /// # Errors
 /// When memory runs out.
 pub fn sealed_program(program: &[u8]) -> io::Result<OwnedFd> {
-    // Others may read it: root inside a sandbox is an other, and a program that can't be read can't be debugged.
-    sealed("atoll-guest", program, 0o555)
+    sealed("atoll-guest", program, 0o550, 0, PROGRAM_GROUP)
 }
 
 /// The guest's configuration. `owner` is root inside on the host's side, and the only one inside who may open it.
 pub(super) fn sealed_config(config: &serde_json::Value, owner: u32) -> io::Result<OwnedFd> {
-    let fd = sealed("atoll-guest-config", &serde_json::to_vec(config)?, 0o400)?;
-    fchown(fd.as_fd(), Some(Uid::from_raw(owner)), Some(Gid::from_raw(owner)))?;
-    Ok(fd)
+    sealed("atoll-guest-config", &serde_json::to_vec(config)?, 0o400, owner, owner)
 }
 
 #[cfg(test)]

@@ -33,4 +33,5 @@ pub(crate) mod wire;
 
 pub use handle::{Zygote, ZygoteCommand};
 pub(crate) use mounts::MAX_LOWERS;
+pub(crate) use serve::PROGRAM_GROUP;
 pub use serve::zygote_main;

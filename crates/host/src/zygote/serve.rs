@@ -40,6 +40,11 @@ const NAMESPACES: i32 = libc::CLONE_NEWUSER
     | libc::CLONE_NEWUTS
     | libc::CLONE_NEWNET;
 
+/// A group that no account has, just below the ids of sandboxes. Its members, the children of the zygote, may read the
+/// guest agent's program; without that the kernel would make the guest's own /proc files unwritable. The guest drops it
+/// for every program that it starts, and nobody inside can take it: it is not mapped there.
+pub(crate) const PROGRAM_GROUP: u32 = 0x6fff_fff0;
+
 /// The request socket's number in the zygote; it arrives as standard input.
 const REQUESTS: i32 = 3;
 
@@ -68,7 +73,7 @@ fn set_up() -> io::Result<(OwnedFd, Prepared)> {
     let _already_leader = setsid();
     let _only_for_people = set_name(c"atoll-zygote");
     sys::ignore_children();
-    named("dropping groups", set_thread_groups(&[]))?;
+    named("setting groups", set_thread_groups(&[Gid::from_raw(PROGRAM_GROUP)]))?;
     // The zygote takes a sandbox's first id for each clone, and must keep its capabilities while it is somebody else.
     named("setting securebits", set_capabilities_secure_bits(CapabilitiesSecureBits::NO_SETUID_FIXUP))?;
     named("making an empty root", make_root())?;

@@ -201,3 +201,18 @@ async fn links_in_an_image_lead_nowhere_else() {
     assert_eq!(sandbox.ok("cat /etc/hostname"), "island");
     assert_eq!(fs::read_to_string(&outside).unwrap(), "untouched");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_program_that_all_sandboxes_share_can_not_be_opened_watched_or_changed() {
+    let fixture = Fixture::new();
+    let sandbox = fixture.launch().await;
+    sandbox.refused("head -c 1 /proc/1/exe");
+    sandbox.refused("echo x >> /proc/1/exe");
+    let watch = "import ctypes,errno\nlibc=ctypes.CDLL(None,use_errno=True)\nfd=libc.inotify_init()\n\
+                 print(libc.inotify_add_watch(fd,b'/proc/1/exe',0xfff), errno.errorcode[ctypes.get_errno()])";
+    assert_eq!(sandbox.python(watch), "-1 EACCES");
+    // Of the group that may, nothing is left in programs.
+    assert_eq!(sandbox.ok("grep Groups /proc/self/status | tr -d '[:space:]'"), "Groups:");
+    // The guest agent itself is not crippled by it: its own files are its own.
+    sandbox.ok("echo 100 > /proc/self/oom_score_adj && echo 7 > /proc/1/oom_score_adj");
+}
