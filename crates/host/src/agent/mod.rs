@@ -9,6 +9,8 @@ pub(crate) mod credentials;
 mod dial;
 mod endpoint;
 mod enrolment;
+mod foundations;
+pub mod handle;
 pub mod heartbeat;
 mod image_source;
 mod key;

@@ -11,40 +11,32 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use atoll_model::HostId;
 use atoll_rpc::atoll::host::v1::HostServiceExt;
 use atoll_rpc::connectrpc::{self, Limits as RpcLimits};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::body::HostBody;
-use super::control::HttpControl;
 use super::credentials::{CredentialStore, Durability, replace};
 use super::endpoint::Endpoint;
 use super::enrolment::{self, Enrolment};
+use super::foundations::House;
+use super::handle::{HostHandle, Status};
 use super::heartbeat::decision::Timing;
 use super::heartbeat::memory::ContactMemory;
 use super::heartbeat::{End, Heartbeat, interval_of};
-use super::image_source::ControlImages;
 use super::listener::Listener;
-use super::machine_specs::{memory_bytes, own_address, specs};
+use super::machine_specs::{own_address, specs};
 use super::peer::server_config;
 use super::proxy;
 use super::readiness::Readiness;
 use super::registration_token::RegistrationToken;
 use super::renewal::Renewal;
 use super::service::HostService;
-use super::trust::Trust;
 use crate::config::{DriverChoice, HostConfig};
-use crate::driver::{ContainerConfig, ContainerDriver, Driver, host_boot_id, sealed_program};
-use crate::images::{ImageOptions, Images};
+use crate::driver::host_boot_id;
 use crate::instance::{Instance, InstanceLock};
-use crate::network::{Network, NetworkConfig};
-use crate::sandboxes::floor::Floor;
-use crate::sandboxes::{Keeper, Record, Records, Torn};
-use crate::slots::{Slots, SlotsConfig};
-use crate::storage::{Pool, PoolOptions};
+use crate::sandboxes::Records;
 
 /// What creates under way get at a shutdown.
 const SETTLE: Duration = Duration::from_secs(10);
@@ -52,62 +44,6 @@ const SETTLE: Duration = Duration::from_secs(10);
 const DESTROY_ALL: Duration = Duration::from_secs(120);
 /// An order of control is one small message.
 const MAX_MESSAGE: usize = 4 << 20;
-
-/// What the world may know of an agent.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Status {
-    /// Set once the host is enrolled.
-    pub host_id: Option<HostId>,
-    /// A create would succeed; until then `problem` says what is missing.
-    pub ready: bool,
-    pub problem: Option<String>,
-}
-
-/// A running agent.
-#[derive(Debug)]
-pub struct HostHandle {
-    bound: SocketAddr,
-    status: watch::Receiver<Status>,
-    task: JoinHandle<anyhow::Result<()>>,
-}
-
-impl HostHandle {
-    /// Where it listens for control.
-    #[must_use]
-    pub const fn bound_address(&self) -> SocketAddr {
-        self.bound
-    }
-
-    #[must_use]
-    pub fn status(&self) -> Status {
-        self.status.borrow().clone()
-    }
-
-    /// Told at every change.
-    #[must_use]
-    pub fn watch(&self) -> watch::Receiver<Status> {
-        self.status.clone()
-    }
-
-    /// Waits until the agent has ended: by its token, because control deleted the host, or by an error.
-    ///
-    /// # Errors
-    /// When the agent could not start or go on.
-    pub async fn wait(self) -> anyhow::Result<()> {
-        self.task.await.context("the agent's task was lost")?
-    }
-}
-
-/// The host that a data directory is enrolled as, if it is.
-///
-/// # Errors
-/// When its credentials are damaged.
-pub fn enrolled_host(data_dir: &Path) -> anyhow::Result<Option<HostId>> {
-    if !data_dir.join("credentials").exists() {
-        return Ok(None);
-    }
-    Ok(CredentialStore::open(data_dir)?.host_id())
-}
 
 /// Runs an agent until `shutdown`; also ends, well, when control deletes the host.
 ///
@@ -175,58 +111,16 @@ fn raise_descriptor_limit() {
     }
 }
 
-struct Agent {
-    config: HostConfig,
-    endpoint: Endpoint,
-    token: Option<RegistrationToken>,
-    instance: Instance,
-    store: Arc<CredentialStore>,
-    status: watch::Sender<Status>,
-    shutdown: CancellationToken,
+pub(super) struct Agent {
+    pub(super) config: HostConfig,
+    pub(super) endpoint: Endpoint,
+    pub(super) token: Option<RegistrationToken>,
+    pub(super) instance: Instance,
+    pub(super) store: Arc<CredentialStore>,
+    pub(super) status: watch::Sender<Status>,
+    pub(super) shutdown: CancellationToken,
     /// Held as long as anything here works on the data directory.
-    _lock: InstanceLock,
-}
-
-/// What stands of the floors when building them fails half way.
-#[derive(Default)]
-struct Foundations {
-    slots: Option<Arc<Slots>>,
-    network: Option<Arc<Network>>,
-    pool: Option<Arc<Pool>>,
-    driver: Option<Arc<ContainerDriver>>,
-}
-
-impl Foundations {
-    /// In the reverse order. With sandboxes on this host, what they need stays.
-    async fn take_down(self, has_sandboxes: bool) {
-        if let Some(driver) = self.driver {
-            driver.shut_down().await;
-        }
-        if let Some(pool) = self.pool.filter(|_| !has_sandboxes)
-            && let Ok(Err(error)) = tokio::task::spawn_blocking(move || pool.close()).await
-        {
-            tracing::error!(%error, "the storage pool could not be unmounted");
-        }
-        if let Some(network) = self.network
-            && let Err(error) = network.shutdown(has_sandboxes).await
-        {
-            tracing::error!(%error, "the network could not be brought down");
-        }
-        if let Some(slots) = self.slots.filter(|_| !has_sandboxes)
-            && let Err(error) = slots.release_all()
-        {
-            tracing::error!(%error, "the claim on the machine's slots could not be given up");
-        }
-    }
-}
-
-/// What sandboxes are made of, and their keeper.
-struct House {
-    floor: Arc<Floor>,
-    keeper: Keeper,
-    control: Arc<HttpControl>,
-    records: Vec<Record>,
-    torn: Vec<Torn>,
+    pub(super) _lock: InstanceLock,
 }
 
 impl Agent {
@@ -303,62 +197,6 @@ impl Agent {
                 Err(error)
             }
         }
-    }
-
-    /// The floors below, in the order in which they need each other. With an error come those that stood already.
-    async fn build(
-        &self,
-        records: Records,
-        found: Vec<Record>,
-        torn: Vec<Torn>,
-    ) -> Result<House, (anyhow::Error, Foundations)> {
-        let mut foundations = Foundations::default();
-        match self.lay(&mut foundations, records, found, torn).await {
-            Ok(house) => Ok(house),
-            Err(error) => Err((error, foundations)),
-        }
-    }
-
-    async fn lay(
-        &self,
-        foundations: &mut Foundations,
-        records: Records,
-        found: Vec<Record>,
-        torn: Vec<Torn>,
-    ) -> anyhow::Result<House> {
-        let stored = self.store.load().context("this host has no credentials")?;
-        let trust = Trust::in_ca(&stored.current.credentials.ca)?;
-        let control = Arc::new(HttpControl::new(self.endpoint.clone(), &trust, &self.config.version)?);
-        let data_dir = self.instance.data_dir().to_owned();
-        let egress_allow = self.config.egress_allow.iter().map(|text| text.parse()).collect::<Result<_, _>>();
-        let egress_allow = egress_allow.context("reading the networks that sandboxes may reach")?;
-        let program = sealed_program(self.config.guest_binary).context("loading the guest agent")?;
-
-        let in_use: Vec<_> = found.iter().filter_map(|record| record.slot).collect();
-        let closed = found.iter().filter(|record| record.spec.deny_egress);
-        let closed: Vec<_> = closed.filter_map(|record| record.slot).collect();
-        let slots = Slots::open(&self.instance, SlotsConfig::default(), &in_use).context("claiming slots")?;
-        let slots = foundations.slots.insert(Arc::new(slots)).clone();
-        let network = NetworkConfig { egress_allow, ..NetworkConfig::default() };
-        let network = Network::start(&self.instance, network, &slots, &closed).await.context("starting the network")?;
-        let network = foundations.network.insert(Arc::new(network)).clone();
-        let options = PoolOptions { size_limit: self.config.pool_bytes, ..PoolOptions::default() };
-        let pool_dir = data_dir.clone();
-        let pool = tokio::task::spawn_blocking(move || Pool::open(&pool_dir, &options))
-            .await
-            .context("opening the storage pool")?
-            .context("opening the storage pool")?;
-        let pool = foundations.pool.insert(Arc::new(pool)).clone();
-        let images = Images::open(&data_dir, &self.config.cache_dir, ImageOptions::default())
-            .context("opening the image store")?;
-        let driver = ContainerDriver::start(ContainerConfig::new(self.instance.id(), program))
-            .context("starting the container driver")?;
-        let driver: Arc<dyn Driver> = foundations.driver.insert(Arc::new(driver)).clone();
-        let fetch = Arc::new(ControlImages { control: control.clone(), store: self.store.clone() });
-        let floor = Arc::new(Floor { driver, network, pool, images: Arc::new(images), slots, fetch });
-        let keeper = Keeper::new(&data_dir, records, floor.clone(), self.config.limits.clone(), memory_bytes())
-            .context("opening the sandboxes' records")?;
-        Ok(House { floor, keeper, control, records: found, torn })
     }
 
     /// Answers control and beats until the end.

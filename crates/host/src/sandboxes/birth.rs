@@ -79,6 +79,7 @@ impl Owner {
         self.set_state(State::Running, "");
         steps.done("record running");
         failpoint!("agent.create.after_running");
+        tracing::debug!(sandbox = %self.record.id, took = ?steps.elapsed(), steps = %steps_in_words(&steps), "created");
         Ok(Answer { steps: steps.as_slice().to_vec(), ..self.answer(Kept::Memory) })
     }
 
@@ -196,6 +197,13 @@ impl Owner {
         self.set_state(State::Running, "");
         Ok(steps.as_slice().to_vec())
     }
+}
+
+/// `name began+took` in microseconds, for the log.
+fn steps_in_words(steps: &Steps) -> String {
+    let words = steps.as_slice().iter();
+    let words = words.map(|it| format!("{} {}+{}", it.name, it.began.as_micros(), it.took.as_micros()));
+    words.collect::<Vec<_>>().join(", ")
 }
 
 /// What the guest agent is told.
