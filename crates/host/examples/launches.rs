@@ -36,7 +36,7 @@ fn spec(dir: &Path, number: usize) -> LaunchSpec {
             .expect("a slot"),
         lowers: vec![dir.join("base")],
         volume,
-        vcpus: 1,
+        vcpus: std::env::var("VCPUS").ok().and_then(|text| text.parse().ok()).unwrap_or(1),
         memory_bytes: 512 << 20,
         pids_max: 256,
         hostname: "bench".to_owned(),

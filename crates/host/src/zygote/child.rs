@@ -118,7 +118,11 @@ fn build(status: BorrowedFd<'_>, prepared: &Prepared, clock: &mut Clock) -> Resu
     let state = clock.end(Stage::Detach, root.detach())?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     drop((inherited.dev, inherited.cgroup_views));
-    clock.end(Stage::Descriptors, place(inherited.guest, state, status))
+    let placed = place(inherited.guest, state, status);
+    // Late, so that the launch itself runs wherever there is room.
+    let placed = placed
+        .and_then(|placed| confine::stay_on(&plan.cpus).attempted(|| "processor affinity".to_owned()).map(|()| placed));
+    clock.end(Stage::Descriptors, placed)
 }
 
 /// Gives up what is left of its power and executes the guest agent; returns only when something fails.
@@ -169,7 +173,6 @@ fn settle(plan: &Plan) -> Attempt<()> {
     let _first_of_its_session = rustix::process::setsid();
     sys::new_session_keyring().attempted(|| "a session keyring".to_owned())?;
     rustix::system::sethostname(plan.hostname.as_bytes()).attempted(|| "the host name".to_owned())?;
-    confine::stay_on(&plan.cpus).attempted(|| "processor affinity".to_owned())?;
     confine::set_rlimits()?;
     confine::bring_loopback_up()?;
     confine::set_sysctls()
