@@ -106,6 +106,9 @@ pub fn failure(error: &anyhow::Error, json: bool) {
                 detail[name] = value.clone();
             }
         }
+        if let Some(ClientError::Stream { code, .. }) = error.chain().find_map(|cause| cause.downcast_ref()) {
+            detail["code"] = json!(code);
+        }
         if let Some(hint) = hint {
             detail["hint"] = json!(hint);
         }

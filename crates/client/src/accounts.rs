@@ -4,6 +4,7 @@ use atoll_model::ApiKeyId;
 use atoll_model::api::Page;
 use atoll_model::api::auth::{ApiKey, AuthResponse, CreateApiKeyRequest, LoginRequest, Me, Team};
 use http::Method;
+use http_body_util::{BodyExt, Empty};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::transport::DEADLINE;
@@ -42,8 +43,11 @@ impl Client {
         self.json(Method::DELETE, &format!("/v1/api-keys/{id}"), None::<&()>, DEADLINE).await
     }
 
-    /// Whether the server is ready: its database answers and, under `atoll up`, a create would succeed.
+    /// Whether the server is ready: its database answers and, under `atoll up`, a create would succeed. Asked once.
     pub async fn ready(&self) -> Result<(), Error> {
-        self.whole(Method::GET, "/readyz", "", bytes::Bytes::new(), DEADLINE).await.map(drop)
+        let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
+        let asked = self.send(Method::GET, "/readyz", None, body);
+        let timed_out = |_| Error::TimedOut { what: "GET /readyz".to_owned(), seconds: DEADLINE.as_secs() };
+        tokio::time::timeout(DEADLINE, asked).await.map_err(timed_out)?.map(drop)
     }
 }

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use secrecy::SecretString;
+use tokio::sync::watch;
 
 /// A file of the dashboard, as the binary carries it.
 #[derive(Debug, Clone, Copy)]
@@ -70,6 +71,23 @@ impl FromStr for SchedulerKind {
 pub struct TlsFiles {
     pub certificate: PathBuf,
     pub key: PathBuf,
+}
+
+/// How many times over a host's resources may be promised to sandboxes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Overcommit {
+    /// Default 32.
+    pub cpu: u64,
+    /// Default 4.
+    pub memory: u64,
+    /// Default 4.
+    pub disk: u64,
+}
+
+impl Default for Overcommit {
+    fn default() -> Self {
+        Self { cpu: 32, memory: 4, disk: 4 }
+    }
 }
 
 /// How long things of hosts last, and how often they happen. See docs/hosts.md.
@@ -161,6 +179,10 @@ pub struct ControlConfig {
     pub signup: SignupMode,
     pub scheduler: SchedulerKind,
     pub hosts: HostTimes,
+    pub overcommit: Overcommit,
+    /// Under `atoll up`: what still keeps this machine's own host from taking a sandbox, `None` when nothing does. What
+    /// the database knows of it may be older than the start of its agent.
+    pub local_problem: Option<watch::Receiver<Option<String>>>,
     /// Sandboxes that their host paused for loss of contact are resumed when it is back (`on_reconnect = resume`).
     pub resume_on_reconnect: bool,
     pub http: HttpLimits,
@@ -188,6 +210,8 @@ impl ControlConfig {
             signup: SignupMode::default(),
             scheduler: SchedulerKind::default(),
             hosts: HostTimes::default(),
+            overcommit: Overcommit::default(),
+            local_problem: None,
             resume_on_reconnect: true,
             http: HttpLimits::default(),
             metrics_token: None,

@@ -62,6 +62,15 @@ pub struct ControlArgs {
     /// How a host is picked: round-robin or least-loaded
     #[arg(long, env = "ATOLL_SCHEDULER", value_name = "KIND", default_value = "round-robin")]
     pub scheduler: SchedulerKind,
+    /// How many times over a host's processors may be promised to sandboxes
+    #[arg(long, env = "ATOLL_CPU_OVERCOMMIT", value_name = "FACTOR", default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub cpu_overcommit: u64,
+    /// The same for its memory
+    #[arg(long, env = "ATOLL_MEMORY_OVERCOMMIT", value_name = "FACTOR", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub memory_overcommit: u64,
+    /// The same for its disk
+    #[arg(long, env = "ATOLL_DISK_OVERCOMMIT", value_name = "FACTOR", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub disk_overcommit: u64,
     /// Bearer token that opens /metrics from elsewhere than loopback
     #[arg(long, env = "ATOLL_METRICS_TOKEN", value_name = "TOKEN", hide_env_values = true)]
     pub metrics_token: Option<String>,
@@ -226,13 +235,13 @@ fn size(text: &str) -> Result<u64, String> {
     number.checked_shl(shift).filter(|bytes| bytes >> shift == number).ok_or_else(|| "too large".to_owned())
 }
 
-/// How this machine itself reaches a server that listens on `listen`.
-pub fn loopback_url(listen: SocketAddr, tls: bool) -> String {
+/// How this machine itself reaches a server that listens on `listen`: its port speaks plain HTTP beside TLS.
+pub fn loopback_url(listen: SocketAddr) -> String {
     let mut reachable = listen;
     if listen.ip().is_unspecified() {
         reachable.set_ip(Ipv4Addr::LOCALHOST.into());
     }
-    format!("{}://{reachable}", if tls { "https" } else { "http" })
+    format!("http://{reachable}")
 }
 
 #[cfg(test)]
@@ -251,7 +260,7 @@ mod tests {
 
     #[test]
     fn a_server_on_all_addresses_is_reached_on_loopback() {
-        assert_eq!(loopback_url("0.0.0.0:7".parse().unwrap(), false), "http://127.0.0.1:7");
-        assert_eq!(loopback_url("10.0.0.1:7".parse().unwrap(), true), "https://10.0.0.1:7");
+        assert_eq!(loopback_url("0.0.0.0:7".parse().unwrap()), "http://127.0.0.1:7");
+        assert_eq!(loopback_url("10.0.0.1:7".parse().unwrap()), "http://10.0.0.1:7");
     }
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
-use atoll_client::model::SandboxId;
+use atoll_client::model::{ErrorCode, SandboxId};
 use atoll_client::{Client, Error, Event, Input, Receiver, Sender, Session, Start};
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -24,8 +24,7 @@ use super::terminal::{self, RawTerminal};
 pub const FAILED: u8 = 125;
 /// As of timeout(1).
 const OUT_OF_TIME: u8 = 124;
-const NOT_EXECUTABLE: u8 = 126;
-const NOT_FOUND: u8 = 127;
+const NOT_STARTED: u8 = 127;
 /// A shell's exit code for a program that wrote to a closed pipe.
 const BROKEN_PIPE: u8 = 128 + 13;
 /// How long a program may take to end after the command was told to.
@@ -34,6 +33,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const INSISTENCE: u32 = 3;
 /// So much input fits into the pipe to the program, so a signal behind it does not have to wait.
 const NEVER_STUCK: u64 = 64 << 10;
+
+/// Refuses a terminal where there is none, before anything is created.
+pub fn check_tty(tty: bool) -> anyhow::Result<()> {
+    if tty { RawTerminal::enter().map(drop) } else { Ok(()) }
+}
 
 /// Starts the program and stays with it to its end. Signals that came before go to it too.
 pub async fn run(
@@ -62,11 +66,11 @@ pub async fn run(
     result
 }
 
-/// The exit code for a failure of `run`, `exec` and `shell`, as shells and container tools have them.
+/// The exit code for a failure of `run`, `exec` and `shell`: 127 when the program could not be started, as shells have
+/// it; 125 for everything else, as container tools have it.
 pub fn exit_code_of(error: &anyhow::Error) -> u8 {
     match error.chain().find_map(|cause| cause.downcast_ref::<Error>()) {
-        Some(Error::Stream { code, .. }) if code == "not_found" || code == "command_not_found" => NOT_FOUND,
-        Some(Error::Stream { code, .. }) if code == "not_executable" || code == "permission_denied" => NOT_EXECUTABLE,
+        Some(Error::Stream { code, .. }) if code == ErrorCode::InvalidRequest.as_str() => NOT_STARTED,
         _ => FAILED,
     }
 }

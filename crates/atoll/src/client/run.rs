@@ -11,6 +11,7 @@ use super::{program, shape};
 use crate::cli::{Global, RunArgs};
 
 pub async fn main(args: RunArgs, global: &Global) -> anyhow::Result<u8> {
+    program::check_tty(args.tty)?;
     let request = shape::request(&args.shape)?;
     let client = super::client(global)?;
     let mut signals = Signals::install().context("catching signals")?;

@@ -5,13 +5,11 @@ use atoll_client::Start;
 
 use super::fresh::{Created, FreshSandbox};
 use super::signals::Signals;
-use super::terminal::RawTerminal;
 use super::{program, run, shape};
 use crate::cli::{Global, ShellArgs};
 
 pub async fn main(args: ShellArgs, global: &Global) -> anyhow::Result<u8> {
-    // Before anything is created: a shell without a terminal is a mistake.
-    drop(RawTerminal::enter()?);
+    program::check_tty(true)?;
     let client = super::client(global)?;
     let mut signals = Signals::install().context("catching signals")?;
     let start = Start { cwd: args.workdir, user: args.user, ..Start::default() };

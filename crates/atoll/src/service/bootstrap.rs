@@ -125,13 +125,12 @@ impl LocalHost {
 }
 
 /// Waits until a create would succeed.
-pub async fn wait_until_ready(client: &Client, patience: Duration) -> Result<(), String> {
-    let deadline = tokio::time::Instant::now() + patience;
+pub async fn wait_until_ready(client: &Client, deadline: tokio::time::Instant) -> Result<(), String> {
     loop {
         match client.ready().await {
             Ok(()) => return Ok(()),
             Err(error) if tokio::time::Instant::now() >= deadline => return Err(error.to_string()),
-            Err(_) => tokio::time::sleep(Duration::from_millis(25)).await,
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     }
 }

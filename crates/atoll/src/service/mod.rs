@@ -2,6 +2,7 @@
 //! the shutdown, files that only root may read.
 
 mod bootstrap;
+mod halves;
 pub mod host;
 pub mod install;
 mod lock;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use atoll_control::ControlConfig;
-use atoll_control::config::{DashboardFile, TlsFiles};
+use atoll_control::config::{DashboardFile, Overcommit, TlsFiles};
 use atoll_host::HostConfig;
 
 use crate::cli::settings::{AgentArgs, ControlArgs, HeartbeatArgs, OnReconnect};
@@ -21,6 +21,8 @@ pub fn control(data_dir: PathBuf, cache_dir: PathBuf, args: &ControlArgs, heartb
     config.version = VERSION;
     config.signup = args.signup;
     config.scheduler = args.scheduler;
+    config.overcommit =
+        Overcommit { cpu: args.cpu_overcommit, memory: args.memory_overcommit, disk: args.disk_overcommit };
     config.metrics_token = args.metrics_token.clone().map(Into::into);
     config.resume_on_reconnect = args.on_reconnect == OnReconnect::Resume;
     let times = &mut config.hosts;

@@ -5,17 +5,15 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use atoll_client::{Auth, Client, Credentials, Endpoint};
 use atoll_control::Control;
 use atoll_control::templates::{Recipe, ensure_base};
-use atoll_host::HostConfig;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
 use super::bootstrap::{self, FirstAdmin, LocalHost};
+use super::halves::Halves;
 use super::lock::DataDirLock;
 use super::progress::Progress;
 use super::{settings, shutdown};
@@ -23,12 +21,10 @@ use crate::cli::Global;
 use crate::cli::settings::{UpArgs, loopback_url};
 use crate::output::{self, with_hint};
 
-/// A host whose credentials still count is online well before this; then it is asked whether they do.
+/// A host whose credentials still count is ready well before this; then it is asked whether they do.
 const ENROL_AGAIN_AFTER: Duration = Duration::from_secs(8);
 /// From the start of both halves to the first create that would succeed.
 const READY_WITHIN: Duration = Duration::from_secs(90);
-const AGENT_ENDS_WITHIN: Duration = Duration::from_secs(20);
-const CONTROL_ENDS_WITHIN: Duration = Duration::from_secs(15);
 
 pub fn main(args: UpArgs, global: &Global) -> anyhow::Result<u8> {
     super::require_root("atoll up")?;
@@ -39,144 +35,111 @@ pub fn main(args: UpArgs, global: &Global) -> anyhow::Result<u8> {
 
 async fn up(args: UpArgs, data_dir: PathBuf, json: bool) -> anyhow::Result<u8> {
     let asked_to_end = shutdown::on_signal()?;
-    let progress = Progress::new(json);
-    let started = tokio::select! {
-        started = start(&args, &data_dir, &progress) => started?,
-        () = asked_to_end.cancelled() => return Ok(0),
+    let mut halves = Halves::new();
+    let result = tokio::select! {
+        result = serve(&args, &data_dir, json, &mut halves) => result,
+        () = asked_to_end.cancelled() => Ok(()),
     };
+    if let Err(error) = &result {
+        tracing::error!(error = format!("{error:#}"), "ending");
+    }
+    halves.end().await;
+    tracing::info!("ended; sandboxes run on");
+    result.map(|()| 0)
+}
+
+/// Starts everything and goes on until something fails.
+async fn serve(args: &UpArgs, data_dir: &Path, json: bool, halves: &mut Halves) -> anyhow::Result<()> {
+    let progress = Progress::new(json);
+    let started = start(args, data_dir, &progress, halves).await?;
     let took = progress.finish();
     drop(progress);
-    announce(&started, &data_dir, took, json)?;
-    let Started { control, agent, agent_shutdown, control_shutdown, .. } = started;
-    let mut control = tokio::spawn(control.wait());
-    let mut agent = agent;
-
-    let failed = tokio::select! {
-        () = asked_to_end.cancelled() => None,
-        ended = &mut control => Some(match ended {
-            Ok(Ok(())) => anyhow!("the control plane ended by itself"),
-            Ok(Err(error)) => error.context("the control plane failed"),
-            Err(panic) => anyhow!(panic).context("the control plane failed"),
-        }),
-        ended = &mut agent => match ended {
-            Ok(Ok(())) => {
-                // Its host was deleted by an admin: control goes on for the other hosts.
-                tracing::warn!("this machine's host was deleted; the control plane goes on");
-                tokio::select! {
-                    () = asked_to_end.cancelled() => None,
-                    _ = &mut control => Some(anyhow!("the control plane ended by itself")),
-                }
-            }
-            Ok(Err(error)) => Some(error.context("this machine's host agent failed")),
-            Err(panic) => Some(anyhow!(panic).context("this machine's host agent failed")),
-        },
-    };
-    agent_shutdown.cancel();
-    if !agent.is_finished() && tokio::time::timeout(AGENT_ENDS_WITHIN, &mut agent).await.is_err() {
-        tracing::warn!("the host agent did not end in time");
-    }
-    control_shutdown.cancel();
-    if !control.is_finished() && tokio::time::timeout(CONTROL_ENDS_WITHIN, &mut control).await.is_err() {
-        tracing::warn!("the control plane did not end in time");
-    }
-    match failed {
-        Some(error) => Err(error),
-        None => {
-            tracing::info!("ended in order; sandboxes run on");
-            Ok(0)
-        }
-    }
+    announce(&started, data_dir, took, json)?;
+    Err(halves.failure().await)
 }
 
 struct Started {
-    control: Control,
-    control_shutdown: CancellationToken,
-    agent: JoinHandle<anyhow::Result<()>>,
-    agent_shutdown: CancellationToken,
+    /// How this machine reaches it.
     url: String,
+    /// How others do.
+    public_url: String,
     first: Option<FirstAdmin>,
     credentials: Option<Credentials>,
 }
 
-async fn start(args: &UpArgs, data_dir: &Path, progress: &Progress) -> anyhow::Result<Started> {
+async fn start(args: &UpArgs, data_dir: &Path, progress: &Progress, halves: &mut Halves) -> anyhow::Result<Started> {
     progress.doing("starting the control plane");
     let cache_dir = args.place.cache_dir.clone();
     let config = settings::control(data_dir.to_owned(), cache_dir.clone(), &args.control, &args.heartbeat);
-    let tls = config.tls.is_some();
-    let control_shutdown = CancellationToken::new();
-    let control = Control::start(config, control_shutdown.clone()).await.context("starting the control plane")?;
-    let url = loopback_url(control.local_addr(), tls);
-    let first = control.first_admin(&args.admin_email, None).await.context("making the first admin")?;
-    let first = first.map(|made| FirstAdmin { email: made.email, password: made.password, api_key: made.api_key });
-    let credentials = bootstrap::write_credentials(data_dir, &url, first.as_ref())?;
-
-    progress.doing("looking for the base template");
-    let recipe = Recipe::new("base", atoll_assets::BASE_RECIPE.iter().copied())
-        .context("reading the recipe of the base template")?;
-    let say = |step: &str| progress.doing(&format!("base template: {step}"));
-    let base = ensure_base(&cache_dir, &recipe, &say).await.context("getting the base template")?;
-    control.register_base(&base).await.context("registering the base template")?;
+    let prepare = async |control: &Control| {
+        let url = loopback_url(control.local_addr());
+        let first = control.first_admin(&args.admin_email, None).await.context("making the first admin")?;
+        let first = first.map(|made| FirstAdmin { email: made.email, password: made.password, api_key: made.api_key });
+        let credentials = bootstrap::write_credentials(data_dir, &url, first.as_ref())?;
+        progress.doing("looking for the base template");
+        let recipe = Recipe::new("base", atoll_assets::BASE_RECIPE.iter().copied())
+            .context("reading the recipe of the base template")?;
+        let say = |step: &str| progress.doing(&format!("base template: {step}"));
+        let base = ensure_base(&cache_dir, &recipe, &say).await.context("getting the base template")?;
+        control.register_base(&base).await.context("registering the base template")?;
+        let public_url = args.control.public_url.clone().unwrap_or_else(|| url.clone());
+        Ok(Started { url, public_url, first, credentials })
+    };
+    let started = halves.start_control(config, prepare).await?;
 
     progress.doing("starting this machine's host");
-    let local = LocalHost::new(&url, data_dir, credentials.as_ref());
+    let local = LocalHost::new(&started.url, data_dir, started.credentials.as_ref());
     let token = local.token_if_needed(&machine_name()).await?;
-    let make = |token: Option<SecretString>| {
-        let mut config = settings::host(
-            data_dir.to_owned(),
-            cache_dir.clone(),
-            url.clone(),
-            args.agent_listen,
-            &args.agent,
-            &args.heartbeat,
-        );
+    let enrolled_before = token.is_none();
+    let agent = |token: Option<SecretString>| {
+        let data_dir = data_dir.to_owned();
+        let server = started.url.clone();
+        let mut config =
+            settings::host(data_dir, cache_dir.clone(), server, args.agent_listen, &args.agent, &args.heartbeat);
         config.register_token = token;
         config
     };
-    let (mut agent, mut agent_shutdown) = spawn_agent(make(token.clone()));
+    halves.start_agent(agent(token)).await?;
 
     progress.doing("waiting for this machine's host");
-    let api_key = credentials.as_ref().and_then(|credentials| credentials.api_key.clone());
-    let client = Client::to(Endpoint::parse(&url)?, api_key.map_or(Auth::Nobody, Auth::ApiKey))?;
+    let api_key = started.credentials.as_ref().and_then(|credentials| credentials.api_key.clone());
+    let client = Client::to(Endpoint::parse(&started.url)?, api_key.map_or(Auth::Nobody, Auth::ApiKey))?;
     let mut patience = READY_WITHIN;
-    if token.is_none() {
+    if enrolled_before {
         patience -= ENROL_AGAIN_AFTER;
-        let ready = while_alive(&mut agent, bootstrap::wait_until_ready(&client, ENROL_AGAIN_AFTER)).await?;
-        if ready.is_err()
+        if until_ready(halves, &client, ENROL_AGAIN_AFTER).await?.is_err()
             && let Some(token) = local.token_if_refused().await
         {
             progress.doing("enrolling this machine's host again");
-            agent_shutdown.cancel();
-            let _ = tokio::time::timeout(AGENT_ENDS_WITHIN, &mut agent).await;
-            (agent, agent_shutdown) = spawn_agent(make(Some(token)));
+            halves.start_agent(agent(Some(token))).await?;
         }
     }
-    if let Err(reason) = while_alive(&mut agent, bootstrap::wait_until_ready(&client, patience)).await? {
+    if let Err(reason) = until_ready(halves, &client, patience).await? {
         return Err(with_hint(
             format!("this machine's host did not get ready within {} s: {reason}", READY_WITHIN.as_secs()),
             format!("`atoll host check` says what is missing; the log is {}", super::log_file(data_dir).display()),
         ));
     }
-    Ok(Started { control, control_shutdown, agent, agent_shutdown, url, first, credentials })
+    Ok(started)
 }
 
-fn spawn_agent(config: HostConfig) -> (JoinHandle<anyhow::Result<()>>, CancellationToken) {
-    let shutdown = CancellationToken::new();
-    (tokio::spawn(atoll_host::run(config, shutdown.clone())), shutdown)
-}
-
-/// Waits for `what`, unless the agent ends first: then that is the error.
-async fn while_alive<T>(
-    agent: &mut JoinHandle<anyhow::Result<()>>,
-    what: impl Future<Output = T>,
-) -> anyhow::Result<T> {
-    tokio::select! {
-        result = what => Ok(result),
-        ended = agent => Err(match ended {
-            Ok(Ok(())) => anyhow!("this machine's host agent ended while it started"),
-            Ok(Err(error)) => error.context("starting this machine's host agent"),
-            Err(panic) => anyhow!(panic).context("starting this machine's host agent"),
-        }),
-    }
+/// Waits until a create would succeed; a half that ends meanwhile is an error.
+async fn until_ready(halves: &mut Halves, client: &Client, patience: Duration) -> anyhow::Result<Result<(), String>> {
+    let mut problem = halves.problem();
+    let ready = async {
+        let deadline = tokio::time::Instant::now() + patience;
+        // The agent's own word comes first: asking control before it is of no use.
+        if tokio::time::timeout_at(deadline, problem.wait_for(Option::is_none)).await.is_err() {
+            return Err(problem.borrow().clone().unwrap_or_default());
+        }
+        bootstrap::wait_until_ready(client, deadline).await
+    };
+    let result = tokio::select! {
+        ready = ready => Ok(ready),
+        error = halves.failure() => Err(error),
+    };
+    anyhow::ensure!(halves.has_agent() || result.is_err(), "this machine's host agent ended while it started");
+    result
 }
 
 fn machine_name() -> String {
@@ -188,7 +151,7 @@ fn machine_name() -> String {
 fn announce(started: &Started, data_dir: &Path, took: Duration, json: bool) -> anyhow::Result<()> {
     let file = bootstrap::credentials_path(data_dir);
     let log = super::log_file(data_dir);
-    let url = &started.url;
+    let url = &started.public_url;
     tracing::info!(%url, data_dir = %data_dir.display(), "atoll is ready");
     if json {
         let line = json!({

@@ -33,7 +33,10 @@ pub async fn readyz(State(app): State<App>) -> ApiResult<axum::Json<Health>> {
         if let Some(why) = no_base(&app).await? {
             failing.push(("base_template", why));
         }
-        if let Some(why) = no_host(&app).await? {
+        let local = app.config.local_problem.as_ref().and_then(|problem| problem.borrow().clone());
+        if let Some(why) = local {
+            failing.push(("local_host", why));
+        } else if let Some(why) = no_host(&app).await? {
             failing.push(("hosts", why));
         }
     }
@@ -55,7 +58,7 @@ async fn no_host(app: &App) -> ApiResult<Option<String>> {
     let source = app.hosts.candidates();
     let hosts = source.candidates().await.map_err(ApiError::internal)?;
     let stale_after = app.config.hosts.stale_after;
-    let list = HostList::new(hosts, source.now(), Limits { stale_after, ..Limits::default() });
+    let list = HostList::new(hosts, source.now(), Limits { stale_after, overcommit: app.config.overcommit });
     let demand = Demand {
         team: TeamId::new(),
         team_is_byoc: false,
