@@ -45,19 +45,28 @@ pub fn complete(mut api: OpenApi) -> OpenApi {
     }
     for (path, item) in &mut api.paths.paths {
         let operations = [
-            &mut item.get,
-            &mut item.put,
-            &mut item.post,
-            &mut item.delete,
-            &mut item.patch,
-            &mut item.head,
-            &mut item.options,
+            ("get", &mut item.get),
+            ("put", &mut item.put),
+            ("post", &mut item.post),
+            ("delete", &mut item.delete),
+            ("patch", &mut item.patch),
+            ("head", &mut item.head),
+            ("options", &mut item.options),
         ];
-        for operation in operations.into_iter().flatten() {
+        for (method, operation) in operations {
+            let Some(operation) = operation else { continue };
+            operation.operation_id = Some(operation_id(method, path));
             complete_operation(path, operation);
         }
     }
     api
+}
+
+/// Unique by nature, for generated clients: `post_sandboxes_id_pause`. (The handlers' names are not: many are `list`.)
+fn operation_id(method: &str, path: &str) -> String {
+    let path = path.strip_prefix("/v1").unwrap_or(path);
+    let words = path.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    std::iter::once(method).chain(words).collect::<Vec<_>>().join("_")
 }
 
 fn complete_operation(path: &str, operation: &mut Operation) {
@@ -103,5 +112,16 @@ fn error_text(status: &str) -> &'static str {
         "504" => "Not done in time",
         "507" => "No space left",
         _ => "Something went wrong on our side; the log has it under `error.request_id`",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_operations_id_says_method_and_path() {
+        assert_eq!(operation_id("post", "/v1/sandboxes/{id}/files/stream/read"), "post_sandboxes_id_files_stream_read");
+        assert_eq!(operation_id("get", "/healthz"), "get_healthz");
     }
 }
