@@ -60,13 +60,6 @@ fn attach_from_inside(
 ) -> io::Result<()> {
     rustix::thread::move_into_link_name_space(netns, Some(LinkNameSpaceType::Network))
         .map_err(|error| io::Error::new(io::Error::from(error).kind(), format!("entering the namespace: {error}")))?;
-    // New links of this namespace get no IPv6. A kernel without IPv6 has no such file.
-    match std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1") {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(io::Error::new(error.kind(), format!("switching off IPv6: {error}")));
-        }
-        _ => {}
-    }
     let mut inside = Connection::open()?;
     if let Err(refused) = host.change(host_side(slot, group, mtu, netns)) {
         let leftover = refused.index == 0 && refused.code == libc::EEXIST;
@@ -132,22 +125,10 @@ fn host_side(slot: Slot, group: u32, mtu: u32, netns: BorrowedFd<'_>) -> Vec<Cha
     link.header.flags = LinkFlags::Noarp;
     link.header.change_mask = LinkFlags::Noarp;
 
-    // Before it is up, or the kernel would give it a link-local address.
-    let mut no_ipv6 = LinkMessage::default();
-    no_ipv6.header.index = index_of(slot);
-    let none = vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)];
-    no_ipv6.attributes.push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(none)]));
-
     let create = NLM_F_CREATE | NLM_F_EXCL;
     let mut changes =
         vec![Change { what: "making the veth pair", message: RouteNetlinkMessage::NewLink(link), flags: create }];
-    if super::sysctl::has_ipv6() {
-        changes.push(Change {
-            what: "keeping IPv6 off the link",
-            message: RouteNetlinkMessage::SetLink(no_ipv6),
-            flags: 0,
-        });
-    }
+    changes.extend(keep_ipv6_off(index_of(slot)));
     changes.push(up(index_of(slot)));
     changes.push(Change {
         what: "routing to the sandbox",
@@ -169,12 +150,28 @@ fn inner_side(slot: Slot) -> Vec<Change> {
     if let RouteNetlinkMessage::NewRoute(message) = &mut default {
         message.header.flags = RouteFlags::Onlink;
     }
-    vec![
-        up(LOOPBACK_INDEX),
+    let mut changes = vec![up(LOOPBACK_INDEX)];
+    changes.extend(keep_ipv6_off(INNER_INDEX));
+    changes.extend([
         up(INNER_INDEX),
         address("addressing eth0", slot.address(), INNER_INDEX),
         Change { what: "setting the default route", message: default, flags: NLM_F_CREATE | NLM_F_EXCL },
-    ]
+    ]);
+    changes
+}
+
+/// Before a link is up: otherwise the kernel gives it a link-local address, and looks for others that have it.
+///
+/// (Writing `disable_ipv6` in /proc costs more, and ever more the more namespaces there are.)
+fn keep_ipv6_off(index: u32) -> Option<Change> {
+    if !super::sysctl::has_ipv6() {
+        return None;
+    }
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    let none = vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)];
+    message.attributes.push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(none)]));
+    Some(Change { what: "keeping IPv6 off the link", message: RouteNetlinkMessage::SetLink(message), flags: 0 })
 }
 
 /// What both ends have in common.

@@ -67,6 +67,8 @@ pub struct Network {
     mtu: u32,
     spare: Mutex<Vec<Connection>>,
     gateways: RwLock<HashSet<Ipv4Addr>>,
+    /// Members of the table's set of that name, so that most sandboxes cost it no change.
+    denied: Mutex<HashSet<Ipv4Addr>>,
     dns: dns::Forwarder,
 }
 
@@ -85,6 +87,7 @@ impl Network {
             mtu: uplink::mtu(&mut connection)?,
             spare: Mutex::new(vec![connection]),
             gateways: RwLock::default(),
+            denied: Mutex::new(denied.iter().map(|slot| slot.address()).collect()),
             dns: dns::Forwarder::new(config.resolv_conf.clone()),
         };
         let claimed = slots.blocks();
@@ -127,7 +130,17 @@ impl Network {
     /// # Errors
     /// When the kernel refuses.
     pub fn set_egress_denied(&self, slot: Slot, denied: bool) -> io::Result<()> {
-        nfnetlink::set_member(&self.table, "denied", slot.address(), denied)
+        let mut members = self.denied.lock().unwrap_or_else(PoisonError::into_inner);
+        if members.contains(&slot.address()) == denied {
+            return Ok(());
+        }
+        nfnetlink::set_member(&self.table, "denied", slot.address(), denied)?;
+        if denied {
+            members.insert(slot.address())
+        } else {
+            members.remove(&slot.address())
+        };
+        Ok(())
     }
 
     /// Removes what is left of a sandbox: its link, its policy, its connections. Does nothing where nothing is. To be
