@@ -79,7 +79,7 @@ async fn the_end_waits_for_whoever_holds_the_output_unless_a_signal_was_sent() {
     let events = guest.start_process(shell("(sleep 0.3; echo late) & echo early")).await;
     assert_eq!(collect(events, "stdout").await.0, "early\nlate\n");
 
-    let mut events = guest.start_process(shell("setsid sleep 1000 & echo $!; wait")).await;
+    let mut events = guest.start_process(shell("setsid sh -c 'echo $$; exec sleep 1000' & wait")).await;
     let pid = events.pid().await;
     let data = events.until(|message| message["event"]["data"].is_object()).await;
     let holder: u32 = text(&data["event"]["data"]["stdout"]).trim().parse().expect("a pid");
@@ -252,7 +252,8 @@ async fn input_reaches_the_process_in_order_and_can_be_closed() {
 #[tokio::test]
 async fn a_terminal_has_its_size_can_be_resized_and_controls_its_programs() {
     let guest = Guest::start().await;
-    let mut events = guest.start_process(terminal("stty size; read line; stty size; tty; read line", 100, 40)).await;
+    let mut events =
+        guest.start_process(terminal("stty size; read line; echo ready-$(stty size); exec sleep 1000", 100, 40)).await;
     let pid = events.pid().await;
     events.until(|message| text(&message["event"]["data"]["pty"]).contains("40 100")).await;
     let update = json!({"process": {"pid": pid}, "pty": {"size": {"cols": 120, "rows": 50}}});
@@ -261,7 +262,7 @@ async fn a_terminal_has_its_size_can_be_resized_and_controls_its_programs() {
         guest.client.rpc("process.Process/SendInput", json!({"process": {"pid": pid}, "input": {"pty": base64(data)}}))
     };
     assert_eq!(send(b"go\n").await.status, 200);
-    events.until(|message| text(&message["event"]["data"]["pty"]).contains("50 120")).await;
+    events.until(|message| text(&message["event"]["data"]["pty"]).contains("ready-50 120")).await;
     assert_eq!(
         guest.client.rpc("process.Process/CloseStdin", json!({"process": {"pid": pid}})).await.json()["code"],
         "unknown"

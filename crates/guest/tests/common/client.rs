@@ -54,7 +54,7 @@ impl Client {
             Self::Unix(path) => connect(UnixStream::connect(path).await.ok()?).await?,
             Self::Tcp(address) => connect(TcpStream::connect(address).await.ok()?).await?,
         };
-        sender.send_request(request).await.ok()
+        tokio::time::timeout(super::PATIENCE, sender.send_request(request)).await.expect("the guest isn't stuck").ok()
     }
 
     pub async fn try_send(
@@ -154,7 +154,10 @@ impl Events {
                     return Some((flags, self.buffer.split_to(length).freeze()));
                 }
             }
-            let frame = self.body.frame().await?.ok()?;
+            let frame = tokio::time::timeout(super::PATIENCE, self.body.frame())
+                .await
+                .expect("the stream isn't stuck")?
+                .ok()?;
             if let Ok(data) = frame.into_data() {
                 self.buffer.extend_from_slice(&data);
             }
