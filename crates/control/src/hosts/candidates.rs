@@ -1,4 +1,5 @@
-//! The hosts as the scheduler sees them.
+//! The hosts as the scheduler sees them: what they have by their last heartbeat, what they have been promised by the
+//! rows of the sandboxes on them (a heartbeat knows nothing of what was created or destroyed since).
 
 use async_trait::async_trait;
 use atoll_model::api::hosts::Capacity;
@@ -9,7 +10,7 @@ use crate::clock::Clock;
 use crate::db::{Db, DbError, During, Millis, Text, on};
 use crate::fleet::{Candidate, CandidateSource};
 
-/// Lists hosts from the database, by what their last heartbeats said.
+/// Lists hosts from the database.
 pub struct HostCandidates {
     db: Db,
     clock: Clock,
@@ -28,9 +29,9 @@ struct Row {
     capacity_cpu_millis: i64,
     capacity_memory_mb: i64,
     capacity_disk_mb: i64,
-    used_cpu_millis: i64,
-    used_memory_mb: i64,
-    used_disk_mb: i64,
+    promised_vcpus: i64,
+    promised_memory_mb: i64,
+    promised_disk_mb: i64,
     last_heartbeat_at: Option<Millis>,
     cached_images: Json<Vec<String>>,
 }
@@ -49,8 +50,15 @@ impl CandidateSource for HostCandidates {
     async fn candidates(&self) -> Result<Vec<Candidate>, DbError> {
         let rows: Vec<Row> = on!(read & self.db, |c| sqlx::query_as(
             "SELECT id, type, team_id, status, draining, ready, drivers, capacity_cpu_millis, capacity_memory_mb,
-                 capacity_disk_mb, used_cpu_millis, used_memory_mb, used_disk_mb, last_heartbeat_at, cached_images
-             FROM hosts WHERE status <> 'pending'"
+                 capacity_disk_mb, last_heartbeat_at, cached_images,
+                 CAST(COALESCE(vcpus, 0) AS BIGINT) AS promised_vcpus,
+                 CAST(COALESCE(memory, 0) AS BIGINT) AS promised_memory_mb,
+                 CAST(COALESCE(disk, 0) AS BIGINT) AS promised_disk_mb
+             FROM hosts LEFT JOIN (
+                 SELECT host_id, SUM(vcpus) AS vcpus, SUM(memory_mb) AS memory, SUM(disk_mb) AS disk
+                 FROM sandboxes WHERE status <> 'stopped' GROUP BY host_id
+             ) promised ON promised.host_id = hosts.id
+             WHERE status <> 'pending'"
         )
         .fetch_all(c)
         .await)
@@ -70,9 +78,9 @@ impl CandidateSource for HostCandidates {
                 disk_mb: number(row.capacity_disk_mb),
             },
             committed: Capacity {
-                cpu_millis: number(row.used_cpu_millis),
-                memory_mb: number(row.used_memory_mb),
-                disk_mb: number(row.used_disk_mb),
+                cpu_millis: number(row.promised_vcpus).saturating_mul(1000),
+                memory_mb: number(row.promised_memory_mb),
+                disk_mb: number(row.promised_disk_mb),
             },
             last_heartbeat_at: row.last_heartbeat_at,
             cached_images: row.cached_images.0,

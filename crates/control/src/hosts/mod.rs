@@ -25,7 +25,7 @@ pub mod tombstone;
 mod enrolment;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;

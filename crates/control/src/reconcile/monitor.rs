@@ -15,6 +15,9 @@ use atoll_model::HostId;
 use futures::FutureExt;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
 
 use super::host_deletion::HostDeletion;
 use super::host_pass::HostPass;
@@ -25,7 +28,7 @@ use crate::db::{Db, DbError, Millis, leases, settings};
 use crate::hosts::{HostChange, HostError, purge};
 
 /// Hosts looked at at once.
-const PARALLEL: usize = 64;
+const PARALLEL: usize = 256;
 const LEASE: &str = "host_monitor";
 const LAST_PASS: &str = "host_monitor.last_pass_ms";
 const PURGE_EVERY: Duration = Duration::from_secs(3600);
@@ -61,14 +64,6 @@ struct Memory {
     purged_at: Option<Millis>,
 }
 
-#[derive(Debug, thiserror::Error)]
-pub enum MonitorError {
-    #[error(transparent)]
-    Db(#[from] DbError),
-    #[error(transparent)]
-    Host(#[from] HostError),
-}
-
 impl Monitor {
     #[must_use]
     pub fn new(db: Db, clock: Clock, times: HostTimes, pass: HostPass, deletion: HostDeletion) -> Self {
@@ -77,36 +72,40 @@ impl Monitor {
         Self { shared: Arc::new(Shared { db, clock, times, pass, deletion, holder, busy, memory }) }
     }
 
-    /// Runs until `stop`. A pass that is under way is left where it is.
-    pub async fn run(self, mut changes: Receiver<HostChange>, stop: tokio_util::sync::CancellationToken) {
+    /// Runs until `stop`. What is under way then is left where it is.
+    pub async fn run(self, mut changes: Receiver<HostChange>, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(self.shared.times.monitor_interval);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Silent hosts are noticed on time however long other hosts take to answer: rounds run beside the ticks.
+        let mut round: Option<JoinHandle<()>> = None;
         let mut listening = true;
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
-                _ = ticks.tick() => {
-                    // Hosts that come back are looked at at once, also while a pass is under way.
-                    let mut pass = std::pin::pin!(self.pass());
-                    loop {
-                        tokio::select! {
-                            () = stop.cancelled() => break,
-                            () = &mut pass => break,
-                            change = changes.recv(), if listening => listening = self.heard(change),
-                        }
-                    }
-                }
                 change = changes.recv(), if listening => listening = self.heard(change),
+                _ = ticks.tick() => match self.lead().await {
+                    Ok(true) if round.as_ref().is_none_or(JoinHandle::is_finished) => {
+                        let monitor = self.clone();
+                        round = Some(tokio::spawn(async move { monitor.round_logged().await }));
+                    }
+                    Ok(_) => {}
+                    Err(error) => {
+                        tracing::error!(error = &error as &dyn std::error::Error, "the host monitor's pass failed");
+                    }
+                },
             }
+        }
+        if let Some(round) = round {
+            round.abort();
         }
         if let Err(error) = leases::release(&self.shared.db, LEASE, &self.shared.holder).await {
             tracing::debug!(error = &error as &dyn std::error::Error, "could not give up the monitor's lease");
         }
     }
 
-    async fn pass(&self) {
-        if let Err(error) = self.pass_if_leading().await {
-            tracing::error!(error = &error as &dyn std::error::Error, "the host monitor's pass failed");
+    async fn round_logged(&self) {
+        if let Err(error) = self.round().await {
+            tracing::error!(error = &error as &dyn std::error::Error, "the host monitor's round failed");
         }
     }
 
@@ -155,11 +154,11 @@ impl Monitor {
         }
     }
 
-    /// One pass over everything, if this replica holds the lease. Whether it did.
+    /// The passive phase and the sweeps, if this replica holds the lease or can take it. Whether it did.
     ///
     /// # Errors
     /// The database's.
-    pub async fn pass_if_leading(&self) -> Result<bool, MonitorError> {
+    pub async fn lead(&self) -> Result<bool, DbError> {
         let shared = &self.shared;
         let lease = (shared.times.monitor_interval * 3).max(Duration::from_secs(2));
         let now = shared.clock.now();
@@ -168,10 +167,17 @@ impl Monitor {
         }
         self.passive(now, lease).await?;
         self.sweep(now).await?;
-        let online = absence::online(&shared.db).await?;
-        bounded(PARALLEL, online.iter().map(|host| self.look_at(host).boxed()).collect()).await;
-        shared.deletion.finish_all().await?;
         Ok(true)
+    }
+
+    /// The active phase of every host that is online, and the deletions that somebody began.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn round(&self) -> Result<(), HostError> {
+        let online = absence::online(&self.shared.db).await?;
+        bounded(PARALLEL, online.iter().map(|host| self.look_at(host).boxed()).collect()).await;
+        self.shared.deletion.finish_all().await
     }
 
     async fn passive(&self, now: Millis, lease: Duration) -> Result<(), DbError> {

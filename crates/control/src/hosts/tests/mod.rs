@@ -1,5 +1,6 @@
 //! Promises of enrolment, rotation and heartbeats, each on both databases.
 
+pub(crate) mod crash;
 mod enrolment;
 mod heartbeat;
 mod rotation;

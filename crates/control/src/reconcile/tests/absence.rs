@@ -36,6 +36,15 @@ pub fn deletion(rig: &Rig, agents: &Arc<MemoryAgents>) -> HostDeletion {
     }
 }
 
+/// A tick and the round that follows it, one after the other. Whether this monitor leads.
+pub async fn pass(monitor: &Monitor) -> bool {
+    let leads = monitor.lead().await.unwrap();
+    if leads {
+        monitor.round().await.unwrap();
+    }
+    leads
+}
+
 async fn status(rig: &Rig, host: &HostId) -> HostStatus {
     store::get(&rig.db, host).await.unwrap().unwrap().status.0
 }
@@ -57,12 +66,12 @@ async fn a_silent_host_is_unreachable_and_its_live_sandboxes_missing_and_both_co
         for _ in 0..7 {
             // Within its first stale_after a monitor judges nobody: it could not have heard.
             agents.reachable.store(false, std::sync::atomic::Ordering::SeqCst);
-            monitor.pass_if_leading().await.unwrap();
+            pass(&monitor).await;
             assert_eq!(status(&rig, &heard).await, HostStatus::Online);
             rig.clock.advance(INTERVAL);
             rig.hear(&heard).await;
         }
-        monitor.pass_if_leading().await.unwrap();
+        pass(&monitor).await;
         assert_eq!(status(&rig, &silent).await, HostStatus::Unreachable);
         assert_eq!(status(&rig, &heard).await, HostStatus::Online);
         for (before, id) in &live {
@@ -83,7 +92,7 @@ async fn a_silent_host_is_unreachable_and_its_live_sandboxes_missing_and_both_co
             let state = if rig.row(id).await.status == Paused { State::Paused } else { State::Running };
             agents.put_on(&silent, id, state, "user");
         }
-        monitor.pass_if_leading().await.unwrap();
+        pass(&monitor).await;
         for (before, id) in &live {
             let expected = if before.goes_missing() || *before == Missing { Running } else { *before };
             assert_eq!(rig.row(id).await.status, expected, "{before}");
@@ -98,11 +107,11 @@ async fn control_that_was_away_itself_calls_nobody_unreachable_at_once() {
         let host = rig.online_host().await;
         let sandbox = rig.sandbox(&host, Running, 1).await;
         agents.put(&sandbox, State::Running, "", 1);
-        monitor(&rig, &agents).pass_if_leading().await.unwrap();
+        pass(&monitor(&rig, &agents)).await;
         rig.clock.advance(Duration::from_secs(3600));
         // Another monitor, as after a restart: an hour without control is no fault of the host.
         let restarted = monitor(&rig, &agents);
-        assert!(restarted.pass_if_leading().await.unwrap());
+        assert!(pass(&restarted).await);
         assert_eq!(status(&rig, &host).await, HostStatus::Online);
         assert_eq!(rig.row(&sandbox).await.status, Running);
     }
@@ -113,12 +122,12 @@ async fn one_replica_leads_and_another_takes_over_when_it_is_gone() {
     for rig in rigs().await {
         let agents = MemoryAgents::new();
         let (one, two) = (monitor(&rig, &agents), monitor(&rig, &agents));
-        assert!(one.pass_if_leading().await.unwrap());
-        assert!(!two.pass_if_leading().await.unwrap());
-        assert!(one.pass_if_leading().await.unwrap());
+        assert!(pass(&one).await);
+        assert!(!pass(&two).await);
+        assert!(pass(&one).await);
         rig.clock.advance(INTERVAL * 3 + Duration::from_secs(1));
-        assert!(two.pass_if_leading().await.unwrap());
-        assert!(!one.pass_if_leading().await.unwrap());
+        assert!(pass(&two).await);
+        assert!(!pass(&one).await);
     }
 }
 
@@ -129,10 +138,10 @@ async fn a_create_that_was_never_placed_ends_as_an_error_that_says_so() {
         let id = rig.sandbox(&HostId::new(), SandboxStatus::Pending, 1).await;
         rig.execute("UPDATE sandboxes SET host_id = NULL").await;
         let monitor = monitor(&rig, &agents);
-        monitor.pass_if_leading().await.unwrap();
+        pass(&monitor).await;
         assert_eq!(rig.row(&id).await.status, SandboxStatus::Pending);
         rig.clock.advance(Duration::from_secs(121));
-        monitor.pass_if_leading().await.unwrap();
+        pass(&monitor).await;
         let row = rig.row(&id).await;
         assert_eq!((row.status, row.reason.as_deref()), (Error, Some("create_interrupted")));
     }
@@ -146,7 +155,7 @@ async fn a_sandbox_that_came_to_a_host_while_it_was_being_deleted_is_stopped() {
         let requester = super::deletion::requester();
         deletion(&rig, &agents).forced(&host, &requester).await.unwrap();
         let late = rig.sandbox(&host, Starting, 1).await;
-        monitor(&rig, &agents).pass_if_leading().await.unwrap();
+        pass(&monitor(&rig, &agents)).await;
         let row = rig.row(&late).await;
         assert_eq!((row.status, row.reason.as_deref()), (Stopped, Some("host_deleted")));
     }

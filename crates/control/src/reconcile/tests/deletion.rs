@@ -6,10 +6,11 @@ use atoll_model::SandboxStatus::{Paused, Running, Stopped};
 
 use super::super::host_deletion::Requester;
 use super::super::judge::State;
-use super::absence::{deletion, monitor};
+use super::absence::{deletion, monitor, pass};
 use super::memory::MemoryAgents;
 use super::sql::rigs;
 use crate::audit::{Actor, Origin};
+use crate::hosts::tests::crash::cut_off_after;
 use crate::hosts::{HostError, store, tombstone};
 
 pub fn requester() -> Requester {
@@ -82,10 +83,47 @@ async fn a_deletion_that_was_interrupted_is_finished_by_the_monitor() {
         agents.put(&id, State::Running, "", 1);
         // As a crash right after the first step leaves it.
         rig.execute(&format!("UPDATE hosts SET deletion_id = 'd', draining = true WHERE id = '{host}'")).await;
-        monitor(&rig, &agents).pass_if_leading().await.unwrap();
+        pass(&monitor(&rig, &agents)).await;
         assert!(store::get(&rig.db, &host).await.unwrap().is_none());
         assert_eq!(tombstone::of_host(&rig.db, &host).await.unwrap().unwrap().deletion_id, "d");
         assert_eq!(agents.state(&id), None);
         assert_eq!(rig.row(&id).await.status, Stopped);
+    }
+}
+
+#[tokio::test]
+async fn a_deletion_that_is_cut_off_anywhere_is_finished_by_the_monitor() {
+    for rig in rigs().await {
+        for polls in 0.. {
+            let agents = MemoryAgents::new();
+            let host = rig.online_host().await;
+            let id = rig.sandbox(&host, Running, 1).await;
+            agents.put_on(&host, &id, State::Running, "");
+            let deletion = deletion(&rig, &agents);
+            let requester = requester();
+            let done = cut_off_after(polls, deletion.forced(&host, &requester)).await;
+            // A write that was cut off may still come through by itself a moment later; then the next pass finds it.
+            pass(&monitor(&rig, &agents)).await;
+            rig.clock.advance(std::time::Duration::from_secs(3600));
+            let left = store::get(&rig.db, &host).await.unwrap();
+            if left.as_ref().is_some_and(|row| row.deletion_id.is_some()) {
+                pass(&monitor(&rig, &agents)).await;
+            }
+            let begun = left.is_none_or(|row| row.deletion_id.is_some());
+            let row = rig.row(&id).await;
+            if begun {
+                assert!(store::get(&rig.db, &host).await.unwrap().is_none(), "after {polls} polls");
+                assert!(tombstone::of_host(&rig.db, &host).await.unwrap().is_some(), "after {polls} polls");
+                assert_eq!((row.status, agents.state(&id)), (Stopped, None), "after {polls} polls");
+            } else {
+                assert_eq!((row.status, agents.state(&id)), (Running, Some(State::Running)), "after {polls} polls");
+                rig.execute("DELETE FROM sandboxes").await;
+                rig.execute("DELETE FROM hosts").await;
+            }
+            if let Some(result) = done {
+                result.unwrap();
+                break;
+            }
+        }
     }
 }
