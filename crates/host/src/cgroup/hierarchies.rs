@@ -153,6 +153,13 @@ impl Hierarchies {
         }
     }
 
+    /// As if there were no v2 tree.
+    #[cfg(test)]
+    pub(crate) fn without_v2(mut self) -> Self {
+        self.all.retain(|hierarchy| hierarchy.version == Version::V1);
+        self
+    }
+
     /// The hierarchies to make directories in: those that limit, count, freeze and kill.
     pub(super) fn needed(&self) -> io::Result<Vec<Hierarchy>> {
         for controller in [Controller::Cpu, Controller::Memory, Controller::Pids] {

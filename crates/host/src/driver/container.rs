@@ -27,6 +27,8 @@ pub struct ContainerConfig {
     pub program: OwnedFd,
     /// Below which cgroup to make ours; `None`: the root of each hierarchy.
     pub cgroup_parent: Option<PathBuf>,
+    /// The cgroup trees to use; `None`: those that are mounted.
+    pub hierarchies: Option<Hierarchies>,
     pub zygote: ZygoteCommand,
     /// Processes to clone from; one serves about a thousand launches a second.
     pub zygotes: usize,
@@ -35,7 +37,14 @@ pub struct ContainerConfig {
 impl ContainerConfig {
     #[must_use]
     pub fn new(instance: impl Into<String>, program: OwnedFd) -> Self {
-        Self { instance: instance.into(), program, cgroup_parent: None, zygote: ZygoteCommand::default(), zygotes: 1 }
+        Self {
+            instance: instance.into(),
+            program,
+            cgroup_parent: None,
+            hierarchies: None,
+            zygote: ZygoteCommand::default(),
+            zygotes: 1,
+        }
     }
 }
 
@@ -59,7 +68,7 @@ impl ContainerDriver {
     /// # Errors
     /// When a cgroup controller is missing, or something can't be started or read.
     pub fn start(config: ContainerConfig) -> io::Result<Self> {
-        let hierarchies = Hierarchies::detect()?;
+        let hierarchies = config.hierarchies.map_or_else(Hierarchies::detect, Ok)?;
         let cgroups = Cgroups::open(&hierarchies, config.cgroup_parent.as_deref(), &config.instance)?;
         let cpus = own_cpus()?;
         let launches = Arc::new(Semaphore::new(cpus.len().max(1) * LAUNCHES_PER_CPU));

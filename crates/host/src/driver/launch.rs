@@ -11,15 +11,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use atoll_model::SandboxId;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, pidfd_send_signal};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::files::{self, Processors};
-use super::process::{self, InitProcess};
-use super::{DriverError, LaunchSpec, NetworkAttach, Running, Step, Steps, dev, mounts, socket};
+use super::process::InitProcess;
+use super::{DriverError, LaunchSpec, NetworkAttach, Running, Step, Steps, dev, mounts, socket, wait};
 use crate::cgroup::{Cgroups, Limits};
 use crate::zygote::Zygote;
 use crate::zygote::wire::{self, CloneRequest, Failure, Go, Plan, Report, Stage};
@@ -28,11 +27,6 @@ use crate::zygote::wire::{self, CloneRequest, Failure, Go, Plan, Report, Stage};
 const PATIENCE: Duration = Duration::from_secs(20);
 /// After a failure: for the child, which was killed, to be gone.
 const END_PATIENCE: Duration = Duration::from_secs(5);
-/// After the ready pipe was closed without a word: for the exit code.
-const EXIT_PATIENCE: Duration = Duration::from_millis(500);
-/// The kernel's own limit on a host name.
-const MAX_HOSTNAME: usize = 64;
-
 /// What every launch uses.
 #[derive(Debug)]
 pub(super) struct Launcher {
@@ -119,7 +113,7 @@ impl Launcher {
     pub(super) fn remove(&self, id: &SandboxId, pidfd: Option<BorrowedFd<'_>>) {
         if let Some(pidfd) = pidfd {
             let _ended_already = pidfd_send_signal(pidfd, Signal::KILL);
-            if let Err(error) = wait(&[pidfd], Instant::now() + END_PATIENCE) {
+            if let Err(error) = wait::readable(&[pidfd], Instant::now() + END_PATIENCE) {
                 tracing::error!(%id, %error, "the first process of a failed launch does not end");
             }
         }
@@ -131,7 +125,7 @@ impl Launcher {
 
     fn attempt(&self, spec: &LaunchSpec, network: &dyn NetworkAttach, trace: &mut Steps) -> Result<Running, Problem> {
         let deadline = Instant::now() + PATIENCE;
-        check(spec).in_step("checking the request")?;
+        spec.check().in_step("checking the request")?;
         let name = spec.id.as_str();
         if self.cgroups.is_populated(name) {
             let error = io::Error::new(io::ErrorKind::AlreadyExists, "its processes are running");
@@ -267,7 +261,7 @@ impl Launcher {
         loop {
             let mut fds = vec![ready.as_fd(), pidfd];
             fds.extend(status.as_ref().map(AsFd::as_fd));
-            let readable = wait(&fds, deadline).map_err(|error| Problem::NotReady(error.to_string()))?;
+            let readable = wait::readable(&fds, deadline).map_err(|error| Problem::NotReady(error.to_string()))?;
             // What the child has to say explains why the rest has ended, so it is looked at first.
             if readable.get(2).copied().unwrap_or_default() {
                 let received = status.as_ref().map(|fd| wire::receive::<Report>(fd.as_fd())).transpose();
@@ -285,48 +279,16 @@ impl Launcher {
             if readable[0] {
                 let mut word = [0_u8; 16];
                 return match rustix::io::read(ready, &mut word) {
-                    Ok(0) => Err(Problem::NotReady(ending(pidfd, executed))),
+                    Ok(0) => Err(Problem::NotReady(wait::ending(pidfd, executed))),
                     Ok(_) => Ok(()),
                     Err(error) => Err(Problem::NotReady(format!("reading the ready pipe: {error}"))),
                 };
             }
             if readable[1] {
-                return Err(Problem::NotReady(ending(pidfd, executed)));
+                return Err(Problem::NotReady(wait::ending(pidfd, executed)));
             }
         }
     }
-}
-
-/// How a child ended that never said that it was ready. Its end of the pipe closes a moment before it is gone.
-fn ending(pidfd: BorrowedFd<'_>, executed: bool) -> String {
-    let who = if executed { "the guest agent" } else { "the child" };
-    if wait(&[pidfd], Instant::now() + EXIT_PATIENCE).is_err() {
-        return format!("{who} closed its end of the ready pipe");
-    }
-    for pause in process::REAPED_WITHIN {
-        std::thread::sleep(pause);
-        if let Some(code) = process::exit_code(pidfd) {
-            return format!("{who} ended with code {code}");
-        }
-    }
-    format!("{who} ended")
-}
-
-fn check(spec: &LaunchSpec) -> io::Result<()> {
-    let wrong = |text: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, text));
-    if spec.lowers.is_empty() || spec.lowers.len() > crate::zygote::MAX_LOWERS {
-        return wrong("the number of layers must be 1 to 16");
-    }
-    if spec.hostname.is_empty() || spec.hostname.len() > MAX_HOSTNAME {
-        return wrong("the host name must have 1 to 64 bytes");
-    }
-    if !spec.hostname.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.') {
-        return wrong("the host name must be letters, digits, hyphens and dots");
-    }
-    if spec.vcpus == 0 || spec.memory_bytes == 0 || spec.pids_max == 0 {
-        return wrong("processors, memory and processes must be at least 1");
-    }
-    Ok(())
 }
 
 /// Sends the plan and waits until the zygote says that the child is there; `None` when the zygote is gone.
@@ -342,7 +304,7 @@ fn clone_with(
         result => result.in_step("sending the plan")?,
     }
     loop {
-        wait(&[status], deadline).in_step("waiting for the zygote")?;
+        wait::readable(&[status], deadline).in_step("waiting for the zygote")?;
         match wire::receive::<Report>(status).in_step("reading the zygote's answer")? {
             Some((Report::Cloned { pid }, mut fds)) => {
                 let pidfd = fds.pop().ok_or_else(|| io::Error::other("it came without a pidfd"));
@@ -379,26 +341,6 @@ fn make_dir(path: &Path) -> io::Result<()> {
         Err(error) => Err(io::Error::new(error.kind(), format!("making {}: {error}", path.display()))),
         // The root directory of the sandbox has this one's mode, whatever the agent's mask is.
         Ok(()) => fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)),
-    }
-}
-
-/// Which of the descriptors can be read (or have ended); waits until one can.
-fn wait(fds: &[BorrowedFd<'_>], deadline: Instant) -> io::Result<Vec<bool>> {
-    let mut polled: Vec<_> = fds.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "it took too long"));
-        }
-        let timeout = Timespec {
-            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: i64::from(left.subsec_nanos()),
-        };
-        match poll(&mut polled, Some(&timeout)) {
-            Ok(0) | Err(rustix::io::Errno::INTR) => {}
-            Ok(_) => return Ok(polled.iter().map(|fd| !fd.revents().is_empty()).collect()),
-            Err(error) => return Err(error.into()),
-        }
     }
 }
 

@@ -27,6 +27,7 @@ mod spec;
 mod steps;
 #[cfg(test)]
 mod tests;
+mod wait;
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;

@@ -1,12 +1,18 @@
 //! What a launch needs to know. All of it comes from the keeper's record; nothing is looked up.
 
+use std::fmt;
+use std::io;
 use std::path::PathBuf;
 
 use atoll_model::SandboxId;
 
 use crate::slots::Slot;
+use crate::zygote::MAX_LOWERS;
 
-#[derive(Debug, Clone)]
+/// The kernel's own limit on a host name.
+const MAX_HOSTNAME: usize = 64;
+
+#[derive(Clone)]
 pub struct LaunchSpec {
     pub id: SandboxId,
     /// Address, gateway and the 65,536 user ids.
@@ -24,4 +30,41 @@ pub struct LaunchSpec {
     pub guest_config: serde_json::Value,
     /// Where the agent connects to the guest. Its directory must be there; a socket left by a crash is replaced.
     pub socket_path: PathBuf,
+}
+
+/// Without the guest's configuration.
+impl fmt::Debug for LaunchSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LaunchSpec")
+            .field("id", &self.id)
+            .field("slot", &self.slot)
+            .field("lowers", &self.lowers)
+            .field("volume", &self.volume)
+            .field("vcpus", &self.vcpus)
+            .field("memory_bytes", &self.memory_bytes)
+            .field("pids_max", &self.pids_max)
+            .field("hostname", &self.hostname)
+            .field("socket_path", &self.socket_path)
+            .finish_non_exhaustive()
+    }
+}
+
+impl LaunchSpec {
+    /// Whether it can be launched at all.
+    pub(super) fn check(&self) -> io::Result<()> {
+        let wrong = |text: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        if self.lowers.is_empty() || self.lowers.len() > MAX_LOWERS {
+            return wrong("the number of layers must be 1 to 16");
+        }
+        if self.hostname.is_empty() || self.hostname.len() > MAX_HOSTNAME {
+            return wrong("the host name must have 1 to 64 bytes");
+        }
+        if !self.hostname.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.') {
+            return wrong("the host name must be letters, digits, hyphens and dots");
+        }
+        if self.vcpus == 0 || self.memory_bytes == 0 || self.pids_max == 0 {
+            return wrong("processors, memory and processes must be at least 1");
+        }
+        Ok(())
+    }
 }

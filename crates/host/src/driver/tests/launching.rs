@@ -97,3 +97,16 @@ async fn the_loopback_is_up() {
                 print(c.getpeername()[1])";
     assert_eq!(sandbox.python(talk), "80");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn layers_lie_upon_each_other_and_stay_as_they_are() {
+    let fixture = Fixture::new();
+    let layer = fixture.dir.path().join("layer");
+    fs::create_dir_all(layer.join("srv")).unwrap();
+    fs::write(layer.join("srv/from-the-layer"), "above the image\n").unwrap();
+    let spec = LaunchSpec { lowers: vec![layer.clone(), PathBuf::from("/")], ..fixture.spec() };
+    let sandbox = fixture.launch_spec(spec).await.unwrap();
+    assert_eq!(sandbox.ok("cat /srv/from-the-layer && echo changed > /srv/from-the-layer"), "above the image");
+    assert_eq!(sandbox.ok("cat /srv/from-the-layer"), "changed");
+    assert_eq!(fs::read_to_string(layer.join("srv/from-the-layer")).unwrap(), "above the image\n");
+}

@@ -156,3 +156,27 @@ async fn memory_that_runs_out_kills_what_took_it_and_is_counted() {
     assert!(fixture.driver.usage(&sandbox.spec.id).unwrap().oom_kills > 0);
     assert_eq!(sandbox.ok("echo alive"), "alive");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_of_it_works_without_a_v2_cgroup_tree() {
+    let v1 = Hierarchies::detect().unwrap().without_v2();
+    if v1.kind() != "v1" {
+        // A machine with v2 alone has no such case.
+        return;
+    }
+    let fixture = Fixture::on(Some(v1));
+    let sandbox = fixture.launch().await;
+    let id = &sandbox.spec.id;
+    assert_eq!(sandbox.ok("cat /sys/fs/cgroup/memory/memory.limit_in_bytes"), (512_u64 << 20).to_string());
+    sandbox.ok("for i in 1 2 3 4 5; do (trap '' TERM INT; sleep 1000) & done > /dev/null 2>&1");
+    assert!(fixture.driver.usage(id).unwrap().cpu_usec > 0);
+    fixture.driver.pause(id).await.unwrap();
+    assert!(fixture.driver.is_paused(id));
+    fixture.driver.resume(id).await.unwrap();
+    assert_eq!(sandbox.ok("echo awake"), "awake");
+    fixture.driver.pause(id).await.unwrap();
+    fixture.driver.kill(id).await.unwrap();
+    assert_eq!(sandbox.running.exited().await.unwrap().code, Some(137));
+    fixture.driver.clean_up(id).await.unwrap();
+    assert!(fixture.driver.leftovers().is_empty());
+}

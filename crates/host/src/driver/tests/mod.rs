@@ -18,6 +18,7 @@ use atoll_model::SandboxId;
 use tempfile::TempDir;
 
 use super::*;
+use crate::cgroup::Hierarchies;
 use crate::slots::{LAST_BLOCK, SandboxNetwork};
 use crate::zygote::testing;
 
@@ -45,10 +46,15 @@ static NEXT: AtomicU8 = AtomicU8::new(1);
 
 impl Fixture {
     fn new() -> Self {
+        Self::on(None)
+    }
+
+    /// `None`: the cgroup trees of this machine.
+    fn on(hierarchies: Option<Hierarchies>) -> Self {
         let dir = tempfile::Builder::new().prefix("atoll-driver-").tempdir_in("/var/tmp").unwrap();
         let instance = format!("t{}", dir.path().file_name().unwrap().to_str().unwrap().replace("atoll-driver-", ""));
-        let driver = ContainerDriver::start(ContainerConfig::new(instance, own_program())).unwrap();
-        Self { driver, dir }
+        let config = ContainerConfig { hierarchies, ..ContainerConfig::new(instance, own_program()) };
+        Self { driver: ContainerDriver::start(config).unwrap(), dir }
     }
 
     fn spec(&self) -> LaunchSpec {
