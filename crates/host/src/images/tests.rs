@@ -195,7 +195,7 @@ async fn an_image_in_use_is_neither_deleted_nor_unmounted() {
     assert!(mounted.path.join("hello").exists());
     drop(mounted);
     assert_eq!(images.unmount_all().await.unwrap(), 0);
-    assert_eq!(images.list().unwrap(), [digest.clone()]);
+    assert_eq!(images.list().unwrap(), std::slice::from_ref(&digest));
     images.mounted(&digest, &source).await.unwrap();
     images.delete(&digest).await.unwrap();
     images.delete(&digest).await.unwrap();

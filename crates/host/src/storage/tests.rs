@@ -118,7 +118,7 @@ fn a_volume_is_made_of_two_directories_of_root() {
     assert_eq!((meta.uid(), meta.gid(), meta.permissions().mode() & 0o7777), (0, 0, 0o755));
     assert!(volume.work().is_dir());
     assert_eq!(pool.open_volume(&id), Some(volume.clone()));
-    assert_eq!(pool.list_volumes().unwrap(), [id.clone()]);
+    assert_eq!(pool.list_volumes().unwrap(), std::slice::from_ref(&id));
     fs::write(volume.up().join("kept"), "x").unwrap();
     assert!(pool.create_volume(&id, 1 << 30).is_err(), "a volume was made twice");
     assert!(volume.up().join("kept").exists());
@@ -244,4 +244,35 @@ fn when_the_disk_below_is_almost_full_writers_are_stopped_and_the_pool_lives_on(
     assert!(written <= 600 << 20, "{written}");
     fs::remove_file(volume.up().join("big")).unwrap();
     eventually("there is room again", || fs::write(volume.up().join("small"), [0; 4096]).is_ok());
+}
+
+#[test]
+fn a_data_directory_that_is_a_btrfs_already_needs_no_image() {
+    let machine = Machine::new();
+    // The machine's own btrfs: a pool serves as well as any.
+    let outer = machine.open(&small());
+    let data = outer.create_volume(&SandboxId::new(), 1 << 30).unwrap().up();
+    let pool = Pool::open(&data, &PoolOptions { reserve: 0, ..small() }).unwrap();
+    let guard = Unmount(data.join("pool"));
+    assert!(!data.join("pool.img").exists());
+    let id = SandboxId::new();
+    let volume = pool.create_volume(&id, 50 << 20).unwrap();
+    let (written, error) = fill(&volume.up().join("big"), 100 << 20);
+    assert!(error.kind() == io::ErrorKind::QuotaExceeded && written <= 50 << 20, "{written} {error}");
+    use rustix::fs::StatVfsMountFlags;
+    let flags = rustix::fs::statvfs(&volume.path).unwrap().f_flag;
+    assert!(flags.contains(StatVfsMountFlags::NOSUID | StatVfsMountFlags::NODEV));
+    pool.delete_volume(&id).unwrap();
+    assert!(pool.close().unwrap());
+    assert!(!loop_device::is_mount_point(&data.join("pool")).unwrap());
+    drop(guard);
+}
+
+/// Unmounts when the test ends, however it ends.
+struct Unmount(PathBuf);
+
+impl Drop for Unmount {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
+    }
 }

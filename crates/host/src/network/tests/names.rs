@@ -44,9 +44,8 @@ fn serve(lab: &Lab, at: &str, address: Ipv4Addr) {
         for stream in tcp.incoming() {
             let Ok(mut stream) = stream else { return };
             let mut length = [0; 2];
-            let mut asked = Vec::new();
             if stream.read_exact(&mut length).is_ok() {
-                asked.resize(usize::from(u16::from_be_bytes(length)), 0);
+                let mut asked = vec![0; usize::from(u16::from_be_bytes(length))];
                 let _ = stream.read_exact(&mut asked);
                 let bytes = answer(&asked);
                 let _ = stream.write_all(&u16::try_from(bytes.len()).unwrap().to_be_bytes());
