@@ -256,16 +256,20 @@ impl Launcher {
         deadline: Instant,
         trace: &mut Steps,
     ) -> Result<(), Problem> {
-        let mut status = Some(status);
-        let mut executed = false;
+        let (mut status, mut ready, mut executed) = (Some(status), Some(ready), false);
         loop {
-            let mut fds = vec![ready.as_fd(), pidfd];
-            fds.extend(status.as_ref().map(AsFd::as_fd));
-            let readable = wait::readable(&fds, deadline).map_err(|error| Problem::NotReady(error.to_string()))?;
-            // What the child has to say explains why the rest has ended, so it is looked at first.
-            if readable.get(2).copied().unwrap_or_default() {
-                let received = status.as_ref().map(|fd| wire::receive::<Report>(fd.as_fd())).transpose();
-                match received.in_step("reading the child's report")?.flatten() {
+            // The guest has closed the pipe without a word, and nobody is left to explain it.
+            if ready.is_none() && status.is_none() {
+                return Err(Problem::NotReady(wait::ending(pidfd, executed)));
+            }
+            let fds = [status.as_ref().map(AsFd::as_fd), ready.map(AsFd::as_fd), Some(pidfd)];
+            let open: Vec<_> = fds.iter().flatten().copied().collect();
+            let readable = wait::readable(&open, deadline).map_err(|error| Problem::NotReady(error.to_string()))?;
+            let mut readable = readable.into_iter();
+            let [reported, spoken, ended] = fds.map(|fd| fd.is_some() && readable.next().unwrap_or_default());
+            if let (true, Some(socket)) = (reported, &status) {
+                // What the child has to say explains why the rest has ended, so it is looked at first.
+                match wire::receive::<Report>(socket.as_fd()).in_step("reading the child's report")? {
                     Some((Report::Failed(failure), _)) => return Err(failure.into()),
                     Some((Report::Done { steps }, _)) => {
                         executed = true;
@@ -274,17 +278,13 @@ impl Launcher {
                     Some((Report::Cloned { .. }, _)) => {}
                     None => status = None,
                 }
-                continue;
-            }
-            if readable[0] {
-                let mut word = [0_u8; 16];
-                return match rustix::io::read(ready, &mut word) {
-                    Ok(0) => Err(Problem::NotReady(wait::ending(pidfd, executed))),
-                    Ok(_) => Ok(()),
-                    Err(error) => Err(Problem::NotReady(format!("reading the ready pipe: {error}"))),
-                };
-            }
-            if readable[1] {
+            } else if let (true, Some(pipe)) = (spoken, ready) {
+                match rustix::io::read(pipe, &mut [0_u8; 16]) {
+                    Ok(0) => ready = None,
+                    Ok(_) => return Ok(()),
+                    Err(error) => return Err(Problem::NotReady(format!("reading the ready pipe: {error}"))),
+                }
+            } else if ended {
                 return Err(Problem::NotReady(wait::ending(pidfd, executed)));
             }
         }

@@ -101,12 +101,14 @@ async fn the_loopback_is_up() {
 #[tokio::test(flavor = "multi_thread")]
 async fn layers_lie_upon_each_other_and_stay_as_they_are() {
     let fixture = Fixture::new();
-    let layer = fixture.dir.path().join("layer");
-    fs::create_dir_all(layer.join("srv")).unwrap();
-    fs::write(layer.join("srv/from-the-layer"), "above the image\n").unwrap();
-    let spec = LaunchSpec { lowers: vec![layer.clone(), PathBuf::from("/")], ..fixture.spec() };
+    // Beside each other: the kernel refuses a layer that lies within another.
+    let (above, below) = (fixture.dir.path().join("above"), PathBuf::from("/usr"));
+    fs::create_dir_all(above.join("srv")).unwrap();
+    fs::write(above.join("srv/note"), "above the image\n").unwrap();
+    // The host's /usr as the root: its programs are in /bin, its libraries in /lib.
+    let spec = LaunchSpec { lowers: vec![above.clone(), below], ..fixture.spec() };
     let sandbox = fixture.launch_spec(spec).await.unwrap();
-    assert_eq!(sandbox.ok("cat /srv/from-the-layer && echo changed > /srv/from-the-layer"), "above the image");
-    assert_eq!(sandbox.ok("cat /srv/from-the-layer"), "changed");
-    assert_eq!(fs::read_to_string(layer.join("srv/from-the-layer")).unwrap(), "above the image\n");
+    assert_eq!(sandbox.ok("cat /srv/note && echo changed > /srv/note"), "above the image");
+    assert_eq!(sandbox.ok("cat /srv/note"), "changed");
+    assert_eq!(fs::read_to_string(above.join("srv/note")).unwrap(), "above the image\n");
 }

@@ -100,6 +100,11 @@ async fn a_launch_that_fails_says_what_failed_and_leaves_nothing() {
     let error = fixture.launch_spec(no_layer).await.err().unwrap().to_string();
     assert!(error.contains("idmapped mounts") && error.contains("/no/such/layer"), "{error}");
 
+    // The kernel refuses a layer within another; it is the child that learns of it.
+    let overlapping = LaunchSpec { lowers: vec![PathBuf::from("/usr"), PathBuf::from("/")], ..fixture.spec() };
+    let error = fixture.launch_spec(overlapping).await.err().unwrap().to_string();
+    assert!(error.contains("mount overlay: the overlay: "), "{error}");
+
     struct Broken;
     impl NetworkAttach for Broken {
         fn attach(&self, _slot: &Slot, _netns: BorrowedFd<'_>) -> std::io::Result<()> {
