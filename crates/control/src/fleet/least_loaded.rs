@@ -16,12 +16,12 @@ pub struct LeastLoaded {
 fn load(host: &Candidate, limits: &Limits) -> u64 {
     let share = |used: u64, have: u64, factor: u64| {
         let limit = have.saturating_mul(factor.max(1));
-        if limit == 0 { u64::MAX } else { used.saturating_mul(1000) / limit }
+        used.saturating_mul(1000).checked_div(limit).unwrap_or(u64::MAX)
     };
     let (used, have) = (&host.committed, &host.capacity);
-    share(used.cpu_millis, have.cpu_millis, limits.cpu_overcommit)
-        .max(share(used.memory_mb, have.memory_mb, limits.memory_overcommit))
-        .max(share(used.disk_mb, have.disk_mb, limits.disk_overcommit))
+    share(used.cpu_millis, have.cpu_millis, limits.overcommit.cpu)
+        .max(share(used.memory_mb, have.memory_mb, limits.overcommit.memory))
+        .max(share(used.disk_mb, have.disk_mb, limits.overcommit.disk))
 }
 
 impl Scheduler for LeastLoaded {

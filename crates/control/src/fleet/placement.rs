@@ -1,6 +1,11 @@
 //! Placement of new sandboxes: a scheduler, fed with a list of hosts that is at most a second old, and with what
 //! this replica knows beyond it: what it has just placed, and which hosts have just failed a create.
 //!
+//! The list says what hosts have been promised by the sandboxes' rows, so what was placed is added to it only until its
+//! row can be seen. When nobody is eligible by a list that is not quite fresh, a fresh one is asked before the answer is
+//! no: sandboxes may have been destroyed since. A host that has just failed is taken all the same when there is no
+//! other: one bad create must not close a small installation.
+//!
 //! Nothing here is a promise: other replicas place at the same time, and the agent has the last word on its room.
 
 use std::collections::HashMap;
@@ -16,6 +21,9 @@ use crate::db::Millis;
 
 /// How long a list of hosts is used.
 const LIST_LIFETIME: Duration = Duration::from_secs(1);
+/// A "no" by a list older than this is asked again of a fresh one. Also how long what was placed is counted beside the
+/// rows: the row is written right after.
+const FRESH: Duration = Duration::from_millis(100);
 /// How long a host that failed a create is passed over.
 const REST: Duration = Duration::from_secs(10);
 
@@ -49,8 +57,8 @@ pub struct Placement<S: CandidateSource> {
 #[derive(Default)]
 struct State {
     list: Option<(Instant, HostList)>,
-    /// Placed since the host's last heartbeat: its own word does not contain it yet.
-    placed: HashMap<HostId, Vec<(Millis, Capacity)>>,
+    /// Placed a moment ago: the rows may not contain it yet.
+    placed: HashMap<HostId, Vec<(Instant, Capacity)>>,
     resting: HashMap<HostId, Instant>,
 }
 
@@ -64,17 +72,19 @@ impl<S: CandidateSource> Placement<S> {
     /// # Errors
     /// [`PlaceError::NoHost`] when none is eligible, [`PlaceError::Source`] when they could not be listed.
     pub async fn place(&self, demand: &Demand) -> Result<HostId, PlaceError<S::Error>> {
-        if let Some(result) = self.pick(demand) {
-            return Ok(result?);
+        if let Some(picked) = self.pick(demand) {
+            return Ok(picked?);
         }
         let _loading = self.loading.lock().await;
-        if let Some(result) = self.pick(demand) {
-            return Ok(result?);
+        if let Some(picked) = self.pick(demand) {
+            return Ok(picked?);
         }
+        let begun = Instant::now();
         let hosts = self.source.candidates().await.map_err(PlaceError::Source)?;
-        self.adopt(hosts);
-        // The list is fresh now, whatever the clock did meanwhile.
-        self.pick_from(demand, |_| true).unwrap_or_else(|| Err(self.nobody(demand))).map_err(PlaceError::NoHost)
+        self.adopt(hosts, begun);
+        self.pick_from(demand)
+            .map_or_else(|| Err(self.nobody(demand)), |(_, picked)| picked)
+            .map_err(PlaceError::NoHost)
     }
 
     /// The create failed on this host: pass it over for a moment, and take back what it was promised.
@@ -93,20 +103,23 @@ impl<S: CandidateSource> Placement<S> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Picks by the list at hand. Nothing when a fresh one is needed first.
     fn pick(&self, demand: &Demand) -> Option<Result<HostId, NoHost>> {
-        self.pick_from(demand, |loaded| loaded.elapsed() < LIST_LIFETIME)
+        let (age, picked) = self.pick_from(demand)?;
+        let limit = if picked.is_ok() { LIST_LIFETIME } else { FRESH };
+        (age < limit).then_some(picked)
     }
 
-    fn pick_from(&self, demand: &Demand, fresh: impl Fn(&Instant) -> bool) -> Option<Result<HostId, NoHost>> {
+    /// Picks by the list at hand, whatever its age, which is in the answer; what was picked from a list too old to be
+    /// used is not noted.
+    fn pick_from(&self, demand: &Demand) -> Option<(Duration, Result<HostId, NoHost>)> {
         let mut state = self.state();
         let (loaded, list) = state.list.as_mut()?;
-        if !fresh(loaded) {
-            return None;
-        }
+        let age = loaded.elapsed();
         list.as_of = self.source.now();
-        let host = match self.scheduler.pick(demand, list) {
-            Ok(host) => host,
-            Err(none) => return Some(Err(none)),
+        let host = match self.schedule(demand, list) {
+            Ok(host) if age < LIST_LIFETIME => host,
+            other => return Some((age, other)),
         };
         let wanted = Capacity {
             cpu_millis: u64::from(demand.vcpus) * 1000,
@@ -116,13 +129,24 @@ impl<S: CandidateSource> Placement<S> {
         if let Ok(index) = list.hosts.binary_search_by(|candidate| candidate.id.cmp(&host)) {
             add(&mut list.hosts[index].committed, &wanted);
         }
-        let at = list.as_of;
-        state.placed.entry(host.clone()).or_default().push((at, wanted));
-        Some(Ok(host))
+        state.placed.entry(host.clone()).or_default().push((Instant::now(), wanted));
+        Some((age, Ok(host)))
     }
 
-    /// Takes a new list, and adds to it what only this replica knows.
-    fn adopt(&self, mut hosts: Vec<Candidate>) {
+    /// Hosts that have failed a moment ago are passed over, unless there is no other.
+    fn schedule(&self, demand: &Demand, list: &HostList) -> Result<HostId, NoHost> {
+        self.scheduler.pick(demand, list).or_else(|none| {
+            if !list.hosts.iter().any(|host| host.resting) {
+                return Err(none);
+            }
+            let mut all = list.clone();
+            all.hosts.iter_mut().for_each(|host| host.resting = false);
+            self.scheduler.pick(demand, &all)
+        })
+    }
+
+    /// Takes a new list, asked for at `begun`, and adds to it what only this replica knows.
+    fn adopt(&self, mut hosts: Vec<Candidate>, begun: Instant) {
         let now = Instant::now();
         let mut state = self.state();
         state.resting.retain(|_, until| *until > now);
@@ -131,7 +155,7 @@ impl<S: CandidateSource> Placement<S> {
         for host in &mut hosts {
             host.resting = state.resting.contains_key(&host.id);
             if let Some(placed) = placed.get_mut(&host.id) {
-                placed.retain(|(at, _)| host.last_heartbeat_at.is_none_or(|heartbeat| heartbeat < *at));
+                placed.retain(|(at, _)| *at + FRESH > begun);
                 for (_, wanted) in placed.iter() {
                     add(&mut host.committed, wanted);
                 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use atoll_model::api::hosts::Capacity;
 use atoll_model::{HostId, HostStatus, HostType, TeamId};
 
+use crate::config::Overcommit;
 use crate::db::Millis;
 
 /// What a new sandbox asks of a host.
@@ -50,16 +51,14 @@ pub struct Candidate {
 /// How much more than it has a host may promise, and how old its word may be.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    pub cpu_overcommit: u64,
-    pub memory_overcommit: u64,
-    pub disk_overcommit: u64,
+    pub overcommit: Overcommit,
     /// A heartbeat older than this is no word at all. Default 90 s.
     pub stale_after: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { cpu_overcommit: 32, memory_overcommit: 4, disk_overcommit: 4, stale_after: Duration::from_secs(90) }
+        Self { overcommit: Overcommit::default(), stale_after: Duration::from_secs(90) }
     }
 }
 
@@ -103,11 +102,11 @@ impl HostList {
             Some(Objection::NotReady)
         } else if !host.drivers.iter().any(|driver| driver == &demand.driver) {
             Some(Objection::NoDriver)
-        } else if !fits(have.cpu_millis, limits.cpu_overcommit, used.cpu_millis, u64::from(demand.vcpus) * 1000) {
+        } else if !fits(have.cpu_millis, limits.overcommit.cpu, used.cpu_millis, u64::from(demand.vcpus) * 1000) {
             Some(Objection::NoCpu)
-        } else if !fits(have.memory_mb, limits.memory_overcommit, used.memory_mb, demand.memory_mb) {
+        } else if !fits(have.memory_mb, limits.overcommit.memory, used.memory_mb, demand.memory_mb) {
             Some(Objection::NoMemory)
-        } else if !fits(have.disk_mb, limits.disk_overcommit, used.disk_mb, demand.disk_mb) {
+        } else if !fits(have.disk_mb, limits.overcommit.disk, used.disk_mb, demand.disk_mb) {
             Some(Objection::NoDisk)
         } else if host.resting || demand.tried.contains(&host.id) {
             Some(Objection::FailedJustNow)

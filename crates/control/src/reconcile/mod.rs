@@ -45,7 +45,7 @@ async fn bounded<T>(limit: usize, work: Vec<BoxFuture<'_, T>>) -> Vec<T> {
 pub struct Reconcile {
     pub monitor: Monitor,
     pub deletion: HostDeletion,
-    #[cfg_attr(not(test), expect(dead_code, reason = "nothing deletes templates yet"))]
+    #[expect(dead_code, reason = "nothing deletes templates yet")]
     pub images: ImageDeletion,
 }
 

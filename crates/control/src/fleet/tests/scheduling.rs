@@ -8,7 +8,8 @@ use atoll_model::{HostId, HostStatus, HostType, TeamId};
 use proptest::prelude::*;
 
 use crate::db::Millis;
-use crate::fleet::{Candidate, Demand, HostList, LeastLoaded, Limits, Objection, RoundRobin, Scheduler};
+use crate::fleet::scheduler::Objection;
+use crate::fleet::{Candidate, Demand, HostList, LeastLoaded, Limits, RoundRobin, Scheduler};
 
 const NOW: Millis = Millis(1_000_000_000);
 
