@@ -5,6 +5,9 @@ import { defineConfig } from 'vitest/config';
 
 // `npm run dev` asks a running Atoll; scripts/quickstart.sh starts one.
 const server = process.env.ATOLL_URL ?? 'http://127.0.0.1:7420';
+const proxy = Object.fromEntries(
+	['/v1', '/openapi.json', '/docs'].map((path) => [path, { target: server, ws: path === '/v1' }])
+);
 
 /** SvelteKit's root component has one inline style, which the Content-Security-Policy forbids; src/app.css has it. */
 const withoutInlineStyle: Plugin = {
@@ -20,13 +23,7 @@ const withoutInlineStyle: Plugin = {
 
 export default defineConfig({
 	plugins: [tailwindcss(), withoutInlineStyle, sveltekit()],
-	server: {
-		proxy: {
-			'/v1': { target: server, ws: true },
-			'/openapi.json': server,
-			'/healthz': server
-		}
-	},
+	server: { proxy },
 	build: { assetsInlineLimit: 0 },
 	test: { include: ['src/**/*.test.ts'], environment: 'node' }
 });

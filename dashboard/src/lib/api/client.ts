@@ -1,9 +1,10 @@
 // The one way to the API. Knows how to ask and how to fail; what can be asked is in the files beside it.
 import { ApiError, fromAnswer, unreachable } from './errors';
-
-type Method = 'GET' | 'POST' | 'PATCH' | 'PUT' | 'DELETE';
+import type { Route } from './schema';
 
 interface Options {
+	/** What stands for the `{names}` in the route's path. */
+	path?: Record<string, string>;
 	body?: unknown;
 	query?: Record<string, string | number | undefined>;
 	signal?: AbortSignal;
@@ -29,7 +30,10 @@ export function whenUnauthorized(action: () => void): void {
 	onUnauthorized = action;
 }
 
-export async function request<T>(method: Method, path: string, options: Options = {}): Promise<T> {
+/** Asks, and gives the answer's body. Fails with an ApiError. */
+export async function request<T>(route: Route, options: Options = {}): Promise<T> {
+	const [method, pattern] = route.split(' ') as [string, string];
+	const path = fill(pattern, options.path ?? {});
 	const headers: Record<string, string> = { accept: 'application/json' };
 	if (bearer) headers.authorization = `Bearer ${bearer}`;
 	if (options.body !== undefined) headers['content-type'] = 'application/json';
@@ -58,6 +62,10 @@ export async function request<T>(method: Method, path: string, options: Options 
 	const error = fromAnswer(answer.status, body, answer.headers.get('retry-after'));
 	if (answer.status === 401 && bearer) onUnauthorized();
 	throw error;
+}
+
+export function fill(pattern: string, values: Record<string, string>): string {
+	return pattern.replaceAll(/\{(\w+)\}/g, (_, name: string) => encodeURIComponent(values[name] ?? ''));
 }
 
 function parse(text: string): unknown {

@@ -1,55 +1,856 @@
+// Made by `npm run types` from /openapi.json. Do not edit.
+
+/** Every route, by method and path. */
+export type Route =
+    | "DELETE /v1/api-keys/{id}"
+    | "DELETE /v1/hosts/{id}"
+    | "DELETE /v1/hosts/{id}/tags"
+    | "DELETE /v1/sandboxes/{id}"
+    | "DELETE /v1/sandboxes/{id}/processes/{process}"
+    | "GET /healthz"
+    | "GET /metrics"
+    | "GET /readyz"
+    | "GET /v1/admin/hosts"
+    | "GET /v1/api-keys"
+    | "GET /v1/hosts"
+    | "GET /v1/hosts/{id}"
+    | "GET /v1/hosts/{id}/delete-preview"
+    | "GET /v1/hosts/{id}/images/{digest}"
+    | "GET /v1/hosts/{id}/tags"
+    | "GET /v1/me"
+    | "GET /v1/sandboxes"
+    | "GET /v1/sandboxes/{id}"
+    | "GET /v1/sandboxes/{id}/events"
+    | "GET /v1/sandboxes/{id}/exec/stream"
+    | "GET /v1/sandboxes/{id}/files/stream/read"
+    | "GET /v1/sandboxes/{id}/files/watch"
+    | "GET /v1/sandboxes/{id}/logs"
+    | "GET /v1/sandboxes/{id}/metrics"
+    | "GET /v1/sandboxes/{id}/processes"
+    | "GET /v1/sandboxes/{id}/pty"
+    | "GET /v1/teams"
+    | "GET /v1/templates"
+    | "GET /v1/templates/{name}"
+    | "PATCH /v1/hosts/{id}"
+    | "POST /v1/api-keys"
+    | "POST /v1/auth/login"
+    | "POST /v1/auth/logout"
+    | "POST /v1/hosts"
+    | "POST /v1/hosts/auth/refresh"
+    | "POST /v1/hosts/register"
+    | "POST /v1/hosts/{id}/drain"
+    | "POST /v1/hosts/{id}/heartbeat"
+    | "POST /v1/hosts/{id}/tags"
+    | "POST /v1/hosts/{id}/token"
+    | "POST /v1/hosts/{id}/undrain"
+    | "POST /v1/sandboxes"
+    | "POST /v1/sandboxes/{id}/exec"
+    | "POST /v1/sandboxes/{id}/files/list"
+    | "POST /v1/sandboxes/{id}/files/mkdir"
+    | "POST /v1/sandboxes/{id}/files/move"
+    | "POST /v1/sandboxes/{id}/files/read"
+    | "POST /v1/sandboxes/{id}/files/remove"
+    | "POST /v1/sandboxes/{id}/files/stream/read"
+    | "POST /v1/sandboxes/{id}/files/stream/write"
+    | "POST /v1/sandboxes/{id}/files/write"
+    | "POST /v1/sandboxes/{id}/pause"
+    | "POST /v1/sandboxes/{id}/ping"
+    | "POST /v1/sandboxes/{id}/resume"
+    | "POST /v1/sandboxes/{id}/timeout";
+
+export type paths = Record<string, never>;
+export type webhooks = Record<string, never>;
 export interface components {
-	schemas: {
-		SandboxStatus:
-			| 'pending'
-			| 'starting'
-			| 'running'
-			| 'pausing'
-			| 'paused'
-			| 'resuming'
-			| 'stopped'
-			| 'missing'
-			| 'error';
-		OnTimeout: 'pause' | 'kill';
-		Sandbox: {
-			id: string;
-			status: components['schemas']['SandboxStatus'];
-			driver: string;
-			reason?: string | null;
-			template: string;
-			vcpus: number;
-			memory_mb: number;
-			disk_mb: number;
-			timeout_sec: number;
-			on_timeout: components['schemas']['OnTimeout'];
-			auto_resume: boolean;
-			host_id?: string | null;
-			metadata: Record<string, string>;
-			created_at: string;
-			started_at?: string | null;
-			last_active_at: string;
-			status_changed_at: string;
-			kept?: string | null;
-		};
-		CreateSandboxRequest: {
-			template?: string;
-			vcpus?: number;
-			memory_mb?: number;
-			disk_mb?: number;
-			timeout_sec?: number;
-			on_timeout?: components['schemas']['OnTimeout'];
-			metadata?: Record<string, string>;
-		};
-		SandboxEvent: { at: string; status: components['schemas']['SandboxStatus']; reason?: string | null };
-		Template: { id: string; name: string; platform: boolean; digest: string; size_bytes: number };
-		AuthResponse: { token: string; user_id: string; team_id: string; email: string; name: string };
-		Me: {
-			user_id: string;
-			email: string;
-			name: string;
-			is_admin: boolean;
-			team_id: string;
-			role: 'member' | 'admin' | 'owner';
-		};
-	};
+    schemas: {
+        ApiKey: {
+            /** Format: date-time */
+            created_at: string;
+            created_by?: components["schemas"]["UserId"] | null;
+            id: components["schemas"]["ApiKeyId"];
+            /** @description The key itself; only in the answer that creates it. */
+            key?: string | null;
+            /** @description The first 10 characters of the key. */
+            key_prefix: string;
+            /** Format: date-time */
+            last_used_at?: string | null;
+            name: string;
+        };
+        ApiKeyId: string;
+        AuthResponse: {
+            email: string;
+            name: string;
+            team_id: components["schemas"]["TeamId"];
+            /** @description A user JWT for `Authorization: Bearer`, valid for 6 hours. */
+            token: string;
+            user_id: components["schemas"]["UserId"];
+        };
+        BackgroundExecResponse: {
+            /** Format: int32 */
+            pid: number;
+            tag?: string | null;
+        };
+        Capacity: {
+            /**
+             * Format: int64
+             * @description Thousandths of a core.
+             */
+            cpu_millis: number;
+            /** Format: int64 */
+            disk_mb: number;
+            /** Format: int64 */
+            memory_mb: number;
+        };
+        CreateApiKeyRequest: {
+            name: string;
+        };
+        CreateHostRequest: {
+            availability_zone?: string | null;
+            /** @description Made up when absent. */
+            name?: string | null;
+            provider?: string | null;
+            team_id?: components["schemas"]["TeamId"] | null;
+            type?: components["schemas"]["HostType"];
+        };
+        CreateHostResponse: {
+            /** Format: date-time */
+            expires_at: string;
+            host: components["schemas"]["Host"];
+            /** @description Single use, shown once. Give it to `atoll host --register`. */
+            registration_token: string;
+        };
+        /** @description Everything is optional: `{}` makes a sandbox from `base`. */
+        CreateSandboxRequest: {
+            /**
+             * @description A request to the paused sandbox wakes it.
+             * @default null
+             */
+            auto_resume?: boolean | null;
+            /**
+             * Format: int64
+             * @description Quota of the sandbox's own writes, thinly provisioned. 16 to 16,777,216; 5120 when absent.
+             * @default null
+             */
+            disk_mb?: number | null;
+            /**
+             * @description `container`, `vm` or `auto`.
+             * @default null
+             */
+            driver?: string | null;
+            /**
+             * @description Environment of every process in it.
+             * @default {}
+             */
+            env?: {
+                [key: string]: string;
+            };
+            /**
+             * @description False closes all ways out of the sandbox.
+             * @default null
+             */
+            internet?: boolean | null;
+            /**
+             * Format: int64
+             * @description 32 to 1,048,576; 512 when absent.
+             * @default null
+             */
+            memory_mb?: number | null;
+            /**
+             * @description Free labels; lists can be filtered by them.
+             * @default {}
+             */
+            metadata?: {
+                [key: string]: string;
+            };
+            /** @default null */
+            on_reboot?: components["schemas"]["OnReboot"] | null;
+            /** @default null */
+            on_timeout?: components["schemas"]["OnTimeout"] | null;
+            /**
+             * @description Template name or id; `base` when absent.
+             * @default null
+             */
+            template?: string | null;
+            /**
+             * Format: int64
+             * @description Idle time after which `on_timeout` acts; 0 (when absent) for never. At most 31,536,000.
+             * @default null
+             */
+            timeout_sec?: number | null;
+            /**
+             * Format: int32
+             * @description 1 to 64; 1 when absent.
+             * @default null
+             */
+            vcpus?: number | null;
+        };
+        /**
+         * @description How `stdout` and `stderr` are written: as they are, or base64 when they are not UTF-8.
+         * @enum {string}
+         */
+        Encoding: "utf-8" | "base64";
+        /** @description The body of every error answer. */
+        ErrorBody: {
+            error: components["schemas"]["ErrorDetail"];
+        };
+        /** @enum {string} */
+        ErrorCode: "invalid_request" | "unauthorized" | "forbidden" | "not_found" | "method_not_allowed" | "conflict" | "invalid_state" | "host_has_sandboxes" | "snapshot_in_use" | "email_taken" | "name_taken" | "host_deleted" | "too_large" | "unsupported_media_type" | "rate_limited" | "quota_exceeded" | "internal" | "agent_error" | "no_hosts_available" | "host_unavailable" | "overloaded" | "not_ready" | "insufficient_storage" | "timeout";
+        ErrorDetail: {
+            code: components["schemas"]["ErrorCode"];
+            /** @description The field of the request that was wrong, when one was. */
+            field?: string | null;
+            /** @description For a person: what went wrong and what to do. */
+            message: string;
+            request_id: string;
+        } & {
+            [key: string]: unknown;
+        };
+        ExecRequest: {
+            args?: string[];
+            /** @description Answer at once with the pid. */
+            background?: boolean;
+            cmd: string;
+            cwd?: string | null;
+            env?: {
+                [key: string]: string;
+            };
+            /** @description A name to find the process by later. */
+            tag?: string | null;
+            /**
+             * Format: int64
+             * @description 30 when absent, at most 3,600; then the program and its group are killed and the answer is 504.
+             */
+            timeout_sec?: number | null;
+            user?: string | null;
+        };
+        ExecResponse: {
+            cmd: string;
+            /** Format: double */
+            duration_ms: number;
+            encoding: components["schemas"]["Encoding"];
+            /**
+             * Format: int32
+             * @description 128 + signal when killed by one.
+             */
+            exit_code: number;
+            sandbox_id: components["schemas"]["SandboxId"];
+            stderr: string;
+            stdout: string;
+        };
+        /**
+         * @description What happened to a file.
+         * @enum {string}
+         */
+        FileChange: "create" | "write" | "remove" | "rename" | "chmod";
+        FileEntry: {
+            group: string;
+            /**
+             * Format: int32
+             * @description Permission bits.
+             */
+            mode: number;
+            /** Format: date-time */
+            modified_at?: string | null;
+            name: string;
+            owner: string;
+            path: string;
+            /** Format: int64 */
+            size_bytes: number;
+            symlink_target?: string | null;
+            type: components["schemas"]["FileType"];
+        };
+        FileList: {
+            items: components["schemas"]["FileEntry"][];
+        };
+        /** @enum {string} */
+        FileType: "file" | "directory" | "symlink" | "other";
+        Health: {
+            status: string;
+            version: string;
+        };
+        /** @description What a host says of itself every heartbeat. */
+        HeartbeatRequest: {
+            address: string;
+            agent_version: string;
+            /** @description The kernel's boot id: tells a restart of the agent from a reboot of the machine. */
+            boot_id: string;
+            cached_images?: string[];
+            capacity: components["schemas"]["Capacity"];
+            /** @description Set when the agent shuts down in order. */
+            going_offline?: boolean;
+            /** @description False while the agent is still finding its sandboxes again. */
+            inventory_complete: boolean;
+            /** @description A create would succeed on this host. */
+            ready: boolean;
+            sandbox_counts: components["schemas"]["SandboxCounts"];
+            /** @description Hash over the set of (sandbox id, state, generation). */
+            sandbox_digest: string;
+            /** @description What its sandboxes have been promised (the sum of their sizes), not what they touch at the moment. */
+            used: components["schemas"]["Capacity"];
+        };
+        Host: {
+            /** @description Where control reaches the agent: `host:port`. */
+            address?: string | null;
+            agent_version?: string | null;
+            arch?: string | null;
+            availability_zone?: string | null;
+            /** Format: int32 */
+            cpu_cores?: number | null;
+            /** Format: date-time */
+            created_at: string;
+            created_by?: components["schemas"]["UserId"] | null;
+            /** Format: int64 */
+            disk_gb?: number | null;
+            draining: boolean;
+            id: components["schemas"]["HostId"];
+            /** Format: date-time */
+            last_heartbeat_at?: string | null;
+            /** Format: int64 */
+            memory_mb?: number | null;
+            name: string;
+            provider?: string | null;
+            sandbox_counts: components["schemas"]["SandboxCounts"];
+            status: components["schemas"]["HostStatus"];
+            team_id?: components["schemas"]["TeamId"] | null;
+            team_name?: string | null;
+            type: components["schemas"]["HostType"];
+            /** Format: date-time */
+            updated_at: string;
+        };
+        /** @description Credentials of a host, from registration and from every refresh. */
+        HostCredentials: {
+            /** Format: date-time */
+            access_expires_at: string;
+            /** @description JWT for `X-Host-Token`, valid for 7 days. */
+            access_token: string;
+            /** @description Control's CA, PEM. */
+            ca: string;
+            /** @description Server-only certificate for the agent's listener, PEM. */
+            certificate: string;
+            /** Format: date-time */
+            certificate_expires_at: string;
+            host_id: components["schemas"]["HostId"];
+            name: string;
+            /** Format: date-time */
+            refresh_expires_at: string;
+            /** @description Opaque, single use (rotates), valid for 60 days. */
+            refresh_token: string;
+            /** @description What control expects of the agent. */
+            settings: components["schemas"]["HostSettings"];
+        };
+        /** @description What a forced deletion would destroy. */
+        HostDeletePreview: {
+            host: components["schemas"]["Host"];
+            /** Format: int64 */
+            sandbox_count: number;
+            /** @description All that are not stopped; the first 1,000 of them. */
+            sandboxes: components["schemas"]["Sandbox"][];
+        };
+        HostId: string;
+        /** @description Settings that control hands to its hosts. */
+        HostSettings: {
+            /** Format: int64 */
+            heartbeat_interval_ms: number;
+        };
+        /** @description What a machine has and offers. */
+        HostSpecs: {
+            agent_version: string;
+            arch: string;
+            /** Format: int32 */
+            cpu_cores: number;
+            /** Format: int64 */
+            disk_gb: number;
+            /** @description Isolation drivers on offer: `container`, `vm`. */
+            drivers: string[];
+            /** Format: int64 */
+            memory_mb: number;
+        };
+        /** @enum {string} */
+        HostStatus: "pending" | "online" | "unreachable" | "offline";
+        /** @description Free labels of a host. */
+        HostTags: {
+            tags: string[];
+        };
+        /**
+         * @description Whose machine it is.
+         * @enum {string}
+         */
+        HostType: "regular" | "byoc";
+        ListFilesRequest: {
+            /**
+             * Format: int32
+             * @description 1 (the directory's own entries) to 32.
+             */
+            depth?: number | null;
+            path: string;
+            user?: string | null;
+        };
+        LogLine: {
+            level: string;
+            message: string;
+            /** Format: date-time */
+            timestamp: string;
+        };
+        LoginRequest: {
+            email: string;
+            password: string;
+        };
+        Me: {
+            email: string;
+            is_admin: boolean;
+            name: string;
+            role: components["schemas"]["Role"];
+            team_id: components["schemas"]["TeamId"];
+            user_id: components["schemas"]["UserId"];
+        };
+        /** @description Oldest first. */
+        Metrics: {
+            points: components["schemas"]["MetricsPoint"][];
+        };
+        /** @description One point of a sandbox's metrics. */
+        MetricsPoint: {
+            /**
+             * Format: double
+             * @description Of one core: 200 is two cores.
+             */
+            cpu_pct: number;
+            /** Format: int64 */
+            disk_bytes: number;
+            /** Format: int64 */
+            mem_bytes: number;
+            /** Format: int64 */
+            net_rx_bytes: number;
+            /** Format: int64 */
+            net_tx_bytes: number;
+            /** Format: int32 */
+            processes: number;
+            /** Format: int64 */
+            timestamp_unix: number;
+        };
+        MoveFileRequest: {
+            destination: string;
+            source: string;
+            user?: string | null;
+        };
+        /**
+         * @description What becomes of a container sandbox when its host has rebooted.
+         * @enum {string}
+         */
+        OnReboot: "restart" | "stop";
+        /**
+         * @description What happens to a sandbox that has been idle for its timeout.
+         * @enum {string}
+         */
+        OnTimeout: "pause" | "kill";
+        /** @description A page of a list. */
+        Page_ApiKey: {
+            items: {
+                /** Format: date-time */
+                created_at: string;
+                created_by?: components["schemas"]["UserId"] | null;
+                id: components["schemas"]["ApiKeyId"];
+                /** @description The key itself; only in the answer that creates it. */
+                key?: string | null;
+                /** @description The first 10 characters of the key. */
+                key_prefix: string;
+                /** Format: date-time */
+                last_used_at?: string | null;
+                name: string;
+            }[];
+            /** @description Pass as `cursor` to get the next page; absent on the last one. */
+            next_cursor?: string | null;
+        };
+        /** @description A page of a list. */
+        Page_Host: {
+            items: {
+                /** @description Where control reaches the agent: `host:port`. */
+                address?: string | null;
+                agent_version?: string | null;
+                arch?: string | null;
+                availability_zone?: string | null;
+                /** Format: int32 */
+                cpu_cores?: number | null;
+                /** Format: date-time */
+                created_at: string;
+                created_by?: components["schemas"]["UserId"] | null;
+                /** Format: int64 */
+                disk_gb?: number | null;
+                draining: boolean;
+                id: components["schemas"]["HostId"];
+                /** Format: date-time */
+                last_heartbeat_at?: string | null;
+                /** Format: int64 */
+                memory_mb?: number | null;
+                name: string;
+                provider?: string | null;
+                sandbox_counts: components["schemas"]["SandboxCounts"];
+                status: components["schemas"]["HostStatus"];
+                team_id?: components["schemas"]["TeamId"] | null;
+                team_name?: string | null;
+                type: components["schemas"]["HostType"];
+                /** Format: date-time */
+                updated_at: string;
+            }[];
+            /** @description Pass as `cursor` to get the next page; absent on the last one. */
+            next_cursor?: string | null;
+        };
+        /** @description A page of a list. */
+        Page_LogLine: {
+            items: {
+                level: string;
+                message: string;
+                /** Format: date-time */
+                timestamp: string;
+            }[];
+            /** @description Pass as `cursor` to get the next page; absent on the last one. */
+            next_cursor?: string | null;
+        };
+        /** @description A page of a list. */
+        Page_Process: {
+            items: {
+                args: string[];
+                cmd: string;
+                cwd?: string | null;
+                /** Format: int32 */
+                pid: number;
+                tag?: string | null;
+            }[];
+            /** @description Pass as `cursor` to get the next page; absent on the last one. */
+            next_cursor?: string | null;
+        };
+        /** @description A page of a list. */
+        Page_Sandbox: {
+            items: {
+                auto_resume: boolean;
+                /** Format: date-time */
+                created_at: string;
+                /** Format: int64 */
+                disk_mb: number;
+                driver: string;
+                host_id?: components["schemas"]["HostId"] | null;
+                id: components["schemas"]["SandboxId"];
+                /** @description In answers to pause and resume: what was kept, `memory` or `files`. */
+                kept?: string | null;
+                /** Format: date-time */
+                last_active_at: string;
+                /** Format: int64 */
+                memory_mb: number;
+                metadata: {
+                    [key: string]: string;
+                };
+                on_timeout: components["schemas"]["OnTimeout"];
+                /** @description Why it is in this status. */
+                reason?: string | null;
+                /** Format: date-time */
+                started_at?: string | null;
+                status: components["schemas"]["SandboxStatus"];
+                /** Format: date-time */
+                status_changed_at: string;
+                template: string;
+                /** Format: int64 */
+                timeout_sec: number;
+                /** Format: int32 */
+                vcpus: number;
+            }[];
+            /** @description Pass as `cursor` to get the next page; absent on the last one. */
+            next_cursor?: string | null;
+        };
+        /** @description A page of a list. */
+        Page_SandboxEvent: {
+            items: {
+                /** Format: date-time */
+                at: string;
+                reason?: string | null;
+                status: components["schemas"]["SandboxStatus"];
+            }[];
+            /** @description Pass as `cursor` to get the next page; absent on the last one. */
+            next_cursor?: string | null;
+        };
+        /** @description A page of a list. */
+        Page_Team: {
+            items: {
+                /** Format: date-time */
+                created_at: string;
+                id: components["schemas"]["TeamId"];
+                is_byoc: boolean;
+                name: string;
+                /** @description The caller's role in it. */
+                role: components["schemas"]["Role"];
+                slug: string;
+            }[];
+            /** @description Pass as `cursor` to get the next page; absent on the last one. */
+            next_cursor?: string | null;
+        };
+        /** @description A page of a list. */
+        Page_Template: {
+            items: {
+                /** Format: date-time */
+                created_at: string;
+                /** @description Who its sandboxes' programs run as unless a request says otherwise. */
+                default_user: string;
+                default_workdir: string;
+                /** @description SHA-256 of its image, hex. */
+                digest: string;
+                id: components["schemas"]["TemplateId"];
+                /** @description Unique within its team, and among the platform's. */
+                name: string;
+                /** @description The platform's: every team has it, none can change it. */
+                platform: boolean;
+                /** Format: int64 */
+                size_bytes: number;
+                /**
+                 * Format: date-time
+                 * @description When its image last changed.
+                 */
+                updated_at: string;
+            }[];
+            /** @description Pass as `cursor` to get the next page; absent on the last one. */
+            next_cursor?: string | null;
+        };
+        PathRequest: {
+            path: string;
+            user?: string | null;
+        };
+        Process: {
+            args: string[];
+            cmd: string;
+            cwd?: string | null;
+            /** Format: int32 */
+            pid: number;
+            tag?: string | null;
+        };
+        /**
+         * @description The refresh token is in the body; the body is signed with the host's key (header `X-Host-Signature`,
+         *     base64 of the signature over the exact bytes of the body), so that a stolen token alone is worth nothing.
+         */
+        RefreshHostRequest: {
+            csr: string;
+            refresh_token: string;
+            /**
+             * Format: int64
+             * @description Milliseconds since 1970, to bound replays of a recorded request.
+             */
+            timestamp_ms: number;
+        };
+        /** @description The request that a new agent enrols with. A bad token is 401 before anything else is judged. */
+        RegisterHostRequest: {
+            /** @description Where control can reach the agent: `host:port`. */
+            address: string;
+            /** @description A certificate signing request, PEM. Its subject is ignored; its key is certified. */
+            csr: string;
+            specs: components["schemas"]["HostSpecs"];
+            token: string;
+        };
+        /** @description A new registration token; the older ones are worth nothing. */
+        RegistrationTokenResponse: {
+            /** Format: date-time */
+            expires_at: string;
+            /** @description Single use, shown once. */
+            registration_token: string;
+        };
+        /**
+         * @description A person's role in a team. Ordered: a greater one may do all that a lesser one may.
+         * @enum {string}
+         */
+        Role: "member" | "admin" | "owner";
+        Sandbox: {
+            auto_resume: boolean;
+            /** Format: date-time */
+            created_at: string;
+            /** Format: int64 */
+            disk_mb: number;
+            driver: string;
+            host_id?: components["schemas"]["HostId"] | null;
+            id: components["schemas"]["SandboxId"];
+            /** @description In answers to pause and resume: what was kept, `memory` or `files`. */
+            kept?: string | null;
+            /** Format: date-time */
+            last_active_at: string;
+            /** Format: int64 */
+            memory_mb: number;
+            metadata: {
+                [key: string]: string;
+            };
+            on_timeout: components["schemas"]["OnTimeout"];
+            /** @description Why it is in this status. */
+            reason?: string | null;
+            /** Format: date-time */
+            started_at?: string | null;
+            status: components["schemas"]["SandboxStatus"];
+            /** Format: date-time */
+            status_changed_at: string;
+            template: string;
+            /** Format: int64 */
+            timeout_sec: number;
+            /** Format: int32 */
+            vcpus: number;
+        };
+        /** @description Sandboxes on a host, by status. */
+        SandboxCounts: {
+            /** Format: int32 */
+            other: number;
+            /** Format: int32 */
+            paused: number;
+            /** Format: int32 */
+            running: number;
+        };
+        SandboxEvent: {
+            /** Format: date-time */
+            at: string;
+            reason?: string | null;
+            status: components["schemas"]["SandboxStatus"];
+        };
+        SandboxId: string;
+        /** @enum {string} */
+        SandboxStatus: "pending" | "starting" | "running" | "pausing" | "paused" | "resuming" | "stopped" | "missing" | "error";
+        /** @description Text frames that a client sends on `exec/stream`, and as control frames on `pty`. */
+        StreamInput: {
+            args?: string[];
+            cmd?: string | null;
+            /**
+             * Format: int32
+             * @description Terminals: columns and rows.
+             */
+            cols?: number | null;
+            cwd?: string | null;
+            env?: {
+                [key: string]: string;
+            };
+            /** Format: int32 */
+            rows?: number | null;
+            /** @description Without it the program's stdin is empty. */
+            stdin?: boolean;
+            tag?: string | null;
+            /** @enum {string} */
+            type: "start";
+            user?: string | null;
+        } | {
+            data: string;
+            encoding?: components["schemas"]["Encoding"] | null;
+            /** @enum {string} */
+            type: "stdin";
+        } | {
+            /** @enum {string} */
+            type: "close_stdin";
+        } | {
+            signal: string;
+            /** @enum {string} */
+            type: "signal";
+        } | {
+            /** Format: int32 */
+            cols: number;
+            /** Format: int32 */
+            rows: number;
+            /** @enum {string} */
+            type: "resize";
+        } | {
+            /** @enum {string} */
+            type: "stop";
+        };
+        /**
+         * @description Text frames that the server sends on `exec/stream`, and as control frames on `pty`.
+         *     On `exec/stream`, output may also come as binary frames: one byte (1 stdout, 2 stderr), then the bytes;
+         *     ask for them with `?binary=true`. Input may always come as binary frames (stdin bytes).
+         */
+        StreamOutput: {
+            /** Format: int32 */
+            pid: number;
+            /** @enum {string} */
+            type: "start";
+        } | {
+            data: string;
+            encoding: components["schemas"]["Encoding"];
+            /** @enum {string} */
+            type: "stdout";
+        } | {
+            data: string;
+            encoding: components["schemas"]["Encoding"];
+            /** @enum {string} */
+            type: "stderr";
+        } | {
+            /** Format: int32 */
+            exit_code: number;
+            signal?: string | null;
+            /** @enum {string} */
+            type: "exit";
+        } | {
+            code: string;
+            message: string;
+            /** @enum {string} */
+            type: "error";
+        };
+        Team: {
+            /** Format: date-time */
+            created_at: string;
+            id: components["schemas"]["TeamId"];
+            is_byoc: boolean;
+            name: string;
+            /** @description The caller's role in it. */
+            role: components["schemas"]["Role"];
+            slug: string;
+        };
+        TeamId: string;
+        Template: {
+            /** Format: date-time */
+            created_at: string;
+            /** @description Who its sandboxes' programs run as unless a request says otherwise. */
+            default_user: string;
+            default_workdir: string;
+            /** @description SHA-256 of its image, hex. */
+            digest: string;
+            id: components["schemas"]["TemplateId"];
+            /** @description Unique within its team, and among the platform's. */
+            name: string;
+            /** @description The platform's: every team has it, none can change it. */
+            platform: boolean;
+            /** Format: int64 */
+            size_bytes: number;
+            /**
+             * Format: date-time
+             * @description When its image last changed.
+             */
+            updated_at: string;
+        };
+        TemplateId: string;
+        TimeoutRequest: {
+            on_timeout?: components["schemas"]["OnTimeout"] | null;
+            /**
+             * Format: int64
+             * @description Idle seconds; 0 for never.
+             */
+            timeout_sec: number;
+        };
+        /** @description Changes what is given. */
+        UpdateHostRequest: {
+            name?: string | null;
+        };
+        UserId: string;
+        /** @description Text frames that the server sends on `files/watch`. */
+        WatchOutput: {
+            /** @enum {string} */
+            type: "start";
+        } | {
+            change: components["schemas"]["FileChange"];
+            /** @description Relative to the watched directory. */
+            name: string;
+            /** @enum {string} */
+            type: "change";
+        } | {
+            code: string;
+            message: string;
+            /** @enum {string} */
+            type: "error";
+        };
+        WrittenFile: {
+            path: string;
+            /** Format: int64 */
+            size_bytes: number;
+        };
+    };
+    responses: never;
+    parameters: never;
+    requestBodies: never;
+    headers: never;
+    pathItems: never;
 }
+export type $defs = Record<string, never>;
+export type operations = Record<string, never>;

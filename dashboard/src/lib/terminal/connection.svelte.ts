@@ -1,6 +1,7 @@
 // A terminal in a sandbox over one WebSocket: bytes as binary frames, control as JSON text frames. It comes back by
 // itself to the same shell after a lost connection, because it names the shell by a tag.
-import { socketProtocols } from '$api/client';
+import { fill, socketProtocols } from '$api/client';
+import type { Route } from '$api/schema';
 import { randomKey } from '$lib/random';
 
 export type Phase = 'connecting' | 'open' | 'lost' | 'ended' | 'refused';
@@ -10,6 +11,7 @@ interface Handlers {
 	size: () => { cols: number; rows: number };
 }
 
+const PTY: Route = 'GET /v1/sandboxes/{id}/pty';
 const FIRST_WAIT_MS = 250;
 const LONGEST_WAIT_MS = 8000;
 
@@ -62,7 +64,7 @@ export class Connection {
 	#connect(): void {
 		this.phase = 'connecting';
 		const origin = location.origin.replace(/^http/, 'ws');
-		const address = `${origin}/v1/sandboxes/${encodeURIComponent(this.id)}/pty?tag=${this.#tag}`;
+		const address = `${origin}${fill(PTY.slice(4), { id: this.id })}?tag=${this.#tag}`;
 		const socket = new WebSocket(address, socketProtocols());
 		this.#socket = socket;
 		socket.binaryType = 'arraybuffer';

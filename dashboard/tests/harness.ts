@@ -1,0 +1,120 @@
+// One Chromium for a file of tests; a page that fails its test when the console or the policy complains.
+import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { type Browser, type BrowserContext, chromium, type Page } from 'playwright-core';
+import { afterAll, beforeAll, expect } from 'vitest';
+
+export const server = process.env.ATOLL_URL ?? 'http://127.0.0.1:7420';
+const data = process.env.ATOLL_DATA_DIR ?? '/var/lib/atoll';
+const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
+const screenshots = new URL('../screenshots/', import.meta.url).pathname;
+
+interface Credentials {
+	admin_email: string;
+	admin_password: string;
+	api_key: string;
+}
+
+export const credentials = JSON.parse(readFileSync(join(data, 'credentials.json'), 'utf8')) as Credentials;
+
+let browser: Browser;
+let profile: string;
+
+/** Call once per file. */
+export function useBrowser(): void {
+	beforeAll(async () => {
+		profile = mkdtempSync(join(tmpdir(), 'atoll-chromium-'));
+		mkdirSync(screenshots, { recursive: true });
+		browser = await chromium.launch({
+			executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
+			args: [
+				'--no-sandbox',
+				'--disable-gpu',
+				'--disable-quic',
+				'--no-first-run',
+				'--disable-background-networking',
+				'--disable-component-update',
+				'--disable-sync'
+			],
+			env: { ...process.env, HOME: profile, XDG_CONFIG_HOME: profile, XDG_CACHE_HOME: profile }
+		});
+	});
+	afterAll(async () => {
+		await browser.close();
+		rmSync(profile, { recursive: true, force: true });
+	});
+}
+
+/** A fresh context and page. `expected` are console errors that the test is about (a refused log-in is a 401). */
+export async function withPage(
+	run: (page: Page, context: BrowserContext) => Promise<void>,
+	options: { expected?: RegExp; width?: number; scheme?: 'dark' | 'light' } = {}
+): Promise<void> {
+	const context = await browser.newContext({
+		baseURL: server,
+		colorScheme: options.scheme ?? 'dark',
+		viewport: { width: options.width ?? 1280, height: 800 }
+	});
+	context.setDefaultTimeout(15_000);
+	const page = await context.newPage();
+	const complaints: string[] = [];
+	page.on('console', (message) => {
+		const text = message.text();
+		if (message.type() === 'error' && !options.expected?.test(text)) complaints.push(text);
+	});
+	page.on('pageerror', (error) => complaints.push(String(error)));
+	page.on('request', (request) => {
+		const { origin, protocol } = new URL(request.url());
+		if (origin !== server && protocol.startsWith('http'))
+			complaints.push(`asked another origin: ${request.url()}`);
+	});
+	try {
+		await run(page, context);
+		expect(complaints).toEqual([]);
+	} finally {
+		await context.close();
+	}
+}
+
+export async function logIn(page: Page, password = credentials.admin_password): Promise<void> {
+	await page.getByLabel('Email').fill(credentials.admin_email);
+	await page.getByLabel('Password').fill(password);
+	await page.getByRole('button', { name: 'Log in' }).click();
+}
+
+/** Goes to a page of the dashboard as the admin. */
+export async function enter(page: Page, address = '/dashboard/sandboxes'): Promise<void> {
+	await page.goto(address);
+	await logIn(page);
+	await page.waitForURL((url) => url.pathname === address);
+}
+
+/** No serious finding of axe-core, and a picture for people. */
+export async function inspect(page: Page, name: string): Promise<void> {
+	await page.screenshot({ path: join(screenshots, `${name}.png`), animations: 'disabled' });
+	// As a script of the developer tools would be: not subject to the page's policy.
+	const session = await page.context().newCDPSession(page);
+	const { result } = await session.send('Runtime.evaluate', {
+		expression: `(() => { ${axe}; return axe.run().then(({ violations }) => JSON.stringify(violations
+			.filter(({ impact }) => impact === 'serious' || impact === 'critical')
+			.map(({ id, nodes }) => id + ' at ' + nodes.map(({ target }) => target.join(' ')).join(', ')))); })()`,
+		awaitPromise: true,
+		returnByValue: true,
+		allowUnsafeEvalBlockedByCSP: true
+	});
+	expect(JSON.parse(String(result.value ?? '["axe did not run"]'))).toEqual([]);
+}
+
+/** Asks the API as a program does. */
+export async function api<T>(method: string, path: string, body?: unknown): Promise<T> {
+	const answer = await fetch(server + path, {
+		method,
+		headers: { 'x-api-key': credentials.api_key, 'content-type': 'application/json' },
+		body: body === undefined ? undefined : JSON.stringify(body)
+	});
+	const text = await answer.text();
+	if (!answer.ok) throw new Error(`${method} ${path}: ${answer.status} ${text}`);
+	return (text === '' ? undefined : JSON.parse(text)) as T;
+}

@@ -1,0 +1,175 @@
+import { afterEach, expect, it } from 'vitest';
+
+import { api, credentials, enter, inspect, logIn, useBrowser, withPage } from './harness';
+
+interface Sandbox {
+	id: string;
+	status: string;
+}
+
+useBrowser();
+
+afterEach(async () => {
+	const { items } = await api<{ items: Sandbox[] }>('GET', '/v1/sandboxes');
+	await Promise.all(items.map(({ id }) => api('DELETE', `/v1/sandboxes/${id}`)));
+});
+
+const row = (id: string) => `[data-row="${id}"]`;
+
+it('refuses a wrong password in words, keeps the email, and goes on to the page that was asked for', () =>
+	withPage(
+		async (page) => {
+			await page.goto('/dashboard/sandboxes?status=paused');
+			await logIn(page, 'wrong');
+			await page.getByRole('alert').waitFor();
+			expect(await page.getByLabel('Email').inputValue()).toBe(credentials.admin_email);
+			await inspect(page, 'login-refused');
+			await logIn(page);
+			await page.waitForURL(/sandboxes\?status=paused$/);
+		},
+		{ expected: /401/ }
+	));
+
+it('stays signed in over a reload, also deep inside, and is out after logging out', () =>
+	withPage(async (page) => {
+		const { id } = await api<Sandbox>('POST', '/v1/sandboxes', {});
+		await enter(page, `/dashboard/sandboxes/${id}`);
+		await page.reload();
+		await page.getByRole('heading', { name: id }).waitFor();
+		await page.getByRole('button', { name: /account and theme/i }).click();
+		await page.getByRole('menuitem', { name: 'Log out' }).click();
+		await page.waitForURL(/\/login/);
+		await page.goto('/dashboard/sandboxes');
+		await page.waitForURL(/\/login\?next=/);
+	}));
+
+it('teaches the first step when there is nothing, creates a sandbox, and shows it', () =>
+	withPage(async (page) => {
+		await enter(page);
+		await page.getByText('atoll sandbox create').waitFor();
+		await inspect(page, 'sandboxes-empty');
+		await page.keyboard.press('c');
+		await page.getByLabel('Memory, MB').fill('256');
+		await page.getByLabel('Labels').fill('task=demo');
+		await inspect(page, 'create');
+		await page.getByRole('button', { name: 'Create sandbox' }).click();
+		await page.waitForURL(/\/sandboxes\/sb-[a-z0-9]{20}$/);
+		await page.getByText('256 MB').waitFor();
+		await page.getByText('task=demo').waitFor();
+		await page.getByText('Running').first().waitFor();
+		await inspect(page, 'sandbox');
+	}));
+
+it('says at the field what the server refuses', () =>
+	withPage(
+		async (page) => {
+			await enter(page);
+			await page.getByRole('button', { name: 'New sandbox' }).first().click();
+			await page.getByLabel('Memory, MB').fill('99999999');
+			await page.getByRole('button', { name: 'Create sandbox' }).click();
+			await page.locator('[aria-invalid=true]').waitFor();
+			expect(await page.getByLabel('Memory, MB').getAttribute('aria-invalid')).toBe('true');
+			await inspect(page, 'create-refused');
+		},
+		{ expected: /400/ }
+	));
+
+it('pauses, resumes and destroys from the list, and follows what others do', () =>
+	withPage(async (page) => {
+		const first = await api<Sandbox>('POST', '/v1/sandboxes', { metadata: { n: '1' } });
+		const second = await api<Sandbox>('POST', '/v1/sandboxes', { metadata: { n: '2' } });
+		await enter(page);
+		await page.locator(row(second.id)).waitFor();
+		await inspect(page, 'sandboxes');
+		await page.getByRole('button', { name: `Actions for ${first.id}` }).click();
+		await page.getByRole('menuitem', { name: 'Pause' }).click();
+		await page.locator(row(first.id)).getByText('Paused').waitFor();
+		expect((await api<Sandbox>('GET', `/v1/sandboxes/${first.id}`)).status).toBe('paused');
+		await api('POST', `/v1/sandboxes/${first.id}/resume`);
+		await page.locator(row(first.id)).getByText('Running').waitFor();
+		await page.getByLabel('Select all').check();
+		await page.getByRole('toolbar').getByRole('button', { name: 'Destroy' }).click();
+		await page.getByRole('dialog').getByText(second.id).waitFor();
+		await inspect(page, 'destroy');
+		await page.getByRole('button', { name: 'Destroy 2' }).click();
+		await page.getByText('No sandboxes yet').waitFor();
+	}));
+
+it('finds by label and keeps the search in the address', () =>
+	withPage(async (page) => {
+		const wanted = await api<Sandbox>('POST', '/v1/sandboxes', { metadata: { task: 'wanted' } });
+		const other = await api<Sandbox>('POST', '/v1/sandboxes', {});
+		await enter(page);
+		await page.locator(row(other.id)).waitFor();
+		await page.keyboard.press('/');
+		await page.keyboard.type('task=wanted');
+		await page.locator(row(other.id)).waitFor({ state: 'detached' });
+		await page.waitForURL(/q=task/);
+		await page.reload();
+		await page.locator(row(wanted.id)).waitFor();
+		expect(await page.locator('[data-row]').count()).toBe(1);
+	}));
+
+it('moves through the list by keys', () =>
+	withPage(async (page) => {
+		const older = await api<Sandbox>('POST', '/v1/sandboxes', {});
+		const newer = await api<Sandbox>('POST', '/v1/sandboxes', {});
+		await enter(page);
+		await page.locator(row(newer.id)).focus();
+		await page.keyboard.press('j');
+		await page.locator(`${row(older.id)}:focus`).waitFor();
+		await page.keyboard.press('x');
+		await page.getByRole('toolbar').getByText('1 selected').waitFor();
+		await page.keyboard.press('Enter');
+		await page.waitForURL(new RegExp(older.id));
+	}));
+
+it('runs what is typed into the terminal', () =>
+	withPage(async (page) => {
+		const { id } = await api<Sandbox>('POST', '/v1/sandboxes', {});
+		await enter(page, `/dashboard/sandboxes/${id}/terminal`);
+		await page.locator('.xterm-rows').getByText('user@').first().waitFor();
+		await page.keyboard.type('echo $((6*7)) && stty size\n');
+		await page
+			.locator('.xterm-rows')
+			.getByText(/^42\s*$/)
+			.waitFor();
+		await inspect(page, 'terminal');
+	}));
+
+it('says that there is no such sandbox, and no such page', () =>
+	withPage(
+		async (page) => {
+			await enter(page, '/dashboard/sandboxes/sb-00000000000000000000');
+			await page.getByRole('heading', { name: 'No such sandbox' }).waitFor();
+			await inspect(page, 'no-sandbox');
+			await page.goto('/no/such/page');
+			await page.getByRole('heading', { name: 'There is nothing here' }).waitFor();
+			await inspect(page, 'no-page');
+		},
+		{ expected: /404/ }
+	));
+
+it.each([
+	['dark', 390],
+	['dark', 1920],
+	['light', 390],
+	['light', 1280]
+] as const)('is whole in %s at %d pixels', (scheme, width) =>
+	withPage(
+		async (page) => {
+			const { id } = await api<Sandbox>('POST', '/v1/sandboxes', {
+				metadata: { task: 'look', owner: 'ana' }
+			});
+			await enter(page);
+			await page.locator(row(id)).waitFor();
+			await inspect(page, `sandboxes-${scheme}-${width}`);
+			await page.goto(`/dashboard/sandboxes/${id}`);
+			await page.getByText('From a terminal').waitFor();
+			await inspect(page, `sandbox-${scheme}-${width}`);
+			const wider = await page.evaluate('document.documentElement.scrollWidth > innerWidth');
+			expect(wider).toBe(false);
+		},
+		{ scheme, width }
+	)
+);
