@@ -1,9 +1,20 @@
 //! The guest's own memory: one of these agents lives in every sandbox, so what it keeps while idle counts.
+//!
+//! While there is work, freed buffers stay at hand, since getting fresh pages from the kernel for every buffer costs more
+//! than the work itself. A moment after it they go back.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// Freed memory beyond this at the heap's end goes back at once.
-const TRIM_THRESHOLD: libc::c_int = 128 * 1024;
+const TRIM_THRESHOLD: libc::c_int = 8 * 1024 * 1024;
 /// Buffers from this size on are mapped on their own, and so go back when they are freed.
-const MMAP_THRESHOLD: libc::c_int = 64 * 1024;
+const MMAP_THRESHOLD: libc::c_int = 2 * 1024 * 1024;
+
+/// How long after the first sign of work, and then again for as long as there is some, free memory is given back.
+const TIDY_AFTER: Duration = Duration::from_secs(1);
+
+static TIDYING: AtomicBool = AtomicBool::new(false);
 
 /// Makes the allocator thrifty; called once, before any thread exists.
 pub fn be_thrifty() {
@@ -23,5 +34,16 @@ pub fn give_back() {
     // SAFETY: malloc_trim is thread-safe and touches only free memory.
     unsafe {
         libc::malloc_trim(0);
+    }
+}
+
+/// Gives back soon, once for any number of calls until then.
+pub fn give_back_soon() {
+    if !TIDYING.swap(true, Ordering::Relaxed) {
+        tokio::spawn(async {
+            tokio::time::sleep(TIDY_AFTER).await;
+            TIDYING.store(false, Ordering::Relaxed);
+            give_back();
+        });
     }
 }

@@ -30,10 +30,14 @@ pub fn stream(pieces: impl Pieces) -> Body {
         })
     };
     let state = Some(read(Box::new(pieces)));
+    crate::memory::give_back_soon();
     let frames = stream::unfold(state, move |reading| async move {
         match reading?.await {
             Ok((pieces, Ok(Some(piece)))) => Some((Ok(Frame::data(piece)), Some(read(pieces)))),
-            Ok((_, Ok(None))) => None,
+            Ok((_, Ok(None))) => {
+                crate::memory::give_back_soon();
+                None
+            }
             Ok((_, Err(error))) => Some((Err(error), None)),
             Err(error) => Some((Err(io::Error::other(error)), None)),
         }

@@ -12,12 +12,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 
+use super::FileError;
 use super::metadata::{self, Notes};
-use super::{CHUNK, FileError};
 use crate::filesystem::tree::ensure_directory;
 use crate::guest::Guest;
 use crate::users::Account;
 
+/// What is written at a time, at least, unless it is the last.
+const BATCH: usize = 512 * 1024;
 /// Pieces of a network message in one write; the kernel takes up to 1,024.
 const MAX_PARTS: usize = 512;
 
@@ -40,7 +42,7 @@ impl Batch {
         FileError: From<E>,
     {
         let mut batch = Self::default();
-        while batch.bytes < CHUNK && batch.parts.len() < MAX_PARTS {
+        while batch.bytes < BATCH && batch.parts.len() < MAX_PARTS {
             match chunks.next().await {
                 Some(part) => {
                     let part = part?;
@@ -105,6 +107,7 @@ where
             break;
         }
     }
+    crate::memory::give_back_soon();
     let notes = notes.clone();
     crate::blocking(move || {
         metadata::replace(Path::new(path.as_str()), &notes)

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use atoll_rpc::atoll::guest::v1::GuestServiceServer;
 use atoll_rpc::filesystem::FilesystemServer;
 use atoll_rpc::process::ProcessServer;
-use connectrpc::{Chain, ConnectRpcService, Limits};
+use connectrpc::{Chain, ConnectRpcBody, ConnectRpcService, Limits};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -117,6 +117,10 @@ fn is_marked_trusted(headers: &HeaderMap) -> bool {
     headers.get(auth::TRUSTED).is_some_and(|value| value == "1")
 }
 
-fn from_rpc(response: Response<connectrpc::ConnectRpcBody>) -> Response<Body> {
-    response.map(|body| body.map_err(|never| match never {}).boxed_unsync())
+fn from_rpc(response: Response<ConnectRpcBody>) -> Response<Body> {
+    response.map(|body| match body {
+        // By itself, so that its length is known and sent.
+        ConnectRpcBody::Full(message) => message.map_err(|never| match never {}).boxed_unsync(),
+        stream => stream.map_err(|never| match never {}).boxed_unsync(),
+    })
 }
