@@ -10,12 +10,12 @@ mod setup;
 pub(crate) mod store;
 #[cfg(test)]
 mod tests;
-mod token;
+pub(crate) mod token;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use atoll_model::{SessionId, TeamId, UserId};
+use atoll_model::{TeamId, UserId};
 use secrecy::SecretString;
 use tokio::sync::Semaphore;
 
@@ -44,7 +44,6 @@ pub struct Accounts {
 /// A person who has signed in.
 pub struct SignedIn {
     pub token: SecretString,
-    pub session_id: SessionId,
     pub user_id: UserId,
     pub team_id: TeamId,
     pub email: String,

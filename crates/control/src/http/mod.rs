@@ -19,6 +19,8 @@ mod files;
 mod guest;
 mod health;
 mod host_rights;
+#[cfg(test)]
+mod host_tests;
 mod hosts;
 pub mod idempotent;
 mod insight;
@@ -57,6 +59,7 @@ const EXEC_BODY: usize = 12 << 20;
 fn quick() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(auth::login))
+        .routes(routes!(auth::setup))
         .routes(routes!(auth::logout))
         .routes(routes!(auth::me))
         .routes(routes!(api_keys::create, api_keys::list))
