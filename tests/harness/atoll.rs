@@ -29,9 +29,10 @@ pub fn binary() -> PathBuf {
     }
     let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
     let built = ["release/atoll", "debug/atoll"].map(|name| target.join(name));
-    let newest = built.into_iter().filter(|path| path.is_file()).max_by_key(|path| {
-        path.metadata().and_then(|metadata| metadata.modified()).ok()
-    });
+    let newest = built
+        .into_iter()
+        .filter(|path| path.is_file())
+        .max_by_key(|path| path.metadata().and_then(|metadata| metadata.modified()).ok());
     newest.expect("no atoll binary: run `cargo build --release --bin atoll`, or set ATOLL_BIN")
 }
 

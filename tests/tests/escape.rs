@@ -103,9 +103,13 @@ async fn files_of_the_host_can_not_be_read() {
         ("through every descriptor", format!("for f in /proc/[0-9]*/fd/*; do cat $f/..{path} $f{path}; done")),
         ("through every cwd", format!("for f in /proc/[0-9]*/cwd; do cat $f/../../../../..{path}; done")),
         ("by chroot", format!("chroot /proc/1/root cat {path}")),
-        ("by the image's disk", "mknod /tmp/disk b 254 0; strings /tmp/disk; cat /dev/vda /dev/sda /dev/loop0".to_owned()),
+        (
+            "by the image's disk",
+            "mknod /tmp/disk b 254 0; strings /tmp/disk; cat /dev/vda /dev/sda /dev/loop0".to_owned(),
+        ),
     ] {
-        let script = format!("echo trying; ({reach}) 2>/dev/null </dev/null | grep -aq own-secret && echo worked; true");
+        let script =
+            format!("echo trying; ({reach}) 2>/dev/null </dev/null | grep -aq own-secret && echo worked; true");
         refused(&atoll, &id, what, &script).await;
     }
     // The agent's own file that PID 1 runs from is on the host's disk: it must not be writable.
@@ -201,8 +205,17 @@ async fn cgroups_and_kernel_settings_can_not_be_written() {
                  /proc/sys/kernel/hostname /proc/sys/fs/file-max /sys/kernel/uevent_helper /sys/power/state /proc/1/oom_score_adj; do
             (echo -999 > $f) 2>/dev/null && echo \"worked $f\"; done; true";
     refused(&atoll, &id, "writing cgroups and settings", script).await;
-    for secret in ["/proc/kcore", "/proc/kallsyms", "/proc/keys", "/proc/timer_list", "/proc/kmsg", "/sys/firmware/acpi/tables/DSDT"] {
-        let script = format!("echo trying; [ -n \"$(timeout 2 head -c 64 {secret} 2>/dev/null | tr -d '\\0 ' | grep -v '^0*$')\" ] && echo worked; true");
+    for secret in [
+        "/proc/kcore",
+        "/proc/kallsyms",
+        "/proc/keys",
+        "/proc/timer_list",
+        "/proc/kmsg",
+        "/sys/firmware/acpi/tables/DSDT",
+    ] {
+        let script = format!(
+            "echo trying; [ -n \"$(timeout 2 head -c 64 {secret} 2>/dev/null | tr -d '\\0 ' | grep -v '^0*$')\" ] && echo worked; true"
+        );
         refused(&atoll, &id, secret, &script).await;
     }
     atoll.stop_and_check().await;

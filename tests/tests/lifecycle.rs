@@ -45,14 +45,22 @@ async fn the_idle_timeout_pauses_or_kills_and_activity_holds_it_off() {
     let waiting = async {
         for (id, status) in [(&paused, SandboxStatus::Paused), (&killed, SandboxStatus::Stopped)] {
             until(&format!("{id} to be {status}"), || async {
-                atoll.client().ping_sandbox(&held).await.expect("ping");
                 let sandbox = atoll.client().get_sandbox(id).await.expect("get");
                 (sandbox.status == status).then_some(sandbox)
             })
             .await;
         }
     };
-    let (answer, ()) = tokio::join!(working, waiting);
+    let pinging = async {
+        loop {
+            atoll.client().ping_sandbox(&held).await.expect("ping");
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        }
+    };
+    let (answer, ()) = tokio::select! {
+        both = async { tokio::join!(working, waiting) } => both,
+        () = pinging => unreachable!("it never ends"),
+    };
     assert_eq!(answer.stdout, "done\n");
     let sandbox = atoll.client().get_sandbox(&held).await.expect("get");
     assert_eq!(sandbox.status, SandboxStatus::Running);

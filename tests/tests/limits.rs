@@ -43,7 +43,8 @@ async fn memory_is_bounded_and_the_sandbox_survives_its_own_hog() {
 async fn memory_in_tmpfs_is_bounded_too() {
     let atoll = Atoll::start().await;
     let (hog, neighbour) = (atoll.sandbox_with(small()).await.id, atoll.sandbox().await.id);
-    let answer = atoll.root(&hog, "head -c 500M /dev/zero > /dev/shm/x; ls -s /dev/shm/x 2>/dev/null; rm -f /dev/shm/x").await;
+    let answer =
+        atoll.root(&hog, "head -c 500M /dev/zero > /dev/shm/x; ls -s /dev/shm/x 2>/dev/null; rm -f /dev/shm/x").await;
     assert_ne!(answer.stdout.split(' ').next(), Some("512000"), "{answer:?}");
     atoll.assert_well(&neighbour).await;
     atoll.assert_well(&hog).await;
@@ -54,7 +55,8 @@ async fn memory_in_tmpfs_is_bounded_too() {
 async fn the_disk_quota_holds_and_freed_space_comes_back() {
     let atoll = Atoll::start().await;
     let (hog, neighbour) = (atoll.sandbox_with(small()).await.id, atoll.sandbox().await.id);
-    let answer = atoll.sh(&hog, "dd if=/dev/zero of=/home/user/big bs=1M count=200 2>&1; stat -c %s /home/user/big").await;
+    let answer =
+        atoll.sh(&hog, "dd if=/dev/zero of=/home/user/big bs=1M count=200 2>&1; stat -c %s /home/user/big").await;
     let size: u64 = answer.stdout.lines().last().and_then(|line| line.parse().ok()).expect("a size");
     assert!(size <= 64 << 20, "wrote {size} bytes past a quota of 64 MiB");
     assert!(answer.stdout.contains("quota") || answer.stdout.contains("No space"), "{answer:?}");
@@ -111,7 +113,8 @@ while n < 200000:
     n += 1
 print('watches', n)
 EOF";
-    let request = ExecRequest { user: Some("root".into()), timeout_sec: Some(240), ..command("/bin/bash", ["-c", script]) };
+    let request =
+        ExecRequest { user: Some("root".into()), timeout_sec: Some(240), ..command("/bin/bash", ["-c", script]) };
     let answer = atoll.client().exec(&hog, &request).await.expect("exec");
     assert!(answer.stdout.contains("instances"), "{answer:?}");
     let check = "python3 - <<'EOF'
