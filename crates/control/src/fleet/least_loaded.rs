@@ -1,15 +1,16 @@
 //! The other scheduler: the eligible host whose scarcest resource is least promised; among equals one that has the
 //! template's image already, then the one whose turn it is.
 
+use std::sync::{Mutex, PoisonError};
+
 use atoll_model::HostId;
 
-use super::round_robin::RoundRobin;
 use super::scheduler::{Candidate, Demand, HostList, Limits, NoHost, Scheduler};
 
 #[derive(Debug, Default)]
 pub struct LeastLoaded {
-    /// Breaks ties, so that many empty hosts fill evenly.
-    turn: RoundRobin,
+    /// Given last: among equals the next one by id is taken, so that many empty hosts fill evenly.
+    last: Mutex<Option<HostId>>,
 }
 
 /// Parts in a thousand of the scarcest resource, overcommit counted.
@@ -26,27 +27,25 @@ fn load(host: &Candidate, limits: &Limits) -> u64 {
 
 impl Scheduler for LeastLoaded {
     fn pick(&self, demand: &Demand, list: &HostList) -> Result<HostId, NoHost> {
-        let mut best = Vec::new();
-        let mut best_rank = (u64::MAX, true);
-        for host in list.hosts.iter() {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut best: Option<((u64, bool), &Candidate)> = None;
+        for host in &list.hosts {
             let load = load(host, &list.limits);
-            if load > best_rank.0 || list.objection(demand, host).is_some() {
+            // Looked at first because it costs least.
+            if best.is_some_and(|((least, _), _)| load > least) || list.objection(demand, host).is_some() {
                 continue;
             }
             let lacks_image = demand.image.as_ref().is_some_and(|image| !host.cached_images.contains(image));
             let rank = (load, lacks_image);
-            if best.is_empty() || rank < best_rank {
-                best.clear();
-                best_rank = rank;
-            }
-            if rank == best_rank {
-                best.push(host.clone());
+            // Hosts come in the order of their ids: the first after the last one given, else the very first.
+            let its_turn = |chosen: &Candidate| last.as_ref().is_some_and(|last| chosen.id <= *last && host.id > *last);
+            match best {
+                Some((least, chosen)) if rank > least || (rank == least && !its_turn(chosen)) => {}
+                _ => best = Some((rank, host)),
             }
         }
-        match best.len() {
-            0 => Err(list.explain(demand)),
-            1 => Ok(best.swap_remove(0).id),
-            _ => self.turn.pick(demand, &HostList { hosts: best, as_of: list.as_of, limits: list.limits.clone() }),
-        }
+        let (_, host) = best.ok_or_else(|| list.explain(demand))?;
+        *last = Some(host.id.clone());
+        Ok(host.id.clone())
     }
 }

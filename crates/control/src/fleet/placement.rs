@@ -82,7 +82,8 @@ impl<S: CandidateSource> Placement<S> {
         let begun = Instant::now();
         let hosts = self.source.candidates().await.map_err(PlaceError::Source)?;
         self.adopt(hosts, begun);
-        self.pick_from(demand)
+        // The list is fresh now, however long this thread was kept from running since.
+        self.pick_from(demand, Duration::MAX)
             .map_or_else(|| Err(self.nobody(demand)), |(_, picked)| picked)
             .map_err(PlaceError::NoHost)
     }
@@ -105,21 +106,22 @@ impl<S: CandidateSource> Placement<S> {
 
     /// Picks by the list at hand. Nothing when a fresh one is needed first.
     fn pick(&self, demand: &Demand) -> Option<Result<HostId, NoHost>> {
-        let (age, picked) = self.pick_from(demand)?;
-        let limit = if picked.is_ok() { LIST_LIFETIME } else { FRESH };
-        (age < limit).then_some(picked)
+        let (age, picked) = self.pick_from(demand, LIST_LIFETIME)?;
+        (picked.is_ok() || age < FRESH).then_some(picked)
     }
 
-    /// Picks by the list at hand, whatever its age, which is in the answer; what was picked from a list too old to be
-    /// used is not noted.
-    fn pick_from(&self, demand: &Demand) -> Option<(Duration, Result<HostId, NoHost>)> {
+    /// Picks by the list at hand if it is no older than `lifetime`, and notes what was picked. Its age is in the answer.
+    fn pick_from(&self, demand: &Demand, lifetime: Duration) -> Option<(Duration, Result<HostId, NoHost>)> {
         let mut state = self.state();
         let (loaded, list) = state.list.as_mut()?;
         let age = loaded.elapsed();
+        if age >= lifetime {
+            return None;
+        }
         list.as_of = self.source.now();
         let host = match self.schedule(demand, list) {
-            Ok(host) if age < LIST_LIFETIME => host,
-            other => return Some((age, other)),
+            Ok(host) => host,
+            Err(none) => return Some((age, Err(none))),
         };
         let wanted = Capacity {
             cpu_millis: u64::from(demand.vcpus) * 1000,

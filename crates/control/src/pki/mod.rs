@@ -21,7 +21,6 @@ mod csr;
 mod leaf;
 mod tls;
 
-
 pub use authority::{Authority, IssuedCertificate};
 pub use csr::{CertificateRequest, HostKey};
 pub use tls::{agent_client_config, internal_server_config};

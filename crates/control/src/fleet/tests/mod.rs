@@ -2,5 +2,6 @@
 
 mod connections;
 mod host;
+mod placing;
 mod scheduling;
 mod trust;

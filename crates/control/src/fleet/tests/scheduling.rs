@@ -11,9 +11,9 @@ use crate::db::Millis;
 use crate::fleet::scheduler::Objection;
 use crate::fleet::{Candidate, Demand, HostList, LeastLoaded, Limits, RoundRobin, Scheduler};
 
-const NOW: Millis = Millis(1_000_000_000);
+pub const NOW: Millis = Millis(1_000_000_000);
 
-fn demand(team: &TeamId, byoc: bool) -> Demand {
+pub fn demand(team: &TeamId, byoc: bool) -> Demand {
     Demand {
         team: team.clone(),
         team_is_byoc: byoc,
@@ -26,7 +26,7 @@ fn demand(team: &TeamId, byoc: bool) -> Demand {
     }
 }
 
-fn candidate(kind: HostType, team: Option<TeamId>) -> Candidate {
+pub fn candidate(kind: HostType, team: Option<TeamId>) -> Candidate {
     Candidate {
         id: HostId::new(),
         kind,
@@ -187,4 +187,16 @@ fn no_host_says_which_test_failed_for_how_many() {
     assert_eq!(none.considered, 4, "other teams' hosts are not even counted");
     let text = none.to_string();
     assert!(text.contains("1 draining") && text.contains("2 no_memory") && text.contains("1 not_online"), "{text}");
+}
+
+#[test]
+fn equal_hosts_fill_evenly_under_least_loaded() {
+    let team = TeamId::new();
+    let list = list((0..5).map(|_| candidate(HostType::Regular, None)).collect());
+    let scheduler = LeastLoaded::default();
+    let mut given: HashMap<HostId, usize> = HashMap::new();
+    for _ in 0..50 {
+        *given.entry(scheduler.pick(&demand(&team, false), &list).unwrap()).or_default() += 1;
+    }
+    assert!(given.len() == 5 && given.values().all(|turns| *turns == 10), "{given:?}");
 }
