@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+use crate::slots::SandboxNetwork;
+
 /// Everything that an agent is told at its start.
 #[derive(Clone)]
 pub struct HostConfig {
@@ -31,6 +33,8 @@ pub struct HostConfig {
     pub guest_binary: &'static [u8],
     /// Networks (CIDR) that sandboxes may reach although they are private.
     pub egress_allow: Vec<String>,
+    /// The /16 that sandboxes' addresses come from.
+    pub sandbox_network: SandboxNetwork,
     /// Size of the storage pool; what the disk has to spare when absent.
     pub pool_bytes: Option<u64>,
     pub on_disconnect: OnDisconnect,
@@ -58,6 +62,7 @@ impl HostConfig {
             driver: DriverChoice::Auto,
             guest_binary,
             egress_allow: Vec::new(),
+            sandbox_network: SandboxNetwork::default(),
             pool_bytes: None,
             on_disconnect: OnDisconnect::Pause,
             heartbeat_interval: None,

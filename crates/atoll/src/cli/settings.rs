@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use atoll_control::config::{SchedulerKind, SignupMode};
 use atoll_host::config::{DriverChoice, OnDisconnect};
+use atoll_host::slots::SandboxNetwork;
 use clap::Args;
 
 /// Where `atoll up` and `atoll server` listen unless told otherwise.
@@ -114,6 +115,9 @@ pub struct AgentArgs {
     /// A private network (CIDR) that sandboxes may reach; can be repeated
     #[arg(long, env = "ATOLL_EGRESS_ALLOW", value_name = "CIDR", value_delimiter = ',')]
     pub egress_allow: Vec<String>,
+    /// The /16 that sandboxes' addresses come from, when the default is in use otherwise
+    #[arg(long, env = "ATOLL_SANDBOX_NETWORK", value_name = "CIDR", default_value = "198.18.0.0/16")]
+    pub sandbox_network: SandboxNetwork,
     /// Size of the storage pool, such as 50G [default: what the disk has to spare]
     #[arg(long, env = "ATOLL_POOL_SIZE", value_name = "SIZE", value_parser = size)]
     pub pool_size: Option<u64>,

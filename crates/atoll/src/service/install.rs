@@ -87,6 +87,7 @@ fn environment(args: &InstallArgs, server: &str, token: Option<&str>) -> String 
     };
     set("ATOLL_ADDRESS", host.agent.address.clone());
     set("ATOLL_EGRESS_ALLOW", Some(host.agent.egress_allow.join(",")).filter(|list| !list.is_empty()));
+    set("ATOLL_SANDBOX_NETWORK", Some(host.agent.sandbox_network.to_string()));
     set("ATOLL_POOL_SIZE", host.agent.pool_size.map(|bytes| bytes.to_string()));
     set("ATOLL_MAX_SANDBOXES", host.agent.max_sandboxes.map(|most| most.to_string()));
     set("ATOLL_LOG", host.place.log.clone());

@@ -54,6 +54,7 @@ pub fn host(
     config.address.clone_from(&args.address);
     config.driver = args.driver;
     config.egress_allow.clone_from(&args.egress_allow);
+    config.sandbox_network = args.sandbox_network;
     config.pool_bytes = args.pool_size;
     config.on_disconnect = args.on_disconnect;
     config.heartbeat_interval = heartbeat.heartbeat_interval;

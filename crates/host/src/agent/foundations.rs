@@ -93,7 +93,8 @@ impl Agent {
         let in_use: Vec<_> = found.iter().filter_map(|record| record.slot).collect();
         let closed = found.iter().filter(|record| record.spec.deny_egress);
         let closed: Vec<_> = closed.filter_map(|record| record.slot).collect();
-        let slots = Slots::open(&self.instance, SlotsConfig::default(), &in_use).context("claiming slots")?;
+        let claims = SlotsConfig { network: self.config.sandbox_network, ..SlotsConfig::default() };
+        let slots = Slots::open(&self.instance, claims, &in_use).context("claiming slots")?;
         let slots = foundations.slots.insert(Arc::new(slots)).clone();
         let network = NetworkConfig { egress_allow, ..NetworkConfig::default() };
         let network = Network::start(&self.instance, network, &slots, &closed).await.context("starting the network")?;

@@ -80,6 +80,7 @@ impl Network {
     /// When the kernel or `nft` refuses; the message says what was attempted.
     pub async fn start(instance: &Instance, config: NetworkConfig, slots: &Slots, denied: &[Slot]) -> io::Result<Self> {
         sysctl::enable_forwarding()?;
+        sysctl::enlarge_connection_table();
         let mut connection = Connection::open()?;
         let network = Self {
             table: instance.name('_'),
