@@ -187,6 +187,12 @@ impl Owner {
                 cause: "its disk is gone".to_owned(),
             });
         }
+        // Whatever is left of its former life, such as a frozen cgroup, must not meet the new one.
+        let cleaned = shared.machine.clean_up(&id).await;
+        cleaned.map_err(|error| OrderError::failed("clearing what an earlier start has left", &error))?;
+        if let Some(slot) = self.record.slot {
+            shared.machine.detach(slot).await?;
+        }
         let mut steps = Steps::new();
         tokio::time::timeout(shared.limits.launch, self.launch(&secrets, &mut steps)).await.map_err(|_| {
             OrderError::Failed {

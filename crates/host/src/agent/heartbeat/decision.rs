@@ -197,7 +197,7 @@ fn spread(duration: Duration, jitter: f64) -> Duration {
     duration.mul_f64(1.0 + 0.1 * jitter.clamp(-1.0, 1.0))
 }
 
-fn millis(duration: Duration) -> Millis {
+pub(super) fn millis(duration: Duration) -> Millis {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 

@@ -21,11 +21,13 @@ use super::control::{ControlApi, HeartbeatAnswer};
 use super::credentials::CredentialStore;
 use super::renewal::Renewal;
 use super::{tombstone, trust};
-use decision::{Contact, Millis, Next, Observation, PauseCause, Timing};
+use decision::{Contact, Millis, Next, Observation, PauseCause, Timing, millis};
 use memory::ContactMemory;
 
 /// After a renewal ahead of time that failed, the next attempt.
 const RENEW_AGAIN: Duration = Duration::from_secs(60);
+/// What a starting agent gives its first heartbeat before contact counts as lost.
+const FIRST_WORD: Duration = Duration::from_secs(10);
 /// What an orderly shutdown gives to the last heartbeat.
 const FAREWELL: Duration = Duration::from_secs(3);
 
@@ -69,6 +71,11 @@ impl Heartbeat {
     pub async fn run(self, shutdown: CancellationToken) -> End {
         let now = boot_millis();
         let (last_contact, paused) = self.memory.recall(now);
+        // An agent that was away for long asks first: only when that fails is contact lost.
+        let last_contact = last_contact.max(
+            now.saturating_sub(millis(self.timing.disconnect_after))
+                + millis(self.timing.disconnect_after.min(FIRST_WORD)),
+        );
         let mut contact = Contact::new(self.timing, last_contact, paused);
         self.body.accept_work(contact.accepts_work());
         let sweeps = TaskTracker::new();
@@ -100,7 +107,7 @@ impl Heartbeat {
             next = contact.observe(boot_millis(), observation, jitter());
             self.after(&mut contact, observation, &sweeps);
             if observation == Observation::Accepted && self.renewal_is_due(renew_not_before) {
-                renew_not_before = boot_millis() + u64::try_from(RENEW_AGAIN.as_millis()).unwrap_or(u64::MAX);
+                renew_not_before = boot_millis() + millis(RENEW_AGAIN);
                 match self.renewal.renew().await {
                     // Ahead of time: the host is still in contact with what it has.
                     Observation::RefreshFailed => {}
