@@ -134,6 +134,10 @@ it('runs what is typed into the terminal', () =>
 			.locator('.xterm-rows')
 			.getByText(/^42\s*$/)
 			.waitFor();
+		await page.keyboard.type("printf '\\033[38;2;255;0;128mpink\\033[0m\\n'\n");
+		const pink = page.locator('.xterm-rows span', { hasText: /^pink$/ });
+		await pink.waitFor();
+		expect(await pink.evaluate((element) => getComputedStyle(element).color)).toBe('rgb(255, 0, 128)');
 		await inspect(page, 'terminal');
 	}));
 

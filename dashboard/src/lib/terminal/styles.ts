@@ -1,13 +1,19 @@
-// xterm.js writes its styles into <style> elements that it makes. The Content-Security-Policy allows no inline styles,
-// so it is given a document whose style elements put their text into constructed style sheets instead.
+// xterm.js writes styles into <style> elements and `style` attributes that it makes. The Content-Security-Policy allows
+// nothing inline, so it is given a document whose elements take the ways that are allowed: constructed style sheets,
+// and the style object of an element.
 
 /** A stand-in for `document` to pass as xterm's `documentOverride`. */
 export function documentWithSheets(real: Document): Document {
 	return new Proxy(real, {
 		get(target, property) {
 			if (property === 'createElement') {
-				return (name: string, options?: ElementCreationOptions) =>
-					name.toLowerCase() === 'style' ? styleElement(target) : target.createElement(name, options);
+				return (name: string) => {
+					if (name.toLowerCase() === 'style') return sheetElement(target);
+					const element = target.createElement(name);
+					// Colours of 24 bits.
+					element.setAttribute = setAttribute;
+					return element;
+				};
 			}
 			const value: unknown = Reflect.get(target, property, target);
 			return typeof value === 'function' ? value.bind(target) : value;
@@ -15,8 +21,14 @@ export function documentWithSheets(real: Document): Document {
 	});
 }
 
-function styleElement(real: Document): HTMLStyleElement {
-	const element = real.createElement('style');
+function setAttribute(this: HTMLElement, name: string, value: string): void {
+	if (name === 'style') this.style.cssText = value;
+	else Element.prototype.setAttribute.call(this, name, value);
+}
+
+/** Looks like a style element to xterm: what is set as its text holds until it is removed. */
+function sheetElement(real: Document): HTMLElement {
+	const element = real.createElement('template');
 	const sheet = new CSSStyleSheet();
 	let text = '';
 	let shown = false;
@@ -25,17 +37,14 @@ function styleElement(real: Document): HTMLStyleElement {
 		set: (value: string | null) => {
 			text = value ?? '';
 			sheet.replaceSync(text);
-			if (!shown) {
-				real.adoptedStyleSheets = [...real.adoptedStyleSheets, sheet];
-				shown = true;
-			}
+			if (!shown) real.adoptedStyleSheets = [...real.adoptedStyleSheets, sheet];
+			shown = true;
 		}
 	});
-	const remove = element.remove.bind(element);
 	element.remove = () => {
 		real.adoptedStyleSheets = real.adoptedStyleSheets.filter((other) => other !== sheet);
 		shown = false;
-		remove();
+		Element.prototype.remove.call(element);
 	};
 	return element;
 }
