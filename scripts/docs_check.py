@@ -19,10 +19,8 @@ TOP = pathlib.Path(__file__).resolve().parent.parent
 DOCUMENTS = [*sorted(TOP.glob("*.md")), *sorted((TOP / "docs").rglob("*.md")), *sorted((TOP / "bench").glob("*.md")),
              *sorted((TOP / "templates").rglob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\s*$")
-NAMED_FILE = re.compile(r"`([A-Za-z0-9_./-]+\.(?:rs|sh|md|svelte|ts|proto|toml|css|json|py|txt))`")
+NAMED_FILE = re.compile(r"`([A-Za-z0-9_./-]+\.(?:rs|sh|md|svelte|ts|proto|toml|css|py))`")
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
-# Files that exist only on a user's machine.
-MADE_LATER = {"credentials.json", "package.json"}
 
 
 def blocks(text):
@@ -44,7 +42,7 @@ def missing_files(path, text):
     outside = "\n".join(line for line in text.splitlines() if not line.startswith("    "))
     for name in sorted(set(NAMED_FILE.findall(outside))):
         known = (TOP / name).exists() or (path.parent / name).exists() or any(f.endswith("/" + name) for f in tracked)
-        if not known and pathlib.Path(name).name not in MADE_LATER and not name.startswith("/"):
+        if not known and not name.startswith("/"):
             yield f"{path.relative_to(TOP)}: names `{name}`, which does not exist"
     for target in LINK.findall(outside):
         if "://" not in target and not target.startswith(("mailto:", "/")) and not (path.parent / target).exists():

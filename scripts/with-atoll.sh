@@ -23,7 +23,7 @@ stop() {
     fi
     if [ "$code" -ne 0 ]; then
         printf '\nThe end of the log of atoll up:\n'
-        tail -n 30 "$data/up.log" "$data/logs/atoll.log" 2>/dev/null || true
+        tail -n 15 "$data/logs/atoll.log" 2>/dev/null || true
     fi
     rm -rf --one-file-system "$data"
     exit "$code"
