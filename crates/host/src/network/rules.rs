@@ -59,11 +59,11 @@ impl Rules<'_> {
         ]
         .concat();
         let most = config.max_connections.max(1);
+        let marker = marker(*group);
         format!(
-            "table inet {table}
-delete table inet {table}
-table inet {table} {{
+            "{}table inet {table} {{
 {sets}
+  chain {marker} {{ }}
   chain raw {{
     type filter hook prerouting priority raw; policy accept;
     iifgroup != {group:#x} accept
@@ -109,29 +109,65 @@ table inet {table} {{
     oifgroup != {group:#x} ip saddr & 255.255.255.0 @gateways masquerade
   }}
 }}
-"
+",
+            removal(table)
         )
     }
 
-    /// Replaces the table, in one transaction.
+    /// Replaces the table, in one transaction, and with it any that was left for the same group.
+    ///
+    /// The group belongs to whoever has claimed its block, so another table that speaks of it is from a data directory
+    /// that is gone; its rules would go on judging our packets.
     pub fn load(&self) -> io::Result<()> {
-        nft(&self.text())
+        let mut text = String::new();
+        let tables = nft(&["list", "chains", "inet"], "")?;
+        for stale in tables_with(&tables, &marker(self.group)).filter(|name| *name != self.table) {
+            tracing::warn!(table = stale, "removing the rules of a data directory that is gone");
+            text.push_str(&removal(stale));
+        }
+        nft(&["-f", "-"], &(text + &self.text())).map(drop)
     }
+}
+
+/// An empty chain that tells which group a table is for.
+fn marker(group: u32) -> String {
+    format!("for_group_{group:08x}")
+}
+
+/// The tables of ours, in what `nft list chains` prints, that have a chain of this name.
+fn tables_with<'a>(listing: &'a str, chain: &'a str) -> impl Iterator<Item = &'a str> {
+    let mut table = None;
+    listing.lines().filter_map(move |line| {
+        let mut words = line.split_whitespace();
+        match (words.next(), words.next(), words.next()) {
+            (Some("table"), Some("inet"), name) => {
+                table = name.filter(|name| name.starts_with("atoll_"));
+                None
+            }
+            (Some("chain"), Some(name), _) if name == chain => table,
+            _ => None,
+        }
+    })
 }
 
 /// Removes the table; does nothing where there is none.
 pub(super) fn remove(table: &str) -> io::Result<()> {
-    nft(&format!("table inet {table}\ndelete table inet {table}\n"))
+    nft(&["-f", "-"], &removal(table)).map(drop)
 }
 
-fn nft(commands: &str) -> io::Result<()> {
+fn removal(table: &str) -> String {
+    format!("table inet {table}\ndelete table inet {table}\n")
+}
+
+/// Runs `nft`; what it prints.
+fn nft(arguments: &[&str], commands: &str) -> io::Result<String> {
     let context = |error: io::Error| {
         io::Error::new(error.kind(), format!("running nft: {error} (is the package nftables installed?)"))
     };
     let mut child = Command::new("nft")
-        .args(["-f", "-"])
+        .args(arguments)
         .stdin(Stdio::piped())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .map_err(context)?;
@@ -141,7 +177,7 @@ fn nft(commands: &str) -> io::Result<()> {
     }
     let output = child.wait_with_output().map_err(context)?;
     if output.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let text: String = String::from_utf8_lossy(&output.stderr).trim().chars().take(500).collect();
     Err(io::Error::other(format!("nft refused the rules: {text}")))

@@ -88,6 +88,22 @@ fn two_agents_on_one_machine_keep_their_sandboxes_apart() {
 }
 
 #[test]
+fn the_rules_of_a_data_directory_that_is_gone_bind_nobody() {
+    let (lab, mut next) = (Lab::new(), Lab::new());
+    let gone = lab.start();
+    let group = gone.slots.group();
+    // Its agent was killed, its directory deleted: the rules are all that is left.
+    drop(gone);
+    next.host = Namespace(lab.host.0.try_clone().unwrap());
+    next.config.egress_allow = vec!["10.5.0.0/24".parse().unwrap()];
+    let agent = next.start();
+    assert_eq!(agent.slots.group(), group, "the test proves nothing");
+    assert!(agent.sandbox().namespace.reaches("10.5.0.1:80"));
+    let tables = next.host.run(|| Command::new("nft").args(["list", "tables"]).output().unwrap().stdout);
+    assert_eq!(String::from_utf8(tables).unwrap().trim(), format!("table inet {}", next.instance().name('_')));
+}
+
+#[test]
 fn nobody_outside_reaches_a_sandbox_or_its_gateway() {
     let lab = Lab::new();
     let agent = lab.start();
