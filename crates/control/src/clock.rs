@@ -1,7 +1,10 @@
 //! The one clock. Whatever decides by time gets it from here, so that tests can move it.
 
+#[cfg(test)]
 use std::sync::Arc;
+#[cfg(test)]
 use std::sync::atomic::{AtomicI64, Ordering};
+#[cfg(test)]
 use std::time::Duration;
 
 use crate::db::Millis;
@@ -14,6 +17,7 @@ pub struct Clock(Source);
 enum Source {
     #[default]
     System,
+    #[cfg(test)]
     Manual(Arc<AtomicI64>),
 }
 
@@ -24,7 +28,8 @@ impl Clock {
         Self::default()
     }
 
-    /// Stands still until [`Clock::advance`] is called.
+    /// For tests: stands still until [`Clock::advance`] is called.
+    #[cfg(test)]
     #[must_use]
     pub fn manual(start: Millis) -> Self {
         Self(Source::Manual(Arc::new(AtomicI64::new(start.0))))
@@ -34,11 +39,13 @@ impl Clock {
     pub fn now(&self) -> Millis {
         match &self.0 {
             Source::System => Millis::from(chrono::Utc::now()),
+            #[cfg(test)]
             Source::Manual(time) => Millis(time.load(Ordering::SeqCst)),
         }
     }
 
     /// Moves a manual clock; the system's can't be moved.
+    #[cfg(test)]
     pub fn advance(&self, by: Duration) {
         if let Source::Manual(time) = &self.0 {
             time.fetch_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), Ordering::SeqCst);

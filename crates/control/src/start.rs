@@ -78,6 +78,15 @@ impl Control {
         self.app.accounts.first_admin(email, password).await
     }
 
+    /// A token with which the first admin can be made over the API (`POST /v1/auth/setup`), if there is no account at
+    /// all; only the one made last is worth anything.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn setup_token(&self) -> Result<Option<SecretString>, SetupError> {
+        self.app.accounts.setup_token().await
+    }
+
     /// Makes the platform's template `base` point to this image.
     ///
     /// # Errors
@@ -131,7 +140,7 @@ async fn wire(
         SchedulerKind::RoundRobin => Arc::new(RoundRobin::default()),
         SchedulerKind::LeastLoaded => Arc::new(LeastLoaded::default()),
     };
-    let limits = Limits { stale_after: config.hosts.stale_after, ..Limits::default() };
+    let limits = Limits { stale_after: config.hosts.stale_after, overcommit: config.overcommit };
     let placer: Arc<dyn Placer> = Arc::new(Placement::new(hosts.candidates(), scheduler, limits));
     let reconcile = Reconcile::new(&db, &clock, &hosts, &fleet, config.resume_on_reconnect);
     let sandboxes = Sandboxes::new(db.clone(), clock.clone(), fleet, placer, &config.http, tasks.clone());

@@ -116,7 +116,7 @@ impl Accounts {
         };
         audit::record(&mut tx, now, &entry).await?;
         tx.commit().await?;
-        Ok(SignedIn { token, session_id, user_id, team_id, email: user.email, name: user.name })
+        Ok(SignedIn { token, user_id, team_id, email: user.email, name: user.name })
     }
 
     /// Ends a session: its token is worth nothing from now on.

@@ -17,8 +17,14 @@ use super::error::OpenError;
 
 type Listed = (i64, &'static str, &'static str);
 
-const SQLITE: [Listed; 1] = [(1, "init", include_str!("../../migrations/sqlite/0001_init.sql"))];
-const POSTGRES: [Listed; 1] = [(1, "init", include_str!("../../migrations/postgres/0001_init.sql"))];
+const SQLITE: [Listed; 2] = [
+    (1, "init", include_str!("../../migrations/sqlite/0001_init.sql")),
+    (2, "sandboxes alive", include_str!("../../migrations/sqlite/0002_sandboxes_alive.sql")),
+];
+const POSTGRES: [Listed; 2] = [
+    (1, "init", include_str!("../../migrations/postgres/0001_init.sql")),
+    (2, "sandboxes alive", include_str!("../../migrations/postgres/0002_sandboxes_alive.sql")),
+];
 
 /// The version that this program was built for.
 pub(super) const LATEST: i64 = SQLITE[SQLITE.len() - 1].0;

@@ -1,4 +1,4 @@
-//! Small values of the installation as a whole: its instance id, whether setup is done.
+//! Small values of the installation as a whole.
 
 use super::{Db, DbError, During, Millis, on};
 
@@ -7,21 +7,6 @@ pub async fn get(db: &Db, name: &str) -> Result<Option<String>, DbError> {
         on!(read db, |c| sqlx::query_as("SELECT value FROM settings WHERE name = $1").bind(name).fetch_optional(c).await)
             .during("read a setting")?;
     Ok(row.map(|row| row.0))
-}
-
-/// The value of `name`; `fresh` is kept when there is none yet. Whoever is first wins, for all replicas.
-pub async fn get_or_insert(db: &Db, name: &str, fresh: &str, now: Millis) -> Result<String, DbError> {
-    let row: (String,) = on!(write db, |c| sqlx::query_as(
-        "INSERT INTO settings (name, value, updated_at) VALUES ($1, $2, $3)
-         ON CONFLICT (name) DO UPDATE SET updated_at = settings.updated_at RETURNING value",
-    )
-    .bind(name)
-    .bind(fresh)
-    .bind(now)
-    .fetch_one(c)
-    .await)
-    .during("keep a setting")?;
-    Ok(row.0)
 }
 
 pub async fn set(db: &Db, name: &str, value: &str, now: Millis) -> Result<(), DbError> {

@@ -59,6 +59,9 @@ impl From<LoginError> for ApiError {
 impl From<SetupError> for ApiError {
     fn from(error: SetupError) -> Self {
         match error {
+            SetupError::Refused => Self::new(ErrorCode::Unauthorized, "the setup token is not valid"),
+            error @ SetupError::Password => Self::invalid("password", error.to_string()),
+            SetupError::Login(error) => error.into(),
             SetupError::Db(error) => error.into(),
             error @ SetupError::Hash(_) => Self::internal(error),
         }

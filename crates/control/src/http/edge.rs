@@ -119,6 +119,9 @@ fn write(error: ApiError, mut old: Response, id: &RequestId) -> Response {
         let cause = error.source.as_deref().map(|cause| chain(cause)).unwrap_or_default();
         if error.code == ErrorCode::Internal {
             tracing::error!(request_id = %id.0, code = %error.code, cause, "a request failed");
+        } else if error.code == ErrorCode::NotReady {
+            // Asked several times a second by whoever waits for the start.
+            tracing::debug!(request_id = %id.0, message = %error.message, "not ready");
         } else {
             tracing::warn!(request_id = %id.0, code = %error.code, message = %error.message, cause, "a request failed");
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use axum::body::Body;
 use axum::http::{Method, StatusCode};
+use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
 use crate::db::testing::{databases, sqlite};
@@ -68,11 +69,12 @@ async fn bad_requests_name_their_field() {
 }
 
 /// Routes that answer without credentials, by design.
-const PUBLIC: [&str; 6] = [
+const PUBLIC: [&str; 7] = [
     "get /healthz",
     "get /metrics",
     "get /readyz",
     "post /v1/auth/login",
+    "post /v1/auth/setup",
     "post /v1/hosts/auth/refresh",
     "post /v1/hosts/register",
 ];
@@ -184,6 +186,28 @@ async fn a_login_never_says_which_part_was_wrong_and_bounds_guessing() {
     }
     assert_error(&last, 429, "rate_limited");
     assert!(last.headers.contains_key("retry-after"));
+}
+
+#[tokio::test]
+async fn the_first_admin_takes_the_setup_token_and_it_works_once() {
+    let database = sqlite().await;
+    let test = app_with(database, |_| {}).await;
+    assert!(test.app.accounts.setup_token().await.unwrap().is_none(), "somebody is there already");
+    for table in ["DELETE FROM api_keys", "DELETE FROM teams", "DELETE FROM users"] {
+        crate::db::on!(write & test.app.db, |c| sqlx::query(table).execute(c).await.map(|_| ())).unwrap();
+    }
+    let token = test.app.accounts.setup_token().await.unwrap().unwrap();
+    let client = test.client.anonymous();
+    let ask =
+        |token: &str, password: &str| json!({ "token": token, "email": "first@example.test", "password": password });
+    assert_error(&client.post("/v1/auth/setup", ask("wrong", "long enough")).await, 401, "unauthorized");
+    let short = client.post("/v1/auth/setup", ask(token.expose_secret(), "short")).await;
+    assert_eq!((short.code().as_str(), short.field().as_str()), ("invalid_request", "password"));
+    let made = client.post("/v1/auth/setup", ask(token.expose_secret(), "long enough")).await;
+    assert_eq!(made.status, StatusCode::CREATED, "{}", made.json());
+    assert!(client.with_token(made.json()["token"].as_str().unwrap()).get("/v1/me").await.json()["is_admin"] == true);
+    let again = client.post("/v1/auth/setup", ask(token.expose_secret(), "long enough")).await;
+    assert_error(&again, 401, "unauthorized");
 }
 
 #[tokio::test]

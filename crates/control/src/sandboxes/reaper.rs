@@ -40,7 +40,7 @@ impl Sandboxes {
         }
     }
 
-    async fn reap_once(&self, holder: &str, renew_at: &mut Millis) -> Result<(), DbError> {
+    pub(super) async fn reap_once(&self, holder: &str, renew_at: &mut Millis) -> Result<(), DbError> {
         self.activity.flush(&self.db).await?;
         let now = self.clock.now();
         if now >= *renew_at {

@@ -22,6 +22,7 @@ pub struct FakeAgent(Arc<Mutex<State>>);
 #[derive(Default)]
 struct State {
     sandboxes: HashMap<String, Sandbox>,
+    specs: HashMap<String, SandboxSpec>,
     unreachable: bool,
     /// So many creates fail.
     failing_creates: usize,
@@ -65,6 +66,10 @@ impl FakeAgent {
 
     pub fn state_of(&self, id: &SandboxId) -> Option<SandboxState> {
         self.state().sandboxes.get(id.as_str()).and_then(|sandbox| sandbox.state.as_known())
+    }
+
+    pub fn spec_of(&self, id: &SandboxId) -> Option<SandboxSpec> {
+        self.state().specs.get(id.as_str()).cloned()
     }
 
     pub fn count(&self) -> usize {
@@ -146,6 +151,7 @@ impl HostService for FakeAgent {
             state: SandboxState::SANDBOX_STATE_RUNNING.into(),
             ..Default::default()
         };
+        state.specs.insert(request.id.clone(), request.spec.into_option().unwrap_or_default());
         state.sandboxes.insert(request.id, sandbox.clone());
         Response::ok(CreateSandboxResponse { sandbox: sandbox.into(), ..Default::default() })
     }

@@ -13,6 +13,18 @@ pub struct LoginRequest {
     pub password: String,
 }
 
+/// Makes the first admin of a fresh installation.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct SetupRequest {
+    /// What the server printed at its start.
+    pub token: String,
+    pub email: String,
+    /// 8 to 1,024 bytes.
+    pub password: String,
+}
+
 #[derive(Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct AuthResponse {

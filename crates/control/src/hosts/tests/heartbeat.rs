@@ -20,7 +20,7 @@ async fn a_heartbeat_writes_what_the_host_says() {
         let candidates = crate::fleet::CandidateSource::candidates(&rig.hosts.candidates()).await.unwrap();
         assert!(candidates[0].ready);
         assert_eq!(candidates[0].capacity.cpu_millis, 4000);
-        assert_eq!(candidates[0].committed.memory_mb, 512);
+        assert_eq!(candidates[0].committed.memory_mb, 0, "what it has promised is told by the sandboxes' rows");
         assert_eq!(candidates[0].cached_images, ["aa"]);
     }
 }
