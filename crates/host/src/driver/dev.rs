@@ -9,7 +9,9 @@
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, chownat, makedev, mkdirat, mknodat, openat, symlinkat};
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, Uid, chmodat, chownat, makedev, mkdirat, mknodat, openat, symlinkat,
+};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen};
 
 pub(crate) const DEV: &str = "dev";
@@ -67,12 +69,11 @@ pub(super) fn make(id_base: u32, cgroups: &[String], files: &[(&str, String)]) -
         symlinkat(*target, mount.as_fd(), format!("{DEV}/{name}"))?;
         maker.own(&format!("{DEV}/{name}"))?;
     }
-    // Root on the host owns these two: they only lie under other mounts.
-    let plain = Mode::from_raw_mode(0o755);
-    mkdirat(mount.as_fd(), EMPTY, plain)?;
-    mkdirat(mount.as_fd(), CGROUPS, plain)?;
+    // Root on the host owns these: they only lie under other mounts.
+    maker.closed_dir(EMPTY)?;
+    maker.closed_dir(CGROUPS)?;
     for name in cgroups.iter().filter(|name| !name.is_empty()) {
-        mkdirat(mount.as_fd(), format!("{CGROUPS}/{name}"), plain)?;
+        maker.closed_dir(&format!("{CGROUPS}/{name}"))?;
     }
     for (name, text) in files {
         maker.file(name, text)?;
@@ -91,15 +92,24 @@ impl Maker<'_> {
         Ok(chownat(self.root, path, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?)
     }
 
-    fn dir(&self, path: &str) -> io::Result<()> {
+    /// Modes are set apart from making things: the agent's mask may take bits away.
+    fn mode(&self, path: &str, mode: u32) -> io::Result<()> {
+        Ok(chmodat(self.root, path, Mode::from_raw_mode(mode), AtFlags::empty())?)
+    }
+
+    fn closed_dir(&self, path: &str) -> io::Result<()> {
         mkdirat(self.root, path, Mode::from_raw_mode(0o755))?;
+        self.mode(path, 0o755)
+    }
+
+    fn dir(&self, path: &str) -> io::Result<()> {
+        self.closed_dir(path)?;
         self.own(path)
     }
 
     fn node(&self, path: &str, device: u64) -> io::Result<()> {
         mknodat(self.root, path, FileType::CharacterDevice, Mode::from_raw_mode(0o666), device)?;
-        // The agent's mask may have taken bits away.
-        rustix::fs::chmodat(self.root, path, Mode::from_raw_mode(0o666), AtFlags::empty())?;
+        self.mode(path, 0o666)?;
         self.own(path)
     }
 
@@ -108,6 +118,31 @@ impl Maker<'_> {
         let mode = Mode::from_raw_mode(0o444);
         let mut file = std::fs::File::from(openat(self.root, path, flags, mode)?);
         file.write_all(text.as_bytes())?;
+        self.mode(path, 0o444)?;
         self.own(path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::statat;
+    use rustix::thread::{UnshareFlags, unshare_unsafe};
+
+    #[test]
+    fn everybody_inside_can_read_it_whatever_the_mask_of_the_agent_is() {
+        let worker = std::thread::spawn(|| {
+            // SAFETY: gives this thread a mask and working directory of its own, and touches no descriptor.
+            unsafe { unshare_unsafe(UnshareFlags::FS) }.unwrap();
+            rustix::process::umask(Mode::from_raw_mode(0o077));
+            make(0x7001_0000, &["memory".to_owned()], &[("meminfo", "x".to_owned())]).unwrap()
+        });
+        let made = worker.join().unwrap();
+        let mode = |path: &str| statat(&made, path, AtFlags::SYMLINK_NOFOLLOW).unwrap().st_mode & 0o777;
+        assert_eq!(mode("dev"), 0o755);
+        assert_eq!(mode("dev/null"), 0o666);
+        assert_eq!(mode("meminfo"), 0o444);
+        assert_eq!(mode("cgroup/memory"), 0o755);
+        assert_eq!(statat(&made, "dev/null", AtFlags::empty()).unwrap().st_uid, 0x7001_0000);
     }
 }
