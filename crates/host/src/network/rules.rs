@@ -70,18 +70,22 @@ impl Rules<'_> {
     meta nfproto ipv6 drop
     fib saddr . iif oif missing drop
   }}
+  chain refuse {{
+    meta l4proto tcp reject with tcp reset
+    reject with icmpx type admin-prohibited
+  }}
   chain count {{
     ct state established accept
     ct state related icmp type {{ destination-unreachable, time-exceeded, parameter-problem }} accept
     ct state != new drop
-    add @connections {{ ip saddr ct count over {most} }} reject with icmpx type admin-prohibited
+    add @connections {{ ip saddr ct count over {most} }} goto refuse
     accept
   }}
   chain egress {{
-    oifgroup {group:#x} reject with icmpx type admin-prohibited
-    ip saddr @denied reject with icmpx type admin-prohibited
+    oifgroup {group:#x} goto refuse
+    ip saddr @denied goto refuse
     ip daddr @allowed goto count
-    ip daddr @closed reject with icmpx type admin-prohibited
+    ip daddr @closed goto refuse
     fib daddr type != unicast drop
     goto count
   }}
@@ -92,12 +96,15 @@ impl Rules<'_> {
     oifgroup {group:#x} ct state related meta l4proto icmp accept
     oifgroup {group:#x} drop
   }}
+  chain names {{
+    ip saddr @denied goto refuse
+    goto count
+  }}
   chain to_host {{
-    ip saddr @denied reject with icmpx type admin-prohibited
-    ip daddr @gateways meta l4proto {{ tcp, udp }} th dport 53 goto count
+    ip daddr @gateways meta l4proto {{ tcp, udp }} th dport 53 goto names
     ct state established accept
     ct state related icmp type {{ destination-unreachable, time-exceeded, parameter-problem }} accept
-    reject with icmpx type admin-prohibited
+    goto refuse
   }}
   chain input {{
     type filter hook input priority filter; policy accept;

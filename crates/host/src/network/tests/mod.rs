@@ -201,6 +201,8 @@ fn denied_egress_ends_open_connections_and_can_be_given_back() {
     agent.deny(&sandbox, true);
     agent.deny(&sandbox, true);
     assert!(!echoes(&mut stream) && !sandbox.namespace.reaches(&format!("{PUBLIC}:80")));
+    sandbox.namespace.serve(80);
+    assert!(lab.host.reaches(&format!("{}:80", sandbox.slot.address())), "its own ports are shut too");
     assert!(neighbour.namespace.reaches(&format!("{PUBLIC}:80")));
     agent.deny(&sandbox, false);
     agent.deny(&sandbox, false);
