@@ -14,6 +14,7 @@
 
 mod async_fd;
 mod auth;
+mod awake;
 mod cgroup;
 mod config;
 mod exec;

@@ -1,6 +1,7 @@
 //! The RPCs of `filesystem.Filesystem`.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use atoll_rpc::filesystem::watch_dir_response::{KeepAlive, StartEvent};
 use atoll_rpc::filesystem::{
@@ -131,7 +132,7 @@ impl Filesystem for FilesystemService {
             allow_network: request.allow_network_mounts,
         };
         let events = Hub::stream(&self.0.watches, wish).await?;
-        Response::ok(watch_stream(events, auth::keepalive(&context)))
+        Response::ok(watch_stream(events, auth::keepalive(&context), context.deadline()))
     }
 
     async fn create_watcher(
@@ -169,8 +170,9 @@ impl Filesystem for FilesystemService {
     }
 }
 
-/// `start`, then events, and a keepalive after every silence. The watch ends when the stream is dropped.
-fn watch_stream(events: Streamed, keepalive: std::time::Duration) -> ServiceStream<WatchDirResponse> {
+/// `start`, then events, and a keepalive after every silence. The watch ends when the stream is dropped, or at the time
+/// that the caller has set.
+fn watch_stream(events: Streamed, keepalive: Duration, deadline: Option<Instant>) -> ServiceStream<WatchDirResponse> {
     let message = |event| WatchDirResponse { event: Some(event), ..Default::default() };
     Box::pin(stream::unfold((Some(events), true), move |(events, first)| async move {
         let mut events = events?;
@@ -183,6 +185,9 @@ fn watch_stream(events: Streamed, keepalive: std::time::Duration) -> ServiceStre
                 Ok(event) => Some((Ok(message(FilesystemEvent::into(event))), (Some(events), false))),
                 Err(error) => Some((Err(error.into()), (None, false))),
             },
+            () = crate::awake::sleep_until_some(deadline) => {
+                Some((Err(ConnectError::deadline_exceeded("the time given to the watch is over")), (None, false)))
+            }
             () = tokio::time::sleep(keepalive) => {
                 Some((Ok(message(KeepAlive::default().into())), (Some(events), false)))
             }

@@ -54,12 +54,7 @@ pub async fn run(
 ) {
     let mut drain = pin!(outputs.drain(&process));
     let mut exit = pin!(exit);
-    let mut deadline = pin!(async {
-        match deadline {
-            Some(at) => tokio::time::sleep_until(at.into()).await,
-            None => std::future::pending().await,
-        }
-    });
+    let mut deadline = pin!(crate::awake::sleep_until_some(deadline));
     let mut ended: Option<Exit> = None;
     let mut drained = false;
     let mut timed_out = false;

@@ -13,9 +13,6 @@ use tokio::sync::mpsc;
 use super::{End, Event};
 use crate::reaper::Exit;
 
-/// How long the end of a process that was killed for its time is waited for.
-const KILL_TAKES_AT_MOST: Duration = Duration::from_secs(1);
-
 /// The stream's next step.
 enum Step {
     Started,
@@ -60,9 +57,9 @@ pub fn messages<T: Send + 'static>(subscription: Subscription, wrap: fn(ProcessE
 impl Subscription {
     async fn next(&mut self) -> Option<(Result<WireEvent, ConnectError>, Step)> {
         let out_of_time = || ConnectError::deadline_exceeded("the time given to the command is over");
-        // Its own process is killed when the time is up, and the end follows at once: waiting for it means that the
+        // The owner's process is killed when its time is up; waiting for its end, which follows at once, means that the
         // process is gone when the caller hears of it.
-        let limit = self.deadline.map(|at| if self.owner { at + KILL_TAKES_AT_MOST } else { at });
+        let limit = self.deadline.filter(|_| !self.owner);
         let Ok(events) = &mut self.events else { return None };
         tokio::select! {
             biased;
@@ -73,16 +70,9 @@ impl Subscription {
                 Event::Stderr(data) => Some((Ok(data_event(WireOutput::Stderr(data.into()))), Step::Events)),
                 Event::Terminal(data) => Some((Ok(data_event(WireOutput::Pty(data.into()))), Step::Events)),
             },
-            () = sleep_until(limit) => Some((Err(out_of_time()), Step::Done)),
+            () = crate::awake::sleep_until_some(limit) => Some((Err(out_of_time()), Step::Done)),
             () = tokio::time::sleep(self.keepalive) => Some((Ok(KeepAlive::default().into()), Step::Events)),
         }
-    }
-}
-
-async fn sleep_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
     }
 }
 
