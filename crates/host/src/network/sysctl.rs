@@ -25,7 +25,7 @@ pub(super) fn enable_forwarding() -> io::Result<()> {
 /// machine's first network namespace may do so, and an entry costs memory only when it is used.
 pub(super) fn enlarge_connection_table() {
     let present = fs::read_to_string(CONNECTIONS).ok().and_then(|text| text.trim().parse::<u64>().ok());
-    if !present.is_some_and(|present| present < CONNECTIONS_WANTED) {
+    if present.is_none_or(|present| present >= CONNECTIONS_WANTED) {
         return;
     }
     match fs::write(CONNECTIONS, CONNECTIONS_WANTED.to_string()) {

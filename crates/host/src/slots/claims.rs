@@ -10,6 +10,7 @@ use std::io::{self, Read, Seek, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,8 @@ use crate::instance::{Instance, id_of};
 
 /// A claim is a few hundred bytes; more is not ours.
 const MAX_CLAIM_BYTES: u64 = 16 * 1024;
+/// Whoever holds the lock for longer than this has been stopped.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A block that this process holds.
 #[derive(Debug)]
@@ -131,8 +134,15 @@ impl Claims {
             .mode(0o600)
             .open(&path)
             .map_err(io_error("opening", &path))?;
-        rustix::fs::flock(file.as_fd(), FlockOperation::LockExclusive)
-            .map_err(|error| io_error("locking", &path)(error.into()))?;
+        let start = Instant::now();
+        loop {
+            match rustix::fs::flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive) {
+                Err(rustix::io::Errno::WOULDBLOCK) if start.elapsed() < LOCK_PATIENCE => {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                other => break other.map_err(|error| io_error("locking", &path)(error.into()))?,
+            }
+        }
         Ok(file)
     }
 
