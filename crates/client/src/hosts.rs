@@ -2,7 +2,7 @@
 
 use atoll_model::HostId;
 use atoll_model::api::Page;
-use atoll_model::api::hosts::{CreateHostRequest, CreateHostResponse, Host};
+use atoll_model::api::hosts::{CreateHostRequest, CreateHostResponse, Host, RegistrationTokenResponse};
 use http::Method;
 use serde::de::IgnoredAny;
 
@@ -16,7 +16,7 @@ impl Client {
     }
 
     /// A new registration token, for a host that is pending or has lost its credentials.
-    pub async fn new_host_token(&self, id: &HostId) -> Result<CreateHostResponse, Error> {
+    pub async fn new_host_token(&self, id: &HostId) -> Result<RegistrationTokenResponse, Error> {
         self.json(Method::POST, &format!("/v1/hosts/{id}/token"), None::<&()>, DEADLINE).await
     }
 

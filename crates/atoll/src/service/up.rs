@@ -22,7 +22,7 @@ use crate::cli::settings::{UpArgs, loopback_url};
 use crate::output::{self, with_hint};
 
 /// A host whose credentials still count is ready well before this; then it is asked whether they do.
-const ENROL_AGAIN_AFTER: Duration = Duration::from_secs(8);
+const ENROL_AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// From the start of both halves to the first create that would succeed.
 const READY_WITHIN: Duration = Duration::from_secs(90);
 

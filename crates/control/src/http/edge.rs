@@ -117,13 +117,15 @@ fn write(error: ApiError, mut old: Response, id: &RequestId) -> Response {
     let status = error.status();
     if status.is_server_error() {
         let cause = error.source.as_deref().map(|cause| chain(cause)).unwrap_or_default();
-        if error.code == ErrorCode::Internal {
-            tracing::error!(request_id = %id.0, code = %error.code, cause, "a request failed");
-        } else if error.code == ErrorCode::NotReady {
-            // Asked several times a second by whoever waits for the start.
-            tracing::debug!(request_id = %id.0, message = %error.message, "not ready");
-        } else {
-            tracing::warn!(request_id = %id.0, code = %error.code, message = %error.message, cause, "a request failed");
+        let (code, message) = (error.code, &error.message);
+        match code {
+            ErrorCode::Internal => tracing::error!(request_id = %id.0, %code, cause, "a request failed"),
+            ErrorCode::AgentError | ErrorCode::HostUnavailable => {
+                tracing::warn!(request_id = %id.0, %code, %message, cause, "a request failed");
+            }
+            // Answers to what clients ask for (a program's timeout, a full disk, a full house): not ours to mend, and
+            // as many as clients like.
+            _ => tracing::debug!(request_id = %id.0, %code, %message, cause, "a request failed"),
         }
     }
     let mut details = error.details;

@@ -237,7 +237,8 @@ struct Busy<'a> {
 impl<'a> Busy<'a> {
     fn take(shared: &'a Shared, host: &'a HostId) -> Option<Self> {
         let mut busy = shared.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        busy.insert(host.clone()).then_some(Self { shared, host })
+        // Lazily: one that is made in vain would be dropped at once, under the very lock that its drop takes.
+        busy.insert(host.clone()).then(|| Self { shared, host })
     }
 }
 
