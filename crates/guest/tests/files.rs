@@ -132,6 +132,17 @@ async fn what_cant_be_stored_is_refused_with_the_reason() {
 }
 
 #[tokio::test]
+async fn a_refusal_arrives_though_much_is_still_being_sent() {
+    let guest = Guest::start().await;
+    let large = noise(30_000_000);
+    for _ in 0..5 {
+        let answer = guest.client.send("POST", &files(&guest.path("")), &[RAW], large.clone()).await;
+        assert_eq!(answer.status, 400, "{}", answer.text());
+        assert!(answer.text().contains("path is a directory: "), "{}", answer.text());
+    }
+}
+
+#[tokio::test]
 async fn a_full_disk_is_507_and_the_guest_goes_on() {
     let guest = Guest::start().await;
     let disk = SmallDisk::mount(&guest.folder.path().join("small"), "1m");

@@ -2,7 +2,8 @@
 //!
 //! - `request`: what the query says, who may, which path is meant; and the errors of all three.
 //! - `read`: answering with a file, whole, in part or compressed; `content` says what kind it is, `body` streams it.
-//! - `write`: taking files in; `multipart` takes a form apart, `inflate` decompresses, `sink` writes to disk.
+//! - `write`: taking files in; `multipart` takes a form apart, `inflate` decompresses, `sink` writes to disk,
+//!   `linger` lets a refusal arrive.
 //! - `compose`: joining files. `signature`: URLs that carry their own permission. `metadata`: callers' notes on files.
 //!
 //! Contents stream through buffers of fixed size, whatever a file's length, and all work that may wait for a disk is
@@ -12,6 +13,7 @@ mod body;
 pub mod compose;
 mod content;
 mod inflate;
+mod linger;
 pub mod metadata;
 mod multipart;
 pub mod read;

@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use serde::Serialize;
 
 use super::FileError;
+use super::linger::Lingering;
 use super::request::{self, Query};
 use super::signature::Operation;
 use super::sink::{self, Target};
@@ -50,6 +51,7 @@ pub async fn answer(guest: &Arc<Guest>, trusted: bool, request: Request<Incoming
 
 async fn write(guest: &Arc<Guest>, trusted: bool, request: Request<Incoming>) -> Result<Response<Body>, FileError> {
     let (head, body) = request.into_parts();
+    let body = Lingering::new(body);
     let query = Query::parse(&head.uri);
     let account = request::admit(guest, trusted, &head.headers, &query, Operation::Write)?;
     let notes = metadata::from_headers(&head.headers)?;
@@ -78,7 +80,7 @@ async fn write(guest: &Arc<Guest>, trusted: bool, request: Request<Incoming>) ->
 type Chunks = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
 
 /// The body's bytes, decompressed if need be.
-fn decoded(body: Incoming, headers: &HeaderMap) -> Result<Chunks, FileError> {
+fn decoded(body: Lingering, headers: &HeaderMap) -> Result<Chunks, FileError> {
     let chunks = BodyDataStream::new(body)
         .map(|chunk| chunk.map_err(|error| io::Error::other(format!("the upload broke off: {error}"))));
     match headers.get(CONTENT_ENCODING).map(|value| value.as_bytes().to_ascii_lowercase()).as_deref() {
