@@ -133,7 +133,7 @@ pub(super) enum QuotaKind {
 pub(super) fn enable_quotas(fd: BorrowedFd<'_>, kind: QuotaKind) -> io::Result<()> {
     let command: u64 = match kind {
         QuotaKind::Full => 1,
-        QuotaKind::Simple => 3,
+        QuotaKind::Simple => 4,
     };
     match call(fd, QUOTA_CTL, &mut [command, 0]) {
         Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),

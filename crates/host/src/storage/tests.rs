@@ -59,9 +59,18 @@ fn fill(path: &Path, most: u64) -> (u64, io::Error) {
     (written, io::Error::other("nothing stopped it"))
 }
 
+fn kernel_is_at_least(major: u32, minor: u32) -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(['.', '-']).filter_map(|number| number.parse::<u32>().ok());
+    (numbers.next().unwrap(), numbers.next().unwrap()) >= (major, minor)
+}
+
 fn quota_holds(options: &PoolOptions) {
     let machine = Machine::new();
     let pool = machine.open(options);
+    let simple = !options.force_full_quotas && kernel_is_at_least(6, 7);
+    let kind = if simple { btrfs::QuotaKind::Simple } else { btrfs::QuotaKind::Full };
+    assert_eq!(btrfs::quota_kind(&pool.backing.sysfs), Some(kind));
     let (id, neighbour) = (SandboxId::new(), SandboxId::new());
     let volume = pool.create_volume(&id, 50 << 20).unwrap();
     let other = pool.create_volume(&neighbour, 50 << 20).unwrap();
