@@ -42,7 +42,7 @@ async fn a_token_is_good_until_it_expires_and_only_as_it_was_signed() {
     assert_eq!(tokens.verify(token, clock.now()).unwrap().sub, signed_in.user_id);
     let (head, signature) = token.rsplit_once('.').unwrap();
     let (header, claims) = head.split_once('.').unwrap();
-    let other = if claims.starts_with("eyJ") { format!("eyK{}", &claims[3..]) } else { claims.replace('a', "b") };
+    let other = claims.replacen('J', "K", 1);
     for forged in [format!("{header}.{other}.{signature}"), format!("{header}.{claims}."), claims.to_owned()] {
         assert!(tokens.verify(&forged, clock.now()).is_none(), "{forged}");
     }

@@ -99,13 +99,15 @@ fn start_cluster() -> Cluster {
         pid = std::process::id(),
         ctl = binary("pg_ctl").display(),
     );
-    // The shell must not keep the test's own output open.
-    Command::new("setsid")
+    // In a session of its own, and without the test's output, so that nobody waits for it. `setsid --fork` ends at once.
+    let status = Command::new("setsid")
+        .arg("--fork")
         .args(["sh", "-c", &script])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
-        .spawn()
-        .expect("a shell that cleans up");
+        .status()
+        .expect("setsid runs");
+    assert!(status.success(), "the shell that cleans up starts");
     Cluster { socket_dir: root }
 }

@@ -1,10 +1,13 @@
 //! Creating a sandbox: a row, a host, and either a sandbox that answers or nothing at all.
 //!
-//! 1. The template is looked up and a host is picked. 2. In one transaction: the row, `starting` on that host with
-//! generation 1, and the audit entry. 3. The host builds it and answers when the guest agent inside is ready.
-//! 4. The row becomes `running`. A host that fails is told to destroy whatever it may have made (with a newer
-//! generation, so that a create that still travels is refused), and the create is tried on another host, once. When
-//! that fails too the row ends as `stopped`, reason `create_failed`.
+//! 1. The template is looked up and a host is picked.
+//! 2. In one transaction: the row, `starting` on that host with generation 1, and the audit entry.
+//! 3. The host builds it and answers when the guest agent inside is ready.
+//! 4. The row becomes `running`.
+//!
+//! A host that fails is told to destroy whatever it may have made (with a newer generation, so that a create that still
+//! travels is refused), and the create is tried on another host, once. When that fails too the row ends as `stopped`,
+//! reason `create_failed`.
 //!
 //! All of it runs in a task of its own: a client that goes away does not leave it half done. A sandbox that nobody is
 //! there to be told of is destroyed again.

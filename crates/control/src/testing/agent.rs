@@ -1,4 +1,5 @@
 //! One machine of the fake fleet: its sandboxes are entries in a map, and it fails when it is told to.
+#![allow(refining_impl_trait, reason = "naming the answers' types is what the service traits are used like")]
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
