@@ -26,13 +26,13 @@ seconds() {
 # run LABEL HINT COMMAND...: runs it with its output in $LOG, shows how long it takes and its latest line, and on
 # failure the end of its output and the hint.
 run() {
-    local label=$1 hint=$2 began=$SECONDS from pid code=0 line shown=0
+    local label=$1 hint=$2 began=$SECONDS from child code=0 line shown=0
     shift 2
     from=$(($(stat -c %s "$LOG") + 1))
     printf '\n== %s: %s\n' "$label" "$*" >>"$LOG"
     "$@" >>"$LOG" 2>&1 </dev/null &
-    pid=$!
-    while kill -0 "$pid" 2>/dev/null; do
+    child=$!
+    while kill -0 "$child" 2>/dev/null; do
         if [ -t 1 ]; then
             line=$(tail -n 1 "$LOG" | tr -d '\r' | cut -c1-$((${COLUMNS:-80} - 32 - ${#label})) 2>/dev/null || true)
             printf '\r\e[K… %s %s(%s) %s%s' "$label" "$dim" "$(seconds $((SECONDS - began)))" "$line" "$plain"
@@ -42,7 +42,7 @@ run() {
         fi
         sleep 0.2
     done
-    wait "$pid" || code=$?
+    wait "$child" || code=$?
     [ ! -t 1 ] || printf '\r\e[K'
     if [ "$code" -ne 0 ]; then
         say "${red}✗ $label failed (exit code $code). The end of its output:${plain}" >&2
@@ -132,7 +132,7 @@ check_kernel() {
         grep -qw "$fs" /proc/filesystems || modprobe -q "$fs" 2>/dev/null || missing+=("the file system $fs")
     done
     unshare --user --map-root-user true 2>/dev/null || missing+=("user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone)")
-    unshare --net sh -c 'ip link add a type veth peer name b' 2>/dev/null || missing+=("veth network links")
+    unshare --net sh -c 'ip link add name probe0 type veth peer name probe1' 2>/dev/null || missing+=("veth network links")
     modprobe -q nf_tables 2>/dev/null || [ -d /sys/module/nf_tables ] || zgrep -q '^CONFIG_NF_TABLES=y' /proc/config.gz 2>/dev/null || missing+=("nftables")
     grep -qE '[[:space:]](memory|0::)' /proc/cgroups /proc/self/cgroup 2>/dev/null || grep -q cgroup /proc/filesystems || missing+=("control groups")
     if [ ${#missing[@]} -gt 0 ]; then

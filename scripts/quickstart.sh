@@ -28,7 +28,7 @@ export ATOLL_DATA_DIR=$data ATOLL_LISTEN=$listen ATOLL_CACHE_DIR=$cache
 # that got the number later is never taken for it.
 started_pid() {
     local pid began
-    read -r pid began <"$pid_file" 2>/dev/null || return 1
+    [ -r "$pid_file" ] && read -r pid began <"$pid_file" || return 1
     [ "$(start_time "$pid")" = "$began" ] || return 1
     echo "$pid"
 }
@@ -111,7 +111,7 @@ if [ -n "$bin_dir" ] && [ -d "$bin_dir" ]; then
 fi
 
 run "Checking what this machine can run" "What failed says what to do; run it by hand: $program host check." \
-    "$program" host check --data-dir "$data"
+    "$program" host check
 
 say
 say "${bold}3. Start${plain}"
