@@ -20,6 +20,7 @@ use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
+use tokio::io::BufReader;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -27,6 +28,7 @@ use tokio_rustls::client::TlsStream;
 use super::endpoint::Endpoint;
 
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+const READ_AHEAD: usize = 128 * 1024;
 
 /// Dials control; shared by all requests.
 #[derive(Clone)]
@@ -77,9 +79,10 @@ impl ControlDialer {
         Ok(tcp)
     }
 
-    async fn handshake(&self, tcp: TcpStream, name: &str) -> io::Result<TlsStream<TcpStream>> {
+    async fn handshake(&self, tcp: TcpStream, name: &str) -> io::Result<TlsStream<BufReader<TcpStream>>> {
         let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
-        TlsConnector::from(self.tls.load_full()).connect(name, tcp).await
+        // Images come this way, and rustls by itself reads 4 KiB at a time.
+        TlsConnector::from(self.tls.load_full()).connect(name, BufReader::with_capacity(READ_AHEAD, tcp)).await
     }
 }
 
@@ -104,11 +107,10 @@ impl tower::Service<Uri> for ControlDialer {
 }
 
 /// A verified connection to control.
-pub struct ControlStream(TokioIo<TlsStream<TcpStream>>);
+pub struct ControlStream(TokioIo<TlsStream<BufReader<TcpStream>>>);
 
 impl ControlStream {
-    /// This end's address: the one by which control may reach this machine.
-    fn inner(self: Pin<&mut Self>) -> Pin<&mut TokioIo<TlsStream<TcpStream>>> {
+    fn inner(self: Pin<&mut Self>) -> Pin<&mut TokioIo<TlsStream<BufReader<TcpStream>>>> {
         Pin::new(&mut self.get_mut().0)
     }
 }

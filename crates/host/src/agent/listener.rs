@@ -14,6 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use rustls::ServerConfig;
+use tokio::io::BufReader;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
@@ -30,6 +31,8 @@ const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 const FRAME: u32 = 64 * 1024;
 const HTTP1_BUFFER: usize = 512 * 1024;
+const READ_AHEAD: usize = 128 * 1024;
+const WRITE_BEHIND: usize = 256 * 1024;
 
 pub struct Listener {
     socket: TcpListener,
@@ -102,9 +105,11 @@ async fn connection(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     stream.set_nodelay(true).context("setting TCP_NODELAY")?;
-    let handshake = TlsAcceptor::from(tls).accept(stream);
-    let stream =
-        tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await.context("waiting for the TLS handshake")??;
+    // rustls reads 4 KiB at a time and writes 64 KiB: too many system calls for a stream at full speed.
+    let handshake = TlsAcceptor::from(tls).accept(BufReader::with_capacity(READ_AHEAD, stream));
+    let accepted = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await;
+    let mut stream = accepted.context("waiting for the TLS handshake")??;
+    stream.get_mut().1.set_buffer_limit(Some(WRITE_BEHIND));
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(HTTP1_BUFFER);
     builder

@@ -61,7 +61,10 @@ struct Beating {
 }
 
 async fn beating(disconnect_after: Duration) -> Beating {
-    let host = enrolled().await;
+    beating_as(enrolled().await, disconnect_after).await
+}
+
+async fn beating_as(host: Enrolled, disconnect_after: Duration) -> Beating {
     let stored = host.store.load().unwrap();
     let trust = Trust::in_ca(&stored.current.credentials.ca).unwrap();
     let control = Arc::new(HttpControl::new(Endpoint::parse(&host.control.url()).unwrap(), &trust, "0").unwrap());
@@ -172,6 +175,16 @@ async fn lost_contact_pauses_everything_once() {
         assert!(beating.host.store.load().is_some());
         assert!(!beating.task.is_finished());
     }
+}
+
+#[tokio::test]
+async fn an_agent_that_was_away_for_long_asks_before_it_pauses() {
+    let host = enrolled().await;
+    let long_ago = ContactMemory::new(host.dir.path(), "b".to_owned());
+    long_ago.remember(0, None);
+    let beating = beating_as(host, Duration::from_secs(60)).await;
+    beating.host.control.until(|state| state.asked.beats.len() >= 2).await;
+    assert!(beating.body.paused.borrow().is_empty());
 }
 
 #[tokio::test]
