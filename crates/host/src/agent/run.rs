@@ -154,6 +154,10 @@ impl Agent {
             if !enrolment::enrol(&self.store, enrolment, &self.shutdown).await? {
                 return Ok(());
             }
+            if !enrolment::is_wanted(&self.store, token) {
+                // Whatever came of the former credentials: with these the host is welcome from its first heartbeat.
+                ContactMemory::new(self.instance.data_dir(), String::new()).forget();
+            }
         }
         let stored = self.store.load().context("this host has no credentials")?;
         let host_id = stored.current.host_id().clone();
