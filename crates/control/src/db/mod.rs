@@ -169,7 +169,13 @@ impl Db {
     pub async fn begin(&self) -> Result<Tx, DbError> {
         match self {
             Self::Sqlite { writer, .. } => writer.begin_with("BEGIN IMMEDIATE").await.map(Tx::Sqlite),
-            Self::Postgres(pool) => pool.begin().await.map(Tx::Postgres),
+            // In a task of its own: sqlx sends no ROLLBACK for a BEGIN whose caller goes away before it is answered, and
+            // the connection would go back to the pool with a transaction open, swallowing other requests' writes.
+            Self::Postgres(pool) => {
+                let pool = pool.clone();
+                let begun = tokio::spawn(async move { pool.begin().await }).await;
+                begun.unwrap_or(Err(sqlx::Error::WorkerCrashed)).map(Tx::Postgres)
+            }
         }
         .during("begin a transaction")
     }

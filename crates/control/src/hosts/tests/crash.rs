@@ -73,3 +73,20 @@ async fn a_refresh_that_is_cut_off_anywhere_locks_nobody_out() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_transaction_that_is_cut_off_while_it_begins_leaves_no_connection_inside_one() {
+    for rig in rigs().await {
+        let name = "cut_off";
+        for round in 0..200 {
+            drop(cut_off_after(round % 4, rig.db.begin()).await);
+            // Were this written inside a leftover transaction, another connection would not see it.
+            let now = rig.clock.now();
+            crate::db::settings::set(&rig.db, name, &round.to_string(), now).await.unwrap();
+            for _ in 0..4 {
+                let seen = crate::db::settings::get(&rig.db, name).await.unwrap();
+                assert_eq!(seen, Some(round.to_string()), "round {round} on {}", rig.db.kind());
+            }
+        }
+    }
+}
