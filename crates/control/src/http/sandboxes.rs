@@ -6,7 +6,7 @@ use atoll_model::api::Page;
 use atoll_model::api::sandboxes::{CreateSandboxRequest, Sandbox, SandboxEvent, TimeoutRequest};
 use atoll_model::{SandboxId, SandboxStatus};
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
 
 use super::caller::Key;
@@ -19,7 +19,7 @@ use crate::db::Millis;
 use crate::sandboxes::SandboxError;
 use crate::sandboxes::store::{self, EventRow, Filter};
 
-/// Creates a sandbox. The answer comes when it runs and answers.
+/// Creates a sandbox. The answer comes when it runs and answers; its `Server-Timing` header tells where the time went.
 #[utoipa::path(post, path = "/v1/sandboxes", tag = "sandboxes", request_body = CreateSandboxRequest,
     params(("Idempotency-Key" = Option<String>, Header)),
     responses((status = 201, body = Sandbox), (status = 404), (status = 409), (status = 429), (status = 502),
@@ -33,9 +33,15 @@ pub async fn create(
 ) -> ApiResult<Response> {
     let key = idempotent::key(&headers, owner.team.as_str(), "sandboxes", &request)?;
     let new = validate::new_sandbox(request, key.is_some())?;
-    let service = app.sandboxes.clone();
+    let (service, times) = (app.sandboxes.clone(), new.times.clone());
     let work = async move { Ok(service.create(&owner, new).await?.to_api()) };
-    idempotent::once(&app, key, StatusCode::CREATED, work, Sandbox::clone).await
+    let mut response = idempotent::once(&app, key, StatusCode::CREATED, work, Sandbox::clone).await?;
+    if let Ok(value) = HeaderValue::from_str(&times.header())
+        && !value.is_empty()
+    {
+        response.headers_mut().insert("server-timing", value);
+    }
+    Ok(response)
 }
 
 /// Lists the team's sandboxes, newest first; stopped ones only when asked for.

@@ -175,6 +175,7 @@ pub fn new_sandbox(request: CreateSandboxRequest, keep_if_abandoned: bool) -> Ap
         metadata: request.metadata,
         network: Network { deny_egress: !request.internet.unwrap_or(true) },
         keep_if_abandoned,
+        times: crate::sandboxes::StepTimes::default(),
     })
 }
 

@@ -18,6 +18,7 @@ use std::time::Instant;
 use atoll_model::sandbox::OnReboot;
 use atoll_model::{HostId, OnTimeout, SandboxId, SandboxStatus};
 use atoll_rpc::atoll::host::v1::{self as wire, CreateSandboxRequest};
+use atoll_rpc::connectrpc::ConnectError;
 use atoll_rpc::connectrpc::client::CallOptions;
 use serde_json::json;
 use sqlx::types::Json;
@@ -25,6 +26,7 @@ use tokio::sync::oneshot;
 
 use super::record::{OnRebootName, OnTimeoutName};
 use super::store::{self, Change};
+use super::timing::StepTimes;
 use super::{HOST_DEADLINE, Network, Owner, SandboxError, SandboxRecord, Sandboxes};
 use crate::audit::{self, Entry};
 use crate::db::Text;
@@ -56,6 +58,8 @@ pub struct NewSandbox {
     pub network: Network,
     /// The client will ask again with the same key if it goes away, so the sandbox is kept for it.
     pub keep_if_abandoned: bool,
+    /// Filled with where the time went.
+    pub times: StepTimes,
 }
 
 fn signed(value: u64) -> i64 {
@@ -94,12 +98,15 @@ impl Sandboxes {
         new: NewSandbox,
         template: Template,
     ) -> Result<SandboxRecord, SandboxError> {
-        let started = Instant::now();
+        let (started, times) = (Instant::now(), new.times.clone());
         let mut demand = demand(owner, &new, &template);
         let host = self.placer.place(&demand).await?;
+        times.end("place", started);
+        let inserting = Instant::now();
         let record = self.insert(owner, &new, &template, &demand, &host).await?;
+        times.end("insert", inserting);
         let spec = spec(&record, &template, new.env);
-        let (record, first) = match self.start_on(record, &host, &spec).await? {
+        let (record, first) = match self.start_on(record, &host, &spec, &times).await? {
             Ok(running) => {
                 tracing::debug!(sandbox = %running.id.0, %host, elapsed = ?started.elapsed(), "created");
                 return Ok(running);
@@ -115,7 +122,7 @@ impl Sandboxes {
         let Some(record) = self.decide(&record, SandboxStatus::Starting, None, Some(&other)).await? else {
             return Err(SandboxError::Changed { attempted: "create" });
         };
-        match self.start_on(record, &other, &spec).await? {
+        match self.start_on(record, &other, &spec, &times).await? {
             Ok(running) => Ok(running),
             Err((record, second)) => {
                 self.placer.failed(&other);
@@ -185,6 +192,7 @@ impl Sandboxes {
         record: SandboxRecord,
         host: &HostId,
         spec: &wire::SandboxSpec,
+        times: &StepTimes,
     ) -> Result<Result<SandboxRecord, (SandboxRecord, FleetError)>, SandboxError> {
         fail::fail_point!("control::create::before_host");
         let request = CreateSandboxRequest {
@@ -194,20 +202,15 @@ impl Sandboxes {
             ..Default::default()
         };
         let options = CallOptions::default().with_timeout(HOST_DEADLINE);
+        let calling = Instant::now();
         let answer = self.fleet.host_client(host).create_sandbox_with_options(request, options).await;
-        if let Err(error) = answer {
-            let error = FleetError::from_rpc(host, "create a sandbox", error);
-            // What the host may still be making is refused or destroyed by a newer generation.
-            let Some(record) = self.decide(&record, SandboxStatus::Starting, None, None).await? else {
-                self.destroy_now(&record.id.0, "create_failed").await;
-                return Err(error.into());
-            };
-            if !error.never_arrived() {
-                self.tell_host_to_destroy(host, &record, "create_failed").await;
-            }
-            return Ok(Err((record, error)));
+        times.end("host", calling);
+        match answer {
+            Ok(answer) => times.add_host(&answer.into_owned().steps),
+            Err(error) => return self.undo_start(record, host, error).await.map(Err),
         }
         fail::fail_point!("control::create::after_host");
+        let finishing = Instant::now();
         let running = Change {
             id: &record.id,
             from: SandboxStatus::Starting,
@@ -218,10 +221,31 @@ impl Sandboxes {
             host: None,
             at: self.clock.now(),
         };
-        if let Some(running) = store::change(&self.db, &running).await? {
+        let running = store::change(&self.db, &running).await?;
+        times.end("finish", finishing);
+        if let Some(running) = running {
             return Ok(Ok(running));
         }
         self.after_it_changed(&record, host).await.map(Ok)
+    }
+
+    /// A host could not build it: it is told to undo what it may have made, and the row gets a newer generation.
+    async fn undo_start(
+        &self,
+        record: SandboxRecord,
+        host: &HostId,
+        error: ConnectError,
+    ) -> Result<(SandboxRecord, FleetError), SandboxError> {
+        let error = FleetError::from_rpc(host, "create a sandbox", error);
+        // What the host may still be making is refused or destroyed by a newer generation.
+        let Some(record) = self.decide(&record, SandboxStatus::Starting, None, None).await? else {
+            self.destroy_now(&record.id.0, "create_failed").await;
+            return Err(error.into());
+        };
+        if !error.never_arrived() {
+            self.tell_host_to_destroy(host, &record, "create_failed").await;
+        }
+        Ok((record, error))
     }
 
     /// The row moved on while the host was building: the monitor may have found it running already, or somebody

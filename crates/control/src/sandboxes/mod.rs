@@ -18,6 +18,7 @@ mod reaper;
 mod record;
 mod resume;
 pub mod store;
+mod timing;
 #[cfg(test)]
 mod tests;
 
@@ -33,6 +34,7 @@ pub use error::SandboxError;
 pub use pause::Kept;
 pub use placer::Placer;
 pub use record::{Network, SandboxRecord};
+pub use timing::StepTimes;
 
 use crate::audit::{Actor, Origin};
 use crate::clock::Clock;

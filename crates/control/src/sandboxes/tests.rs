@@ -33,6 +33,7 @@ fn new() -> NewSandbox {
         metadata: BTreeMap::new(),
         network: Network::default(),
         keep_if_abandoned: false,
+        times: Default::default(),
     }
 }
 
