@@ -55,7 +55,7 @@ case ${1:-} in
         left=$("$program" sandbox list --quiet 2>/dev/null | wc -l || true)
         stop_server "$pid"
         good "Atoll stopped."
-        [ "${left:-0}" -eq 0 ] || say "  $left sandboxes were there and go on. Start Atoll again to reach them; atoll sandbox rm ends them."
+        [ "${left:-0}" -eq 0 ] || say "  Sandboxes that go on: $left. Start Atoll again to reach them; atoll rm ends them."
     else
         say "Nothing to stop: this script has not started an Atoll in $data, or it has ended."
     fi

@@ -35,6 +35,7 @@ export type Route =
     | "POST /v1/api-keys"
     | "POST /v1/auth/login"
     | "POST /v1/auth/logout"
+    | "POST /v1/auth/setup"
     | "POST /v1/hosts"
     | "POST /v1/hosts/auth/refresh"
     | "POST /v1/hosts/register"
@@ -702,6 +703,14 @@ export interface components {
         SandboxId: string;
         /** @enum {string} */
         SandboxStatus: "pending" | "starting" | "running" | "pausing" | "paused" | "resuming" | "stopped" | "missing" | "error";
+        /** @description Makes the first admin of a fresh installation. */
+        SetupRequest: {
+            email: string;
+            /** @description 8 to 1,024 bytes. */
+            password: string;
+            /** @description What the server printed at its start. */
+            token: string;
+        };
         /** @description Text frames that a client sends on `exec/stream`, and as control frames on `pty`. */
         StreamInput: {
             args?: string[];

@@ -1,24 +1,31 @@
-// xterm.js writes styles into <style> elements and `style` attributes that it makes. The Content-Security-Policy allows
-// nothing inline, so it is given a document whose elements take the ways that are allowed: constructed style sheets,
-// and the style object of an element.
+// xterm.js writes styles into <style> elements and `style` attributes that it makes, and takes the page's own document
+// for it in places whatever `documentOverride` says. The Content-Security-Policy allows nothing inline. So, while a
+// terminal is open, what the document makes takes the ways that are allowed: constructed style sheets, and the style
+// object of an element. Nothing else on the page notices: it makes no <style>, and a style that is set holds as before.
 
-/** A stand-in for `document` to pass as xterm's `documentOverride`. */
-export function documentWithSheets(real: Document): Document {
-	return new Proxy(real, {
-		get(target, property) {
-			if (property === 'createElement') {
-				return (name: string) => {
-					if (name.toLowerCase() === 'style') return sheetElement(target);
-					const element = target.createElement(name);
-					// Colours of 24 bits.
-					element.setAttribute = setAttribute;
-					return element;
-				};
-			}
-			const value: unknown = Reflect.get(target, property, target);
-			return typeof value === 'function' ? value.bind(target) : value;
-		}
-	});
+let users = 0;
+
+/** Begins; the answer ends it. */
+export function keepStylesWithinPolicy(real: Document): () => void {
+	users += 1;
+	if (users === 1) {
+		real.createElement = ((name: string, options?: ElementCreationOptions) => {
+			if (name.toLowerCase() === 'style') return sheetElement(real);
+			const element = createElement(real, name, options);
+			// Colours of 24 bits and the spacing of letters.
+			if (name === 'span') element.setAttribute = setAttribute;
+			return element;
+		}) as Document['createElement'];
+	}
+	return () => {
+		users -= 1;
+		// The prototype's own shows again.
+		if (users === 0) Reflect.deleteProperty(real, 'createElement');
+	};
+}
+
+function createElement(real: Document, name: string, options?: ElementCreationOptions): HTMLElement {
+	return Document.prototype.createElement.call(real, name, options);
 }
 
 function setAttribute(this: HTMLElement, name: string, value: string): void {
@@ -28,7 +35,7 @@ function setAttribute(this: HTMLElement, name: string, value: string): void {
 
 /** Looks like a style element to xterm: what is set as its text holds until it is removed. */
 function sheetElement(real: Document): HTMLElement {
-	const element = real.createElement('template');
+	const element = createElement(real, 'template');
 	const sheet = new CSSStyleSheet();
 	let text = '';
 	let shown = false;
