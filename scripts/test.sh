@@ -37,19 +37,23 @@ stage() {
     fi
     count "$work/stage"
 }
-# Adds what nextest and vitest counted to the total.
+# Adds what nextest and vitest counted to the total. Of a stage that counts its own tests, its own count is enough.
 count() {
-    local line
-    # Of a stage that counts its own tests, its own count is enough.
-    if grep -qE '^ +(Summary \[|Tests +)' "$1"; then
-        if [[ ${results[-1]} == ok* ]]; then passed=$((passed - 1)); else failed=$((failed - 1)); fi
-    fi
-    line=$(sed 's/\x1b\[[0-9;]*m//g' "$1" | grep -E '^ +Summary \[.*tests? run:' | tail -n 1 || true)
-    passed=$((passed + $(echo "$line" | grep -oE '[0-9]+ passed' | cut -d' ' -f1 || echo 0)))
-    failed=$((failed + $(echo "$line" | grep -oE '[0-9]+ (failed|timed out)' | awk '{sum += $1} END {print sum + 0}')))
-    line=$(sed 's/\x1b\[[0-9;]*m//g' "$1" | grep -E '^ +Tests +' | tail -n 1 || true)
-    passed=$((passed + $(echo "$line" | grep -oE '[0-9]+ passed' | cut -d' ' -f1 || echo 0)))
-    failed=$((failed + $(echo "$line" | grep -oE '[0-9]+ failed' | cut -d' ' -f1 || echo 0)))
+    local counts inner_passed inner_failed
+    counts=$(sed 's/\x1b\[[0-9;]*m//g' "$1" | awk '
+        /^ +Summary \[.*tests? run:/ || /^ +Tests +[0-9]/ {
+            found = 1
+            for (i = 2; i <= NF; i++) {
+                if ($i ~ /^passed/) passed += $(i - 1)
+                if ($i ~ /^failed/ || $i ~ /^timed/) failed += $(i - 1)
+            }
+        }
+        END { if (found) print passed + 0, failed + 0 }')
+    [ -n "$counts" ] || return 0
+    read -r inner_passed inner_failed <<<"$counts"
+    if [[ ${results[-1]} == ok* ]]; then passed=$((passed - 1)); else failed=$((failed - 1)); fi
+    passed=$((passed + inner_passed))
+    failed=$((failed + inner_failed))
 }
 
 cleanup() {
