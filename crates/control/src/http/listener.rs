@@ -179,3 +179,6 @@ where
         tracing::debug!(%peer, error = &*error, "a connection ended with an error");
     }
 }
+
+#[cfg(test)]
+mod tests;
