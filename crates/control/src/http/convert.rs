@@ -34,6 +34,10 @@ impl From<SandboxError> for ApiError {
                     .with_detail("failed_tests", failed)
                     .with_retry_after(Duration::from_secs(5))
             }
+            SandboxError::Full(message) => {
+                Self::new(ErrorCode::NoHostsAvailable, format!("no host can take this sandbox: {message}"))
+                    .with_retry_after(Duration::from_secs(5))
+            }
             SandboxError::Queue => Self::overloaded("too many sandboxes are being created; try again in a moment"),
             SandboxError::Host(error) => error.into(),
             SandboxError::Db(error) => error.into(),

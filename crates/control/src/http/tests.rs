@@ -387,3 +387,15 @@ async fn more_requests_than_are_let_through_are_told_when_to_come_back() {
     assert_error(&answer, 503, "overloaded");
     assert!(answer.headers.contains_key("retry-after"));
 }
+
+#[tokio::test]
+async fn a_host_that_is_fuller_than_control_knew_is_no_error_of_the_host() {
+    let test = on_sqlite().await;
+    let ((_, first), (_, second)) = (test.fleet.add_host(), test.fleet.add_host());
+    first.fill();
+    assert_eq!(test.client.post("/v1/sandboxes", json!({})).await.status, StatusCode::CREATED);
+    second.fill();
+    let refused = test.client.post("/v1/sandboxes", json!({})).await;
+    assert_error(&refused, 503, "no_hosts_available");
+    assert!(refused.headers.contains_key("retry-after"));
+}

@@ -19,6 +19,7 @@ use atoll_model::sandbox::OnReboot;
 use atoll_model::{HostId, OnTimeout, SandboxId, SandboxStatus};
 use atoll_rpc::atoll::host::v1::{self as wire, CreateSandboxRequest};
 use atoll_rpc::connectrpc::ConnectError;
+use atoll_rpc::connectrpc::ErrorCode as RpcCode;
 use atoll_rpc::connectrpc::client::CallOptions;
 use serde_json::json;
 use sqlx::types::Json;
@@ -277,7 +278,10 @@ impl Sandboxes {
     /// Both tries failed: the row ends as `stopped`, and the error is what the client learns.
     async fn give_up(&self, record: &SandboxRecord, error: FleetError) -> SandboxError {
         match self.decide(record, SandboxStatus::Stopped, Some("create_failed"), None).await {
-            Ok(_) => error.into(),
+            Ok(_) => match error {
+                FleetError::Agent { code: RpcCode::ResourceExhausted, message, .. } => SandboxError::Full(message),
+                error => error.into(),
+            },
             Err(database) => database,
         }
     }

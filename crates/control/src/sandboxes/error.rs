@@ -20,6 +20,9 @@ pub enum SandboxError {
     Changed { attempted: &'static str },
     #[error(transparent)]
     NoHost(#[from] NoHost),
+    /// Every host that was asked said that it has no room, although it should have had by what control knows.
+    #[error("the hosts have no room: {0}")]
+    Full(String),
     /// More creates wait than are let through in time.
     #[error("too many sandboxes are being created; try again in a moment")]
     Queue,

@@ -30,6 +30,7 @@ struct State {
     /// Creates take this long.
     create_takes: Duration,
     failing_pauses: usize,
+    full: bool,
     calls: Vec<String>,
     /// Files of all sandboxes.
     files: HashMap<String, Bytes>,
@@ -42,6 +43,11 @@ impl FakeAgent {
 
     pub fn fail_creates(&self, count: usize) {
         self.state().failing_creates = count;
+    }
+
+    /// It refuses creates from now on, for want of room.
+    pub fn fill(&self) {
+        self.state().full = true;
     }
 
     pub fn fail_pauses(&self, count: usize) {
@@ -142,6 +148,9 @@ impl HostService for FakeAgent {
         let takes = self.state().create_takes;
         tokio::time::sleep(takes).await;
         let mut state = self.state();
+        if state.full {
+            return Err(ConnectError::resource_exhausted("this host is full"));
+        }
         if state.failing_creates > 0 {
             state.failing_creates -= 1;
             return Err(ConnectError::internal("told to fail"));
