@@ -7,9 +7,11 @@ use anyhow::Result;
 /// Lines that say machine, kernel and commit.
 pub fn describe() -> Result<Vec<String>> {
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo")?;
-    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("").trim_start_matches([
-        ' ', '\t', ':',
-    ]);
+    let model = cpuinfo
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"))
+        .unwrap_or("")
+        .trim_start_matches([' ', '\t', ':']);
     let cores = cpuinfo.lines().filter(|line| line.starts_with("processor")).count();
     let memory = meminfo("MemTotal")? / 1024;
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;

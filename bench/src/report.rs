@@ -37,8 +37,7 @@ impl Report {
     /// A time in milliseconds with goals for median and p99.
     pub fn time(&mut self, what: &str, goal: &'static str, samples: &Samples, p50: f64, p99: Option<f64>) {
         let met = samples.median() <= p50 && p99.is_none_or(|limit| samples.p99() <= limit);
-        let measured =
-            format!("{:.2} ms p50, {:.2} ms p99 (n = {})", samples.median(), samples.p99(), samples.len());
+        let measured = format!("{:.2} ms p50, {:.2} ms p99 (n = {})", samples.median(), samples.p99(), samples.len());
         self.rows.push(Row { what: what.to_owned(), goal, measured, met: Some(met) });
     }
 

@@ -16,8 +16,8 @@ pub mod slots;
 pub mod storage;
 pub mod zygote;
 
-pub use agent::preflight::check;
 pub use agent::handle::{HostHandle, Status, enrolled_host};
+pub use agent::preflight::check;
 pub use agent::run::{run, start};
 pub use config::{DriverChoice, HostConfig, Limits, OnDisconnect};
 

@@ -106,9 +106,7 @@ fn uploads() -> OpenApiRouter<App> {
 
 /// All routes with their documentation.
 fn documented(app: &App) -> OpenApiRouter<App> {
-    let quick = quick()
-        .layer(from_fn_with_state(app.clone(), edge::deadline))
-        .layer(DefaultBodyLimit::max(JSON_BODY));
+    let quick = quick().layer(from_fn_with_state(app.clone(), edge::deadline)).layer(DefaultBodyLimit::max(JSON_BODY));
     let long = long().layer(DefaultBodyLimit::max(JSON_BODY));
     let exec = OpenApiRouter::new().routes(routes!(exec::exec)).layer(DefaultBodyLimit::max(EXEC_BODY));
     // Bounded by the largest file, and never held in memory.

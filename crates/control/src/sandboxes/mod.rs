@@ -18,9 +18,9 @@ mod reaper;
 mod record;
 mod resume;
 pub mod store;
-mod timing;
 #[cfg(test)]
 mod tests;
+mod timing;
 
 use std::sync::Arc;
 use std::time::Duration;
