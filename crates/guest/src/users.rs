@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io::Read;
 
+const USUAL_DATABASE_BYTES: usize = 8 * 1024;
 /// More than any real file of users; what lies beyond isn't read.
 const MAX_DATABASE_BYTES: u64 = 4 * 1024 * 1024;
 
@@ -30,7 +31,8 @@ pub enum LookupError {
 }
 
 fn read_database(path: &'static str) -> Result<String, LookupError> {
-    let mut text = Vec::new();
+    // Room for most such files: without it the reading would begin with many small steps.
+    let mut text = Vec::with_capacity(USUAL_DATABASE_BYTES);
     match File::open(path).and_then(|file| file.take(MAX_DATABASE_BYTES).read_to_end(&mut text)) {
         Ok(_) => {
             Ok(String::from_utf8(text).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))

@@ -106,3 +106,19 @@ async fn browsers_of_any_origin_may_call() {
     assert!(answer.header("access-control-expose-headers").contains("Content-Encoding"));
     assert_eq!(guest.client.get("/envs").await.header("access-control-allow-origin"), "");
 }
+
+#[tokio::test]
+async fn a_door_for_programs_inside_is_opened_beside_the_control_socket_if_asked_for() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = free.local_addr().expect("an address");
+    drop(free);
+    let mut config = guarded();
+    config["tcp_port"] = json!(address.port());
+    let guest = Guest::start_with(config).await;
+    let inside = common::Client::tcp(address);
+    assert_eq!(inside.get("/envs").await.status, 401);
+    let envs = inside.send("GET", "/envs", &[("x-access-token", TOKEN)], "").await;
+    assert_eq!(envs.json()["E2B_SANDBOX_ID"], "itest");
+    assert_eq!(inside.rpc("atoll.guest.v1.GuestService/Exec", json!({"cmd": "true"})).await.status, 404);
+    assert_eq!(guest.exec(json!({"cmd": "true"})).await.status, 200);
+}
