@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 use atoll_control::Control;
+use secrecy::ExposeSecret;
 use serde_json::json;
 
 use super::lock::DataDirLock;
@@ -22,8 +23,14 @@ async fn serve(args: ServerArgs, data_dir: std::path::PathBuf, json: bool) -> an
     let control = Control::start(config, shutdown.clone()).await.context("starting the control plane")?;
     let url = loopback_url(control.local_addr());
     bootstrap::write_credentials(&data_dir, &url, None)?;
+    // Nobody has an account yet: whoever reads this output makes the first one. It never goes to the log.
+    let setup = control.setup_token().await.context("making the setup token")?;
+    let setup = setup.as_ref().map(ExposeSecret::expose_secret);
     if json {
-        output::print(&format!("{}\n", json!({ "url": url, "data_dir": data_dir, "pid": std::process::id() })))?;
+        let line = json!({ "url": url, "data_dir": data_dir, "pid": std::process::id(), "setup_token": setup });
+        output::print(&format!("{line}\n"))?;
+    } else if let Some(token) = setup {
+        output::print(&format!("make the first admin at {url}/setup with the token {token}\n"))?;
     }
     tracing::info!(%url, data_dir = %data_dir.display(), "the control plane is up");
     control.wait().await.context("the control plane ended")?;
