@@ -56,6 +56,18 @@ impl DataDirLock {
 mod tests {
     use super::*;
 
+    /// Takes the lock that has just been let go. The kernel lets a parent go on a moment before it closes what a child
+    /// must not keep, and any test of this process may be starting one.
+    fn soon(data_dir: &Path) -> anyhow::Result<()> {
+        let patience = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        loop {
+            match DataDirLock::take(data_dir, "server") {
+                Err(_) if std::time::Instant::now() < patience => std::thread::yield_now(),
+                result => return result.map(drop),
+            }
+        }
+    }
+
     #[test]
     fn who_comes_second_is_told_who_holds_it_and_who_comes_later_gets_it() {
         let folder = tempfile::tempdir().unwrap();
@@ -63,7 +75,7 @@ mod tests {
         let refused = DataDirLock::take(folder.path(), "up").unwrap_err().to_string();
         assert!(refused.contains(&format!("process {}", std::process::id())), "{refused}");
         drop(first);
-        DataDirLock::take(folder.path(), "server").unwrap();
+        soon(folder.path()).unwrap();
     }
 
     #[test]
@@ -72,14 +84,7 @@ mod tests {
         let lock = DataDirLock::take(folder.path(), "up").unwrap();
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         drop(lock);
-        // The kernel lets a parent go on a moment before it closes what the child must not keep.
-        let patience = std::time::Instant::now() + std::time::Duration::from_secs(30);
-        let again = loop {
-            match DataDirLock::take(folder.path(), "up") {
-                Err(_) if std::time::Instant::now() < patience => std::thread::yield_now(),
-                result => break result.map(drop),
-            }
-        };
+        let again = soon(folder.path());
         assert!(child.try_wait().unwrap().is_none(), "the child ended early, so this proves nothing");
         child.kill().unwrap();
         child.wait().unwrap();
