@@ -12,7 +12,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile(FILES, [&root])?;
     let set = PathBuf::from(std::env::var("OUT_DIR")?).join("descriptors.bin");
     std::fs::write(&set, descriptors.encode_to_vec())?;
-    connectrpc_build::Config::new().descriptor_set(&set).files(&FILES).include_file("_connectrpc.rs").compile()?;
+    // Its own directives name the descriptor set, which this run writes: with them everything is rebuilt every time.
+    connectrpc_build::Config::new()
+        .descriptor_set(&set)
+        .files(&FILES)
+        .include_file("_connectrpc.rs")
+        .emit_rerun_directives(false)
+        .compile()?;
     println!("cargo:rerun-if-changed={}", root.display());
     Ok(())
 }

@@ -14,10 +14,14 @@ const VARIABLE: &str = "ATOLL_GUEST_BINARY";
 pub fn embed(workspace: &Path, out: &Path) -> Result<(), String> {
     println!("cargo:rerun-if-env-changed={VARIABLE}");
     let binary = match std::env::var_os(VARIABLE).filter(|value| !value.is_empty()) {
-        Some(path) => PathBuf::from(path),
+        Some(path) => {
+            let path = PathBuf::from(path);
+            println!("cargo:rerun-if-changed={}", path.display());
+            path
+        }
+        // Made by this run, so newer than its beginning: as a reason to run again it would be one for ever.
         None => compile(workspace)?,
     };
-    println!("cargo:rerun-if-changed={}", binary.display());
     let target = out.join("atoll-guest");
     attempt("embedding the guest agent from", &binary, std::fs::copy(&binary, &target)).map(drop)
 }
