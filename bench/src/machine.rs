@@ -1,8 +1,9 @@
 //! What the figures were measured on.
 
 use std::process::Command;
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 
 /// Lines that say machine, kernel and commit.
 pub fn describe() -> Result<Vec<String>> {
@@ -37,11 +38,58 @@ pub fn meminfo(field: &str) -> Result<u64> {
     value.ok_or_else(|| anyhow::anyhow!("/proc/meminfo has no {field}"))
 }
 
-/// Memory in use that can't be given back by dropping caches, in KiB; tmpfs counts, page cache doesn't.
-pub fn used_kib(with_reclaimable_slab: bool) -> Result<u64> {
-    let cache = meminfo("Cached")? - meminfo("Shmem")?;
-    let used = meminfo("MemTotal")? - meminfo("MemFree")? - meminfo("Buffers")? - cache;
-    Ok(if with_reclaimable_slab { used } else { used - meminfo("SReclaimable")? })
+/// What a process and all its descendants hold, shared pages counted once, and what the kernel holds that it can't
+/// give back, in KiB. Looked at when the kernel's part has stood still: what was destroyed before is freed with a delay.
+pub struct Held {
+    pub processes: u64,
+    pub kernel: u64,
+}
+
+impl Held {
+    pub fn now(pid: u32) -> Result<Self> {
+        const STEADY: u64 = 256;
+        let mut last = 0_u64;
+        for _ in 0..60 {
+            std::fs::write("/proc/sys/vm/drop_caches", "3").context("dropping the kernel's caches")?;
+            std::thread::sleep(Duration::from_secs(1));
+            let mut kernel = 0;
+            for field in ["SUnreclaim", "SReclaimable", "KernelStack", "PageTables", "Percpu"] {
+                kernel += meminfo(field)?;
+            }
+            if kernel.abs_diff(last) < STEADY {
+                return Ok(Self { processes: tree(pid)?.into_iter().map(proportional_kib).sum(), kernel });
+            }
+            last = kernel;
+        }
+        bail!("the kernel's memory did not stand still within a minute: something else is running");
+    }
+}
+
+/// A process and its descendants.
+fn tree(root: u32) -> Result<Vec<u32>> {
+    let mut parents = Vec::new();
+    for entry in std::fs::read_dir("/proc")?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        // The name in parentheses may hold anything; what follows the last one is fixed.
+        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse::<u32>().ok());
+        parents.push((pid, parent.unwrap_or(0)));
+    }
+    let mut tree = vec![root];
+    let mut looked_at = 0;
+    while looked_at < tree.len() {
+        let parent = tree[looked_at];
+        tree.extend(parents.iter().filter(|(_, its)| *its == parent).map(|(pid, _)| pid));
+        looked_at += 1;
+    }
+    Ok(tree)
+}
+
+/// Resident memory of a process with shared pages divided among those who share them, in KiB; 0 when it has ended.
+fn proportional_kib(pid: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
+    line.and_then(|line| line.split_whitespace().next()).and_then(|word| word.parse().ok()).unwrap_or(0)
 }
 
 /// Resident memory of a process, in KiB.
