@@ -10,6 +10,7 @@ pub mod config;
 pub mod templates;
 
 mod accounts;
+mod admin;
 mod api_keys;
 mod app;
 mod audit;

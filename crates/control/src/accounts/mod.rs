@@ -5,7 +5,7 @@
 
 mod login;
 mod password;
-mod rate;
+pub(crate) mod rate;
 mod setup;
 pub(crate) mod store;
 #[cfg(test)]

@@ -36,6 +36,7 @@ pub mod keys;
 pub mod leases;
 mod migrations;
 pub mod settings;
+mod sql;
 #[cfg(test)]
 pub mod testing;
 mod types;
@@ -48,6 +49,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{Pool, Postgres, Sqlite, Transaction};
 
 pub use error::{DbError, During, OpenError};
+pub use sql::{Sql, containing};
 pub use types::{Millis, Text};
 
 /// How long a statement waits for a lock or a connection before it fails.

@@ -48,6 +48,13 @@ macro_rules! columns {
     };
 }
 
+/// All hosts with their teams' names, to be followed by conditions (`AND ...`).
+pub const ALL_WITH_TEAM: &str = concat!(
+    "SELECT ",
+    columns!(),
+    ", (SELECT t.name FROM teams t WHERE t.id = h.team_id) AS team_name FROM hosts h WHERE 1 = 1"
+);
+
 /// What a new host is made of.
 #[derive(Debug, Clone)]
 pub struct NewHost {

@@ -14,7 +14,7 @@ use serde_json::json;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::caller::{Admin, User};
+use super::caller::User;
 use super::error::{ApiError, ApiResult};
 use super::extract::{Id, Json, Query};
 use super::host_rights::{manageable, may_create, visible};
@@ -40,7 +40,6 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(drain))
         .routes(routes!(undrain))
         .routes(routes!(tags, add_tags, remove_tag))
-        .routes(routes!(admin_list))
 }
 
 /// Makes a host, `pending`, with a registration token that is in this answer and never again (not even in the answer
@@ -93,21 +92,6 @@ pub async fn list(
     user: User,
     Query(query): Query<PageQuery>,
 ) -> ApiResult<axum::Json<Page<Host>>> {
-    list_for(&app, &user, &query).await
-}
-
-/// Lists every host, byoc ones with their team's name.
-#[utoipa::path(get, path = "/v1/admin/hosts", tag = "admin", params(PageQuery),
-    responses((status = 200, body = Page<Host>)), security(("bearer" = [])))]
-pub async fn admin_list(
-    State(app): State<App>,
-    Admin(user): Admin,
-    Query(query): Query<PageQuery>,
-) -> ApiResult<axum::Json<Page<Host>>> {
-    list_for(&app, &user, &query).await
-}
-
-async fn list_for(app: &App, user: &User, query: &PageQuery) -> ApiResult<axum::Json<Page<Host>>> {
     let limit = query.limit()?;
     let after = query.cursor()?.map(|cursor| cursor.id).unwrap_or_default();
     let team = if user.is_admin { None } else { Some(&user.team) };

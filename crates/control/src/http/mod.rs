@@ -4,6 +4,7 @@
 //! who asks, `extract` and `validate` what was asked, `error`, `convert` and `edge` what is said when it fails,
 //! `listener` how connections come in.
 
+mod admin;
 mod agent_files;
 mod agents;
 mod api_keys;
@@ -25,6 +26,7 @@ mod hosts;
 pub mod idempotent;
 mod insight;
 pub mod listener;
+mod members;
 pub mod metrics;
 mod openapi;
 pub mod page;
@@ -64,7 +66,6 @@ fn quick() -> OpenApiRouter<App> {
         .routes(routes!(auth::me))
         .routes(routes!(api_keys::create, api_keys::list))
         .routes(routes!(api_keys::delete))
-        .routes(routes!(teams::list))
         .routes(routes!(templates::list))
         .routes(routes!(templates::get))
         .routes(routes!(sandboxes::get, sandboxes::delete))
@@ -87,6 +88,9 @@ fn quick() -> OpenApiRouter<App> {
         .routes(routes!(metrics::metrics))
         .merge(hosts::routes())
         .merge(agents::routes())
+        .merge(teams::routes())
+        .merge(members::routes())
+        .merge(admin::routes())
 }
 
 /// Routes that take as long as their program, stream or file does.

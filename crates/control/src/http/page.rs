@@ -1,6 +1,6 @@
 //! Pages of lists: `limit` and an opaque `cursor`.
 
-use atoll_model::api::Page;
+use atoll_model::api::{CountedPage, Page};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
@@ -71,6 +71,17 @@ pub fn page<R, T>(mut rows: Vec<R>, limit: usize, cursor: impl Fn(&R) -> Cursor,
     rows.truncate(limit);
     let next_cursor = if more { rows.last().map(|row| cursor(row).encode()) } else { None };
     Page { items: rows.into_iter().map(convert).collect(), next_cursor }
+}
+
+/// The same with how many there are in all.
+pub fn counted<R, T>(
+    (rows, total): (Vec<R>, u64),
+    limit: usize,
+    cursor: impl Fn(&R) -> Cursor,
+    convert: impl Fn(R) -> T,
+) -> CountedPage<T> {
+    let Page { items, next_cursor } = page(rows, limit, cursor, convert);
+    CountedPage { items, next_cursor, total }
 }
 
 #[cfg(test)]

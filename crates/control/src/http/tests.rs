@@ -92,6 +92,9 @@ async fn operations(test: &TestApp) -> Vec<(String, String, Value)> {
 
 fn concrete(path: &str) -> String {
     path.replace("/hosts/{id}", "/hosts/host-aaaaaaaaaaaaaaaaaaaa")
+        .replace("/teams/{id}", "/teams/team-aaaaaaaaaaaaaaaaaaaa")
+        .replace("/users/{id}", "/users/user-aaaaaaaaaaaaaaaaaaaa")
+        .replace("{user_id}", "user-aaaaaaaaaaaaaaaaaaaa")
         .replace("/api-keys/{id}", "/api-keys/key-aaaaaaaaaaaaaaaaaaaa")
         .replace("{id}", "sb-aaaaaaaaaaaaaaaaaaaa")
         .replace("{process}", "1")

@@ -16,6 +16,13 @@ macro_rules! columns {
     };
 }
 
+/// Everybody's sandboxes with their teams' names, to be followed by conditions (`AND ...`).
+pub const ALL_WITH_TEAM: &str = concat!(
+    "SELECT ",
+    columns!(),
+    ", (SELECT t.name FROM teams t WHERE t.id = s.team_id) AS team_name FROM sandboxes s WHERE 1 = 1"
+);
+
 /// Inserts a new row in `tx`.
 pub async fn insert(tx: &mut Tx, new: &SandboxRecord) -> Result<(), DbError> {
     on!(tx tx, |c| sqlx::query(concat!(

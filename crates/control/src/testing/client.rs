@@ -83,6 +83,14 @@ impl Client {
         self.with("content-type", "application/json").send(Method::POST, path, body.to_string()).await
     }
 
+    pub async fn put(&self, path: &str, body: Value) -> Answer {
+        self.with("content-type", "application/json").send(Method::PUT, path, body.to_string()).await
+    }
+
+    pub async fn patch(&self, path: &str, body: Value) -> Answer {
+        self.with("content-type", "application/json").send(Method::PATCH, path, body.to_string()).await
+    }
+
     pub async fn delete(&self, path: &str) -> Answer {
         self.send(Method::DELETE, path, Body::empty()).await
     }

@@ -4,6 +4,7 @@
 
 mod agent;
 mod client;
+mod people;
 
 use std::collections::HashMap;
 use std::io;

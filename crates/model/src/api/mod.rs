@@ -1,9 +1,11 @@
 //! The shapes of the REST API's requests and answers, shared by the server, the client and the tests, so that
 //! none of them can drift from the others. Times are RFC 3339 with zone; sizes carry their unit in the name.
 
+pub mod admin;
 pub mod auth;
 pub mod hosts;
 pub mod sandboxes;
+pub mod teams;
 pub mod templates;
 
 use serde::{Deserialize, Serialize};
@@ -39,4 +41,15 @@ pub struct Page<T> {
     pub items: Vec<T>,
     /// Pass as `cursor` to get the next page; absent on the last one.
     pub next_cursor: Option<String>,
+}
+
+/// A page of a list that also says how long the list is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct CountedPage<T> {
+    pub items: Vec<T>,
+    /// Pass as `cursor` to get the next page; absent on the last one.
+    pub next_cursor: Option<String>,
+    /// How many items the filters match, over all pages.
+    pub total: u64,
 }
