@@ -20,7 +20,11 @@ impl Client {
     /// Signs a person in and returns a client that asks in their name.
     pub async fn signed_in(&self, email: &str, password: &SecretString) -> Result<Self, Error> {
         let answer = self.login(email, password).await?;
-        Ok(self.with_auth(Auth::Bearer(answer.token.into())))
+        let token = answer.token.ok_or_else(|| Error::NotAtoll {
+            what: "POST /v1/auth/login".to_owned(),
+            cause: "the answer has no token".to_owned(),
+        })?;
+        Ok(self.with_auth(Auth::Bearer(token.into())))
     }
 
     pub async fn me(&self) -> Result<Me, Error> {

@@ -1,7 +1,7 @@
 //! What the control plane can be told. Every field is a setting of `atoll server` and `atoll up`; defaults here are
 //! the documented ones.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -63,6 +63,38 @@ impl FromStr for SchedulerKind {
             "least-loaded" => Ok(Self::LeastLoaded),
             other => Err(format!("unknown scheduler `{other}`: expected round-robin or least-loaded")),
         }
+    }
+}
+
+/// A network of addresses: `10.0.0.0/8`, `192.0.2.7`, `2001:db8::/32`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Network {
+    address: IpAddr,
+    prefix: u8,
+}
+
+impl Network {
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let bits = |address: IpAddr| match address.to_canonical() {
+            IpAddr::V4(address) => (u128::from(address.to_bits()) << 96, 32),
+            IpAddr::V6(address) => (address.to_bits(), 128),
+        };
+        let ((network, width), (address, other)) = (bits(self.address), bits(address));
+        let mask = u128::MAX.checked_shl(128 - u32::from(self.prefix)).unwrap_or(0);
+        width == other && network & mask == address & mask
+    }
+}
+
+impl FromStr for Network {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is not a network; expected something like 10.0.0.0/8 or 192.0.2.7");
+        let (address, prefix) = text.trim().split_once('/').map_or((text.trim(), None), |(a, p)| (a, Some(p)));
+        let address: IpAddr = address.parse().map_err(|_| wrong())?;
+        let widest = if address.is_ipv4() { 32 } else { 128 };
+        let prefix = prefix.map_or(Ok(widest), str::parse).map_err(|_| wrong())?;
+        if prefix > widest { Err(wrong()) } else { Ok(Self { address, prefix }) }
     }
 }
 
@@ -190,6 +222,10 @@ pub struct ControlConfig {
     pub metrics_token: Option<SecretString>,
     /// How long a user JWT and its session last. Default 6 h.
     pub session_ttl: Duration,
+    /// How long a browser stays signed in. Default 7 days.
+    pub browser_session_ttl: Duration,
+    /// Networks of reverse proxies in front: what they say in `X-Forwarded-For`, `-Proto` and `-Host` is believed.
+    pub trusted_proxies: Vec<Network>,
     /// How often idle sandboxes are looked for. Default 1 s.
     pub reaper_interval: Duration,
 }
@@ -216,7 +252,28 @@ impl ControlConfig {
             http: HttpLimits::default(),
             metrics_token: None,
             session_ttl: Duration::from_secs(6 * 3600),
+            browser_session_ttl: Duration::from_secs(7 * 24 * 3600),
+            trusted_proxies: Vec::new(),
             reaper_interval: Duration::from_secs(1),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_holds_its_addresses_and_no_others() {
+        let holds =
+            |network: &str, address: &str| network.parse::<Network>().unwrap().contains(address.parse().unwrap());
+        assert!(holds("10.0.0.0/8", "10.255.1.2") && !holds("10.0.0.0/8", "11.0.0.0"));
+        assert!(holds("10.0.0.0/8", "::ffff:10.1.1.1"), "an IPv4 address in IPv6 clothes");
+        assert!(holds("192.0.2.7", "192.0.2.7") && !holds("192.0.2.7", "192.0.2.6"));
+        assert!(holds("0.0.0.0/0", "1.2.3.4") && !holds("0.0.0.0/0", "2001:db8::1"));
+        assert!(holds("2001:db8::/32", "2001:db8:1::1") && !holds("2001:db8::/32", "2001:db9::1"));
+        for wrong in ["", "10.0.0.0/33", "x/8", "10.0.0.0/", "10.0.0.0/-1"] {
+            assert!(wrong.parse::<Network>().is_err(), "{wrong}");
         }
     }
 }

@@ -39,7 +39,7 @@ async fn clean(app: &App) -> Result<(), DbError> {
         return Ok(());
     }
     idempotency::prune(&app.db, now).await?;
-    accounts::prune_attempts(&app.db, now).await?;
+    accounts::prune(&app.db, now).await?;
     while events::prune(&app.db, now - EVENTS_KEPT).await? > 0 {}
     Ok(())
 }

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::accounts::{Accounts, FirstAdmin, SetupError, UserTokens};
+use crate::accounts::{AccountSettings, Accounts, FirstAdmin, SetupError, UserTokens};
 use crate::app::{App, Parts};
 use crate::clock::Clock;
 use crate::config::{ControlConfig, SchedulerKind};
@@ -125,7 +125,7 @@ async fn wire(
 ) -> anyhow::Result<App> {
     let tasks = TaskTracker::new();
     let tokens = UserTokens::load(&db, clock.now()).await.context("loading the key of user tokens")?;
-    let accounts = Accounts::new(db.clone(), clock.clone(), tokens, config.session_ttl);
+    let accounts = Accounts::new(db.clone(), clock.clone(), tokens, AccountSettings::from(&config));
     let loopback = if local_addr.ip().is_loopback() || local_addr.ip().is_unspecified() {
         Loopback::Allowed
     } else {

@@ -11,6 +11,11 @@ pub enum ErrorCode {
     InvalidRequest,
     Unauthorized,
     Forbidden,
+    /// A cookie's request that does not come from the dashboard's own pages.
+    OriginMismatch,
+    /// A cookie's request without the session's `X-CSRF-Token`.
+    CsrfTokenInvalid,
+    SignupClosed,
     NotFound,
     MethodNotAllowed,
     Conflict,
@@ -41,7 +46,7 @@ impl ErrorCode {
         match self {
             Self::InvalidRequest => 400,
             Self::Unauthorized => 401,
-            Self::Forbidden => 403,
+            Self::Forbidden | Self::OriginMismatch | Self::CsrfTokenInvalid | Self::SignupClosed => 403,
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::Conflict
@@ -68,6 +73,9 @@ impl ErrorCode {
             Self::InvalidRequest => "invalid_request",
             Self::Unauthorized => "unauthorized",
             Self::Forbidden => "forbidden",
+            Self::OriginMismatch => "origin_mismatch",
+            Self::CsrfTokenInvalid => "csrf_token_invalid",
+            Self::SignupClosed => "signup_closed",
             Self::NotFound => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::Conflict => "conflict",

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use atoll_control::config::{SchedulerKind, SignupMode};
+use atoll_control::config::{Network, SchedulerKind, SignupMode};
 use atoll_host::config::{DriverChoice, OnDisconnect};
 use atoll_host::slots::SandboxNetwork;
 use clap::Args;
@@ -60,6 +60,9 @@ pub struct ControlArgs {
     /// Who may make an account: open, invite or closed
     #[arg(long, env = "ATOLL_SIGNUP", value_name = "MODE", default_value = "invite")]
     pub signup: SignupMode,
+    /// Networks of reverse proxies in front, whose X-Forwarded-For, -Proto and -Host are believed
+    #[arg(long, env = "ATOLL_TRUSTED_PROXIES", value_name = "CIDR", value_delimiter = ',')]
+    pub trusted_proxies: Vec<Network>,
     /// How a host is picked: round-robin or least-loaded
     #[arg(long, env = "ATOLL_SCHEDULER", value_name = "KIND", default_value = "round-robin")]
     pub scheduler: SchedulerKind,

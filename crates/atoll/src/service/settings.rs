@@ -20,6 +20,7 @@ pub fn control(data_dir: PathBuf, cache_dir: PathBuf, args: &ControlArgs, heartb
     config.dashboard = dashboard;
     config.version = VERSION;
     config.signup = args.signup;
+    config.trusted_proxies.clone_from(&args.trusted_proxies);
     config.scheduler = args.scheduler;
     config.overcommit =
         Overcommit { cpu: args.cpu_overcommit, memory: args.memory_overcommit, disk: args.disk_overcommit };

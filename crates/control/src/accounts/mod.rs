@@ -1,12 +1,19 @@
 //! People: accounts, passwords, sessions and the tokens that prove them.
 //!
-//! `login` signs in and out, `setup` makes the first admin, `password` hashes, `token` signs user JWTs, `rate` bounds
-//! guessing, `store` has the SQL. Who may do what with a session is decided in `http/caller.rs`.
+//! `login` signs in by password, `signup` makes accounts, `setup` the first admin, `session` opens, lists and ends
+//! sessions, `rights` remembers who shows what without acting on rights that are gone, `profile` is what people change
+//! about themselves, `password` hashes, `token` signs user JWTs, `rate` bounds guessing, the `store`s have the SQL. What
+//! a cookie must bring along is decided in `http/browser.rs`, who may do what in `http/caller.rs`.
 
 mod login;
 mod password;
+mod profile;
 pub(crate) mod rate;
+pub(crate) mod rights;
+mod session;
+pub(crate) mod session_store;
 mod setup;
+mod signup;
 pub(crate) mod store;
 #[cfg(test)]
 mod tests;
@@ -15,21 +22,35 @@ pub(crate) mod token;
 use std::sync::Arc;
 use std::time::Duration;
 
-use atoll_model::{TeamId, UserId};
-use secrecy::SecretString;
-use tokio::sync::Semaphore;
-
 pub use login::LoginError;
+pub use password::HashError;
+pub use profile::PasswordError;
+pub use rights::Rights;
+pub use session::{Credential, Presented, SessionError, SignedIn, Switched, Visit};
 pub use setup::{FirstAdmin, SetupError};
+pub use signup::{Newcomer, SignupError};
 pub use token::{TokenError, UserTokens};
 
 use crate::clock::Clock;
-use crate::db::Db;
+use crate::config::{ControlConfig, SignupMode};
+use crate::db::{Db, DbError, Millis};
 
-pub use rate::prune as prune_attempts;
+/// Sessions that are over stay readable for so long.
+const SESSIONS_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// Password hashes under way at once: each takes 19 MiB and tens of milliseconds of a core.
-const HASHES_AT_ONCE: usize = 2;
+/// What accounts can be told.
+#[derive(Debug, Clone)]
+pub struct AccountSettings {
+    pub signup: SignupMode,
+    pub session_ttl: Duration,
+    pub browser_session_ttl: Duration,
+}
+
+impl From<&ControlConfig> for AccountSettings {
+    fn from(config: &ControlConfig) -> Self {
+        Self { signup: config.signup, session_ttl: config.session_ttl, browser_session_ttl: config.browser_session_ttl }
+    }
+}
 
 /// Signs people in and out. Cheap to clone.
 #[derive(Clone)]
@@ -37,28 +58,47 @@ pub struct Accounts {
     db: Db,
     clock: Clock,
     tokens: Arc<UserTokens>,
-    session_ttl: Duration,
-    hashing: Arc<Semaphore>,
-}
-
-/// A person who has signed in.
-pub struct SignedIn {
-    pub token: SecretString,
-    pub user_id: UserId,
-    pub team_id: TeamId,
-    pub email: String,
-    pub name: String,
+    settings: AccountSettings,
+    hasher: password::Hasher,
+    rates: rate::Rates,
+    rights: Rights,
+    uses: session::Uses,
 }
 
 impl Accounts {
     #[must_use]
-    pub fn new(db: Db, clock: Clock, tokens: UserTokens, session_ttl: Duration) -> Self {
-        let hashing = Arc::new(Semaphore::new(HASHES_AT_ONCE));
-        Self { db, clock, tokens: Arc::new(tokens), session_ttl, hashing }
+    pub fn new(db: Db, clock: Clock, tokens: UserTokens, settings: AccountSettings) -> Self {
+        Self {
+            rates: rate::Rates::new(db.clone()),
+            rights: Rights::new(db.clone()),
+            db,
+            clock,
+            tokens: Arc::new(tokens),
+            settings,
+            hasher: password::Hasher::default(),
+            uses: session::Uses::default(),
+        }
     }
 
-    #[must_use]
+    #[cfg(test)]
     pub fn tokens(&self) -> &UserTokens {
         &self.tokens
     }
+
+    #[must_use]
+    pub fn rates(&self) -> &rate::Rates {
+        &self.rates
+    }
+
+    #[must_use]
+    pub fn rights(&self) -> &Rights {
+        &self.rights
+    }
+}
+
+/// Removes attempt counts and sessions that have outlived their use.
+pub async fn prune(db: &Db, now: Millis) -> Result<(), DbError> {
+    rate::prune(db, now).await?;
+    while session_store::prune(db, now - SESSIONS_KEPT).await? > 0 {}
+    Ok(())
 }

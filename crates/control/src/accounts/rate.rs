@@ -1,52 +1,144 @@
-//! A bound on guessing: so many attempts per key in a fixed window, counted in the database so that replicas share
-//! it. An attempt that succeeds is given back.
+//! Bounds on guessing and flooding: so many attempts per key in a fixed window, counted in the database so that
+//! replicas share them. An attempt that succeeds can be given back.
+//!
+//! Who is over a limit is remembered until the window ends, so that a flood costs no more writes than were allowed.
 
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
 use crate::db::{Db, DbError, During, Millis, on};
 
-pub const WINDOW: Duration = Duration::from_secs(60);
+/// The longest window of any limit.
+const LONGEST: Duration = Duration::from_secs(3600);
+/// Keys that are remembered to be over their limit, at most.
+const MOST_BLOCKED: usize = 10_000;
 
-/// The key of a limit: hashed, so that the table holds neither addresses nor account names.
-#[must_use]
-pub fn key(kind: &str, what: &str) -> String {
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A limit on one kind of attempt.
+#[derive(Debug, Clone, Copy)]
+pub struct Limit {
+    kind: &'static str,
+    most: i64,
+    window: Duration,
+}
+
+/// Sign-ins; those that succeed don't count.
+pub const LOGIN_ACCOUNT: Limit = Limit { kind: "login account", most: 10, window: MINUTE };
+pub const LOGIN_ADDRESS: Limit = Limit { kind: "login address", most: 60, window: MINUTE };
+/// New accounts.
+pub const SIGNUP_ADDRESS: Limit = Limit { kind: "signup address", most: 20, window: MINUTE };
+/// The current password, asked for by a change of it.
+pub const PASSWORD: Limit = Limit { kind: "password account", most: 10, window: MINUTE };
+/// Addresses that one person may try to add to teams: the answer says whether there is an account.
+pub const ADD_MEMBER: Limit = Limit { kind: "add member", most: 30, window: MINUTE };
+
+impl Limit {
+    /// The limit for one account, address or other thing.
+    #[must_use]
+    pub fn of(self, what: &str) -> Bound {
+        Bound { key: key(self.kind, what), limit: self }
+    }
+
+    /// The limit for an address. An IPv6 network of a household counts as one.
+    #[must_use]
+    pub fn of_address(self, address: &str) -> Bound {
+        match address.parse() {
+            Ok(IpAddr::V6(address)) => {
+                let [a, b, c, d, ..] = address.segments();
+                self.of(&Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).to_string())
+            }
+            _ => self.of(address),
+        }
+    }
+}
+
+/// A limit and the key that is counted under it.
+#[derive(Debug, Clone)]
+pub struct Bound {
+    key: String,
+    limit: Limit,
+}
+
+/// Hashed, so that the table holds neither addresses nor account names.
+fn key(kind: &str, what: &str) -> String {
     hex::encode(Sha256::digest(format!("{kind}\0{what}")))
 }
 
-/// Counts an attempt. Answers how long to wait when there were more than `limit` in this window.
-pub async fn take(db: &Db, key: &str, limit: i64, now: Millis) -> Result<Option<Duration>, DbError> {
-    let row: (Millis, i64) = on!(write db, |c| sqlx::query_as(
-        "INSERT INTO rate_limits (key, window_start, count) VALUES ($1, $2, 1)
-         ON CONFLICT (key) DO UPDATE SET
-             count = CASE WHEN rate_limits.window_start <= $3 THEN 1 ELSE rate_limits.count + 1 END,
-             window_start = CASE WHEN rate_limits.window_start <= $3 THEN $2 ELSE rate_limits.window_start END
-         RETURNING window_start, count",
-    )
-    .bind(key)
-    .bind(now)
-    .bind(now - WINDOW)
-    .fetch_one(c)
-    .await)
-    .during("count an attempt")?;
-    let (start, count) = row;
-    Ok((count > limit).then(|| (start + WINDOW).since(now).max(Duration::from_secs(1))))
+/// Counts attempts. Cheap to clone; clones share what they remember.
+#[derive(Clone)]
+pub struct Rates {
+    db: Db,
+    blocked: Arc<Mutex<HashMap<String, Millis>>>,
 }
 
-pub async fn give_back(db: &Db, key: &str) -> Result<(), DbError> {
-    on!(write db, |c| sqlx::query("UPDATE rate_limits SET count = count - 1 WHERE key = $1 AND count > 0")
-        .bind(key)
-        .execute(c)
-        .await
-        .map(|_| ()))
-    .during("give an attempt back")
+impl Rates {
+    #[must_use]
+    pub fn new(db: Db) -> Self {
+        Self { db, blocked: Arc::default() }
+    }
+
+    /// Counts an attempt. Answers how long to wait when there were too many in this window.
+    pub async fn take(&self, bound: &Bound, now: Millis) -> Result<Option<Duration>, DbError> {
+        if let Some(until) = self.blocked_until(&bound.key, now) {
+            return Ok(Some(until.since(now)));
+        }
+        let window = bound.limit.window;
+        let row: (Millis, i64) = on!(write & self.db, |c| sqlx::query_as(
+            "INSERT INTO rate_limits (key, window_start, count) VALUES ($1, $2, 1)
+             ON CONFLICT (key) DO UPDATE SET
+                 count = CASE WHEN rate_limits.window_start <= $3 THEN 1 ELSE rate_limits.count + 1 END,
+                 window_start = CASE WHEN rate_limits.window_start <= $3 THEN $2 ELSE rate_limits.window_start END
+             RETURNING window_start, count",
+        )
+        .bind(&bound.key)
+        .bind(now)
+        .bind(now - window)
+        .fetch_one(c)
+        .await)
+        .during("count an attempt")?;
+        let (start, count) = row;
+        if count <= bound.limit.most {
+            return Ok(None);
+        }
+        let until = start + window;
+        self.block(&bound.key, until, now);
+        Ok(Some(until.since(now).max(Duration::from_secs(1))))
+    }
+
+    pub async fn give_back(&self, bound: &Bound) -> Result<(), DbError> {
+        on!(write & self.db, |c| sqlx::query("UPDATE rate_limits SET count = count - 1 WHERE key = $1 AND count > 0")
+            .bind(&bound.key)
+            .execute(c)
+            .await
+            .map(|_| ()))
+        .during("give an attempt back")
+    }
+
+    fn blocked_until(&self, key: &str, now: Millis) -> Option<Millis> {
+        let blocked = self.blocked.lock().unwrap_or_else(PoisonError::into_inner);
+        blocked.get(key).copied().filter(|until| *until > now)
+    }
+
+    fn block(&self, key: &str, until: Millis, now: Millis) {
+        let mut blocked = self.blocked.lock().unwrap_or_else(PoisonError::into_inner);
+        if blocked.len() >= MOST_BLOCKED {
+            blocked.retain(|_, until| *until > now);
+        }
+        if blocked.len() < MOST_BLOCKED {
+            blocked.insert(key.to_owned(), until);
+        }
+    }
 }
 
 /// Removes windows that are over.
 pub async fn prune(db: &Db, now: Millis) -> Result<(), DbError> {
     on!(write db, |c| sqlx::query("DELETE FROM rate_limits WHERE window_start < $1")
-        .bind(now - WINDOW)
+        .bind(now - LONGEST)
         .execute(c)
         .await
         .map(|_| ()))

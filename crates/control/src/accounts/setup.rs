@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::password::{self, HashError};
+use super::session::Visit;
 use super::{Accounts, LoginError, SignedIn, store};
 use crate::api_keys::{self, NewKey};
 use crate::audit::{Actor, Origin};
@@ -31,7 +32,7 @@ pub enum SetupError {
     /// The token is not the one that was printed last, or somebody has an account already.
     #[error("the setup token is not valid")]
     Refused,
-    #[error("a password must have {} to {} characters", password::MIN_LENGTH, password::MAX_LENGTH)]
+    #[error("a password must have {} to {} bytes", password::MIN_LENGTH, password::MAX_LENGTH)]
     Password,
     #[error(transparent)]
     Login(#[from] LoginError),
@@ -58,10 +59,10 @@ impl Accounts {
             return Ok(None);
         }
         let password = password.unwrap_or_else(|| random_text(24));
-        if !(password::MIN_LENGTH..=password::MAX_LENGTH).contains(&password.expose_secret().len()) {
+        if !password::fits(&password) {
             return Err(SetupError::Password);
         }
-        let hash = password::hash(&self.hashing, password.clone()).await?;
+        let hash = self.hasher.hash(password.clone()).await?;
         let (user_id, team_id, now) = (UserId::new(), TeamId::new(), self.clock.now());
         let email = email.trim().to_lowercase();
         let mut tx = self.db.begin().await?;
@@ -92,14 +93,14 @@ impl Accounts {
         token: &SecretString,
         email: &str,
         password: SecretString,
-        origin: &Origin,
+        visit: Visit<'_>,
     ) -> Result<SignedIn, SetupError> {
         let expected = settings::get(&self.db, SETTING).await?.ok_or(SetupError::Refused)?;
         if !bool::from(expected.as_bytes().ct_eq(hash_of(token).as_bytes())) {
             return Err(SetupError::Refused);
         }
         self.first_admin(email, Some(password.clone())).await?.ok_or(SetupError::Refused)?;
-        Ok(self.login(email, password, origin, None).await?)
+        Ok(self.login(email, password, visit).await?)
     }
 }
 

@@ -1,7 +1,7 @@
-//! SQL of users, memberships and sessions.
+//! SQL of users and memberships. That of sessions is in `session_store`.
 
 use atoll_model::api::auth::Role;
-use atoll_model::{SessionId, TeamId, UserId};
+use atoll_model::{TeamId, UserId};
 
 use crate::db::{Db, DbError, During, Millis, Text, Tx, on};
 
@@ -35,6 +35,19 @@ impl std::str::FromStr for RoleName {
     }
 }
 
+/// The account of a known person, as they are in `team`.
+pub async fn user_in_team(db: &Db, user: &UserId, team: &TeamId) -> Result<Option<LoginRow>, DbError> {
+    on!(read db, |c| sqlx::query_as(
+        "SELECT u.id, u.email, u.name, u.password_hash, u.is_admin, u.is_active, m.team_id, m.role
+         FROM users u JOIN team_members m ON m.user_id = u.id WHERE u.id = $1 AND m.team_id = $2",
+    )
+    .bind(user.as_str())
+    .bind(team.as_str())
+    .fetch_optional(c)
+    .await)
+    .during("read a member")
+}
+
 pub async fn user_for_login(db: &Db, email: &str) -> Result<Option<LoginRow>, DbError> {
     on!(read db, |c| sqlx::query_as(
         "SELECT u.id, u.email, u.name, u.password_hash, u.is_admin, u.is_active, m.team_id, m.role
@@ -47,78 +60,79 @@ pub async fn user_for_login(db: &Db, email: &str) -> Result<Option<LoginRow>, Db
     .during("read a user by email")
 }
 
-/// Who a session belongs to, and what they may do now.
-#[derive(sqlx::FromRow)]
-pub struct SessionRow {
-    pub user_id: Text<UserId>,
-    pub email: String,
-    pub name: String,
-    pub is_admin: bool,
-    pub team_id: Text<TeamId>,
-    pub team_is_byoc: bool,
-    pub role: Text<RoleName>,
-}
-
-/// The session's person, if session, account and membership are all still good.
-pub async fn live_session(db: &Db, session: &SessionId, now: Millis) -> Result<Option<SessionRow>, DbError> {
-    on!(read db, |c| sqlx::query_as(
-        "SELECT u.id AS user_id, u.email, u.name, u.is_admin, t.id AS team_id, t.is_byoc AS team_is_byoc, m.role
-         FROM sessions s
-         JOIN users u ON u.id = s.user_id
-         JOIN teams t ON t.id = s.team_id
-         JOIN team_members m ON m.team_id = s.team_id AND m.user_id = s.user_id
-         WHERE s.id = $1 AND s.revoked_at IS NULL AND s.expires_at > $2 AND u.is_active = TRUE",
-    )
-    .bind(session.as_str())
-    .bind(now)
-    .fetch_optional(c)
-    .await)
-    .during("read a session")
-}
-
-pub struct NewSession<'a> {
-    pub id: &'a SessionId,
-    pub user: &'a UserId,
-    pub team: &'a TeamId,
-    pub created_at: Millis,
-    pub expires_at: Millis,
-    pub address: Option<&'a str>,
-    pub user_agent: Option<&'a str>,
-}
-
-pub async fn insert_session(tx: &mut Tx, session: &NewSession<'_>) -> Result<(), DbError> {
-    on!(tx tx, |c| sqlx::query(
-        "INSERT INTO sessions (id, user_id, team_id, created_at, expires_at, address, user_agent)
-         VALUES ($1, $2, $3, $4, $5, $6, $7)",
-    )
-    .bind(session.id.as_str())
-    .bind(session.user.as_str())
-    .bind(session.team.as_str())
-    .bind(session.created_at)
-    .bind(session.expires_at)
-    .bind(session.address)
-    .bind(session.user_agent)
-    .execute(c)
-    .await
-    .map(|_| ()))
-    .during("open a session")
-}
-
-pub async fn revoke_session(db: &Db, session: &SessionId, now: Millis) -> Result<(), DbError> {
-    on!(write db, |c| sqlx::query("UPDATE sessions SET revoked_at = $2 WHERE id = $1 AND revoked_at IS NULL")
-        .bind(session.as_str())
-        .bind(now)
-        .execute(c)
-        .await
-        .map(|_| ()))
-    .during("end a session")
-}
-
 pub async fn anybody(db: &Db) -> Result<bool, DbError> {
     let row: Option<(String,)> =
         on!(read db, |c| sqlx::query_as("SELECT id FROM users LIMIT 1").fetch_optional(c).await)
             .during("look for any user")?;
     Ok(row.is_some())
+}
+
+pub struct NewUser<'a> {
+    pub id: &'a UserId,
+    pub email: &'a str,
+    pub name: &'a str,
+    pub password_hash: Option<&'a str>,
+}
+
+/// Inserts a person without rights; a unique violation when the address is taken.
+pub async fn insert_user(tx: &mut Tx, user: &NewUser<'_>, now: Millis) -> Result<(), DbError> {
+    on!(tx tx, |c| sqlx::query(
+        "INSERT INTO users (id, email, name, password_hash, is_admin, is_active, created_at, updated_at)
+         VALUES ($1, $2, $3, $4, FALSE, TRUE, $5, $5)",
+    )
+    .bind(user.id.as_str())
+    .bind(user.email)
+    .bind(user.name)
+    .bind(user.password_hash)
+    .bind(now)
+    .execute(c)
+    .await
+    .map(|_| ()))
+    .during("insert a user")
+}
+
+pub async fn rename(tx: &mut Tx, user: &UserId, name: &str, now: Millis) -> Result<(), DbError> {
+    on!(tx tx, |c| sqlx::query("UPDATE users SET name = $2, updated_at = $3 WHERE id = $1")
+        .bind(user.as_str())
+        .bind(name)
+        .bind(now)
+        .execute(c)
+        .await
+        .map(|_| ()))
+    .during("rename a user")
+}
+
+pub async fn password_hash(db: &Db, user: &UserId) -> Result<Option<String>, DbError> {
+    let row: Option<(Option<String>,)> =
+        on!(read db, |c| sqlx::query_as("SELECT password_hash FROM users WHERE id = $1")
+        .bind(user.as_str())
+        .fetch_optional(c)
+        .await)
+        .during("read a password's hash")?;
+    Ok(row.and_then(|row| row.0))
+}
+
+/// Sets a password, if the one before is still `old`.
+pub async fn set_password(
+    tx: &mut Tx,
+    user: &UserId,
+    old: Option<&str>,
+    new: &str,
+    now: Millis,
+) -> Result<bool, DbError> {
+    let changed = on!(tx tx, |c| sqlx::query(
+        "UPDATE users SET password_hash = $3, updated_at = $4
+         WHERE id = $1 AND (password_hash = $2 OR (password_hash IS NULL AND $2 IS NULL))",
+    )
+    .bind(user.as_str())
+    .bind(old)
+    .bind(new)
+    .bind(now)
+    .execute(c)
+    .await
+    .map(|done| done.rows_affected()))
+    .during("set a password")?;
+    Ok(changed == 1)
 }
 
 /// Inserts an admin if the table is empty. Answers whether it did.

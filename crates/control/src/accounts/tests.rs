@@ -8,10 +8,27 @@ use super::*;
 use crate::audit::Origin;
 use crate::db::Millis;
 use crate::db::testing::{TestDb, databases, sqlite};
+use atoll_model::api::auth::SessionKind;
 
 async fn accounts(test: &TestDb, clock: &Clock) -> Accounts {
     let tokens = UserTokens::load(&test.db, clock.now()).await.unwrap();
-    Accounts::new(test.db.clone(), clock.clone(), tokens, Duration::from_secs(3600))
+    let settings = AccountSettings {
+        signup: SignupMode::Open,
+        session_ttl: Duration::from_secs(3600),
+        browser_session_ttl: Duration::from_secs(86_400),
+    };
+    Accounts::new(test.db.clone(), clock.clone(), tokens, settings)
+}
+
+fn visit(origin: &Origin) -> Visit<'_> {
+    Visit { origin, user_agent: None, kind: SessionKind::Token }
+}
+
+fn token(signed_in: &SignedIn) -> &str {
+    match &signed_in.credential {
+        Credential::Token(token) => token.expose_secret(),
+        Credential::Cookie(_) => panic!("a token was asked for"),
+    }
 }
 
 #[tokio::test]
@@ -26,7 +43,7 @@ async fn the_first_admin_is_made_once_whoever_tries() {
         assert_eq!(made.len(), 1);
         assert!(accounts.anybody().await.unwrap());
         let password = made[0].password.clone();
-        let signed_in = accounts.login(&made[0].email, password, &Origin::default(), None).await.unwrap();
+        let signed_in = accounts.login(&made[0].email, password, visit(&Origin::default())).await.unwrap();
         assert_eq!(signed_in.team_id, made[0].team_id);
     }
 }
@@ -36,8 +53,8 @@ async fn a_token_is_good_until_it_expires_and_only_as_it_was_signed() {
     let (test, clock) = (sqlite().await, Clock::manual(Millis(1_800_000_000_000)));
     let accounts = accounts(&test, &clock).await;
     let made = accounts.first_admin("a@example.test", None).await.unwrap().unwrap();
-    let signed_in = accounts.login("a@example.test", made.password, &Origin::default(), None).await.unwrap();
-    let token = signed_in.token.expose_secret();
+    let signed_in = accounts.login("a@example.test", made.password, visit(&Origin::default())).await.unwrap();
+    let token = token(&signed_in);
     let tokens = accounts.tokens();
     assert_eq!(tokens.verify(token, clock.now()).unwrap().sub, signed_in.user_id);
     let (head, signature) = token.rsplit_once('.').unwrap();
@@ -56,22 +73,40 @@ async fn replicas_accept_each_others_tokens() {
         let clock = Clock::system();
         let (one, other) = (accounts(&test, &clock).await, accounts(&test, &clock).await);
         let made = one.first_admin("a@example.test", None).await.unwrap().unwrap();
-        let signed_in = one.login("a@example.test", made.password, &Origin::default(), None).await.unwrap();
-        assert!(other.tokens().verify(signed_in.token.expose_secret(), clock.now()).is_some());
+        let signed_in = one.login("a@example.test", made.password, visit(&Origin::default())).await.unwrap();
+        assert!(other.tokens().verify(token(&signed_in), clock.now()).is_some());
     }
 }
 
 #[tokio::test]
-async fn attempts_are_counted_per_window_and_given_back() {
+async fn attempts_are_counted_per_window_by_all_replicas_and_given_back() {
     for test in databases().await {
-        let now = Millis(1_000_000);
-        for _ in 0..3 {
-            assert_eq!(rate::take(&test.db, "k", 3, now).await.unwrap(), None);
+        let (one, other) = (rate::Rates::new(test.db.clone()), rate::Rates::new(test.db.clone()));
+        let (now, bound) = (Millis(1_000_000), rate::LOGIN_ACCOUNT.of("a@example.test"));
+        for _ in 0..5 {
+            assert_eq!(one.take(&bound, now).await.unwrap(), None);
+            assert_eq!(other.take(&bound, now).await.unwrap(), None);
         }
-        let wait = rate::take(&test.db, "k", 3, now + Duration::from_secs(20)).await.unwrap().unwrap();
-        assert_eq!(wait, Duration::from_secs(40));
-        assert_eq!(rate::take(&test.db, "k", 3, now + rate::WINDOW).await.unwrap(), None, "a new window");
-        rate::give_back(&test.db, "k").await.unwrap();
-        rate::prune(&test.db, now + rate::WINDOW * 3).await.unwrap();
+        for rates in [&one, &other, &one] {
+            let wait = rates.take(&bound, now + Duration::from_secs(20)).await.unwrap().unwrap();
+            assert_eq!(wait, Duration::from_secs(40));
+        }
+        assert_eq!(one.take(&rate::LOGIN_ACCOUNT.of("b@example.test"), now).await.unwrap(), None, "another account");
+        let later = now + Duration::from_secs(60);
+        assert_eq!(one.take(&bound, later).await.unwrap(), None, "a new window");
+        one.give_back(&bound).await.unwrap();
+        for _ in 0..10 {
+            assert_eq!(one.take(&bound, later).await.unwrap(), None);
+        }
+        assert!(one.take(&bound, later).await.unwrap().is_some());
+        prune(&test.db, later + Duration::from_secs(7200)).await.unwrap();
     }
+}
+
+#[test]
+fn addresses_of_one_ipv6_network_are_counted_as_one() {
+    let key = |address| format!("{:?}", rate::LOGIN_ADDRESS.of_address(address));
+    assert_eq!(key("2001:db8:1:2::1"), key("2001:db8:1:2:ffff::9"));
+    assert_ne!(key("2001:db8:1:2::1"), key("2001:db8:1:3::1"));
+    assert_ne!(key("192.0.2.1"), key("192.0.2.2"));
 }

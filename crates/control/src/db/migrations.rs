@@ -17,13 +17,15 @@ use super::error::OpenError;
 
 type Listed = (i64, &'static str, &'static str);
 
-const SQLITE: [Listed; 2] = [
+const SQLITE: &[Listed] = &[
     (1, "init", include_str!("../../migrations/sqlite/0001_init.sql")),
     (2, "sandboxes alive", include_str!("../../migrations/sqlite/0002_sandboxes_alive.sql")),
+    (10, "browser sessions", include_str!("../../migrations/sqlite/0010_browser_sessions.sql")),
 ];
-const POSTGRES: [Listed; 2] = [
+const POSTGRES: &[Listed] = &[
     (1, "init", include_str!("../../migrations/postgres/0001_init.sql")),
     (2, "sandboxes alive", include_str!("../../migrations/postgres/0002_sandboxes_alive.sql")),
+    (10, "browser sessions", include_str!("../../migrations/postgres/0010_browser_sessions.sql")),
 ];
 
 /// The version that this program was built for.
@@ -59,14 +61,14 @@ pub(super) async fn migrate_sqlite(path: &Path, pool: &Pool<Sqlite>) -> Result<(
         .await
         .map_err(|error| failed(io::Error::other(error)))?
         .map_err(failed)?;
-    let result = migrator(&SQLITE).run(pool).await.map_err(refuse_newer);
+    let result = migrator(SQLITE).run(pool).await.map_err(refuse_newer);
     drop(lock);
     result
 }
 
 /// PostgreSQL: sqlx takes an advisory lock.
 pub(super) async fn migrate_postgres(pool: &Pool<Postgres>) -> Result<(), OpenError> {
-    migrator(&POSTGRES).run(pool).await.map_err(refuse_newer)
+    migrator(POSTGRES).run(pool).await.map_err(refuse_newer)
 }
 
 fn open_private(path: &Path) -> io::Result<File> {

@@ -1,7 +1,8 @@
 //! Who asks. Handlers name the kind of caller they serve in their arguments, and get it or the request ends:
 //!
 //! - [`Key`] (K in the contract): an API key in `X-API-Key`, or a user token. Acts for one team.
-//! - [`User`] (J): a person's token in `Authorization: Bearer`.
+//! - [`User`] (J): a person's token in `Authorization: Bearer`, or the cookie of their browser (`browser` says what a
+//!   request with it must bring along).
 //! - [`Admin`] (A): a person who is a platform admin now, by the database.
 //!
 //! Rights are read from the database at each call: a deleted key, an ended session, a removed member and a demoted
@@ -9,18 +10,21 @@
 
 use std::net::SocketAddr;
 
-use atoll_model::api::auth::Role;
+use atoll_model::api::auth::{Role, SessionKind};
 use atoll_model::{SessionId, TeamId, UserId};
 use axum::extract::FromRequestParts;
 use axum::http::HeaderMap;
 use axum::http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
 use axum::http::request::Parts;
 
+use super::browser;
 use super::error::{ApiError, ApiResult};
-use crate::accounts::store::live_session;
+use super::site::ClientAddress;
+use crate::accounts::Presented;
 use crate::api_keys;
 use crate::app::App;
 use crate::audit::{Actor, Origin};
+use crate::db::Millis;
 use crate::sandboxes::Owner;
 
 /// The id of a request: in the answer's header `X-Request-Id`, in error bodies, in the log and the audit trail.
@@ -35,7 +39,7 @@ pub struct Peer(pub SocketAddr);
 #[must_use]
 pub fn origin(parts: &Parts) -> Origin {
     Origin {
-        address: parts.extensions.get::<Peer>().map(|peer| peer.0.ip().to_string()),
+        address: parts.extensions.get::<ClientAddress>().map(|client| client.0.to_string()),
         request_id: parts.extensions.get::<RequestId>().map(|id| id.0.clone()),
     }
 }
@@ -56,6 +60,12 @@ pub struct User {
     pub is_admin: bool,
     pub email: String,
     pub name: String,
+    pub has_password: bool,
+    /// How the session proves itself, and when it ends.
+    pub kind: SessionKind,
+    pub session_until: Millis,
+    /// What `accounts::Rights` remembers under this number is true for this request.
+    pub rights_version: i64,
     pub origin: Origin,
 }
 
@@ -98,26 +108,41 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
+/// What proves a person: their token, or else the cookie of their browser.
+fn presented<'a>(parts: &'a Parts, app: &App) -> Option<Presented<'a>> {
+    match bearer(&parts.headers) {
+        Some(token) => Some(Presented::Token(token)),
+        None if parts.headers.contains_key(AUTHORIZATION) => None,
+        None => browser::secret(parts, &app.config).map(Presented::Cookie),
+    }
+}
+
 impl FromRequestParts<App> for User {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> ApiResult<Self> {
-        let token = bearer(&parts.headers).ok_or_else(ApiError::unauthorized)?;
-        let now = app.clock.now();
-        let claims = app.accounts.tokens().verify(token, now).ok_or_else(ApiError::unauthorized)?;
-        let session = live_session(&app.db, &claims.sid, now).await?.ok_or_else(ApiError::unauthorized)?;
-        if session.user_id.0 != claims.sub {
-            return Err(ApiError::unauthorized());
+        let presented = presented(parts, app).ok_or_else(ApiError::unauthorized)?;
+        let recognised = app.accounts.authenticate(&presented).await?.ok_or_else(ApiError::unauthorized)?;
+        if let Presented::Cookie(secret) = presented {
+            browser::guard(parts, &app.config, secret)?;
+        }
+        let session = &recognised.person.session;
+        if let Some(noting) = app.accounts.note_use(session) {
+            app.tasks.spawn(noting);
         }
         Ok(Self {
-            id: session.user_id.0,
-            session: claims.sid,
-            team: session.team_id.0,
+            id: session.user_id.0.clone(),
+            session: session.id.0.clone(),
+            team: session.team_id.0.clone(),
             team_is_byoc: session.team_is_byoc,
             role: session.role.0.0,
             is_admin: session.is_admin,
-            email: session.email,
-            name: session.name,
+            email: session.email.clone(),
+            name: session.name.clone(),
+            has_password: session.has_password,
+            kind: session.kind.0,
+            session_until: session.expires_at,
+            rights_version: recognised.version,
             origin: origin(parts),
         })
     }

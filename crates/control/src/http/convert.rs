@@ -6,7 +6,7 @@ use serde_json::json;
 use std::time::Duration;
 
 use super::error::ApiError;
-use crate::accounts::{LoginError, SetupError};
+use crate::accounts::{HashError, LoginError, PasswordError, SessionError, SetupError, SignupError};
 use crate::fleet::FleetError;
 use crate::sandboxes::SandboxError;
 use atoll_model::HostId;
@@ -47,6 +47,24 @@ impl From<SandboxError> for ApiError {
     }
 }
 
+impl From<HashError> for ApiError {
+    fn from(error: HashError) -> Self {
+        match error {
+            HashError::Busy => Self::overloaded("too many people are signing in at once; try again in a moment"),
+            error => Self::internal(error),
+        }
+    }
+}
+
+impl From<SessionError> for ApiError {
+    fn from(error: SessionError) -> Self {
+        match error {
+            SessionError::Db(error) => error.into(),
+            error @ SessionError::Token(_) => Self::internal(error),
+        }
+    }
+}
+
 impl From<LoginError> for ApiError {
     fn from(error: LoginError) -> Self {
         match error {
@@ -55,7 +73,8 @@ impl From<LoginError> for ApiError {
                 Self::new(ErrorCode::RateLimited, "too many attempts; try again later").with_retry_after(wait)
             }
             LoginError::Db(error) => error.into(),
-            error @ (LoginError::Hash(_) | LoginError::Token(_)) => Self::internal(error),
+            LoginError::Hash(error) => error.into(),
+            LoginError::Session(error) => error.into(),
         }
     }
 }
@@ -67,7 +86,40 @@ impl From<SetupError> for ApiError {
             error @ SetupError::Password => Self::invalid("password", error.to_string()),
             SetupError::Login(error) => error.into(),
             SetupError::Db(error) => error.into(),
-            error @ SetupError::Hash(_) => Self::internal(error),
+            SetupError::Hash(error) => error.into(),
+        }
+    }
+}
+
+impl From<SignupError> for ApiError {
+    fn from(error: SignupError) -> Self {
+        match error {
+            SignupError::Closed => Self::new(ErrorCode::SignupClosed, "accounts are made by an admin here"),
+            SignupError::InvitationNeeded => {
+                Self::new(ErrorCode::SignupClosed, "accounts are made by invitation here; ask for one")
+                    .with_field("invitation")
+            }
+            SignupError::EmailTaken => {
+                Self::new(ErrorCode::EmailTaken, "there is an account with this address; sign in").with_field("email")
+            }
+            error @ SignupError::Password => Self::invalid("password", error.to_string()),
+            SignupError::Login(error) => error.into(),
+            SignupError::Hash(error) => error.into(),
+            SignupError::Session(error) => error.into(),
+            SignupError::Db(error) => error.into(),
+        }
+    }
+}
+
+impl From<PasswordError> for ApiError {
+    fn from(error: PasswordError) -> Self {
+        match error {
+            PasswordError::Wrong => Self::invalid("current_password", "the current password is not right"),
+            error @ PasswordError::Length => Self::invalid("new_password", error.to_string()),
+            PasswordError::Changed => Self::conflict("the password was changed meanwhile"),
+            PasswordError::Login(error) => error.into(),
+            PasswordError::Hash(error) => error.into(),
+            PasswordError::Db(error) => error.into(),
         }
     }
 }

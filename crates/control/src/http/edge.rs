@@ -19,8 +19,9 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 
-use super::caller::RequestId;
+use super::caller::{Peer, RequestId};
 use super::error::{ApiError, Unwritten};
+use super::site::{ClientAddress, client_address};
 use crate::app::App;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -33,6 +34,10 @@ fn new_request_id() -> RequestId {
 pub async fn edge(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let id = new_request_id();
     request.extensions_mut().insert(id.clone());
+    if let Some(Peer(peer)) = request.extensions().get::<Peer>().copied() {
+        let client = client_address(peer.ip(), request.headers(), &app.config.trusted_proxies);
+        request.extensions_mut().insert(ClientAddress(client));
+    }
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
     let started = Instant::now();

@@ -27,6 +27,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use super::caller::Peer;
+use super::site::OverTls;
 use crate::app::App;
 use crate::config::TlsFiles;
 use crate::pki::{Authority, internal_server_config};
@@ -128,7 +129,7 @@ async fn connection(app: &App, stream: TcpStream, peer: SocketAddr, tls: &Tls, r
         _ => return,
     }
     if first[0] != TLS_HANDSHAKE {
-        return http(app, stream, peer, router).await;
+        return http(app, stream, peer, false, router).await;
     }
     let handshake = async {
         let started = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
@@ -136,7 +137,7 @@ async fn connection(app: &App, stream: TcpStream, peer: SocketAddr, tls: &Tls, r
         started.into_stream(config).await
     };
     match tokio::time::timeout(limit, handshake).await {
-        Ok(Ok(stream)) => http(app, stream, peer, router).await,
+        Ok(Ok(stream)) => http(app, stream, peer, true, router).await,
         Ok(Err(error)) => {
             app.metrics.handshake_failures.fetch_add(1, Ordering::Relaxed);
             tracing::debug!(%peer, %error, "TLS handshake failed");
@@ -148,7 +149,7 @@ async fn connection(app: &App, stream: TcpStream, peer: SocketAddr, tls: &Tls, r
     }
 }
 
-async fn http<S>(app: &App, stream: S, peer: SocketAddr, router: Router)
+async fn http<S>(app: &App, stream: S, peer: SocketAddr, tls: bool, router: Router)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -164,6 +165,9 @@ where
         .initial_connection_window_size(4 << 20);
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(Peer(peer));
+        if tls {
+            request.extensions_mut().insert(OverTls);
+        }
         router.clone().oneshot(request)
     });
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);

@@ -21,9 +21,6 @@ use crate::app::App;
 use crate::db::Millis;
 use crate::teams::{self, MemberRow, store};
 
-/// Addresses that one person may try to add in a minute: the answer says whether there is an account.
-const ADDS_PER_MINUTE: i64 = 30;
-
 /// All routes of this file.
 pub fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(list, add)).routes(routes!(update, remove)).routes(routes!(leave))
@@ -71,7 +68,7 @@ pub async fn add(
     validate::line("email", &request.email, 254)?;
     let (now, email) = (app.clock.now(), request.email.trim().to_lowercase());
     visible(&app, &user, &id).await?;
-    if let Some(wait) = rate::take(&app.db, &rate::key("add member", user.id.as_str()), ADDS_PER_MINUTE, now).await? {
+    if let Some(wait) = app.accounts.rates().take(&rate::ADD_MEMBER.of(user.id.as_str()), now).await? {
         let error = ApiError::new(ErrorCode::RateLimited, "too many people were added in this minute");
         return Err(error.with_retry_after(wait));
     }

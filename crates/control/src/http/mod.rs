@@ -4,11 +4,14 @@
 //! who asks, `extract` and `validate` what was asked, `error`, `convert` and `edge` what is said when it fails,
 //! `listener` how connections come in.
 
+#[cfg(test)]
+mod account_tests;
 mod admin;
 mod agent_files;
 mod agents;
 mod api_keys;
 mod auth;
+mod browser;
 pub mod caller;
 pub mod convert;
 mod dashboard;
@@ -26,6 +29,7 @@ mod hosts;
 pub mod idempotent;
 mod insight;
 pub mod listener;
+mod me;
 mod members;
 pub mod metrics;
 mod openapi;
@@ -34,6 +38,7 @@ mod processes;
 mod program;
 mod sandboxes;
 mod signals;
+pub mod site;
 mod streams;
 mod teams;
 mod templates;
@@ -60,10 +65,6 @@ const EXEC_BODY: usize = 12 << 20;
 /// Routes that answer soon.
 fn quick() -> OpenApiRouter<App> {
     OpenApiRouter::new()
-        .routes(routes!(auth::login))
-        .routes(routes!(auth::setup))
-        .routes(routes!(auth::logout))
-        .routes(routes!(auth::me))
         .routes(routes!(api_keys::create, api_keys::list))
         .routes(routes!(api_keys::delete))
         .routes(routes!(templates::list))
@@ -86,6 +87,8 @@ fn quick() -> OpenApiRouter<App> {
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
         .routes(routes!(metrics::metrics))
+        .merge(auth::routes())
+        .merge(me::routes())
         .merge(hosts::routes())
         .merge(agents::routes())
         .merge(teams::routes())

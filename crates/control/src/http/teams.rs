@@ -1,6 +1,8 @@
 //! Teams: the caller's, and one by one. Who may do what is decided in `crate::teams`; a platform admin counts as an
 //! owner of every team.
 
+use std::sync::Arc;
+
 use atoll_model::api::Page;
 use atoll_model::api::auth::Team;
 use atoll_model::api::teams::{CreateTeamRequest, TeamDetail, UpdateTeamRequest};
@@ -14,7 +16,7 @@ use utoipa_axum::routes;
 use super::caller::User;
 use super::error::{ApiError, ApiResult};
 use super::extract::{Id, Json, Query};
-use super::page::{Cursor, PageQuery, page};
+use super::page::{Cursor, MAX_LIMIT, PageQuery, page};
 use super::{idempotent, validate};
 use crate::app::App;
 use crate::db::Millis;
@@ -83,9 +85,14 @@ pub async fn list(
     Query(query): Query<PageQuery>,
 ) -> ApiResult<axum::Json<Page<Team>>> {
     let limit = query.limit()?;
-    let after = query.cursor()?.map(|cursor| cursor.id).unwrap_or_default();
-    let rows = teams::of_user(&app.db, &user.id, &after, limit as i64 + 1).await?;
     let cursor = |row: &TeamRow| Cursor { at: Millis(0), id: row.id.to_string() };
+    let Some(after) = query.cursor()? else {
+        let rows = first_page(&app, &user).await?;
+        // One more than the page, if there is one: that says that there are more.
+        let rows = rows.iter().take(limit + 1).cloned().collect();
+        return Ok(axum::Json(page(rows, limit, cursor, TeamRow::into_api)));
+    };
+    let rows = teams::of_user(&app.db, &user.id, &after.id, limit as i64 + 1).await?;
     Ok(axum::Json(page(rows, limit, cursor, TeamRow::into_api)))
 }
 
@@ -152,4 +159,15 @@ fn slug(slug: &str) -> ApiResult<()> {
 pub async fn delete(State(app): State<App>, user: User, Id(id): Id<TeamId>) -> ApiResult<StatusCode> {
     teams::delete(&app.db, &user.asker(), &id, app.clock.now()).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// The first teams of a person, as many as a page can hold and one more; remembered while nobody's rights change.
+async fn first_page(app: &App, user: &User) -> ApiResult<Arc<[TeamRow]>> {
+    let rights = app.accounts.rights();
+    if let Some(rows) = rights.teams(user.rights_version, &user.id) {
+        return Ok(rows);
+    }
+    let rows: Arc<[TeamRow]> = teams::of_user(&app.db, &user.id, "", i64::from(MAX_LIMIT) + 1).await?.into();
+    rights.remember_teams(user.rights_version, &user.id, &rows);
+    Ok(rows)
 }

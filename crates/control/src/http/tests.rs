@@ -14,7 +14,7 @@ async fn on_sqlite() -> TestApp {
     app(sqlite().await).await
 }
 
-fn assert_error(answer: &Answer, status: u16, code: &str) {
+pub fn assert_error(answer: &Answer, status: u16, code: &str) {
     assert_eq!(answer.status.as_u16(), status, "{}", String::from_utf8_lossy(&answer.body));
     let error = &answer.json()["error"];
     assert_eq!(error["code"], code);
@@ -69,12 +69,14 @@ async fn bad_requests_name_their_field() {
 }
 
 /// Routes that answer without credentials, by design.
-const PUBLIC: [&str; 7] = [
+const PUBLIC: [&str; 9] = [
     "get /healthz",
     "get /metrics",
     "get /readyz",
+    "get /v1/auth/config",
     "post /v1/auth/login",
     "post /v1/auth/setup",
+    "post /v1/auth/signup",
     "post /v1/hosts/auth/refresh",
     "post /v1/hosts/register",
 ];
@@ -96,6 +98,7 @@ fn concrete(path: &str) -> String {
         .replace("/users/{id}", "/users/user-aaaaaaaaaaaaaaaaaaaa")
         .replace("{user_id}", "user-aaaaaaaaaaaaaaaaaaaa")
         .replace("/api-keys/{id}", "/api-keys/key-aaaaaaaaaaaaaaaaaaaa")
+        .replace("/sessions/{id}", "/sessions/ses-aaaaaaaaaaaaaaaaaaaa")
         .replace("{id}", "sb-aaaaaaaaaaaaaaaaaaaa")
         .replace("{process}", "1")
         .replace("{digest}", &"0".repeat(64))

@@ -46,6 +46,16 @@ pub fn line(field: &'static str, value: &str, max: usize) -> ApiResult<()> {
     Ok(())
 }
 
+/// An email address, as far as its form tells: mail is what proves it.
+pub fn email(field: &'static str, value: &str) -> ApiResult<()> {
+    line(field, value, 254)?;
+    let parts = value.trim().rsplit_once('@');
+    let sound = parts.is_some_and(|(local, domain)| {
+        !local.is_empty() && !domain.is_empty() && !value.trim().contains(|c: char| c.is_whitespace() || c == ',')
+    });
+    if sound { Ok(()) } else { Err(ApiError::invalid(field, "must be an address like name@example.com")) }
+}
+
 fn no_nul(field: impl Display, value: &str) -> ApiResult<()> {
     if value.contains('\0') {
         return Err(ApiError::invalid(field.to_string(), "must not contain a NUL byte"));

@@ -9,7 +9,7 @@ use crate::accounts::store::RoleName;
 use crate::db::{Db, DbError, During, Millis, Text, Tx, on};
 
 /// A team as one person sees it.
-#[derive(sqlx::FromRow)]
+#[derive(Clone, sqlx::FromRow)]
 pub struct TeamRow {
     pub id: Text<TeamId>,
     pub name: String,

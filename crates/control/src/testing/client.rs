@@ -61,6 +61,11 @@ impl Client {
         this
     }
 
+    /// What it sends as `name`.
+    pub fn header(&self, name: &str) -> String {
+        self.headers[name].to_str().unwrap().to_owned()
+    }
+
     pub fn anonymous(&self) -> Self {
         Self { router: self.router.clone(), headers: HeaderMap::new() }
     }

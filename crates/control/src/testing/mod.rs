@@ -24,7 +24,7 @@ pub use agent::FakeAgent;
 pub use client::{Answer, Client};
 
 use crate::accounts::store::insert_team;
-use crate::accounts::{Accounts, FirstAdmin, UserTokens};
+use crate::accounts::{AccountSettings, Accounts, FirstAdmin, UserTokens};
 use crate::api_keys::{self, NewKey};
 use crate::app::{App, Parts};
 use crate::audit::{Actor, Origin};
@@ -147,7 +147,7 @@ async fn wire(config: ControlConfig, clock: Clock, db: Db, machines: &FakeFleet)
     let tasks = TaskTracker::new();
     let placer: Arc<dyn Placer> = Arc::new(machines.clone());
     App::new(Parts {
-        accounts: Accounts::new(db.clone(), clock.clone(), tokens, config.session_ttl),
+        accounts: Accounts::new(db.clone(), clock.clone(), tokens, AccountSettings::from(&config)),
         sandboxes: Sandboxes::new(db.clone(), clock.clone(), fleet.clone(), placer, &config.http, tasks.clone()),
         reconcile: Reconcile::new(&db, &clock, &hosts, &fleet, config.resume_on_reconnect),
         requests: Arc::new(Semaphore::new(config.http.max_requests)),
@@ -166,6 +166,13 @@ async fn wire(config: ControlConfig, clock: Clock, db: Db, machines: &FakeFleet)
 impl TestApp {
     pub fn team(&self) -> &TeamId {
         &self.admin.team_id
+    }
+
+    /// A client, without credentials, of another control on the same database.
+    pub async fn replica(&self) -> Client {
+        let (config, clock) = (self.app.config.clone(), self.clock.clone());
+        let app = wire(config, clock, self.app.db.clone(), &self.fleet).await;
+        Client::new(&app).await
     }
 
     /// A client of another team.

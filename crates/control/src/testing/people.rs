@@ -1,11 +1,12 @@
 //! People for tests: accounts that are signed in without anybody hashing a password.
 
-use atoll_model::api::auth::Role;
+use atoll_model::api::auth::{Role, SessionKind};
 use atoll_model::{SessionId, TeamId, UserId};
 use secrecy::ExposeSecret;
 
 use super::{Client, TestApp};
-use crate::accounts::store::{NewSession, insert_session, insert_team};
+use crate::accounts::session_store::{self, NewSession};
+use crate::accounts::store::insert_team;
 use crate::accounts::token::Subject;
 use crate::db::on;
 
@@ -45,10 +46,19 @@ impl TestApp {
     /// A token of a new session of that person in that team.
     pub async fn session(&self, user: &UserId, team: &TeamId, email: &str, name: &str) -> String {
         let (id, now, ttl) = (SessionId::new(), self.clock.now(), self.app.config.session_ttl);
-        let session =
-            NewSession { id: &id, user, team, created_at: now, expires_at: now + ttl, address: None, user_agent: None };
+        let session = NewSession {
+            id: &id,
+            kind: SessionKind::Token,
+            secret_hash: None,
+            user,
+            team,
+            created_at: now,
+            expires_at: now + ttl,
+            address: None,
+            user_agent: None,
+        };
         let mut tx = self.app.db.begin().await.unwrap();
-        insert_session(&mut tx, &session).await.unwrap();
+        session_store::insert(&mut tx, &session).await.unwrap();
         tx.commit().await.unwrap();
         let subject = Subject { user, session: &id, team, role: "member", email, name, is_admin: false };
         self.app.accounts.tokens().sign(&subject, now, ttl).unwrap().expose_secret().to_owned()
