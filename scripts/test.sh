@@ -113,7 +113,7 @@ if wants lint; then
     stage "Lints" cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
 fi
 if wants unit; then
-    stage "Unit tests" cargo nextest run --workspace --exclude atoll-tests --locked --no-fail-fast
+    stage "Unit tests" cargo nextest run --workspace --exclude atoll-tests --features atoll/failpoints --locked --no-fail-fast
 fi
 if wants system; then
     stage "Tests of the real binary" cargo nextest run -p atoll-tests --locked --no-fail-fast

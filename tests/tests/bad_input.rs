@@ -54,8 +54,20 @@ async fn absurd_programs_and_paths_are_refused() {
     assert!(matches!(status, 400 | 413), "{status} {code}");
     let no_such = api(client.exec(&id, &command("/no/such/program", ["x"])).await.expect_err("no program"));
     assert_eq!(no_such.0, 400, "{no_such:?}");
-    let nowhere = ExecRequest { cwd: Some("/no/such/place".into()), ..command("/bin/true", [""; 0]) };
-    assert_eq!(api(client.exec(&id, &nowhere).await.expect_err("no cwd")).0, 400);
+    let run = || command("/bin/true", [""; 0]);
+    let refused = [
+        (ExecRequest { cwd: Some("/no/such/place".into()), ..run() }, "cwd"),
+        (ExecRequest { cwd: Some("/etc/passwd".into()), ..run() }, "cwd"),
+        (ExecRequest { cwd: Some("/root".into()), user: Some("user".into()), ..run() }, "cwd"),
+        (ExecRequest { user: Some("nobody-here".into()), ..run() }, "user"),
+        (ExecRequest { cmd: "no-such-program".into(), ..run() }, "cmd"),
+        (ExecRequest { cmd: "/etc/passwd".into(), ..run() }, "cmd"),
+        (ExecRequest { args: vec!["x".repeat(200_000)], ..run() }, "args"),
+    ];
+    for (request, field) in refused {
+        let (status, _, named) = api(client.exec(&id, &request).await.expect_err(field));
+        assert_eq!((status, named.as_deref()), (400, Some(field)), "cwd {:?}, cmd {}", request.cwd, request.cmd);
+    }
     let nobody = ExecRequest { user: Some("no-such-user".into()), ..command("/bin/true", [""; 0]) };
     assert_eq!(api(client.exec(&id, &nobody).await.expect_err("no user")).0, 400);
     for path in ["", "/tmp/a\0b", &"x/".repeat(5000)] {

@@ -64,26 +64,30 @@ async fn an_orderly_stop_leaves_sandboxes_running_and_the_next_start_finds_them(
 }
 
 #[tokio::test]
-async fn destroyed_while_the_agent_was_away_is_gone_after_it_is_back() {
+async fn a_kill_9_at_any_moment_of_a_destroy_leaves_the_sandbox_whole_or_gone() {
     let mut atoll = Atoll::start().await;
-    let id = atoll.sandbox_with(tiny()).await.id;
-    let destroy = atoll.client().destroy_sandbox(&id);
-    // Killed somewhere in the middle of it.
-    let _ = tokio::time::timeout(Duration::from_millis(1), destroy).await;
-    atoll.kill_9();
-    atoll.start_again().await;
-    until("the sandbox to be destroyed for good, or wholly there", || async {
-        let sandbox = atoll.client().get_sandbox(&id).await.expect("get");
-        match sandbox.status {
-            SandboxStatus::Stopped => Some(()),
-            SandboxStatus::Running => {
-                atoll.client().destroy_sandbox(&id).await.expect("destroy");
-                None
+    for milliseconds in [0, 2, 6] {
+        let id = atoll.sandbox_with(tiny()).await.id;
+        let destroy = atoll.client().destroy_sandbox(&id);
+        let _ = tokio::time::timeout(Duration::from_millis(milliseconds), destroy).await;
+        atoll.kill_9();
+        atoll.start_again().await;
+        until("the sandbox to be destroyed for good, or wholly there", || async {
+            let sandbox = atoll.client().get_sandbox(&id).await.expect("get");
+            match sandbox.status {
+                SandboxStatus::Stopped => Some(()),
+                SandboxStatus::Running => {
+                    atoll.assert_well(&id).await;
+                    atoll.client().destroy_sandbox(&id).await.expect("destroy");
+                    None
+                }
+                _ => None,
             }
-            _ => None,
-        }
-    })
-    .await;
+        })
+        .await;
+        let its = atoll.data_dir().join("sandboxes").join(id.as_str());
+        until("its host to have heard of it", || async { (!its.exists()).then_some(()) }).await;
+    }
     atoll.stop_and_check().await;
 }
 

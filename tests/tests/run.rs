@@ -39,7 +39,7 @@ async fn the_exit_code_is_the_programs() {
         (&["sh", "-c", "kill -KILL $$"], 137),
         (&["sh", "-c", "kill -SEGV $$"], 139),
         (&["there-is-no-such-program"], 127),
-        (&["/etc/passwd"], 127),
+        (&["/etc/passwd"], 126),
     ] {
         let status = atoll.cli(&[&["run", "--"], program].concat()).output().expect("run").status;
         assert_eq!(status.code(), Some(code), "{program:?}");
@@ -55,6 +55,17 @@ async fn stdin_stdout_and_stderr_are_byte_exact_and_apart() {
     assert_eq!(output.status.code(), Some(0));
     assert!(output.stdout == input, "stdout differs: {} bytes of {}", output.stdout.len(), input.len());
     assert!(output.stderr == input, "stderr differs: {} bytes of {}", output.stderr.len(), input.len());
+}
+
+#[tokio::test]
+async fn the_streams_can_be_opened_by_name_whoever_the_user_is() {
+    let atoll = Atoll::start().await;
+    for user in ["user", "root"] {
+        let script = "cat /dev/stdin > /dev/stdout; echo to stderr > /dev/stderr";
+        let output = with_input(atoll.cli(&["run", "-u", user, "--", "sh", "-c", script]), b"from stdin");
+        let texts = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+        assert_eq!(texts, ["from stdin", "to stderr\n"], "{user}");
+    }
 }
 
 #[tokio::test]

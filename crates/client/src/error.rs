@@ -34,7 +34,21 @@ pub enum Error {
     Tls(String),
     /// The program in the sandbox could not be started, or its stream ended without an exit.
     #[error("{message}")]
-    Stream { code: String, message: String },
+    Stream {
+        code: String,
+        message: String,
+        /// The field of the start that was wrong, as the REST API names it.
+        field: Option<String>,
+        /// What is wrong with it: `not_found` or `not_executable`.
+        reason: Option<String>,
+    },
+}
+
+impl Error {
+    /// A stream that ended without the program's exit.
+    pub(crate) fn disconnected(message: String) -> Self {
+        Self::Stream { code: "disconnected".to_owned(), message, field: None, reason: None }
+    }
 }
 
 impl Error {

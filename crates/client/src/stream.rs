@@ -239,19 +239,19 @@ impl Receiver {
                 self.over = true;
                 Event::Exited { code: exit_code, signal }
             }
-            StreamOutput::Error { code, message } => {
+            StreamOutput::Error { code, message, field, reason } => {
                 self.over = true;
-                return Err(Error::Stream { code, message });
+                return Err(Error::Stream { code, message, field, reason });
             }
         }))
     }
 
     fn lost(&mut self, message: &str) -> Error {
         self.over = true;
-        Error::Stream { code: "disconnected".to_owned(), message: message.to_owned() }
+        Error::disconnected(message.to_owned())
     }
 }
 
 fn ended(what: &str, error: &WsError) -> Error {
-    Error::Stream { code: "disconnected".to_owned(), message: format!("the connection broke during {what}: {error}") }
+    Error::disconnected(format!("the connection broke during {what}: {error}"))
 }

@@ -18,7 +18,7 @@ use crate::process::table::Selector;
 use crate::process::{End, Event, Process, Request, start};
 use crate::reaper::Exit;
 use crate::spawn::Stdio;
-use crate::users;
+use crate::users::{self, LookupError};
 
 /// Of stdout and of stderr each, when the request doesn't say.
 const USUAL_OUTPUT: u64 = 4 * 1024 * 1024;
@@ -58,7 +58,11 @@ impl Control {
     async fn run(&self, request: ExecRequest) -> Result<ExecResponse, ConnectError> {
         let begun = Instant::now();
         let name = if request.user.is_empty() { self.0.default_user() } else { request.user };
-        let account = users::by_name(&name).map_err(|error| ConnectError::invalid_argument(error.to_string()))?;
+        let account = users::by_name(&name).map_err(|error| match error {
+            // The code that control takes for a wrong user, as for the other calls.
+            LookupError::Unknown(_) => ConnectError::unauthenticated(error.to_string()),
+            LookupError::Unreadable { .. } => ConnectError::internal(error.to_string()),
+        })?;
         let config = ProcessConfig {
             cmd: request.cmd,
             args: request.args,

@@ -76,7 +76,7 @@ Examples:
   atoll run --memory 2048 --vcpus 2 --env KEY=value -- make test
 
 The exit code is the program's; 128+n when signal n ended it; 125 when Atoll itself failed;
-127 when there is no such program. Signals are passed on.
+126 when the program can't be executed, 127 when there is none. Signals are passed on.
 The sandbox is destroyed when the program ends, and also when atoll is killed.")]
     Run(RunArgs),
     /// Create, look at and destroy sandboxes, and run programs in them

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
-use atoll_client::model::{ErrorCode, SandboxId};
+use atoll_client::model::SandboxId;
 use atoll_client::{Client, Error, Event, Input, Receiver, Sender, Session, Start};
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -24,7 +24,8 @@ use super::terminal::{self, RawTerminal};
 pub const FAILED: u8 = 125;
 /// As of timeout(1).
 const OUT_OF_TIME: u8 = 124;
-const NOT_STARTED: u8 = 127;
+const NOT_EXECUTABLE: u8 = 126;
+const NOT_FOUND: u8 = 127;
 /// A shell's exit code for a program that wrote to a closed pipe.
 const BROKEN_PIPE: u8 = 128 + 13;
 /// How long a program may take to end after the command was told to.
@@ -66,11 +67,16 @@ pub async fn run(
     result
 }
 
-/// The exit code for a failure of `run`, `exec` and `shell`: 127 when the program could not be started, as shells have
-/// it; 125 for everything else, as container tools have it.
+/// The exit code for a failure of `run`, `exec` and `shell`, as shells and container tools have it: 127 when there is no
+/// such program, 126 when it can't be executed where and as whom it should, 125 for everything else.
 pub fn exit_code_of(error: &anyhow::Error) -> u8 {
     match error.chain().find_map(|cause| cause.downcast_ref::<Error>()) {
-        Some(Error::Stream { code, .. }) if code == ErrorCode::InvalidRequest.as_str() => NOT_STARTED,
+        Some(Error::Stream { field: Some(field), reason: Some(reason), .. }) => match (field.as_str(), reason.as_str())
+        {
+            ("cmd", "not_found") => NOT_FOUND,
+            ("cmd" | "cwd", _) => NOT_EXECUTABLE,
+            _ => FAILED,
+        },
         _ => FAILED,
     }
 }

@@ -1,7 +1,11 @@
 //! From the typed errors of the floors below to answers: one variant, one code.
 
 use atoll_model::ErrorCode;
+use atoll_rpc::atoll::guest::v1 as wire;
+use atoll_rpc::buffa::Message;
 use atoll_rpc::connectrpc::{ConnectError, ErrorCode as RpcCode};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
 use serde_json::json;
 use std::time::Duration;
 
@@ -132,6 +136,7 @@ pub fn guest_error(
     field: Option<&'static str>,
     error: ConnectError,
 ) -> ApiError {
+    let refusal = Refusal::of(&error);
     let error = FleetError::from_rpc(host, attempted, error);
     let FleetError::Agent { code, message, .. } = &error else { return error.into() };
     let (code, field) = match code {
@@ -146,5 +151,36 @@ pub fn guest_error(
     };
     let mut answer = ApiError::new(code, message.clone());
     answer.field = field.map(Into::into);
+    if let Some(refusal) = refusal {
+        answer = refusal.told_in(answer);
+    }
     answer.with_source(error)
+}
+
+/// What a guest agent says of the request that it refuses.
+pub struct Refusal(wire::Refusal);
+
+/// The fields that a guest can be asked for; anything else that it says is not believed.
+const FIELDS: [&str; 6] = ["cmd", "args", "env", "cwd", "user", "tag"];
+
+impl Refusal {
+    #[must_use]
+    pub fn of(error: &ConnectError) -> Option<Self> {
+        let detail = error.details.iter().find(|detail| detail.type_url.ends_with("atoll.guest.v1.Refusal"))?;
+        let bytes = STANDARD_NO_PAD.decode(detail.value.as_deref()?.trim_end_matches('=')).ok()?;
+        wire::Refusal::decode_from_slice(&bytes).ok().map(Self)
+    }
+
+    /// Names the field, and says in `reason` what is wrong with it.
+    #[must_use]
+    pub fn told_in(self, mut error: ApiError) -> ApiError {
+        if let Some(field) = FIELDS.into_iter().find(|field| *field == self.0.field) {
+            error.field = Some(field.into());
+        }
+        match self.0.reason.as_known() {
+            Some(wire::RefusalReason::REFUSAL_REASON_NOT_FOUND) => error.with_detail("reason", "not_found"),
+            Some(wire::RefusalReason::REFUSAL_REASON_NOT_EXECUTABLE) => error.with_detail("reason", "not_executable"),
+            _ => error,
+        }
+    }
 }

@@ -27,6 +27,7 @@ use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt};
 use tokio::sync::Mutex;
 
+use super::convert::Refusal;
 use super::error::{ApiError, ApiResult};
 use super::guest::{Guest, call, stream};
 use super::{signals, validate};
@@ -67,7 +68,12 @@ pub async fn serve(socket: WebSocket, guest: Guest, dialect: Dialect, tag: Optio
     let (sink, mut source) = socket.split();
     let sink = Mutex::new(sink);
     if let Err(error) = run(&sink, &mut source, &guest, dialect, tag).await {
-        let frame = StreamOutput::Error { code: error.code.to_string(), message: error.message.to_string() };
+        let frame = StreamOutput::Error {
+            code: error.code.to_string(),
+            message: error.message.to_string(),
+            field: error.field.as_deref().map(str::to_owned),
+            reason: error.details.get("reason").and_then(|reason| reason.as_str()).map(str::to_owned),
+        };
         let _ = send_text(&sink, &frame).await;
     }
     let _ = sink.lock().await.close().await;
@@ -210,9 +216,13 @@ fn stream_broke(error: atoll_rpc::connectrpc::ConnectError) -> ApiError {
         ErrorCode::HostUnavailable => "the connection to the program broke: the sandbox may be gone".to_owned(),
         _ => error.message.clone().unwrap_or_else(|| error.code.as_str().to_owned()),
     };
+    let refusal = Refusal::of(&error);
     let mut answer = ApiError::new(code, message).with_source(error);
     answer.field = field.map(Into::into);
-    answer
+    match refusal {
+        Some(refusal) => refusal.told_in(answer),
+        None => answer,
+    }
 }
 
 /// Starts the program, or attaches to the one that runs under the tag: always without a command, and for terminals

@@ -4,8 +4,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
+use atoll_rpc::atoll::guest::v1::{Refusal, RefusalReason};
 use atoll_rpc::process::ProcessConfig;
-use connectrpc::ConnectError;
+use connectrpc::{ConnectError, ErrorDetail};
 use tokio::io::Interest;
 use tokio::sync::mpsc;
 
@@ -53,9 +54,34 @@ impl From<StartError> for ConnectError {
         match error {
             StartError::Full | StartError::Spawn(SpawnError::Exhausted(_)) => Self::resource_exhausted(message),
             StartError::Watch(_) | StartError::Spawn(SpawnError::Internal { .. }) => Self::internal(message),
-            _ => Self::invalid_argument(message),
+            _ => Self::invalid_argument(message)
+                .with_detail(ErrorDetail::from_message("atoll.guest.v1.Refusal", &refusal(&error))),
         }
     }
+}
+
+/// Which field of the request is at fault.
+fn refusal(error: &StartError) -> Refusal {
+    use RefusalReason::{
+        REFUSAL_REASON_NOT_EXECUTABLE as NotExecutable, REFUSAL_REASON_NOT_FOUND as NotFound,
+        REFUSAL_REASON_UNSPECIFIED as Other,
+    };
+    let (field, reason) = match error {
+        StartError::Cwd(_) => ("cwd", Other),
+        StartError::TagTooLong => ("tag", Other),
+        StartError::Spawn(spawn) => match spawn {
+            SpawnError::NoCwd(_) => ("cwd", NotFound),
+            SpawnError::CwdNotDirectory(_) | SpawnError::CwdForbidden { .. } => ("cwd", NotExecutable),
+            SpawnError::NotFound { .. } => ("cmd", NotFound),
+            SpawnError::Forbidden { .. } | SpawnError::NotExecutable { .. } => ("cmd", NotExecutable),
+            SpawnError::VariableName(_) => ("env", Other),
+            SpawnError::TooLong { .. } => ("args", Other),
+            SpawnError::Nul { .. } | SpawnError::NoProgram => ("cmd", Other),
+            SpawnError::Exhausted(_) | SpawnError::Internal { .. } => ("", Other),
+        },
+        StartError::Full | StartError::Watch(_) => ("", Other),
+    };
+    Refusal { field: field.to_owned(), reason: reason.into(), ..Default::default() }
 }
 
 /// Starts the process; its first listener hears everything from the beginning.

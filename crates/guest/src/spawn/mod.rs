@@ -141,14 +141,14 @@ pub fn spawn(reaper: &Reaper, command: &Command) -> Result<Child, SpawnError> {
     let (ends, started) = match command.stdio {
         Stdio::Pipes { stdin } => {
             let (their_stdin, our_stdin) = if stdin {
-                let (read, write) = pipe_with(PipeFlags::CLOEXEC).map_err(internal(Stage::Stdio))?;
+                let (read, write) = pipe_of(&command.account).map_err(internal(Stage::Stdio))?;
                 set_nonblocking(&write).map_err(internal(Stage::Stdio))?;
                 (read, Some(write))
             } else {
                 (open_null().map_err(internal(Stage::Stdio))?, None)
             };
-            let (our_stdout, their_stdout) = pipe_with(PipeFlags::CLOEXEC).map_err(internal(Stage::Stdio))?;
-            let (our_stderr, their_stderr) = pipe_with(PipeFlags::CLOEXEC).map_err(internal(Stage::Stdio))?;
+            let (our_stdout, their_stdout) = pipe_of(&command.account).map_err(internal(Stage::Stdio))?;
+            let (our_stderr, their_stderr) = pipe_of(&command.account).map_err(internal(Stage::Stdio))?;
             set_nonblocking(&our_stdout).map_err(internal(Stage::Stdio))?;
             set_nonblocking(&our_stderr).map_err(internal(Stage::Stdio))?;
             let started = reaper
@@ -164,6 +164,18 @@ pub fn spawn(reaper: &Reaper, command: &Command) -> Result<Child, SpawnError> {
     let (pid, exit) =
         started.map_err(|failure| describe(command, &prepared_size(command), failure.stage, failure.errno))?;
     Ok(Child { pid, exit, ends })
+}
+
+/// A pipe that belongs to the user, who can then open it by the names `/dev/stdin`, `/dev/stdout` and `/dev/stderr` too.
+fn pipe_of(account: &Account) -> Result<(OwnedFd, OwnedFd), Errno> {
+    let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+    // Both ends are one inode. A guest that may not give things away runs everything as itself.
+    let _ = rustix::fs::fchown(
+        &read,
+        Some(rustix::fs::Uid::from_raw(account.uid)),
+        Some(rustix::fs::Gid::from_raw(account.gid)),
+    );
+    Ok((read, write))
 }
 
 fn set_nonblocking(fd: &OwnedFd) -> Result<(), Errno> {

@@ -211,6 +211,12 @@ pub enum StreamOutput {
     Error {
         code: String,
         message: String,
+        /// The field of the start frame that was wrong.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        field: Option<String>,
+        /// What is wrong with it: `not_found` or `not_executable`.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        reason: Option<String>,
     },
 }
 
