@@ -15,7 +15,9 @@ use crate::api_keys::{self, LiveKey};
 use crate::clock::Clock;
 use crate::config::ControlConfig;
 use crate::db::{Db, Millis};
+use crate::events::Feed;
 use crate::hosts::Hosts;
+use crate::http::Listeners;
 use crate::http::metrics::HttpMetrics;
 use crate::reconcile::Reconcile;
 use crate::sandboxes::Sandboxes;
@@ -35,6 +37,10 @@ pub struct Parts {
     pub hosts: Hosts,
     pub sandboxes: Sandboxes,
     pub reconcile: Reconcile,
+    /// The live end of the outbox.
+    pub feed: Feed,
+    /// Who listens to it.
+    pub listeners: Listeners,
     /// A name of this replica, for leases.
     pub replica: String,
     /// Work that is finished before control ends.

@@ -17,6 +17,7 @@ pub fn spawn(app: &App) {
     let reaper = app.sandboxes.clone();
     app.tasks.spawn(reaper.run_reaper(app.replica.clone(), app.config.reaper_interval, app.shutdown.clone()));
     app.tasks.spawn(app.reconcile.monitor.clone().run(app.hosts.changes(), app.shutdown.clone()));
+    app.tasks.spawn(app.feed.clone().run(app.db.clone(), app.shutdown.clone()));
     app.tasks.spawn(housekeeping(app.clone()));
 }
 

@@ -21,6 +21,7 @@ mod fleet;
 mod hosts;
 mod http;
 mod jobs;
+mod live;
 mod pki;
 mod reconcile;
 mod sandboxes;

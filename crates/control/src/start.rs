@@ -153,6 +153,8 @@ async fn wire(
         hosts,
         sandboxes,
         reconcile,
+        feed: crate::events::Feed::default(),
+        listeners: http::Listeners::default(),
         replica: format!("{}-{}", std::process::id(), hex::encode(rand::random::<[u8; 4]>())),
         tasks,
         shutdown,

@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use crate::audit::{self, Actor, Entry, Origin};
 use crate::db::{Db, DbError, Millis, Tx};
 
-pub use store::{KeyRow, LiveKey, list, mark_used};
+pub use store::{KeyRow, LiveKey, get, list, mark_used};
 
 const PREFIX: &str = "atl_";
 const RANDOM_HEX: usize = 32;

@@ -104,6 +104,17 @@ pub async fn list(db: &Db, team: &TeamId, after: (Millis, &str), limit: i64) -> 
     .during("list API keys")
 }
 
+/// One key.
+pub async fn get(db: &Db, id: &ApiKeyId) -> Result<Option<KeyRow>, DbError> {
+    on!(read db, |c| sqlx::query_as(
+        "SELECT id, name, key_prefix, created_by, created_at, last_used_at FROM api_keys WHERE id = $1"
+    )
+    .bind(id.as_str())
+    .fetch_optional(c)
+    .await)
+    .during("read an API key")
+}
+
 /// Notes that a key was used; callers do it at most once a minute per key.
 pub async fn mark_used(db: &Db, id: &ApiKeyId, now: Millis) -> Result<(), DbError> {
     on!(write db, |c| sqlx::query("UPDATE api_keys SET last_used_at = $2 WHERE id = $1")

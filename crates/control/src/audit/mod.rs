@@ -1,7 +1,12 @@
 //! The audit trail: who did what to which thing, from where, with what result. Append-only.
 //!
 //! Entries of a change are written in the change's own transaction, so that neither can be without the other.
-//! Nothing secret goes into `details`.
+//! Nothing secret goes into `details`; what a change replaced and what it became are its members `before` and `after`.
+//! The database itself refuses to change or remove an entry. `store` reads them.
+
+pub mod store;
+#[cfg(test)]
+mod tests;
 
 use atoll_model::{ApiKeyId, AuditId, HostId, TeamId, UserId};
 use serde_json::Value;
@@ -46,6 +51,7 @@ impl Actor {
 pub struct Origin {
     pub address: Option<String>,
     pub request_id: Option<String>,
+    pub user_agent: Option<String>,
 }
 
 /// One entry. `action` reads `subject.verb`: `sandbox.create`, `api_key.delete`.
@@ -63,8 +69,9 @@ pub struct Entry<'a> {
 }
 
 const INSERT: &str = "INSERT INTO audit_logs
-    (id, at, team_id, actor_kind, actor_id, action, target_kind, target_id, result, address, request_id, details)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
+    (id, at, team_id, actor_kind, actor_id, action, target_kind, target_id, result, address, request_id, details,
+     user_agent)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
 
 /// Writes an entry in the transaction of what it is about.
 pub async fn record(tx: &mut Tx, at: Millis, entry: &Entry<'_>) -> Result<(), DbError> {
@@ -100,4 +107,5 @@ where
         .bind(entry.origin.address.as_deref())
         .bind(entry.origin.request_id.as_deref())
         .bind(Json(entry.details.clone()))
+        .bind(entry.origin.user_agent.as_deref())
 }

@@ -21,11 +21,15 @@ const SQLITE: &[Listed] = &[
     (1, "init", include_str!("../../migrations/sqlite/0001_init.sql")),
     (2, "sandboxes alive", include_str!("../../migrations/sqlite/0002_sandboxes_alive.sql")),
     (10, "browser sessions", include_str!("../../migrations/sqlite/0010_browser_sessions.sql")),
+    (20, "audit", include_str!("../../migrations/sqlite/0020_audit.sql")),
+    (21, "events", include_str!("../../migrations/sqlite/0021_events.sql")),
 ];
 const POSTGRES: &[Listed] = &[
     (1, "init", include_str!("../../migrations/postgres/0001_init.sql")),
     (2, "sandboxes alive", include_str!("../../migrations/postgres/0002_sandboxes_alive.sql")),
     (10, "browser sessions", include_str!("../../migrations/postgres/0010_browser_sessions.sql")),
+    (20, "audit", include_str!("../../migrations/postgres/0020_audit.sql")),
+    (21, "events", include_str!("../../migrations/postgres/0021_events.sql")),
 ];
 
 /// The version that this program was built for.

@@ -40,6 +40,7 @@ mod sql;
 #[cfg(test)]
 pub mod testing;
 mod types;
+mod wake;
 
 use std::path::Path;
 use std::time::Duration;
@@ -51,6 +52,7 @@ use sqlx::{Pool, Postgres, Sqlite, Transaction};
 pub use error::{DbError, During, OpenError};
 pub use sql::{Sql, containing};
 pub use types::{Millis, Text};
+pub use wake::{writes, wrote};
 
 /// How long a statement waits for a lock or a connection before it fails.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -78,12 +80,14 @@ macro_rules! on {
             $crate::db::Db::Postgres($c) => $body,
         }
     };
-    (write $db:expr, |$c:ident| $body:expr) => {
-        match $db {
+    (write $db:expr, |$c:ident| $body:expr) => {{
+        let written = match $db {
             $crate::db::Db::Sqlite { writer: $c, .. } => $body,
             $crate::db::Db::Postgres($c) => $body,
-        }
-    };
+        };
+        $crate::db::wrote();
+        written
+    }};
     (tx $tx:expr, |$c:ident| $body:expr) => {
         match $tx {
             $crate::db::Tx::Sqlite(transaction) => {
@@ -216,11 +220,12 @@ impl Db {
 
 impl Tx {
     pub async fn commit(self) -> Result<(), DbError> {
-        match self {
+        let committed = match self {
             Self::Sqlite(transaction) => transaction.commit().await,
             Self::Postgres(transaction) => transaction.commit().await,
-        }
-        .during("commit a transaction")
+        };
+        wrote();
+        committed.during("commit a transaction")
     }
 }
 

@@ -73,6 +73,14 @@ impl Sql {
         self
     }
 
+    /// How SQLite would find the rows, one step per line.
+    #[cfg(test)]
+    pub async fn plan(&self, db: &Db) -> Vec<String> {
+        let explained = Self { text: format!("EXPLAIN QUERY PLAN {}", self.text), values: self.values.clone() };
+        let rows: Vec<(i64, i64, i64, String)> = explained.fetch_all(db, "explain a query").await.unwrap();
+        rows.into_iter().map(|row| row.3).collect()
+    }
+
     pub async fn fetch_all<T>(&self, db: &Db, operation: &'static str) -> Result<Vec<T>, DbError>
     where
         T: for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + Send + Unpin,

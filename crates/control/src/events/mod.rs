@@ -1,11 +1,20 @@
 //! The outbox: what happened, in order, for live views and webhooks.
 //!
-//! A sandbox's changes of status are written by the database's own triggers (see the first migration), so no change
-//! can be without its event. Everything else calls [`publish`] in the transaction of the change.
+//! What people look at (sandboxes, hosts, templates, keys, teams, members, webhooks) gets its events from the database's
+//! own triggers (migration 21), so no change can be without one, whoever makes it. What is no change of a row calls
+//! [`publish`] in its transaction. `feed` tells live views, `order` says in which order that is safe, `store` reads.
+
+mod feed;
+pub mod order;
+pub mod store;
+#[cfg(test)]
+mod tests;
 
 use atoll_model::TeamId;
 use serde_json::Value;
 use sqlx::types::Json;
+
+pub use feed::{Feed, Notice, Subscription, Told};
 
 use crate::db::{Db, DbError, During, Millis, Tx, on};
 

@@ -52,7 +52,6 @@ impl Hosts {
             details,
         };
         audit::record(&mut tx, now, &entry).await?;
-        events::publish(&mut tx, now, host.team.as_ref(), "host.created", host.id.as_str(), json!({})).await?;
         let row = store::lock(&mut tx, &host.id).await?.ok_or(HostError::NotFound)?;
         tx.commit().await?;
         Ok((row, token))

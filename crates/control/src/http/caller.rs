@@ -14,7 +14,7 @@ use atoll_model::api::auth::{Role, SessionKind};
 use atoll_model::{SessionId, TeamId, UserId};
 use axum::extract::FromRequestParts;
 use axum::http::HeaderMap;
-use axum::http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
+use axum::http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL, USER_AGENT};
 use axum::http::request::Parts;
 
 use super::browser;
@@ -41,7 +41,16 @@ pub fn origin(parts: &Parts) -> Origin {
     Origin {
         address: parts.extensions.get::<ClientAddress>().map(|client| client.0.to_string()),
         request_id: parts.extensions.get::<RequestId>().map(|id| id.0.clone()),
+        user_agent: user_agent(&parts.headers),
     }
+}
+
+/// What is kept of a client's name for itself.
+const MAX_USER_AGENT: usize = 200;
+
+fn user_agent(headers: &HeaderMap) -> Option<String> {
+    let agent = headers.get(USER_AGENT)?.to_str().ok()?;
+    Some(agent[..agent.len().min(MAX_USER_AGENT)].to_owned())
 }
 
 /// A team's caller: an API key, or a person in their current team.

@@ -231,8 +231,6 @@ async fn set_draining(app: &App, user: &User, id: &HostId, draining: bool) -> Ap
     }
     let action = if draining { "host.drain" } else { "host.undrain" };
     audit::record(&mut tx, now, &entry(user, &user.actor(), &before, action, json!({}))).await?;
-    let team = before.team_id.as_ref().map(|team| &team.0);
-    crate::events::publish(&mut tx, now, team, action, id.as_str(), json!({ "draining": draining })).await?;
     tx.commit().await?;
     let row = visible(app, user, id).await?;
     Ok(axum::Json(shown(app, user, &row).await?))

@@ -10,6 +10,7 @@ mod admin;
 mod agent_files;
 mod agents;
 mod api_keys;
+mod audit;
 mod auth;
 mod browser;
 pub mod caller;
@@ -17,6 +18,7 @@ pub mod convert;
 mod dashboard;
 mod edge;
 pub mod error;
+mod events;
 mod exec;
 pub mod extract;
 mod files;
@@ -47,6 +49,8 @@ mod tests;
 mod transfer;
 pub mod validate;
 mod watch;
+
+pub use events::Listeners;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -94,6 +98,7 @@ fn quick() -> OpenApiRouter<App> {
         .merge(teams::routes())
         .merge(members::routes())
         .merge(admin::routes())
+        .merge(audit::routes())
 }
 
 /// Routes that take as long as their program, stream or file does.
@@ -102,6 +107,7 @@ fn long() -> OpenApiRouter<App> {
         .routes(routes!(streams::exec_stream))
         .routes(routes!(streams::pty))
         .routes(routes!(watch::watch))
+        .routes(routes!(events::events))
         .routes(routes!(transfer::read))
         .routes(routes!(transfer::read_stream, transfer::read_query))
         .merge(agent_files::routes())

@@ -25,7 +25,6 @@ use super::views::{Agents, Records};
 use crate::audit::{self, Actor, Entry, Origin};
 use crate::clock::Clock;
 use crate::db::{Db, DbError, During, Millis, Text, Tx, on};
-use crate::events;
 use crate::fleet::Fleet;
 use crate::hosts::tombstone::{self, Deceased};
 use crate::hosts::{Directory, HostError, HostRow, store};
@@ -188,8 +187,6 @@ impl HostDeletion {
         let deleted_by = row.deletion_requested_by.as_ref().map(|user| &user.0);
         let deceased = Deceased { host, kind: row.kind.0, team, deletion_id, deleted_by };
         tombstone::bury(&mut tx, &deceased, now).await?;
-        events::publish(&mut tx, now, team, "host.deleted", host.as_str(), json!({ "deletion_id": deletion_id }))
-            .await?;
         fail::fail_point!("hosts::delete::before_commit");
         tx.commit().await?;
         self.forget(host);

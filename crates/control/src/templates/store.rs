@@ -80,6 +80,15 @@ pub async fn find(db: &Db, name_or_id: &str, team: &TeamId) -> Result<Option<Tem
     .during("find a template")
 }
 
+/// Any team's template or snapshot, by its id.
+pub async fn by_id(db: &Db, id: &str) -> Result<Option<Template>, DbError> {
+    on!(read db, |c| sqlx::query_as(concat!("SELECT ", columns!(), " FROM templates WHERE id = $1"))
+        .bind(id)
+        .fetch_optional(c)
+        .await)
+    .during("read a template")
+}
+
 /// Templates that `team` can use, oldest first; at most `limit`, those after (time of creation, id) when given.
 pub async fn list(
     db: &Db,

@@ -80,6 +80,14 @@ impl Client {
         Answer { status: parts.status, headers: parts.headers, body }
     }
 
+    /// Sends a request whose answer's body is read as it comes.
+    pub async fn open(&self, path: &str) -> axum::response::Response {
+        let mut request = Request::builder().uri(path).body(Body::empty()).unwrap();
+        *request.headers_mut() = self.headers.clone();
+        request.extensions_mut().insert(Peer(SocketAddr::from(([192, 0, 2, 1], 9))));
+        self.router.clone().oneshot(request).await.unwrap()
+    }
+
     pub async fn get(&self, path: &str) -> Answer {
         self.send(Method::GET, path, Body::empty()).await
     }

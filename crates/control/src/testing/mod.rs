@@ -155,6 +155,8 @@ async fn wire(config: ControlConfig, clock: Clock, db: Db, machines: &FakeFleet)
         clock,
         db,
         hosts,
+        feed: crate::events::Feed::default(),
+        listeners: crate::http::Listeners::default(),
         replica: "test".to_owned(),
         tasks,
         shutdown: CancellationToken::new(),

@@ -2,7 +2,9 @@
 //! none of them can drift from the others. Times are RFC 3339 with zone; sizes carry their unit in the name.
 
 pub mod admin;
+pub mod audit;
 pub mod auth;
+pub mod events;
 pub mod hosts;
 pub mod sandboxes;
 pub mod teams;

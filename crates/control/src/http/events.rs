@@ -1,0 +1,293 @@
+//! Live changes as server-sent events.
+//!
+//! The stream begins with `ready`, whose `id` is where it is: what is read after that is not older than the stream.
+//! Then each event as it happens. `Last-Event-ID` goes on after that event. A stream that can't be complete any more
+//! (its reader is too slow, what it missed is too old or too much, the database had an accident) says `reset` and
+//! ends: read everything again, and connect anew. A comment every 15 s keeps the connection; at each, the caller's
+//! rights are asked for again.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use atoll_model::{ErrorCode, TeamId};
+use axum::body::{Body, Bytes};
+use axum::extract::{FromRequestParts, State};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue};
+use axum::response::Response;
+use futures::Stream;
+use serde::Deserialize;
+use tokio::sync::{broadcast, mpsc};
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::caller::{Admin, Key};
+use super::error::{ApiError, ApiResult};
+use super::extract::Query;
+use crate::app::App;
+use crate::db::DbError;
+use crate::events::store::{self, Row};
+use crate::events::{Notice, Subscription, Told};
+use crate::live;
+
+const HEARTBEAT: Duration = Duration::from_secs(15);
+/// Streams of one person or key.
+const PER_CALLER: usize = 16;
+const IN_ALL: usize = 1024;
+/// Events that are told again at most. More is read faster as lists.
+const REPLAY: i64 = 10_000;
+const REPLAY_PAGE: i64 = 200;
+/// Messages that wait for a reader.
+const QUEUE: usize = 256;
+
+/// Who listens now. A stream's place is given back when it ends.
+#[derive(Debug, Default, Clone)]
+pub struct Listeners(Arc<Mutex<HashMap<String, usize>>>);
+
+struct Place {
+    listeners: Listeners,
+    caller: String,
+}
+
+impl Listeners {
+    fn enter(&self, caller: &str) -> ApiResult<Place> {
+        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = places.get(caller).copied().unwrap_or(0);
+        if own >= PER_CALLER || places.values().sum::<usize>() >= IN_ALL {
+            let error = ApiError::new(ErrorCode::RateLimited, "too many event streams are open; close some");
+            return Err(error.with_retry_after(HEARTBEAT));
+        }
+        places.insert(caller.to_owned(), own + 1);
+        Ok(Place { listeners: self.clone(), caller: caller.to_owned() })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut places = self.listeners.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = places.get_mut(&self.caller) {
+            *own -= 1;
+            if *own == 0 {
+                places.remove(&self.caller);
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// What the caller's team has, and the platform's templates.
+    #[default]
+    Team,
+    /// Everything. For platform admins.
+    Platform,
+}
+
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct EventsQuery {
+    #[param(inline)]
+    pub scope: Option<Scope>,
+}
+
+/// What a stream shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum View {
+    Team(TeamId),
+    Platform,
+}
+
+impl View {
+    fn shows(&self, row: &Row) -> bool {
+        match (self, &row.team_id) {
+            (Self::Platform, _) => true,
+            (Self::Team(team), Some(of)) => *team == of.0,
+            // The platform's templates are everybody's, its hosts are not.
+            (Self::Team(_), None) => row.kind.starts_with("template."),
+        }
+    }
+}
+
+/// Asks who calls, and what they may see. Done again while the stream is open.
+async fn view(parts: &mut Parts, app: &App, scope: Scope) -> ApiResult<(View, String)> {
+    match scope {
+        Scope::Platform => {
+            let Admin(user) = Admin::from_request_parts(parts, app).await?;
+            Ok((View::Platform, user.id.to_string()))
+        }
+        Scope::Team => {
+            let Key(owner) = Key::from_request_parts(parts, app).await?;
+            let caller = owner.actor.id().unwrap_or_default().to_owned();
+            Ok((View::Team(owner.team), caller))
+        }
+    }
+}
+
+/// Live changes as server-sent events (`text/event-stream`): `ready`, then `sandbox.created`, `sandbox.updated`,
+/// `sandbox.deleted` and the same for `host`, `template`, `snapshot`, `api_key`, `team`, `member` and `webhook`, with
+/// an `Event` as data; `reset` when something may have been missed. `Last-Event-ID` goes on after that event.
+#[utoipa::path(get, path = "/v1/events", tag = "events",
+    params(EventsQuery, ("Last-Event-ID" = Option<i64>, Header, description = "The last event that was seen")),
+    responses((status = 200, body = atoll_model::api::events::Event, content_type = "text/event-stream"),
+        (status = 429)),
+    security(("api_key" = []), ("bearer" = [])))]
+pub async fn events(State(app): State<App>, mut parts: Parts) -> ApiResult<Response> {
+    let Query(query) = Query::<EventsQuery>::from_request_parts(&mut parts, &app).await?;
+    let scope = query.scope.unwrap_or_default();
+    let (view, caller) = view(&mut parts, &app, scope).await?;
+    let last = last_seen(&parts.headers)?;
+    let place = app.listeners.enter(&caller)?;
+    let subscription = app.feed.subscribe().await;
+    let subscription = subscription.ok_or_else(|| ApiError::overloaded("the server is ending"))?;
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    let stream = Teller { app: app.clone(), parts, scope, view, last, sender };
+    app.tasks.spawn(async move {
+        let _place = place;
+        stream.run(subscription).await;
+    });
+    let mut response = Response::new(Body::from_stream(messages(receiver)));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // A reverse proxy should not hold events back.
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    Ok(response)
+}
+
+fn messages(receiver: mpsc::Receiver<Bytes>) -> impl Stream<Item = Result<Bytes, std::convert::Infallible>> {
+    futures::stream::unfold(receiver, |mut receiver| async move { Some((Ok(receiver.recv().await?), receiver)) })
+}
+
+fn last_seen(headers: &HeaderMap) -> ApiResult<Option<i64>> {
+    let Some(value) = headers.get("last-event-id") else { return Ok(None) };
+    let number = value.to_str().ok().and_then(|text| text.trim().parse().ok());
+    number.map(Some).ok_or_else(|| ApiError::invalid("Last-Event-ID", "not the id of an event of this stream"))
+}
+
+/// Why a stream ends.
+enum End {
+    /// The client has gone, or may not see this any more.
+    Quiet,
+    /// It must be told to read everything again.
+    Reset,
+}
+
+impl From<DbError> for End {
+    fn from(error: DbError) -> Self {
+        tracing::warn!(error = &error as &dyn std::error::Error, "an event could not be read");
+        Self::Reset
+    }
+}
+
+async fn message(app: &App, row: &Row) -> Result<Bytes, DbError> {
+    let event = live::event(&app.db, row).await?;
+    let data = serde_json::to_string(&event).unwrap_or_default();
+    Ok(format!("event: {}\nid: {}\ndata: {data}\n\n", event.kind, event.id).into())
+}
+
+struct Teller {
+    app: App,
+    parts: Parts,
+    scope: Scope,
+    view: View,
+    last: Option<i64>,
+    sender: mpsc::Sender<Bytes>,
+}
+
+impl Teller {
+    async fn run(mut self, subscription: Subscription) {
+        let shutdown = self.app.shutdown.clone();
+        let ended = tokio::select! {
+            ended = self.follow(subscription) => ended,
+            () = shutdown.cancelled() => return,
+        };
+        if matches!(ended, End::Reset) {
+            // It has a moment to take what waits for it; one that takes nothing is closed anyway.
+            let reset = Bytes::from_static(b"event: reset\ndata: {\"reason\":\"read everything again\"}\n\n");
+            let _ = self.sender.send_timeout(reset, HEARTBEAT).await;
+        }
+    }
+
+    async fn follow(&mut self, mut subscription: Subscription) -> End {
+        match self.catch_up(subscription.after).await {
+            Ok(()) => {}
+            Err(end) => return end,
+        }
+        let mut heartbeat = tokio::time::interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let sender = self.sender.clone();
+            let told = tokio::select! {
+                told = subscription.receiver.recv() => told,
+                _ = heartbeat.tick() => match self.beat().await {
+                    Ok(()) => continue,
+                    Err(end) => return end,
+                },
+                () = sender.closed() => return End::Quiet,
+            };
+            let notice = match told {
+                Ok(Told::Event(notice)) => notice,
+                Ok(Told::Reset) | Err(broadcast::error::RecvError::Lagged(_)) => return End::Reset,
+                Err(broadcast::error::RecvError::Closed) => return End::Quiet,
+            };
+            if notice.row.id > subscription.after
+                && self.view.shows(&notice.row)
+                && let Err(end) = self.tell_notice(&notice).await
+            {
+                return end;
+            }
+        }
+    }
+
+    /// Tells what was missed since the last event that was seen, up to `until`; then that the stream is live.
+    async fn catch_up(&self, until: i64) -> Result<(), End> {
+        if let Some(mut seen) = self.last {
+            let kept_since = store::first(&self.app.db).await?.unwrap_or(until + 1);
+            if seen > until || seen + 1 < kept_since || until - seen > REPLAY {
+                return Err(End::Reset);
+            }
+            while seen < until {
+                let (rows, _) = store::after(&self.app.db, seen, REPLAY_PAGE).await?;
+                let Some(last) = rows.last() else { break };
+                seen = last.id;
+                for row in rows.iter().filter(|row| row.id <= until && self.view.shows(row)) {
+                    self.tell(row).await?;
+                }
+            }
+        }
+        let ready = format!("event: ready\nid: {until}\ndata: {{\"id\":{until}}}\n\n");
+        self.sender.send(ready.into()).await.map_err(|_| End::Quiet)
+    }
+
+    async fn tell_notice(&self, notice: &Notice) -> Result<(), End> {
+        let message = notice.message.get_or_try_init(|| message(&self.app, &notice.row)).await?;
+        self.send(message.clone()).await
+    }
+
+    async fn tell(&self, row: &Row) -> Result<(), End> {
+        self.send(message(&self.app, row).await?).await
+    }
+
+    async fn send(&self, message: Bytes) -> Result<(), End> {
+        match self.sender.send_timeout(message, HEARTBEAT).await {
+            Ok(()) => Ok(()),
+            Err(mpsc::error::SendTimeoutError::Timeout(_)) => Err(End::Reset),
+            Err(mpsc::error::SendTimeoutError::Closed(_)) => Err(End::Quiet),
+        }
+    }
+
+    /// Keeps the connection, and asks whether the caller may still see this.
+    async fn beat(&mut self) -> Result<(), End> {
+        match view(&mut self.parts, &self.app, self.scope).await {
+            Ok((view, _)) if view == self.view => {}
+            // Another team by now, or no right any more: whoever has one connects again.
+            Ok(_) => return Err(End::Reset),
+            Err(error) if error.status().is_client_error() => return Err(End::Quiet),
+            Err(_) => {}
+        }
+        let waits = self.sender.try_send(Bytes::from_static(b": alive\n\n"));
+        if matches!(waits, Err(mpsc::error::TrySendError::Closed(_))) { Err(End::Quiet) } else { Ok(()) }
+    }
+}
