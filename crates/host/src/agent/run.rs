@@ -237,7 +237,8 @@ impl Agent {
 
         let router = connect_router(service).merge(proxy::router(Arc::new(keeper.clone()), self.config.limits.streams));
         let listening = tokio::spawn(listener.serve(router, self.config.limits.connections, stop.clone()));
-        tokio::spawn(watch_readiness(readiness.clone(), self.status.clone(), stop.clone()));
+        let (heard, hears) = watch::channel(false);
+        tokio::spawn(watch_readiness(readiness.clone(), hears, self.status.clone(), stop.clone()));
 
         let boot_id = host_boot_id().to_owned();
         let settings = self.store.load().map(|stored| interval_of(&stored.current.credentials.settings));
@@ -262,6 +263,7 @@ impl Agent {
             },
             interval_override: self.config.heartbeat_interval,
             server_url: self.config.server_url.clone(),
+            heard,
         };
         let mut beating = tokio::spawn(heartbeat.run(self.shutdown.clone()));
         let end = tokio::select! {
@@ -306,10 +308,16 @@ async fn show_new_certificates(
 }
 
 /// Keeps the public status true.
-async fn watch_readiness(readiness: Readiness, status: watch::Sender<Status>, stop: CancellationToken) {
+async fn watch_readiness(
+    readiness: Readiness,
+    mut hears: watch::Receiver<bool>,
+    status: watch::Sender<Status>,
+    stop: CancellationToken,
+) {
     let mut changes = readiness.keeper.changes();
     loop {
-        let problem = readiness.problem();
+        let unheard = || "control has not accepted a heartbeat of this agent yet".to_owned();
+        let problem = if *hears.borrow_and_update() { readiness.problem() } else { Some(unheard()) };
         status.send_if_modified(|status| {
             let changed = status.problem != problem;
             status.ready = problem.is_none();
@@ -318,6 +326,7 @@ async fn watch_readiness(readiness: Readiness, status: watch::Sender<Status>, st
         });
         tokio::select! {
             _changed = changes.changed() => {}
+            Ok(()) = hears.changed() => {}
             () = tokio::time::sleep(Duration::from_secs(5)) => {}
             () = stop.cancelled() => return,
         }

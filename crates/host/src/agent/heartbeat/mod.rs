@@ -14,6 +14,7 @@ use atoll_model::api::hosts::HeartbeatRequest;
 use chrono::Utc;
 use rand::Rng;
 use rustix::time::ClockId;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -64,6 +65,8 @@ pub struct Heartbeat {
     pub interval_override: Option<Duration>,
     /// For the message that says how to enrol again.
     pub server_url: String,
+    /// Becomes true with the first heartbeat that control accepts: from then on it knows where this agent listens.
+    pub heard: watch::Sender<bool>,
 }
 
 impl Heartbeat {
@@ -174,7 +177,10 @@ impl Heartbeat {
 
     fn after(&self, contact: &mut Contact, observation: Observation, sweeps: &TaskTracker) {
         match observation {
-            Observation::Accepted => self.memory.remember(contact.last_contact(), None),
+            Observation::Accepted => {
+                self.memory.remember(contact.last_contact(), None);
+                self.heard.send_if_modified(|heard| !std::mem::replace(heard, true));
+            }
             Observation::Renewed if self.interval_override.is_none() => {
                 if let Some(stored) = self.store.load() {
                     contact.set_interval(interval_of(&stored.current.credentials.settings));

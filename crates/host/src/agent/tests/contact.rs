@@ -82,6 +82,7 @@ async fn beating_as(host: Enrolled, disconnect_after: Duration) -> Beating {
         timing: Timing { interval: Duration::from_millis(20), disconnect_after, on_disconnect: OnDisconnect::Pause },
         interval_override: Some(Duration::from_millis(20)),
         server_url: host.control.url(),
+        heard: tokio::sync::watch::Sender::new(false),
     };
     let shutdown = CancellationToken::new();
     let task = tokio::spawn(heartbeat.run(shutdown.clone()));
