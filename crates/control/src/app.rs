@@ -16,6 +16,7 @@ use crate::clock::Clock;
 use crate::config::ControlConfig;
 use crate::db::{Db, Millis};
 use crate::events::Feed;
+use crate::fleet::Tunnels;
 use crate::hosts::Hosts;
 use crate::http::Listeners;
 use crate::http::metrics::HttpMetrics;
@@ -41,6 +42,8 @@ pub struct Parts {
     pub feed: Feed,
     /// Who listens to it.
     pub listeners: Listeners,
+    /// Connections that hosts behind NAT keep open to this replica.
+    pub tunnels: Tunnels,
     /// A name of this replica, for leases.
     pub replica: String,
     /// Work that is finished before control ends.

@@ -204,6 +204,12 @@ pub struct ControlConfig {
     pub database_url: Option<SecretString>,
     /// How people and the command line reach it; made from `listen` when absent.
     pub public_url: Option<String>,
+    /// `host:port` at which other replicas of control reach this one; needed where there are several and hosts behind
+    /// NAT.
+    pub advertise: Option<String>,
+    /// Ports of sandboxes are reached at `{port}-{sandbox}.{domain}`; may end with a port, which links then bear.
+    /// Default `localhost`, which browsers take to be this machine with anything before it.
+    pub domain: String,
     pub tls: Option<TlsFiles>,
     pub dashboard: DashboardLookup,
     /// Of the whole product, for `/healthz` and logs.
@@ -240,6 +246,8 @@ impl ControlConfig {
             listen,
             database_url: None,
             public_url: None,
+            advertise: None,
+            domain: "localhost".to_owned(),
             tls: None,
             dashboard: |_| None,
             version: env!("CARGO_PKG_VERSION"),

@@ -17,7 +17,7 @@ use crate::app::{App, Parts};
 use crate::clock::Clock;
 use crate::config::{ControlConfig, SchedulerKind};
 use crate::db::{Db, DbError};
-use crate::fleet::{Fleet, FleetSettings, LeastLoaded, Limits, Placement, RoundRobin, Scheduler, TcpDialer};
+use crate::fleet::{Fleet, FleetSettings, LeastLoaded, Limits, Placement, RoundRobin, Scheduler, TcpDialer, Tunnels};
 use crate::hosts::{Hosts, Loopback};
 use crate::http::listener::{self, Tls};
 use crate::http::metrics::HttpMetrics;
@@ -135,7 +135,10 @@ async fn wire(
     let hosts = Hosts::open(db.clone(), clock.clone(), config.hosts.clone(), authority, loopback)
         .await
         .context("opening the hosts")?;
-    let fleet = Fleet::new(hosts.directory(), Arc::new(TcpDialer::new(&client_tls)), FleetSettings::default());
+    let replica = format!("{}-{}", std::process::id(), hex::encode(rand::random::<[u8; 4]>()));
+    let tunnels = Tunnels::new(replica.clone(), &client_tls, Arc::new(hosts.clone()));
+    let dialer = TcpDialer::new(&client_tls).with_tunnels(Arc::new(tunnels.clone()));
+    let fleet = Fleet::new(hosts.directory(), Arc::new(dialer), FleetSettings::default());
     let scheduler: Arc<dyn Scheduler> = match config.scheduler {
         SchedulerKind::RoundRobin => Arc::new(RoundRobin::default()),
         SchedulerKind::LeastLoaded => Arc::new(LeastLoaded::default()),
@@ -155,7 +158,8 @@ async fn wire(
         reconcile,
         feed: crate::events::Feed::default(),
         listeners: http::Listeners::default(),
-        replica: format!("{}-{}", std::process::id(), hex::encode(rand::random::<[u8; 4]>())),
+        tunnels,
+        replica,
         tasks,
         shutdown,
         metrics: HttpMetrics::default(),

@@ -26,6 +26,9 @@ pub struct HostConfig {
     /// Where control reaches this agent, `host:port`; when absent, the address from which control is reached and the
     /// port that is listened on.
     pub address: Option<String>,
+    /// Control can't reach this agent: it keeps a connection open, through which control calls it. `address` is then
+    /// not needed.
+    pub tunnel: bool,
     /// Where to listen for control. Port 0 takes any free one (and keeps it over restarts when it can).
     pub listen: SocketAddr,
     pub driver: DriverChoice,
@@ -58,6 +61,7 @@ impl HostConfig {
             server_url,
             register_token: None,
             address: None,
+            tunnel: false,
             listen: SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0)),
             driver: DriverChoice::Auto,
             guest_binary,

@@ -3,6 +3,8 @@
 //! The code is generated at build time; the `.proto` files are where its documentation stands.
 #![allow(clippy::all, clippy::pedantic, refining_impl_trait, missing_docs)]
 
+pub mod hop;
+
 connectrpc::include_generated!();
 
 pub use buffa;

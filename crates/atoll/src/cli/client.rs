@@ -29,6 +29,9 @@ pub struct Shape {
     /// Close all ways out of the sandbox
     #[arg(long)]
     pub no_internet: bool,
+    /// Let anybody send requests to its ports
+    #[arg(long)]
+    pub public: bool,
     /// Isolation driver: container, vm or auto
     #[arg(long, value_name = "DRIVER")]
     pub driver: Option<String>,

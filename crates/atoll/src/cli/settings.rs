@@ -51,6 +51,12 @@ pub struct ControlArgs {
     /// How people and programs reach it [default: made from --listen]
     #[arg(long, env = "ATOLL_PUBLIC_URL", value_name = "URL")]
     pub public_url: Option<String>,
+    /// Where other replicas of control reach this one, for hosts behind NAT
+    #[arg(long, env = "ATOLL_ADVERTISE", value_name = "HOST:PORT", value_parser = host_and_port)]
+    pub advertise: Option<String>,
+    /// Ports of sandboxes are reached at {port}-{sandbox}.DOMAIN; needs a wildcard name that leads here
+    #[arg(long, env = "ATOLL_DOMAIN", value_name = "DOMAIN", default_value = "localhost", value_parser = domain)]
+    pub domain: String,
     /// Certificate chain for the listener, PEM
     #[arg(long, env = "ATOLL_TLS_CERT", value_name = "FILE", requires = "tls_key")]
     pub tls_cert: Option<PathBuf>,
@@ -177,6 +183,10 @@ pub struct HostArgs {
     /// A file with the registration token
     #[arg(long, env = "ATOLL_REGISTER_FILE", value_name = "FILE", conflicts_with = "register")]
     pub register_file: Option<PathBuf>,
+    /// Control can't reach this host: keep a connection open to it in place of an address
+    #[arg(long, env = "ATOLL_TUNNEL", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value_t = false)]
+    #[arg(action = clap::ArgAction::Set, conflicts_with = "address")]
+    pub tunnel: bool,
     /// Where to listen for control; port 0 takes any free one
     #[arg(long, env = "ATOLL_LISTEN", value_name = "ADDR:PORT", default_value = DEFAULT_HOST_LISTEN)]
     pub listen: SocketAddr,
@@ -242,6 +252,27 @@ fn size(text: &str) -> Result<u64, String> {
     number.checked_shl(shift).filter(|bytes| bytes >> shift == number).ok_or_else(|| "too large".to_owned())
 }
 
+fn host_and_port(text: &str) -> Result<String, String> {
+    match text.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0) => {
+            Ok(text.to_owned())
+        }
+        _ => Err("expected HOST:PORT".to_owned()),
+    }
+}
+
+/// A DNS name, with a port if links are to bear one.
+fn domain(text: &str) -> Result<String, String> {
+    let (name, port) = text.split_once(':').map_or((text, None), |(name, port)| (name, Some(port)));
+    let label = |label: &str| {
+        (1..=63).contains(&label.len()) && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    if name.len() > 200 || !name.split('.').all(label) || port.is_some_and(|port| port.parse::<u16>().is_err()) {
+        return Err("expected a domain such as sandboxes.example.com, or example.com:8443".to_owned());
+    }
+    Ok(text.to_ascii_lowercase())
+}
+
 /// How this machine itself reaches a server that listens on `listen`: its port speaks plain HTTP beside TLS.
 pub fn loopback_url(listen: SocketAddr) -> String {
     let mut reachable = listen;
@@ -263,6 +294,15 @@ mod tests {
         assert!(size("G").is_err() && size("-1M").is_err() && size("99999999999T").is_err());
         assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
         assert!(duration("0s").is_err() && duration("soon").is_err());
+    }
+
+    #[test]
+    fn a_domain_is_a_name_and_perhaps_a_port() {
+        assert_eq!(domain("Sbx.test:8443").as_deref(), Ok("sbx.test:8443"));
+        assert_eq!(domain("localhost").as_deref(), Ok("localhost"));
+        for bad in ["", "a..b", "a_b", "https://a.b", "a.b:x", "a.b/c", ".a"] {
+            assert!(domain(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub fn request(shape: &Shape) -> anyhow::Result<CreateSandboxRequest> {
         env: environment(&shape.env)?,
         metadata: pairs(&shape.label)?.into_iter().collect(),
         internet: shape.no_internet.then_some(false),
+        public: shape.public.then_some(true),
         ..CreateSandboxRequest::default()
     })
 }

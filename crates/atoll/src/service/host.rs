@@ -1,5 +1,6 @@
 //! `atoll host`: this machine's agent, what the machine can run, and the zygote that the agent starts.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -33,6 +34,11 @@ pub fn main(args: HostArgs, _: &Global) -> anyhow::Result<u8> {
         &args.heartbeat,
     );
     config.register_token = token.map(Into::into);
+    if args.tunnel {
+        config.tunnel = true;
+        // Nobody comes from outside.
+        config.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    }
     remember(&data_dir, server)?;
     super::block_on(async {
         let shutdown = shutdown::on_signal()?;

@@ -86,6 +86,7 @@ fn environment(args: &InstallArgs, server: &str, token: Option<&str>) -> String 
         }
     };
     set("ATOLL_ADDRESS", host.agent.address.clone());
+    set("ATOLL_TUNNEL", host.tunnel.then(|| "true".to_owned()));
     set("ATOLL_EGRESS_ALLOW", Some(host.agent.egress_allow.join(",")).filter(|list| !list.is_empty()));
     set("ATOLL_SANDBOX_NETWORK", Some(host.agent.sandbox_network.to_string()));
     set("ATOLL_POOL_SIZE", host.agent.pool_size.map(|bytes| bytes.to_string()));

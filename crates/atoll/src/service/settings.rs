@@ -15,6 +15,8 @@ pub fn control(data_dir: PathBuf, cache_dir: PathBuf, args: &ControlArgs, heartb
     let mut config = ControlConfig::new(data_dir, cache_dir, args.listen);
     config.database_url = args.database_url.clone().map(Into::into);
     config.public_url.clone_from(&args.public_url);
+    config.domain.clone_from(&args.domain);
+    config.advertise.clone_from(&args.advertise);
     config.tls =
         args.tls_cert.clone().zip(args.tls_key.clone()).map(|(certificate, key)| TlsFiles { certificate, key });
     config.dashboard = dashboard;

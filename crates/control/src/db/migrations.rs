@@ -23,6 +23,7 @@ const SQLITE: &[Listed] = &[
     (10, "browser sessions", include_str!("../../migrations/sqlite/0010_browser_sessions.sql")),
     (20, "audit", include_str!("../../migrations/sqlite/0020_audit.sql")),
     (21, "events", include_str!("../../migrations/sqlite/0021_events.sql")),
+    (30, "host tunnels", include_str!("../../migrations/sqlite/0030_host_tunnels.sql")),
 ];
 const POSTGRES: &[Listed] = &[
     (1, "init", include_str!("../../migrations/postgres/0001_init.sql")),
@@ -30,6 +31,7 @@ const POSTGRES: &[Listed] = &[
     (10, "browser sessions", include_str!("../../migrations/postgres/0010_browser_sessions.sql")),
     (20, "audit", include_str!("../../migrations/postgres/0020_audit.sql")),
     (21, "events", include_str!("../../migrations/postgres/0021_events.sql")),
+    (30, "host tunnels", include_str!("../../migrations/postgres/0030_host_tunnels.sql")),
 ];
 
 /// The version that this program was built for.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use atoll_model::HostId;
+use atoll_model::api::hosts::TUNNEL_ADDRESS;
 use rustls::ClientConfig;
 use rustls::client::Resumption;
 use rustls::server::ParsedCertificate;
@@ -18,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, BufReader};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::{HostLocation, authority};
+use super::{HostLocation, TunnelPlace, authority};
 
 /// A connection's bytes.
 pub trait Wire: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
@@ -42,10 +43,19 @@ pub trait Dial: Send + Sync + 'static {
 const READ_AHEAD: usize = 128 * 1024;
 const WRITE_BEHIND: usize = 256 * 1024;
 
-/// Dials the host's advertised address.
+/// Gives the raw bytes of a new connection to a host that is reached through its tunnel.
+#[async_trait]
+pub trait TunnelStreams: Send + Sync + 'static {
+    /// # Errors
+    /// When the tunnel is not open, or its replica can't be reached.
+    async fn open(&self, host: &HostId, place: &TunnelPlace) -> io::Result<Box<dyn Wire>>;
+}
+
+/// Dials the host's advertised address, or takes its tunnel.
 pub struct TcpDialer {
     one: TlsConnector,
     two: TlsConnector,
+    tunnels: Option<Arc<dyn TunnelStreams>>,
 }
 
 impl TcpDialer {
@@ -59,22 +69,40 @@ impl TcpDialer {
             tls.resumption = Resumption::disabled();
             TlsConnector::from(Arc::new(tls))
         };
-        Self { one: with(b"http/1.1"), two: with(b"h2") }
+        Self { one: with(b"http/1.1"), two: with(b"h2"), tunnels: None }
+    }
+
+    /// Reaches hosts behind NAT as well.
+    #[must_use]
+    pub fn with_tunnels(mut self, tunnels: Arc<dyn TunnelStreams>) -> Self {
+        self.tunnels = Some(tunnels);
+        self
+    }
+
+    async fn wire(&self, host: &HostId, location: &HostLocation) -> io::Result<Box<dyn Wire>> {
+        if location.address != TUNNEL_ADDRESS {
+            let tcp = TcpStream::connect(&location.address).await?;
+            keep_alive(&tcp)?;
+            return Ok(Box::new(tcp));
+        }
+        match (&location.tunnel, &self.tunnels) {
+            (Some(place), Some(tunnels)) => tunnels.open(host, place).await,
+            _ => Err(io::Error::new(io::ErrorKind::NotConnected, "the host's tunnel is not open")),
+        }
     }
 }
 
 #[async_trait]
 impl Dial for TcpDialer {
     async fn dial(&self, host: &HostId, location: &HostLocation, http: Http) -> io::Result<Box<dyn Wire>> {
-        let tcp = TcpStream::connect(&location.address).await?;
-        keep_alive(&tcp)?;
+        let wire = self.wire(host, location).await?;
         let name = ServerName::try_from(authority(host)).map_err(io::Error::other)?;
         let connector = match http {
             Http::One => &self.one,
             Http::Two => &self.two,
         };
         // rustls reads 4 KiB at a time and writes 64 KiB: too many system calls for a stream at full speed.
-        let mut tls = connector.connect(name, BufReader::with_capacity(READ_AHEAD, tcp)).await?;
+        let mut tls = connector.connect(name, BufReader::with_capacity(READ_AHEAD, wire)).await?;
         tls.get_mut().1.set_buffer_limit(Some(WRITE_BEHIND));
         let (_, session) = tls.get_ref();
         let certificate = session.peer_certificates().and_then(|chain| chain.first());
@@ -95,7 +123,7 @@ impl Dial for TcpDialer {
 }
 
 /// A peer that has vanished is noticed within about half a minute, whatever is or isn't being sent.
-fn keep_alive(tcp: &TcpStream) -> io::Result<()> {
+pub(super) fn keep_alive(tcp: &TcpStream) -> io::Result<()> {
     tcp.set_nodelay(true)?;
     rustix::net::sockopt::set_socket_keepalive(tcp, true)?;
     rustix::net::sockopt::set_tcp_keepidle(tcp, Duration::from_secs(10))?;

@@ -21,6 +21,7 @@ mod placement;
 mod round_robin;
 mod scheduler;
 mod transport;
+mod tunnel;
 
 #[cfg(test)]
 mod tests;
@@ -42,16 +43,17 @@ use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 
-pub use dial::{Dial, TcpDialer};
+pub use dial::{Dial, TcpDialer, TunnelStreams};
 #[cfg(test)]
 pub use dial::{Http, Wire};
-pub use directory::{HostDirectory, HostLocation};
+pub use directory::{HostDirectory, HostLocation, TunnelPlace};
 pub use error::FleetError;
 pub use least_loaded::LeastLoaded;
 pub use placement::{CandidateSource, PlaceError, Placement};
 pub use round_robin::RoundRobin;
 pub use scheduler::{Candidate, Demand, HostList, Limits, NoHost, Scheduler};
 pub use transport::{GuestTransport, HostTransport};
+pub use tunnel::{RELAY_HEADER, RelayTokens, Tunnels};
 
 /// Any error, boxed: what request bodies may fail with.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -169,12 +171,30 @@ impl Fleet {
         self.bulk(host, request).await
     }
 
+    /// The same for a request that comes from outside: the guest agent asks for its own access token.
+    ///
+    /// # Errors
+    /// Whatever [`FleetError`] says; an HTTP error status is an answer, not an error.
+    pub async fn guest_http_untrusted<B>(
+        &self,
+        host: &HostId,
+        sandbox: &SandboxId,
+        request: http::Request<B>,
+    ) -> Result<http::Response<Incoming>, FleetError>
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let mut request = self.proxied(host, &format!("/proxy/{sandbox}/guest"), request)?;
+        request.headers_mut().remove(TRUSTED_HEADER);
+        self.bulk(host, request).await
+    }
+
     /// HTTP to a port inside a sandbox. An `Upgrade` request is passed through: on a 101 answer take the connection
     /// with `hyper::upgrade::on(response)`.
     ///
     /// # Errors
     /// Whatever [`FleetError`] says; an HTTP error status is an answer, not an error.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the proxy for ports of sandboxes is yet to come"))]
     pub async fn port_http<B>(
         &self,
         host: &HostId,

@@ -3,6 +3,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use atoll_model::api::hosts::TUNNEL_ADDRESS;
+
 use super::HostError;
 
 const MAX_LENGTH: usize = 255;
@@ -15,11 +17,14 @@ pub enum Loopback {
     Refused,
 }
 
-/// Checks `address`, which must be `host:port` with an IP address or a DNS name.
+/// Checks `address`, which must be `host:port` with an IP address or a DNS name, or say that there is a tunnel.
 ///
 /// # Errors
 /// [`HostError::Invalid`] for the field `address`, saying why.
 pub fn check(address: &str, loopback: Loopback) -> Result<(), HostError> {
+    if address == TUNNEL_ADDRESS {
+        return Ok(());
+    }
     let refuse = |message: &str| Err(HostError::Invalid { field: "address", message: format!("`address` {message}") });
     if address.len() > MAX_LENGTH {
         return refuse("is too long");

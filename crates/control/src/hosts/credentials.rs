@@ -14,6 +14,7 @@ use crate::db::{Db, DbError, Millis};
 const PURPOSE: &str = "host_jwt";
 const ISSUER: &str = "atoll";
 const TYPE: &str = "host";
+const RELAY_TYPE: &str = "relay";
 /// Longer texts are no token of ours.
 const MAX_TOKEN: usize = 4096;
 
@@ -41,6 +42,15 @@ pub struct HostClaims {
     pub rid: String,
     pub iat: i64,
     pub exp: i64,
+}
+
+/// What a replica's JWT for another replica says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct RelayClaims {
+    iss: String,
+    typ: String,
+    sub: HostId,
+    exp: i64,
 }
 
 /// Signs and checks host JWTs.
@@ -92,6 +102,24 @@ impl HostTokens {
         let mut header = Header::new(Algorithm::EdDSA);
         header.kid = Some(self.kid.clone());
         jsonwebtoken::encode(&header, &claims, &self.encoding).map_err(TokenError::Sign)
+    }
+
+    /// A token with which one replica asks another for a stream to a host: good for a moment, and for that host.
+    pub fn sign_relay(&self, host: &HostId, now: Millis, ttl: Duration) -> Result<String, TokenError> {
+        let exp = (now + ttl).0 / 1000;
+        let claims = RelayClaims { iss: ISSUER.to_owned(), typ: RELAY_TYPE.to_owned(), sub: host.clone(), exp };
+        let mut header = Header::new(Algorithm::EdDSA);
+        header.kid = Some(self.kid.clone());
+        jsonwebtoken::encode(&header, &claims, &self.encoding).map_err(TokenError::Sign)
+    }
+
+    /// Whether a replica has signed `token` for `host` just now.
+    #[must_use]
+    pub fn verify_relay(&self, token: &str, host: &HostId, now: Millis) -> bool {
+        let decoded = jsonwebtoken::decode::<RelayClaims>(token, &self.decoding, &self.validation);
+        decoded.is_ok_and(|token| {
+            token.claims.typ == RELAY_TYPE && token.claims.sub == *host && token.claims.exp > now.0 / 1000
+        })
     }
 
     /// The claims of a token that we signed, and whether it is still in its time. An expired one is worth nothing but

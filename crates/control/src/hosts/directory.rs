@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use atoll_model::HostId;
+use atoll_model::api::hosts::TUNNEL_ADDRESS;
 
-use super::store;
+use super::{store, tunnels};
 use crate::db::Db;
 use crate::fleet::{FleetError, HostDirectory, HostLocation};
 use crate::pki::HostKey;
@@ -59,7 +60,11 @@ impl HostDirectory for Directory {
         let (Some(address), Some(key)) = (row.address, row.public_key) else { return Err(unknown()) };
         let key = HostKey::from_hex(&key).map_err(|error| internal(error.to_string()))?;
         let certificate = row.certificate_fingerprint.unwrap_or_default();
-        let location = HostLocation { address, key_sha256: key.sha256(), certificate };
+        let tunnel = match address.as_str() {
+            TUNNEL_ADDRESS => tunnels::of(&self.db, host).await.map_err(|error| internal(error.to_string()))?,
+            _ => None,
+        };
+        let location = HostLocation { address, tunnel, key_sha256: key.sha256(), certificate };
         let mut known = self.known();
         if known.len() >= MAX_ENTRIES {
             known.retain(|_, (_, at)| at.elapsed() < LIFETIME);

@@ -3,6 +3,7 @@
 //! - `enrolment`: a host's row, its one-time registration token, its registration
 //! - `rotation`: refresh tokens; `credentials`: the access JWT; `tombstone`: what a deleted host is told
 //! - `heartbeat` and `beats`: what hosts report, and how it is written for thousands of them
+//! - `tunnels`: which replica holds the connection of a host that can't be reached from outside
 //! - `directory` and `candidates`: what the fleet asks about them; `purge`: what is removed with time
 //!
 //! Never here: sandboxes (whether a silent host's sandboxes are missing is decided in `reconcile`), and who among
@@ -21,6 +22,7 @@ mod rotation;
 mod secret;
 pub mod store;
 pub mod tombstone;
+mod tunnels;
 
 mod enrolment;
 

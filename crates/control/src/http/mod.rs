@@ -30,12 +30,14 @@ mod host_tests;
 mod hosts;
 pub mod idempotent;
 mod insight;
+mod links;
 pub mod listener;
 mod me;
 mod members;
 pub mod metrics;
 mod openapi;
 pub mod page;
+mod ports;
 mod processes;
 mod program;
 mod sandboxes;
@@ -47,6 +49,7 @@ mod templates;
 #[cfg(test)]
 mod tests;
 mod transfer;
+mod tunnels;
 pub mod validate;
 mod watch;
 
@@ -80,6 +83,7 @@ fn quick() -> OpenApiRouter<App> {
         .routes(routes!(sandboxes::ping))
         .routes(routes!(sandboxes::timeout))
         .routes(routes!(sandboxes::events))
+        .routes(routes!(links::create))
         .routes(routes!(insight::metrics))
         .routes(routes!(insight::logs))
         .routes(routes!(processes::list))
@@ -111,6 +115,7 @@ fn long() -> OpenApiRouter<App> {
         .routes(routes!(transfer::read))
         .routes(routes!(transfer::read_stream, transfer::read_query))
         .merge(agent_files::routes())
+        .merge(tunnels::routes())
 }
 
 fn uploads() -> OpenApiRouter<App> {
@@ -135,5 +140,6 @@ pub fn router(app: App) -> Router {
         .merge(SwaggerUi::new("/docs").url("/openapi.json", api))
         .fallback(dashboard::serve)
         .layer(from_fn_with_state(app.clone(), edge::edge))
+        .layer(from_fn_with_state(app.clone(), ports::route))
         .with_state(app)
 }

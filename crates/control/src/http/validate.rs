@@ -183,7 +183,7 @@ pub fn new_sandbox(request: CreateSandboxRequest, keep_if_abandoned: bool) -> Ap
         driver: request.driver,
         env: request.env,
         metadata: request.metadata,
-        network: Network { deny_egress: !request.internet.unwrap_or(true) },
+        network: Network { deny_egress: !request.internet.unwrap_or(true), public: request.public.unwrap_or(false) },
         keep_if_abandoned,
         times: crate::sandboxes::StepTimes::default(),
     })

@@ -16,6 +16,9 @@ pub struct Network {
     /// All ways out are closed.
     #[serde(default)]
     pub deny_egress: bool,
+    /// Anybody may send requests to its ports.
+    #[serde(default)]
+    pub public: bool,
 }
 
 #[derive(Debug, Clone, sqlx::FromRow)]
@@ -112,6 +115,7 @@ impl SandboxRecord {
             timeout_sec: unsigned(self.timeout_sec),
             on_timeout: self.on_timeout.0.0,
             auto_resume: self.auto_resume,
+            public: self.network.public,
             host_id: self.host().cloned(),
             metadata: self.metadata.0.clone(),
             created_at: self.created_at.to_utc(),

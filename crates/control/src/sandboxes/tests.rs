@@ -324,7 +324,7 @@ async fn what_the_host_is_told_fits_what_was_asked_for() {
         vcpus: Some(2),
         memory_mb: Some(64),
         env: [("A".to_owned(), "b".to_owned())].into(),
-        network: Network { deny_egress: true },
+        network: Network { deny_egress: true, ..Network::default() },
         ..new()
     };
     let record = test.app.sandboxes.create(&owner(&test), asked).await.unwrap();

@@ -6,15 +6,16 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use atoll_model::SandboxId;
+use atoll_model::api::hosts::PROXY_ERROR_HEADER;
 use atoll_rpc::atoll::guest::v1 as guest;
 use atoll_rpc::atoll::host::v1::*;
 use atoll_rpc::connectrpc::{ConnectError, ConnectRpcService, RequestContext, Response, ServiceRequest, ServiceResult};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::Query;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::IntoResponse;
-use axum::routing::{any_service, get};
+use axum::routing::{any, any_service, get};
 use futures::StreamExt;
 
 #[derive(Clone, Default)]
@@ -91,12 +92,16 @@ impl FakeAgent {
         let host = ConnectRpcService::new(HostServiceServer::new(self.clone()));
         let guest = ConnectRpcService::new(guest::GuestServiceServer::new(self.clone()));
         let (writer, reader) = (self.clone(), self.clone());
+        let bare = any(|uri: axum::http::Uri, headers: HeaderMap| async move { Self::port(&uri, &headers) });
         Router::new()
             .route("/atoll.host.v1.HostService/{method}", any_service(host))
             .route(
                 "/proxy/{id}/guest/files",
-                get(move |query| reader.read(query)).post(move |query, body| writer.write(query, body)),
+                get(move |headers, query| reader.read(headers, query))
+                    .post(move |query, body| writer.write(query, body)),
             )
+            .route("/proxy/{id}/{port}/{*rest}", bare.clone())
+            .route("/proxy/{id}/{port}/", bare)
             .nest_service("/proxy/{id}/guest", guest)
     }
 
@@ -118,7 +123,34 @@ impl FakeAgent {
         format!(r#"[{{"path":"{path}","name":"x","type":"file"}}]"#).into_response()
     }
 
-    async fn read(self, Query(query): Query<HashMap<String, String>>) -> axum::response::Response {
+    /// A program that listens on any port but 1, and says what it was asked.
+    fn port(uri: &axum::http::Uri, headers: &HeaderMap) -> axum::response::Response {
+        let mut pieces = uri.path().splitn(5, '/').skip(3);
+        let (port, path) = (pieces.next().unwrap_or_default(), pieces.next().unwrap_or_default());
+        if port == "1" {
+            return (StatusCode::BAD_GATEWAY, [(PROXY_ERROR_HEADER, "port_closed")]).into_response();
+        }
+        let seen: serde_json::Map<_, _> = headers
+            .iter()
+            .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into()))
+            .collect();
+        let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+        let body = serde_json::json!({ "path": format!("/{path}{query}"), "headers": seen }).to_string();
+        let mut answer = body.into_response();
+        for (name, value) in [
+            ("set-cookie", "own=1"),
+            ("set-cookie", "all=1; Domain=sbx.test"),
+            ("clear-site-data", "*"),
+            ("service-worker-allowed", "/"),
+        ] {
+            answer.headers_mut().append(name, HeaderValue::from_static(value));
+        }
+        answer
+    }
+
+    async fn read(self, headers: HeaderMap, Query(query): Query<HashMap<String, String>>) -> axum::response::Response {
+        let trusted = headers.contains_key(crate::fleet::TRUSTED_HEADER);
+        self.note(if trusted { "guest" } else { "guest untrusted" });
         match self.state().files.get(&query["path"]) {
             Some(bytes) => bytes.clone().into_response(),
             None => (StatusCode::NOT_FOUND, r#"{"code":404,"message":"no such file"}"#).into_response(),

@@ -32,10 +32,12 @@ use crate::clock::Clock;
 use crate::config::ControlConfig;
 use crate::db::testing::TestDb;
 use crate::db::{Db, Millis};
-use crate::fleet::{Demand, Dial, Fleet, FleetError, FleetSettings, HostDirectory, HostLocation, Http, NoHost, Wire};
+use crate::fleet::{
+    Demand, Dial, Fleet, FleetError, FleetSettings, HostDirectory, HostLocation, Http, NoHost, Tunnels, Wire,
+};
 use crate::hosts::{Hosts, Loopback};
 use crate::http::metrics::HttpMetrics;
-use crate::pki::Authority;
+use crate::pki::{Authority, agent_client_config};
 use crate::reconcile::Reconcile;
 use crate::sandboxes::{Placer, SandboxError, Sandboxes};
 use crate::templates::{BaseImage, store as templates};
@@ -73,7 +75,12 @@ impl HostDirectory for FakeFleet {
         if !known {
             return Err(FleetError::Unknown { host: host.clone() });
         }
-        Ok(HostLocation { address: "memory:0".to_owned(), key_sha256: [0; 32], certificate: String::new() })
+        Ok(HostLocation {
+            address: "memory:0".to_owned(),
+            tunnel: None,
+            key_sha256: [0; 32],
+            certificate: String::new(),
+        })
     }
 }
 
@@ -140,9 +147,12 @@ pub async fn app_with(test: TestDb, settings: impl FnOnce(&mut ControlConfig)) -
 
 async fn wire(config: ControlConfig, clock: Clock, db: Db, machines: &FakeFleet) -> App {
     let authority = Authority::for_tests(clock.clone());
-    let hosts =
-        Hosts::open(db.clone(), clock.clone(), config.hosts.clone(), authority, Loopback::Allowed).await.unwrap();
+    let hosts = Hosts::open(db.clone(), clock.clone(), config.hosts.clone(), authority.clone(), Loopback::Allowed)
+        .await
+        .unwrap();
     let fleet = Fleet::new(Arc::new(machines.clone()), Arc::new(machines.clone()), FleetSettings::default());
+    let tls = agent_client_config(&authority).unwrap();
+    let tunnels = Tunnels::new("test".to_owned(), &tls, Arc::new(hosts.clone()));
     let tokens = UserTokens::load(&db, clock.now()).await.unwrap();
     let tasks = TaskTracker::new();
     let placer: Arc<dyn Placer> = Arc::new(machines.clone());
@@ -157,6 +167,7 @@ async fn wire(config: ControlConfig, clock: Clock, db: Db, machines: &FakeFleet)
         hosts,
         feed: crate::events::Feed::default(),
         listeners: crate::http::Listeners::default(),
+        tunnels,
         replica: "test".to_owned(),
         tasks,
         shutdown: CancellationToken::new(),

@@ -10,15 +10,19 @@ use async_trait::async_trait;
 use atoll_model::api::ErrorBody;
 use atoll_model::api::hosts::{
     HOST_SIGNATURE_HEADER, HOST_TOKEN_HEADER, HeartbeatRequest, HostCredentials, HostTombstone, RegisterHostRequest,
+    TUNNEL_PROTOCOL,
 };
 use atoll_model::{ErrorCode, HostId};
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
-use http::{Method, Request, Response, StatusCode};
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, RETRY_AFTER, UPGRADE, USER_AGENT};
+use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper::upgrade::Upgraded;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tower::Service;
 
 use super::dial::ControlDialer;
 use super::endpoint::Endpoint;
@@ -147,6 +151,40 @@ impl HttpControl {
             return Err(NoAnswer { status: Some(response.status().as_u16()), ..fail(cause) });
         }
         Ok(response)
+    }
+}
+
+impl HttpControl {
+    /// Opens a connection of its own that becomes the host's tunnel.
+    ///
+    /// # Errors
+    /// When control does not answer, or refuses.
+    pub async fn open_tunnel(&self, host: &HostId, access_token: &str) -> Result<Upgraded, NoAnswer> {
+        const ATTEMPTED: &str = "opening the tunnel to control";
+        let fail = |cause: String| NoAnswer { attempted: ATTEMPTED, cause, status: None };
+        let work = async {
+            let stream = self.dialer.clone().call(Uri::default()).await.map_err(|error| fail(chain(&error)))?;
+            let (mut sender, connection) = http1::handshake(stream).await.map_err(|error| fail(chain(&error)))?;
+            tokio::spawn(connection.with_upgrades());
+            let request = Request::builder()
+                .uri(self.endpoint.path(&format!("/v1/hosts/{host}/tunnel")))
+                .header(HOST, self.endpoint.authority())
+                .header(USER_AGENT, &self.user_agent)
+                .header(HOST_TOKEN_HEADER, access_token)
+                .header(CONNECTION, "upgrade")
+                .header(UPGRADE, TUNNEL_PROTOCOL)
+                .body(Full::<Bytes>::default())
+                .map_err(|error| fail(error.to_string()))?;
+            let response = sender.send_request(request).await.map_err(|error| fail(chain(&error)))?;
+            if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                let status = response.status();
+                let cause = format!("control answered {status}, or a proxy on the way does not pass upgrades on");
+                return Err(NoAnswer { status: Some(status.as_u16()), ..fail(cause) });
+            }
+            hyper::upgrade::on(response).await.map_err(|error| fail(chain(&error)))
+        };
+        let late = |_| Err(fail(format!("no answer within {REQUEST_TIMEOUT:?}")));
+        tokio::time::timeout(REQUEST_TIMEOUT, work).await.unwrap_or_else(late)
     }
 }
 

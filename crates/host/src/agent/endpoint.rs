@@ -61,6 +61,12 @@ impl Endpoint {
         }
     }
 
+    /// A path below the server's.
+    #[must_use]
+    pub fn path(&self, path: &str) -> String {
+        format!("{}{path}", self.base)
+    }
+
     /// The address of a path below the server's.
     #[must_use]
     pub fn uri(&self, path: &str) -> String {

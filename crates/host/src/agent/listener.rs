@@ -14,8 +14,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use rustls::ServerConfig;
-use tokio::io::BufReader;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite, BufReader};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -24,7 +24,7 @@ use tokio_util::task::TaskTracker;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long requests under way may take to end at a shutdown.
-const DRAIN: Duration = Duration::from_secs(2);
+pub(super) const DRAIN: Duration = Duration::from_secs(2);
 
 /// Room in flight: enough for a fast stream over a far link.
 const STREAM_WINDOW: u32 = 4 << 20;
@@ -72,7 +72,12 @@ impl Listener {
                 () = shutdown.cancelled() => break,
             };
             let stream = match accepted {
-                Ok((stream, _)) => stream,
+                Ok((stream, _)) => {
+                    if let Err(error) = stream.set_nodelay(true) {
+                        tracing::debug!(%error, "could not set TCP_NODELAY");
+                    }
+                    stream
+                }
                 Err(error) => {
                     // Out of descriptors, or a connection that ended before it was taken: neither ends the agent.
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -98,13 +103,15 @@ impl Listener {
     }
 }
 
-async fn connection(
-    stream: TcpStream,
+pub(super) async fn connection<S>(
+    stream: S,
     tls: Arc<ServerConfig>,
     router: Router,
     shutdown: CancellationToken,
-) -> anyhow::Result<()> {
-    stream.set_nodelay(true).context("setting TCP_NODELAY")?;
+) -> anyhow::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     // rustls reads 4 KiB at a time and writes 64 KiB: too many system calls for a stream at full speed.
     let handshake = TlsAcceptor::from(tls).accept(BufReader::with_capacity(READ_AHEAD, stream));
     let accepted = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await;

@@ -28,3 +28,4 @@ mod service;
 mod tests;
 mod tombstone;
 mod trust;
+mod tunnel;

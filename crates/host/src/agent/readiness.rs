@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
 use crate::sandboxes::Keeper;
 use crate::sandboxes::floor::Floor;
 
@@ -13,6 +15,8 @@ pub struct Readiness {
     pub keeper: Keeper,
     pub floor: Arc<Floor>,
     pub pool_reserve_bytes: u64,
+    /// Whether the host's tunnel is open, if control can reach it in no other way.
+    pub tunnel: Option<watch::Receiver<bool>>,
 }
 
 impl Readiness {
@@ -21,6 +25,9 @@ impl Readiness {
     pub fn problem(&self) -> Option<String> {
         if let Some(reason) = self.keeper.closed_because() {
             return Some(reason.to_owned());
+        }
+        if self.tunnel.as_ref().is_some_and(|open| !*open.borrow()) {
+            return Some("the tunnel to control is not open".to_owned());
         }
         if let Err(full) = self.floor.pool.admit(USUAL_DISK) {
             return Some(full.to_string());

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use atoll_model::api::hosts::TUNNEL_ADDRESS;
 use atoll_rpc::atoll::host::v1::HostServiceExt;
 use atoll_rpc::connectrpc::{self, Limits as RpcLimits};
 use tokio::sync::watch;
@@ -33,6 +34,7 @@ use super::readiness::Readiness;
 use super::registration_token::RegistrationToken;
 use super::renewal::Renewal;
 use super::service::HostService;
+use super::tunnel::Tunnel;
 use crate::config::{DriverChoice, HostConfig};
 use crate::driver::host_boot_id;
 use crate::instance::{Instance, InstanceLock};
@@ -138,7 +140,11 @@ impl Agent {
     }
 
     async fn live(&self, listener: Listener) -> anyhow::Result<()> {
-        let address = self.config.address.clone().unwrap_or_else(|| own_address(&self.endpoint, listener.bound()));
+        let address = match &self.config.address {
+            _ if self.config.tunnel => TUNNEL_ADDRESS.to_owned(),
+            Some(address) => address.clone(),
+            None => own_address(&self.endpoint, listener.bound()),
+        };
         let specs = specs(self.instance.data_dir(), &self.config.version);
         let records = Records::open(self.instance.data_dir())?;
         let (found, torn) = records.load()?;
@@ -212,12 +218,14 @@ impl Agent {
         specs: atoll_model::api::hosts::HostSpecs,
     ) -> anyhow::Result<End> {
         let House { floor, keeper, control, records, torn } = house;
+        let (tunnel_open, tunnel_is_open) = watch::channel(false);
         let terminate = CancellationToken::new();
         let stop = CancellationToken::new();
         let readiness = Readiness {
             keeper: keeper.clone(),
             floor: floor.clone(),
             pool_reserve_bytes: self.config.limits.pool_reserve_bytes,
+            tunnel: self.config.tunnel.then_some(tunnel_is_open),
         };
         let service = HostService {
             keeper: keeper.clone(),
@@ -236,6 +244,15 @@ impl Agent {
         floor.remove_strays(&keeper.ids()).await;
 
         let router = connect_router(service).merge(proxy::router(Arc::new(keeper.clone()), self.config.limits.streams));
+        let tunnel = Tunnel {
+            control: control.clone(),
+            store: self.store.clone(),
+            tls: listener.tls(),
+            router: router.clone(),
+            max_connections: u32::try_from(self.config.limits.connections).unwrap_or(u32::MAX),
+            open: tunnel_open,
+        };
+        let tunnelling = self.config.tunnel.then(|| tokio::spawn(tunnel.run(stop.clone())));
         let listening = tokio::spawn(listener.serve(router, self.config.limits.connections, stop.clone()));
         let (heard, hears) = watch::channel(false);
         tokio::spawn(watch_readiness(readiness.clone(), hears, self.status.clone(), stop.clone()));
@@ -276,6 +293,9 @@ impl Agent {
         // Control hears the answer to its last order before the listener goes.
         stop.cancel();
         let _ended = listening.await;
+        if let Some(tunnelling) = tunnelling {
+            let _ended = tunnelling.await;
+        }
         end
     }
 }

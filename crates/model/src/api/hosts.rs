@@ -17,6 +17,13 @@ pub const REGISTRATION_TOKEN_PREFIX: &str = "atr_";
 /// `port_closed`, `too_many_connections`, `reset`.
 pub const PROXY_ERROR_HEADER: &str = "x-atoll-proxy-error";
 
+/// What a host advertises as its address that can't be reached from outside: it keeps a connection open to control, and
+/// control calls it through that.
+pub const TUNNEL_ADDRESS: &str = "tunnel";
+/// What the connection of such a host becomes (`Upgrade`): HTTP/2 in which control is the client, and each `CONNECT`
+/// is one connection to the agent's listener.
+pub const TUNNEL_PROTOCOL: &str = "atoll-tunnel";
+
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -105,7 +112,7 @@ pub struct Host {
     pub cpu_cores: Option<u32>,
     pub memory_mb: Option<u64>,
     pub disk_gb: Option<u64>,
-    /// Where control reaches the agent: `host:port`.
+    /// Where control reaches the agent: `host:port`, or `tunnel` for one that keeps a connection open to control.
     pub address: Option<String>,
     pub status: HostStatus,
     pub agent_version: Option<String>,
@@ -134,7 +141,7 @@ pub struct HostSpecs {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct RegisterHostRequest {
     pub token: String,
-    /// Where control can reach the agent: `host:port`.
+    /// Where control can reach the agent: `host:port`, or `tunnel` when it can't.
     pub address: String,
     pub specs: HostSpecs,
     /// A certificate signing request, PEM. Its subject is ignored; its key is certified.

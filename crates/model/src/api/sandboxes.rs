@@ -47,6 +47,9 @@ pub struct CreateSandboxRequest {
     /// False closes all ways out of the sandbox.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub internet: Option<bool>,
+    /// True lets anybody send requests to its ports; otherwise they take a signed link or an API key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub public: Option<bool>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -64,6 +67,9 @@ pub struct Sandbox {
     pub timeout_sec: u64,
     pub on_timeout: OnTimeout,
     pub auto_resume: bool,
+    /// Anybody may send requests to its ports.
+    #[serde(default)]
+    pub public: bool,
     pub host_id: Option<HostId>,
     pub metadata: BTreeMap<String, String>,
     pub created_at: DateTime<Utc>,
@@ -107,6 +113,31 @@ pub struct ExecRequest {
     /// A name to find the process by later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tag: Option<String>,
+}
+
+/// Which port a signed link opens, and for how long.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct LinkRequest {
+    /// A port that a program in the sandbox listens on.
+    pub port: u16,
+    /// 1 to 2,592,000 (30 days); 3,600 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_sec: Option<u64>,
+}
+
+/// Where a port of a sandbox is reached from outside.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Link {
+    pub port: u16,
+    /// Opens the port to whoever has it, until it expires. Of a public sandbox it is the plain address.
+    pub url: String,
+    /// The host name alone, to which programs can send an API key.
+    pub host: String,
+    /// Nothing for a public sandbox: its address doesn't expire.
+    pub expires_at: Option<DateTime<Utc>>,
 }
 
 /// How `stdout` and `stderr` are written: as they are, or base64 when they are not UTF-8.

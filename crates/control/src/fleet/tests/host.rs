@@ -147,8 +147,12 @@ pub struct Known(pub Mutex<Option<HostLocation>>);
 
 impl Known {
     pub fn set(&self, address: SocketAddr, key: &HostKey) {
-        let location =
-            HostLocation { address: address.to_string(), key_sha256: key.sha256(), certificate: String::new() };
+        let location = HostLocation {
+            address: address.to_string(),
+            tunnel: None,
+            key_sha256: key.sha256(),
+            certificate: String::new(),
+        };
         *self.0.lock().unwrap() = Some(location);
     }
 }

@@ -6,7 +6,6 @@
 //! decision. Only control can call it (see [`super::peer`]).
 
 mod guest;
-mod headers;
 mod port;
 mod refusal;
 mod stream;
@@ -17,13 +16,14 @@ use std::sync::Arc;
 
 use atoll_model::SandboxId;
 use atoll_model::api::hosts::PROXY_ERROR_HEADER;
+use atoll_rpc::hop;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use axum::routing::any;
 use http::uri::{PathAndQuery, Uri};
-use http::{Request, StatusCode, Version};
+use http::{HeaderName, Request, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::sync::Semaphore;
@@ -32,6 +32,9 @@ use tokio_util::sync::CancellationToken;
 use guest::GuestClient;
 pub use refusal::Refusal;
 use stream::{CutBody, Place};
+
+/// Control vouches for a request with it; the guest agent believes it, so it goes nowhere else.
+const TRUSTED: HeaderName = HeaderName::from_static("x-atoll-trusted");
 
 /// How a running sandbox is reached.
 #[derive(Debug, Clone)]
@@ -126,15 +129,15 @@ impl Proxy {
     ) -> Result<Response, Refusal> {
         let route = self.directory.route(id)?;
         let place = self.place(&route)?;
-        let upgrade = headers::upgrade_of(request.headers()).filter(|_| request.version() == Version::HTTP_11);
+        let upgrade = hop::upgrade_of(request.headers()).filter(|_| request.version() == Version::HTTP_11);
         let client_side = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
 
         let authority = request.uri().authority().cloned();
         let map = request.headers_mut();
-        headers::carry_host(map, authority.as_ref());
-        headers::strip_hop_by_hop(map);
+        hop::carry_host(map, authority.as_ref());
+        hop::strip_hop_by_hop(map);
         if let Some(to) = upgrade {
-            headers::ask_upgrade(map, to);
+            hop::ask_upgrade(map, to);
         }
         *request.version_mut() = Version::HTTP_11;
 
@@ -142,7 +145,7 @@ impl Proxy {
             match port {
                 Port::Guest => self.send_to_guest(id, path, request).await,
                 Port::Number(number) => {
-                    request.headers_mut().remove(headers::TRUSTED);
+                    request.headers_mut().remove(TRUSTED);
                     *request.uri_mut() = Uri::from(path);
                     let address = SocketAddr::from((route.address, number));
                     port::send(address, request, route.cut.clone()).await.map_err(|error| match error {
@@ -196,7 +199,7 @@ impl Proxy {
 
 fn passed_on(answer: Response<Incoming>, cut: CancellationToken, place: Place) -> Response {
     let (mut head, body) = answer.into_parts();
-    headers::strip_hop_by_hop(&mut head.headers);
+    hop::strip_hop_by_hop(&mut head.headers);
     head.headers.remove(PROXY_ERROR_HEADER);
     head.version = Version::HTTP_11;
     Response::from_parts(head, Body::new(CutBody::new(body, cut, place)))
@@ -226,10 +229,10 @@ fn tunnel(
         drop(place);
     });
     let (mut head, _) = answer.into_parts();
-    headers::strip_hop_by_hop(&mut head.headers);
+    hop::strip_hop_by_hop(&mut head.headers);
     head.headers.remove(PROXY_ERROR_HEADER);
     if let Some(to) = to {
-        headers::ask_upgrade(&mut head.headers, to);
+        hop::ask_upgrade(&mut head.headers, to);
     }
     Response::from_parts(head, Body::empty())
 }

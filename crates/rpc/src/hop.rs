@@ -1,4 +1,5 @@
-//! Headers that belong to one connection and must not travel on.
+//! Headers that belong to one connection and must not travel on: what both proxies, control's and the agent's, do to
+//! every request and answer that passes them.
 
 use http::header::{CONNECTION, HOST, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
 use http::uri::Authority;
@@ -6,8 +7,6 @@ use http::{HeaderMap, HeaderValue};
 
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-/// Control vouches for a request with it; the guest agent believes it, so it goes nowhere else.
-pub const TRUSTED: HeaderName = HeaderName::from_static("x-atoll-trusted");
 
 /// What an HTTP/1.1 request asks its connection to become, if anything.
 #[must_use]

@@ -1,0 +1,181 @@
+//! The way from outside to what listens inside a sandbox: any request to the host name `{port}-{sandbox}.{domain}`, or,
+//! on a plain one-port setup, one with the headers `E2b-Sandbox-Id` and `E2b-Sandbox-Port`.
+//!
+//! It stands before the API's routes, since such a request has any path. `target` says where it goes, `access` who may,
+//! `hygiene` which headers stay behind, `link` makes and checks signed links, `refusal` has the answers of the proxy
+//! itself. Bodies stream both ways as they come; an upgrade becomes a tunnel. Any replica can do it: the fleet finds
+//! the sandbox's host. It never answers for the sandbox, caches, or looks into a body.
+
+mod access;
+mod hygiene;
+pub mod link;
+mod refusal;
+mod target;
+#[cfg(test)]
+mod tests;
+
+use std::time::Instant;
+
+use atoll_model::SandboxStatus;
+use atoll_model::api::hosts::PROXY_ERROR_HEADER;
+use atoll_rpc::hop;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::request::Parts;
+use axum::http::{StatusCode, Version};
+use axum::middleware::Next;
+use axum::response::Response;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+
+use self::access::Admission;
+use self::refusal::Refusal;
+use self::target::Target;
+use crate::app::App;
+use crate::fleet::FleetError;
+use crate::sandboxes::{OpenGuard, SandboxError, SandboxRecord, Sandboxes, store};
+
+/// The guest agent's own port, by the E2B protocol.
+pub const GUEST_PORT: u16 = 49983;
+const COPY_BUFFER: usize = 64 * 1024;
+
+/// Takes requests into sandboxes, and leaves all others to the API.
+pub async fn route(State(app): State<App>, request: Request, next: Next) -> Response {
+    let target = match Target::of(&request, &app.config.domain) {
+        Ok(None) => return next.run(request).await,
+        Ok(Some(target)) => target,
+        Err(refusal) => return refusal.answer("", false),
+    };
+    let (method, started) = (request.method().clone(), Instant::now());
+    let (asked_for, browser) = (target.asked_for.clone(), refusal::wants_html(request.headers()));
+    let Ok(place) = app.requests.clone().try_acquire_owned() else {
+        return Refusal::Overloaded.answer(&asked_for, browser);
+    };
+    let response = match into_sandbox(&app, target, request).await {
+        Ok(response) => response,
+        Err(refusal) => refusal.answer(&asked_for, browser),
+    };
+    drop(place);
+    app.metrics.request(&method, response.status(), started.elapsed());
+    response
+}
+
+async fn into_sandbox(app: &App, target: Target, request: Request) -> Result<Response, Refusal> {
+    let (mut parts, body) = request.into_parts();
+    let record = store::get_any(&app.db, &target.sandbox).await?.ok_or(Refusal::NotFound)?;
+    match access::judge(app, &mut parts, &target, &record).await? {
+        Admission::Granted => {}
+        Admission::Welcome(response) => return Ok(*response),
+    }
+    let record = awake(app, record).await?;
+    let host = Sandboxes::host_of(&record).map_err(|_| Refusal::NotFound)?.clone();
+    let guard = app.sandboxes.activity().open(&target.sandbox);
+
+    let upgrade = hop::upgrade_of(&parts.headers).filter(|_| parts.version == Version::HTTP_11);
+    let own_name = hygiene::way_in(&mut parts, &target, app.accounts.tokens());
+    if let Some(to) = upgrade.clone() {
+        hop::ask_upgrade(&mut parts.headers, to);
+    }
+    let mut request = Request::from_parts(parts, body);
+    let client_side = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
+    let fleet = app.sandboxes.fleet();
+    let answer = if target.port == GUEST_PORT {
+        fleet.guest_http_untrusted(&host, &target.sandbox, request).await
+    } else {
+        fleet.port_http(&host, &target.sandbox, target.port, request).await
+    };
+    let mut answer = answer?;
+    if let Some(code) = answer.headers().get(PROXY_ERROR_HEADER) {
+        return Err(Refusal::of_agent(code.as_bytes(), target.port));
+    }
+    hygiene::way_out(answer.headers_mut(), own_name.as_deref());
+    Ok(match client_side {
+        Some(client_side) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            tunnel(app, answer, client_side, guard)
+        }
+        _ => passed_on(answer, guard),
+    })
+}
+
+/// The sandbox, running: woken up first when it is one that wakes by itself.
+async fn awake(app: &App, record: SandboxRecord) -> Result<SandboxRecord, Refusal> {
+    match record.status() {
+        SandboxStatus::Running => return Ok(record),
+        SandboxStatus::Pending | SandboxStatus::Starting => return Err(Refusal::Transitioning),
+        SandboxStatus::Stopped | SandboxStatus::Missing | SandboxStatus::Error => return Err(Refusal::NotFound),
+        SandboxStatus::Paused if !record.auto_resume => return Err(Refusal::NotFound),
+        SandboxStatus::Pausing if !record.auto_resume => return Err(Refusal::Transitioning),
+        SandboxStatus::Paused | SandboxStatus::Pausing | SandboxStatus::Resuming => {}
+    }
+    match app.sandboxes.usable(&record.team_id.0, &record.id.0, "reach").await {
+        Ok(record) => Ok(record),
+        Err(SandboxError::InvalidState { status, .. }) if status.is_transitional() => Err(Refusal::Transitioning),
+        Err(SandboxError::InvalidState { .. } | SandboxError::NotFound) => Err(Refusal::NotFound),
+        Err(SandboxError::Host(error)) => Err(error.into()),
+        Err(error) => Err(Refusal::internal(&error)),
+    }
+}
+
+/// The sandbox's answer; the sandbox counts as used until the last byte has been taken.
+fn passed_on(answer: axum::http::Response<Incoming>, guard: OpenGuard) -> Response {
+    let (mut head, body) = answer.into_parts();
+    hop::strip_hop_by_hop(&mut head.headers);
+    head.version = Version::HTTP_11;
+    let body = body.map_frame(move |frame| {
+        let _in_use = &guard;
+        frame
+    });
+    Response::from_parts(head, Body::new(body))
+}
+
+/// Both ends have agreed to speak something else: from here on bytes are bytes.
+fn tunnel(
+    app: &App,
+    mut answer: axum::http::Response<Incoming>,
+    client_side: hyper::upgrade::OnUpgrade,
+    guard: OpenGuard,
+) -> Response {
+    let to = answer.headers().get(axum::http::header::UPGRADE).cloned();
+    let sandbox_side = hyper::upgrade::on(&mut answer);
+    let shutdown = app.shutdown.clone();
+    tokio::spawn(async move {
+        let copied = async {
+            let (client, sandbox) = tokio::try_join!(client_side, sandbox_side)?;
+            let (mut client, mut sandbox) = (TokioIo::new(client), TokioIo::new(sandbox));
+            let _ended =
+                tokio::io::copy_bidirectional_with_sizes(&mut client, &mut sandbox, COPY_BUFFER, COPY_BUFFER).await;
+            Ok::<_, hyper::Error>(())
+        };
+        tokio::select! {
+            _ended = copied => {}
+            () = shutdown.cancelled() => {}
+        }
+        drop(guard);
+    });
+    let (mut head, _) = answer.into_parts();
+    hop::strip_hop_by_hop(&mut head.headers);
+    if let Some(to) = to {
+        hop::ask_upgrade(&mut head.headers, to);
+    }
+    Response::from_parts(head, Body::empty())
+}
+
+/// The address that the other end of the connection has, for `X-Forwarded-For`.
+fn peer_of(parts: &Parts) -> Option<String> {
+    parts.extensions.get::<super::caller::Peer>().map(|peer| peer.0.ip().to_string())
+}
+
+impl From<FleetError> for Refusal {
+    fn from(error: FleetError) -> Self {
+        match error {
+            FleetError::Overloaded { .. } => Self::TooManyConnections,
+            FleetError::Timeout { .. } => Self::TimedOut,
+            FleetError::Internal { .. } => Self::internal(&error),
+            FleetError::Unknown { .. } | FleetError::Unavailable { .. } | FleetError::Agent { .. } => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "a request into a sandbox failed");
+                Self::HostUnreachable
+            }
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! What the proxy itself answers when a request does not reach its sandbox. The words are the ones that E2B's SDKs look
+//! for; a browser that shows a page gets them as one.
+
+use axum::body::Body;
+use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+
+use crate::db::DbError;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    BadSandboxId,
+    BadPort,
+    /// One of the two routing headers came without the other.
+    MissingHeader(&'static str),
+    /// It is private, and the request brought nothing that opens it.
+    Forbidden,
+    /// There is none, it has ended, it is paused, or it is somebody else's.
+    NotFound,
+    /// It is starting, pausing or resuming.
+    Transitioning,
+    PortClosed(u16),
+    TooManyConnections,
+    /// Something listened, and the connection broke before an answer came.
+    Broken,
+    HostUnreachable,
+    TimedOut,
+    /// A route of the guest agent that is control's alone.
+    Internal,
+    Overloaded,
+    Failed,
+}
+
+impl Refusal {
+    /// What the agent's proxy says by its header.
+    pub fn of_agent(code: &[u8], port: u16) -> Self {
+        match code {
+            b"port_closed" => Self::PortClosed(port),
+            b"starting" | b"paused" => Self::Transitioning,
+            b"too_many_connections" => Self::TooManyConnections,
+            b"broken" => Self::Broken,
+            b"bad_port" => Self::BadPort,
+            b"bad_sandbox_id" => Self::BadSandboxId,
+            _ => Self::NotFound,
+        }
+    }
+
+    /// Our own fault: the log has the cause.
+    pub fn internal(error: &(dyn std::error::Error + 'static)) -> Self {
+        tracing::error!(error, "a request into a sandbox failed");
+        Self::Failed
+    }
+
+    const fn status(self) -> StatusCode {
+        match self {
+            Self::BadSandboxId | Self::BadPort | Self::MissingHeader(_) => StatusCode::BAD_REQUEST,
+            Self::Forbidden => StatusCode::FORBIDDEN,
+            Self::NotFound | Self::PortClosed(_) | Self::Broken | Self::HostUnreachable => StatusCode::BAD_GATEWAY,
+            Self::Transitioning => StatusCode::CONFLICT,
+            Self::TooManyConnections => StatusCode::TOO_MANY_REQUESTS,
+            Self::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+            Self::Internal => StatusCode::NOT_FOUND,
+            Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Failed => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    const fn message(self) -> &'static str {
+        match self {
+            Self::BadSandboxId => "Invalid sandbox ID",
+            Self::BadPort => "Invalid sandbox port",
+            Self::MissingHeader(_) => "Missing header",
+            Self::Forbidden => {
+                "The sandbox's ports are private: open a signed link, or send an API key or a traffic access token"
+            }
+            Self::NotFound => "The sandbox was not found",
+            Self::Transitioning => "The sandbox is on its way to another state; try again in a moment",
+            Self::PortClosed(_) => "The sandbox is running but port is not open",
+            Self::TooManyConnections => "The sandbox has too many connections",
+            Self::Broken => "The connection to the sandbox broke before it answered",
+            Self::HostUnreachable => "The sandbox's host can't be reached at the moment",
+            Self::TimedOut => "The sandbox's host did not answer in time",
+            Self::Internal => "There is no such route",
+            Self::Overloaded => "Too many requests are under way; try again in a moment",
+            Self::Failed => "Something went wrong on our side",
+        }
+    }
+
+    /// The answer. `sandbox` is the id as it was asked for; `html` for a browser that shows a page.
+    pub fn answer(self, sandbox: &str, html: bool) -> Response {
+        let status = self.status();
+        let mut answer = match self {
+            Self::MissingHeader(name) => (status, format!("{}: {name}", self.message())).into_response(),
+            Self::BadSandboxId | Self::BadPort => (status, self.message()).into_response(),
+            _ if html => self.page(status),
+            _ => self.json(status, sandbox),
+        };
+        let headers = answer.headers_mut();
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+        if matches!(self, Self::Transitioning | Self::TooManyConnections | Self::Overloaded) {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        answer
+    }
+
+    fn json(self, status: StatusCode, sandbox: &str) -> Response {
+        let mut body = serde_json::json!({ "sandboxId": sandbox, "message": self.message(), "code": status.as_u16() });
+        if let Self::PortClosed(port) = self {
+            body["port"] = port.into();
+        }
+        let mut answer = (status, body.to_string()).into_response();
+        answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
+        answer
+    }
+
+    /// Nothing of the request is in it.
+    fn page(self, status: StatusCode) -> Response {
+        let port = if let Self::PortClosed(port) = self { format!(" (port {port})") } else { String::new() };
+        let text = format!(
+            "<!doctype html><meta charset=utf-8><meta name=viewport content=\"width=device-width\">\
+             <title>{code} {reason}</title><h1>{reason}</h1><p>{message}{port}.</p>",
+            code = status.as_u16(),
+            reason = status.canonical_reason().unwrap_or("Error"),
+            message = self.message(),
+        );
+        let mut answer = Response::new(Body::from(text));
+        *answer.status_mut() = status;
+        answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+        answer.headers_mut().insert("content-security-policy", HeaderValue::from_static("default-src 'none'"));
+        answer
+    }
+}
+
+/// Whether a browser wants to show the answer: it asks for HTML by name, which no SDK does.
+pub fn wants_html(headers: &HeaderMap) -> bool {
+    let accepts = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    accepts.split(',').any(|kind| kind.split(';').next().is_some_and(|kind| kind.trim() == "text/html"))
+}
+
+impl From<DbError> for Refusal {
+    fn from(error: DbError) -> Self {
+        if error.is_overload() { Self::Overloaded } else { Self::internal(&error) }
+    }
+}
