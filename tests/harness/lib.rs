@@ -5,11 +5,13 @@
 //! harms no other. What an Atoll leaves in the kernel bears its instance id, so a test can tell its own.
 
 pub mod atoll;
+pub mod cluster;
 pub mod command;
 pub mod leaks;
 pub mod terminal;
 pub mod wait;
 
 pub use atoll::Atoll;
+pub use cluster::Cluster;
 pub use terminal::Terminal;
 pub use wait::until;

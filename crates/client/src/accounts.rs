@@ -2,7 +2,7 @@
 
 use atoll_model::ApiKeyId;
 use atoll_model::api::Page;
-use atoll_model::api::auth::{ApiKey, AuthResponse, CreateApiKeyRequest, LoginRequest, Me, Team};
+use atoll_model::api::auth::{ApiKey, AuthResponse, CreateApiKeyRequest, LoginRequest, Me, SetupRequest, Team};
 use http::Method;
 use http_body_util::{BodyExt, Empty};
 use secrecy::{ExposeSecret, SecretString};
@@ -15,6 +15,21 @@ impl Client {
     pub async fn login(&self, email: &str, password: &SecretString) -> Result<AuthResponse, Error> {
         let request = LoginRequest { email: email.to_owned(), password: password.expose_secret().to_owned() };
         self.with_auth(Auth::Nobody).post("/v1/auth/login", &request).await
+    }
+
+    /// Makes the first admin with the token that the server printed, and signs them in.
+    pub async fn setup(
+        &self,
+        token: &SecretString,
+        email: &str,
+        password: &SecretString,
+    ) -> Result<AuthResponse, Error> {
+        let request = SetupRequest {
+            token: token.expose_secret().to_owned(),
+            email: email.to_owned(),
+            password: password.expose_secret().to_owned(),
+        };
+        self.with_auth(Auth::Nobody).post("/v1/auth/setup", &request).await
     }
 
     /// Signs a person in and returns a client that asks in their name.

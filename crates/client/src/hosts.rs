@@ -2,7 +2,9 @@
 
 use atoll_model::HostId;
 use atoll_model::api::Page;
-use atoll_model::api::hosts::{CreateHostRequest, CreateHostResponse, Host, RegistrationTokenResponse};
+use atoll_model::api::hosts::{
+    CreateHostRequest, CreateHostResponse, Host, HostDeletePreview, RegistrationTokenResponse,
+};
 use http::Method;
 use serde::de::IgnoredAny;
 
@@ -32,6 +34,11 @@ impl Client {
     pub async fn delete_host(&self, id: &HostId, force: bool) -> Result<(), Error> {
         let query = query(&[("force", force.then(|| "true".to_owned()))]);
         self.json(Method::DELETE, &format!("/v1/hosts/{id}{query}"), None::<&()>, DEADLINE).await
+    }
+
+    /// What a forced deletion would destroy.
+    pub async fn host_delete_preview(&self, id: &HostId) -> Result<HostDeletePreview, Error> {
+        self.get(&format!("/v1/hosts/{id}/delete-preview")).await
     }
 
     /// Lets nothing new land on a host, or lifts that.

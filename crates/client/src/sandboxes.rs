@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use atoll_model::api::Page;
 use atoll_model::api::sandboxes::{
-    BackgroundExecResponse, CreateSandboxRequest, Encoding, ExecRequest, ExecResponse, LogLine, Process, Sandbox,
-    SandboxEvent, TimeoutRequest,
+    BackgroundExecResponse, CreateSandboxRequest, Encoding, ExecRequest, ExecResponse, Link, LinkRequest, LogLine,
+    Process, Sandbox, SandboxEvent, TimeoutRequest,
 };
 use atoll_model::{SandboxId, SandboxStatus};
 use base64::Engine;
@@ -100,6 +100,11 @@ impl Client {
     ) -> Result<BackgroundExecResponse, Error> {
         let request = ExecRequest { background: true, ..request.clone() };
         self.post(&of(id, "/exec"), &request).await
+    }
+
+    /// A link that opens a port of a sandbox to whoever has it.
+    pub async fn link(&self, id: &SandboxId, request: &LinkRequest) -> Result<Link, Error> {
+        self.post(&format!("/v1/sandboxes/{id}/links"), request).await
     }
 
     pub async fn list_processes(&self, id: &SandboxId) -> Result<Page<Process>, Error> {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use atoll_model::{ApiKeyId, OnTimeout, SandboxId, SandboxStatus};
+use atoll_model::{ApiKeyId, HostId, HostType, OnTimeout, SandboxId, SandboxStatus, TeamId};
 use clap::{Args, Subcommand};
 
 /// What a new sandbox shall be.
@@ -171,6 +171,15 @@ pub enum SandboxCommand {
     },
     /// Show the processes that were started in a sandbox
     Top { sandbox: SandboxId },
+    /// Make a link that opens a port of a sandbox to whoever has it
+    Link {
+        sandbox: SandboxId,
+        /// What a program in the sandbox listens on
+        port: u16,
+        /// Seconds until the link expires [default: 3600]
+        #[arg(long, value_name = "SECONDS")]
+        ttl: Option<u64>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -203,6 +212,76 @@ pub enum KeyCommand {
     Rm {
         #[arg(required = true)]
         keys: Vec<ApiKeyId>,
+        #[command(flatten)]
+        person: PersonArgs,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum HostsCommand {
+    /// List hosts
+    #[command(visible_alias = "ls")]
+    List {
+        #[command(flatten)]
+        person: PersonArgs,
+    },
+    /// Show one host, as JSON
+    Get {
+        host: HostId,
+        #[command(flatten)]
+        person: PersonArgs,
+    },
+    /// Make a host; its registration token is shown once
+    Create {
+        /// Made up when absent
+        #[arg(long)]
+        name: Option<String>,
+        /// regular (the platform's) or byoc (a team's own)
+        #[arg(long = "type", value_name = "TYPE", default_value = "regular")]
+        kind: HostType,
+        /// The team that a byoc host is for
+        #[arg(long, value_name = "TEAM")]
+        team: Option<TeamId>,
+        /// Where it stands, for people
+        #[arg(long)]
+        provider: Option<String>,
+        /// Its availability zone, for people
+        #[arg(long)]
+        zone: Option<String>,
+        #[command(flatten)]
+        person: PersonArgs,
+    },
+    /// A new registration token, for a host that is pending or has lost its credentials
+    Token {
+        host: HostId,
+        #[command(flatten)]
+        person: PersonArgs,
+    },
+    /// Let nothing new land on a host
+    Drain {
+        host: HostId,
+        #[command(flatten)]
+        person: PersonArgs,
+    },
+    /// Let sandboxes land on it again
+    Undrain {
+        host: HostId,
+        #[command(flatten)]
+        person: PersonArgs,
+    },
+    /// Show what a forced deletion would destroy
+    DeletePreview {
+        host: HostId,
+        #[command(flatten)]
+        person: PersonArgs,
+    },
+    /// Delete a host; refused while sandboxes are on it
+    #[command(visible_alias = "rm")]
+    Delete {
+        host: HostId,
+        /// Destroy its sandboxes with it
+        #[arg(long)]
+        force: bool,
         #[command(flatten)]
         person: PersonArgs,
     },

@@ -8,7 +8,7 @@ pub mod settings;
 
 use clap::{Args, Parser, Subcommand};
 
-pub use client::{CpArgs, ExecArgs, KeyCommand, LoginArgs, RunArgs, SandboxCommand, ShellArgs};
+pub use client::{CpArgs, ExecArgs, HostsCommand, KeyCommand, LoginArgs, RunArgs, SandboxCommand, ShellArgs};
 pub use settings::{HostArgs, ServerArgs, UpArgs};
 
 const EXAMPLES: &str = "\
@@ -102,6 +102,19 @@ Examples:
     /// Make, list and delete API keys
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Make, look at, drain and delete the machines that run sandboxes
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  atoll hosts create --name rack-7          prints the token that its agent enrols with
+  atoll hosts list
+  atoll hosts drain host-…                  nothing new lands on it
+  atoll hosts delete host-… --force         with all sandboxes on it
+
+These take your account (--email), or on the machine of `atoll up` its admin's."
+    )]
+    Hosts(HostsCommand),
     /// Remember a server and an API key for this user
     Login(LoginArgs),
     /// Print a completion script for a shell

@@ -90,6 +90,9 @@ pub struct ControlArgs {
     /// How often hosts and sandboxes are compared [default: 15s]
     #[arg(long, env = "ATOLL_MONITOR_INTERVAL", value_name = "DURATION", value_parser = duration)]
     pub monitor_interval: Option<Duration>,
+    /// A sandbox that is starting, pausing or resuming for longer is brought to what its host has [default: 2m]
+    #[arg(long, env = "ATOLL_TRANSITION_LIMIT", value_name = "DURATION", value_parser = duration)]
+    pub transition_limit: Option<Duration>,
     /// What sandboxes come to that were paused for loss of contact, when their host is back
     #[arg(long, env = "ATOLL_ON_RECONNECT", value_name = "ACTION", value_enum, default_value = "resume")]
     pub on_reconnect: OnReconnect,

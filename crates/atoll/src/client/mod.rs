@@ -5,6 +5,7 @@
 mod cp;
 mod exec;
 mod fresh;
+mod hosts;
 mod key;
 mod login;
 mod person;
@@ -44,6 +45,7 @@ async fn dispatch(command: Command, global: &Global) -> anyhow::Result<u8> {
         Command::Rm(args) => sandbox::remove(&args, global).await,
         Command::Cp(args) => cp::main(args, global).await,
         Command::Key(command) => key::main(command, global).await,
+        Command::Hosts(command) => hosts::main(command, global).await,
         Command::Login(args) => login::main(args, global).await,
         Command::Up(_) | Command::Server(_) | Command::Host(_) | Command::Completion { .. } | Command::Zygote => Ok(1),
     }

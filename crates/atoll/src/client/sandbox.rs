@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use atoll_client::model::SandboxId;
-use atoll_client::model::api::sandboxes::{CreateSandboxRequest, Sandbox};
+use atoll_client::model::api::sandboxes::{CreateSandboxRequest, LinkRequest, Sandbox};
 use atoll_client::{Client, ListSandboxes};
 use futures::StreamExt;
 
@@ -53,6 +53,15 @@ pub async fn main(command: SandboxCommand, global: &Global) -> anyhow::Result<u8
                 table.row([process.pid.to_string(), process.tag.unwrap_or_default(), line]);
             }
             table.print()?;
+        }
+        SandboxCommand::Link { sandbox, port, ttl } => {
+            let request = LinkRequest { port, ttl_sec: ttl };
+            let link = super::client(global)?.link(&sandbox, &request).await?;
+            if global.json {
+                output::print_json(&link)?;
+            } else {
+                output::print(&format!("{}\n", link.url))?;
+            }
         }
     }
     Ok(0)

@@ -8,6 +8,8 @@ use anyhow::Context;
 use atoll_client::model::HostId;
 use atoll_client::model::api::hosts::CreateHostRequest;
 use atoll_client::{Auth, Client, Credentials, Endpoint};
+use atoll_control::Control;
+use atoll_control::templates::{Recipe, ensure_base};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 
@@ -50,6 +52,19 @@ pub fn write_credentials(
     };
     private_file::write(&path, serde_json::to_string_pretty(&content)?.as_bytes()).with_context(what)?;
     Ok(Some(Credentials::read(&path)?))
+}
+
+/// Makes sure that the platform's template `base` exists: its image on this machine, and its row. `say` gets a line for
+/// people at each step.
+pub async fn base_template(
+    control: &Control,
+    cache_dir: &Path,
+    say: &(dyn Fn(&str) + Send + Sync),
+) -> anyhow::Result<()> {
+    let recipe = Recipe::new("base", atoll_assets::BASE_RECIPE.iter().copied())
+        .context("reading the recipe of the base template")?;
+    let base = ensure_base(cache_dir, &recipe, say).await.context("getting the base template")?;
+    control.register_base(&base).await.context("registering the base template")
 }
 
 /// This machine's host, seen from outside: by the REST API, in the admin's name.

@@ -33,6 +33,7 @@ pub fn control(data_dir: PathBuf, cache_dir: PathBuf, args: &ControlArgs, heartb
         (&mut times.heartbeat_interval, heartbeat.heartbeat_interval),
         (&mut times.stale_after, args.host_stale_after),
         (&mut times.monitor_interval, args.monitor_interval),
+        (&mut times.transition_limit, args.transition_limit),
         (&mut times.registration_token_ttl, args.registration_token_ttl),
         (&mut times.access_token_ttl, args.access_token_ttl),
         (&mut times.refresh_token_ttl, args.refresh_token_ttl),

@@ -8,7 +8,6 @@ use std::time::Duration;
 use anyhow::Context;
 use atoll_client::{Auth, Client, Credentials, Endpoint};
 use atoll_control::Control;
-use atoll_control::templates::{Recipe, ensure_base};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 
@@ -77,11 +76,8 @@ async fn start(args: &UpArgs, data_dir: &Path, progress: &Progress, halves: &mut
         let first = first.map(|made| FirstAdmin { email: made.email, password: made.password, api_key: made.api_key });
         let credentials = bootstrap::write_credentials(data_dir, &url, first.as_ref())?;
         progress.doing("looking for the base template");
-        let recipe = Recipe::new("base", atoll_assets::BASE_RECIPE.iter().copied())
-            .context("reading the recipe of the base template")?;
-        let say = |step: &str| progress.doing(&format!("base template: {step}"));
-        let base = ensure_base(&cache_dir, &recipe, &say).await.context("getting the base template")?;
-        control.register_base(&base).await.context("registering the base template")?;
+        bootstrap::base_template(control, &cache_dir, &|step| progress.doing(&format!("base template: {step}")))
+            .await?;
         let public_url = args.control.public_url.clone().unwrap_or_else(|| url.clone());
         Ok(Started { url, public_url, first, credentials })
     };

@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use atoll_model::HostId;
 
 use super::FleetError;
+use crate::db::Millis;
 
 /// Where a host is reached, and which certificate it must show.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +15,9 @@ pub struct HostLocation {
     pub address: String,
     /// The connection that the host keeps open, and the replica that holds it.
     pub tunnel: Option<TunnelPlace>,
+    /// When it came to its present status. Connections from before it was away are not used again: they may be dead
+    /// without knowing it.
+    pub since: Millis,
     /// SHA-256 of the subject public key (SPKI, DER) that the host registered with. A certificate of another key is
     /// refused even if control's CA signed it: it belongs to an enrolment that has been replaced.
     pub key_sha256: [u8; 32],

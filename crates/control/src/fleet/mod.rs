@@ -43,7 +43,7 @@ use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 
-pub use dial::{Dial, TcpDialer, TunnelStreams};
+pub use dial::{Dial, TcpDialer};
 #[cfg(test)]
 pub use dial::{Http, Wire};
 pub use directory::{HostDirectory, HostLocation, TunnelPlace};

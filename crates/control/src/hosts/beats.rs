@@ -90,6 +90,8 @@ async fn run(
                     directory.forget(&host);
                 }
                 for change in news.changes {
+                    let (HostChange::Returned(host) | HostChange::WentOffline(host)) = &change;
+                    directory.forget(host);
                     let _ = changes.send(change);
                 }
                 for (answer, outcome) in answers.into_iter().zip(outcomes) {

@@ -64,7 +64,8 @@ impl HostDirectory for Directory {
             TUNNEL_ADDRESS => tunnels::of(&self.db, host).await.map_err(|error| internal(error.to_string()))?,
             _ => None,
         };
-        let location = HostLocation { address, tunnel, key_sha256: key.sha256(), certificate };
+        let location =
+            HostLocation { address, tunnel, since: row.status_changed_at, key_sha256: key.sha256(), certificate };
         let mut known = self.known();
         if known.len() >= MAX_ENTRIES {
             known.retain(|_, (_, at)| at.elapsed() < LIFETIME);

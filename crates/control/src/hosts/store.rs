@@ -17,6 +17,7 @@ pub struct HostRow {
     pub provider: Option<String>,
     pub availability_zone: Option<String>,
     pub status: Text<HostStatus>,
+    pub status_changed_at: Millis,
     pub draining: bool,
     pub arch: Option<String>,
     pub cpu_cores: Option<i64>,
@@ -42,7 +43,7 @@ pub struct HostRow {
 
 macro_rules! columns {
     () => {
-        "id, name, type, team_id, provider, availability_zone, status, draining, arch, cpu_cores, memory_mb, disk_gb, \
+        "id, name, type, team_id, provider, availability_zone, status, status_changed_at, draining, arch, cpu_cores, memory_mb, disk_gb, \
          address, agent_version, public_key, certificate_fingerprint, credential_family, sandboxes_running, \
          sandboxes_paused, sandboxes_other, last_heartbeat_at, deletion_id, deletion_requested_by, created_by, created_at, updated_at"
     };

@@ -88,6 +88,7 @@ pub async fn metrics(State(app): State<App>, parts: Parts) -> ApiResult<Response
     gauge(&mut out, "atoll_http_requests_in_flight", app.config.http.max_requests.saturating_sub(free) as u64);
     gauge(&mut out, "atoll_sandbox_streams_open", app.sandboxes.activity().open_streams() as u64);
     gauge(&mut out, "atoll_fleet_hosts_pooled", app.sandboxes.fleet().pooled() as u64);
+    gauge(&mut out, "atoll_host_tunnels", app.tunnels.count() as u64);
     out.push_str("# TYPE atoll_sandboxes gauge\n");
     for (status, count) in store::counts(&app.db).await? {
         let _ = writeln!(out, "atoll_sandboxes{{status=\"{}\"}} {count}", status.0);

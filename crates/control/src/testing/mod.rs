@@ -78,6 +78,7 @@ impl HostDirectory for FakeFleet {
         Ok(HostLocation {
             address: "memory:0".to_owned(),
             tunnel: None,
+            since: START,
             key_sha256: [0; 32],
             certificate: String::new(),
         })

@@ -69,7 +69,7 @@ pub async fn enrol(
                     return Ok(true);
                 }
                 bail!(
-                    "control refused to enrol this host: {message}. Make a new token (`atoll host token HOST`, or \
+                    "control refused to enrol this host: {message}. Make a new token (`atoll hosts token HOST`, or \
                      POST /v1/hosts/{{id}}/token) and run: atoll host --register TOKEN"
                 );
             }

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use anyhow::Context;
 use atoll_model::api::hosts::CONTROL_URI;
 use rustls::client::danger::HandshakeSignatureValid;
-use rustls::crypto::CryptoProvider;
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
@@ -19,7 +18,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::credentials::Identity;
-use super::trust::{certificates, provider};
+use super::trust::{Signatures, certificates, provider};
 
 /// The listener's TLS: this host's certificate, and control alone on the other side.
 ///
@@ -38,7 +37,7 @@ pub fn server_config(identity: &Identity) -> anyhow::Result<Arc<ServerConfig>> {
     let mut config = ServerConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .context("configuring TLS 1.3")?
-        .with_client_cert_verifier(Arc::new(ControlOnly { chain, provider }))
+        .with_client_cert_verifier(Arc::new(ControlOnly { chain, signatures: Signatures(provider) }))
         .with_single_cert(certificate, identity.key()?.to_der())
         .context("this host's certificate does not go with its key")?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
@@ -52,7 +51,7 @@ pub fn server_config(identity: &Identity) -> anyhow::Result<Arc<ServerConfig>> {
 #[derive(Debug)]
 struct ControlOnly {
     chain: Arc<dyn ClientCertVerifier>,
-    provider: Arc<CryptoProvider>,
+    signatures: Signatures,
 }
 
 /// Whether a certificate is control's, by name and purpose. Its chain is another question.
@@ -90,8 +89,7 @@ impl ClientCertVerifier for ControlOnly {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
+        self.signatures.tls12(message, certificate, signature)
     }
 
     fn verify_tls13_signature(
@@ -100,12 +98,11 @@ impl ClientCertVerifier for ControlOnly {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+        self.signatures.tls13(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.signatures.schemes()
     }
 }
 

@@ -71,7 +71,7 @@ pub async fn start(config: HostConfig, shutdown: CancellationToken) -> anyhow::R
     let store = Arc::new(CredentialStore::open(instance.data_dir())?);
     if store.load().is_none() && token.is_none() {
         bail!(
-            "this host is not enrolled: make a host and its registration token (`atoll host create`, or POST \
+            "this host is not enrolled: make a host and its registration token (`atoll hosts create`, or POST \
              /v1/hosts), then run: atoll host --server {} --register TOKEN",
             config.server_url
         );

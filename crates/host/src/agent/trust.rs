@@ -64,6 +64,35 @@ pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
+/// How signatures in a handshake are checked, on either side: what a custom judgement of certificates doesn't change.
+#[derive(Debug)]
+pub struct Signatures(pub Arc<CryptoProvider>);
+
+impl Signatures {
+    pub fn tls12(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    pub fn tls13(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    #[must_use]
+    pub fn schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
 /// A client configuration that accepts control and nobody else. `public_name` is the host of an `https` address.
 ///
 /// # Errors
@@ -80,7 +109,7 @@ pub fn client_config(trust: &Trust, public_name: Option<&str>) -> anyhow::Result
     };
     let internal =
         ServerName::try_from(CONTROL_SERVER_NAME).context("the internal name of control is not a DNS name")?;
-    let verifier = ControlVerifier { pinned, public, internal, provider: provider.clone() };
+    let verifier = ControlVerifier { pinned, public, internal, signatures: Signatures(provider.clone()) };
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .context("configuring TLS 1.3")?
@@ -123,7 +152,7 @@ struct ControlVerifier {
     pinned: Pinned,
     public: Option<(Arc<WebPkiServerVerifier>, ServerName<'static>)>,
     internal: ServerName<'static>,
-    provider: Arc<CryptoProvider>,
+    signatures: Signatures,
 }
 
 impl ControlVerifier {
@@ -140,7 +169,7 @@ impl ControlVerifier {
                     .iter()
                     .find(|certificate| fingerprint(certificate) == *wanted)
                     .ok_or(CertificateError::UnknownIssuer)?;
-                verifier_for(std::slice::from_ref(ca), &self.provider)
+                verifier_for(std::slice::from_ref(ca), &self.signatures.0)
                     .map_err(|error| rustls::Error::General(error.to_string()))?
             }
         };
@@ -170,8 +199,7 @@ impl ServerCertVerifier for ControlVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signature, algorithms)
+        self.signatures.tls12(message, certificate, signature)
     }
 
     fn verify_tls13_signature(
@@ -180,11 +208,10 @@ impl ServerCertVerifier for ControlVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signature, algorithms)
+        self.signatures.tls13(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.signatures.schemes()
     }
 }

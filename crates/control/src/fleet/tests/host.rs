@@ -23,6 +23,7 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use crate::clock::Clock;
+use crate::db::Millis;
 use crate::fleet::{Fleet, FleetError, FleetSettings, HostDirectory, HostLocation, TcpDialer};
 use crate::pki::{Authority, CertificateRequest, HostKey, agent_client_config};
 
@@ -150,6 +151,7 @@ impl Known {
         let location = HostLocation {
             address: address.to_string(),
             tunnel: None,
+            since: Millis(0),
             key_sha256: key.sha256(),
             certificate: String::new(),
         };

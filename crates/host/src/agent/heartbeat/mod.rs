@@ -188,7 +188,7 @@ impl Heartbeat {
             }
             Observation::Rejected => tracing::error!(
                 "control has rejected this host's credentials, and all its sandboxes are paused. To enrol it again, \
-                 make a registration token (`atoll host token HOST`, or POST /v1/hosts/{{id}}/token), stop this agent \
+                 make a registration token (`atoll hosts token HOST`, or POST /v1/hosts/{{id}}/token), stop this agent \
                  and run: atoll host --server {} --register TOKEN",
                 self.server_url
             ),

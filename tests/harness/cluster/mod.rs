@@ -1,0 +1,269 @@
+//! A real cluster on one machine: replicas of control on a PostgreSQL, and host agents with real sandboxes, each in a
+//! network namespace of its own with its own address, data directory and cgroups. Links can be cut, made lossy and
+//! healed, processes stopped, continued, killed and started again. All intervals are short.
+
+mod net;
+mod node;
+mod postgres;
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use atoll_client::{Auth, Client, Endpoint, command};
+use atoll_model::api::hosts::{CreateHostRequest, Host};
+use atoll_model::api::sandboxes::{CreateSandboxRequest, Sandbox};
+use atoll_model::{HostId, HostStatus, SandboxId, SandboxStatus};
+use secrecy::SecretString;
+use serde_json::Value;
+
+pub use net::Net;
+pub use node::Node;
+pub use postgres::Postgres;
+
+use crate::wait::until;
+
+/// How hosts are watched in a cluster.
+pub const STALE_AFTER: Duration = Duration::from_millis(2500);
+pub const MONITOR_INTERVAL: Duration = Duration::from_millis(500);
+const CONTROL: [&str; 14] = [
+    "server",
+    "--heartbeat-interval",
+    "400ms",
+    "--host-stale-after",
+    "2500ms",
+    "--monitor-interval",
+    "500ms",
+    "--transition-limit",
+    "3s",
+    "--signup",
+    "closed",
+    "--log",
+    "info",
+    "--json",
+];
+const AGENT: [&str; 9] =
+    ["host", "--disconnect-after", "2500ms", "--pool-size", "2G", "--log", "info", "--max-sandboxes", "64"];
+const PORT: u16 = 7420;
+const AGENT_PORT: u16 = 7421;
+const EMAIL: &str = "admin@cluster.test";
+
+/// A host: its agent and its id at control.
+pub struct Machine {
+    pub node: Node,
+    pub id: HostId,
+}
+
+/// Everything ends with this value, also when the test has failed.
+pub struct Cluster {
+    pub controls: Vec<Node>,
+    pub hosts: Vec<Machine>,
+    /// In the first admin's name.
+    pub admin: Client,
+    /// With an API key.
+    pub client: Client,
+    pub key: SecretString,
+    token: SecretString,
+    pub postgres: Postgres,
+    pub net: Net,
+    dir: tempfile::TempDir,
+}
+
+/// How a host is reached by control.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    Address,
+    Tunnel,
+}
+
+impl Cluster {
+    /// So many replicas and hosts, all online.
+    pub async fn start(replicas: u8, hosts: u8) -> Self {
+        let mut cluster = Self::without_hosts(replicas).await;
+        for _ in 0..hosts {
+            cluster.add_host(Reach::Address).await;
+        }
+        for host in 0..cluster.hosts.len() {
+            cluster.wait_host(host, HostStatus::Online).await;
+        }
+        cluster.wait_ready().await;
+        cluster
+    }
+
+    pub async fn without_hosts(replicas: u8) -> Self {
+        let dir = tempfile::Builder::new().prefix("atoll-cluster-").tempdir_in("/var/tmp").expect("a directory");
+        let postgres = Postgres::start(dir.path());
+        let mut net = Net::new();
+        let mut controls = Vec::new();
+        for number in 1..=replicas {
+            let (machine, address) = (net.add(number), net.address(number));
+            let listen = format!("{address}:{PORT}");
+            let mut args = CONTROL.to_vec();
+            args.extend(["--listen", &listen, "--advertise", &listen]);
+            let mut node = Node::new(machine, address, dir.path().join(format!("control{number}")), &args);
+            node.run(&[("ATOLL_DATABASE_URL", &postgres.url())]);
+            node.says("the control plane is up").await;
+            controls.push(node);
+        }
+        let nobody = client(controls[0].address, Auth::Nobody);
+        let password: SecretString = "correct horse battery staple".to_owned().into();
+        // Each server that starts before anybody has an account makes a token; the last one counts.
+        let token = controls.last().and_then(setup_token).expect("a setup token in the log");
+        let made = nobody.setup(&token, EMAIL, &password).await.expect("making the first admin");
+        let token = SecretString::from(made.token);
+        let admin = nobody.with_auth(Auth::Bearer(token.clone()));
+        let key = admin.create_api_key("cluster").await.expect("an API key").key.expect("shown once");
+        let key = SecretString::from(key);
+        let client = nobody.with_auth(Auth::ApiKey(key.clone()));
+        Self { controls, hosts: Vec::new(), admin, client, key, token, postgres, net, dir }
+    }
+
+    /// Makes a host, starts its agent and lets it enrol. Answers with its number.
+    pub async fn add_host(&mut self, reach: Reach) -> usize {
+        let made = self.admin.create_host(&CreateHostRequest::default()).await.expect("making a host");
+        let number = self.new_agent(reach, made.host.id.clone());
+        let token = made.registration_token;
+        self.hosts[number].node.run(&[("ATOLL_REGISTER", &token)]);
+        number
+    }
+
+    /// An agent's machine, for the host `id`; not started.
+    pub fn new_agent(&mut self, reach: Reach, id: HostId) -> usize {
+        let number = self.hosts.len();
+        let last = 11 + u8::try_from(number).expect("few hosts");
+        let (machine, address) = (self.net.add(last), self.net.address(last));
+        let server = format!("http://{}:{PORT}", self.controls[number % self.controls.len()].address);
+        let (listen, own) = (format!("0.0.0.0:{AGENT_PORT}"), format!("{address}:{AGENT_PORT}"));
+        let mut args = AGENT.to_vec();
+        args.extend(["--server", &server, "--listen", &listen]);
+        match reach {
+            Reach::Address => args.extend(["--address", &own]),
+            Reach::Tunnel => args.push("--tunnel"),
+        }
+        let node = Node::new(machine, address, self.dir.path().join(format!("host{number}")), &args);
+        self.hosts.push(Machine { node, id });
+        number
+    }
+
+    async fn wait_ready(&self) {
+        until("the cluster to be ready", || async { self.client.ready().await.ok() }).await;
+    }
+
+    /// A client of one replica, with the API key.
+    pub fn client_of(&self, replica: usize) -> Client {
+        client(self.controls[replica].address, Auth::ApiKey(self.key.clone()))
+    }
+
+    /// A client of one replica, in the first admin's name.
+    pub fn admin_of(&self, replica: usize) -> Client {
+        client(self.controls[replica].address, Auth::Bearer(self.token.clone()))
+    }
+
+    /// One request over plain HTTP/1.1 to a replica, with these header lines; the whole answer as text.
+    pub async fn raw(&self, replica: usize, head: &str) -> String {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let exchange = async {
+            let mut stream = tokio::net::TcpStream::connect((self.controls[replica].address, PORT)).await?;
+            let head = head.lines().map(str::trim).collect::<Vec<_>>().join("\r\n");
+            stream.write_all(format!("{head}\r\nConnection: close\r\n\r\n").as_bytes()).await?;
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).await?;
+            Ok::<_, std::io::Error>(String::from_utf8_lossy(&answer).into_owned())
+        };
+        exchange.await.unwrap_or_else(|error| format!("no answer: {error}"))
+    }
+
+    /// Addresses of all replicas: what a host is cut off from.
+    pub fn control_addresses(&self) -> Vec<Ipv4Addr> {
+        self.controls.iter().map(|node| node.address).collect()
+    }
+
+    /// Cuts a host off from all of control.
+    pub fn cut(&self, host: usize) {
+        self.net.cut(&self.hosts[host].node.machine, &self.control_addresses());
+    }
+
+    pub fn heal(&self, host: usize) {
+        self.net.heal(&self.hosts[host].node.machine);
+    }
+
+    pub async fn host(&self, host: usize) -> Host {
+        self.admin.get_host(&self.hosts[host].id).await.expect("the host")
+    }
+
+    pub async fn wait_host(&self, host: usize, status: HostStatus) {
+        let id = &self.hosts[host].id;
+        until(&format!("host {host} to be {status:?}"), || async {
+            self.admin.get_host(id).await.ok().filter(|host| host.status == status).map(drop)
+        })
+        .await;
+    }
+
+    /// A small sandbox on that host.
+    pub async fn sandbox_on(&self, host: usize) -> SandboxId {
+        let id = &self.hosts[host].id;
+        let others: Vec<&HostId> = self.hosts.iter().map(|host| &host.id).filter(|other| *other != id).collect();
+        for other in &others {
+            self.admin.drain_host(other, true).await.expect("draining");
+        }
+        let made = until("a sandbox on the host", || async {
+            let made = self.client.create_sandbox(&tiny()).await.ok()?;
+            if made.host_id.as_ref() == Some(id) {
+                return Some(made.id);
+            }
+            self.client.destroy_sandbox(&made.id).await.expect("destroying");
+            None
+        })
+        .await;
+        for other in others {
+            self.admin.drain_host(other, false).await.expect("undraining");
+        }
+        made
+    }
+
+    pub async fn sandbox(&self, id: &SandboxId) -> Sandbox {
+        self.client.get_sandbox(id).await.expect("the sandbox")
+    }
+
+    pub async fn wait_sandbox(&self, id: &SandboxId, status: SandboxStatus) -> Sandbox {
+        until(&format!("{id} to be {status}"), || async {
+            self.client.get_sandbox(id).await.ok().filter(|sandbox| sandbox.status == status)
+        })
+        .await
+    }
+
+    /// Starts a process that runs for ever, and answers with what tells it from any other.
+    pub async fn long_process(&self, id: &SandboxId) -> (u32, String) {
+        let start = command("/bin/sleep", ["100000"]);
+        let pid = self.client.exec_background(id, &start).await.expect("a process").pid;
+        (pid, self.start_time(id, pid).await)
+    }
+
+    /// When a process of a sandbox was started, in the kernel's own count; empty when there is none.
+    pub async fn start_time(&self, id: &SandboxId, pid: u32) -> String {
+        self.sh(id, &format!("cut -d' ' -f22 /proc/{pid}/stat")).await
+    }
+
+    /// What a shell script writes.
+    pub async fn sh(&self, id: &SandboxId, script: &str) -> String {
+        let answer = self.client.exec(id, &command("/bin/bash", ["-c", script])).await;
+        answer.unwrap_or_else(|error| panic!("running {script:?} in {id}: {error}")).stdout
+    }
+}
+
+/// As little as a sandbox can be.
+pub fn tiny() -> CreateSandboxRequest {
+    CreateSandboxRequest { memory_mb: Some(64), disk_mb: Some(64), ..CreateSandboxRequest::default() }
+}
+
+fn client(address: Ipv4Addr, auth: Auth) -> Client {
+    let endpoint = Endpoint::parse(&format!("http://{address}:{PORT}")).expect("an address");
+    Client::to(endpoint, auth).expect("a client")
+}
+
+/// Said in the first line that a server prints.
+fn setup_token(node: &Node) -> Option<SecretString> {
+    let log = node.log();
+    let line = log.lines().find(|line| line.contains("\"setup_token\""))?;
+    let value: Value = serde_json::from_str(line).ok()?;
+    value["setup_token"].as_str().map(|token| token.to_owned().into())
+}

@@ -1,0 +1,130 @@
+//! One process of a cluster on its own machine: a replica of control or a host's agent.
+
+use std::fs::File;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use crate::atoll::binary;
+use crate::leaks::Mark;
+use crate::wait::until;
+
+pub struct Node {
+    /// Of its network namespace.
+    pub machine: String,
+    pub address: Ipv4Addr,
+    pub dir: PathBuf,
+    args: Vec<String>,
+    env: Vec<(String, String)>,
+    child: Option<Child>,
+}
+
+impl Node {
+    /// Prepares one; [`Node::run`] starts it. `args` without the data directory, which is `dir/data`.
+    pub fn new(machine: String, address: Ipv4Addr, dir: PathBuf, args: &[&str]) -> Self {
+        std::fs::create_dir_all(&dir).expect("a node's directory");
+        let args = args.iter().map(|&arg| arg.to_owned()).collect();
+        Self { machine, address, dir, args, env: Vec::new(), child: None }
+    }
+
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    /// Starts it, with further environment for this and later starts.
+    pub fn run(&mut self, env: &[(&str, &str)]) {
+        for (name, value) in env {
+            self.env.retain(|(known, _)| known != name);
+            self.env.push(((*name).to_owned(), (*value).to_owned()));
+        }
+        let log = File::options().create(true).append(true).open(self.log_path()).expect("a node's log");
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{}", self.machine)).arg("--").arg(binary()).args(&self.args);
+        command.arg("--data-dir").arg(self.data_dir());
+        for name in ["ATOLL_URL", "ATOLL_API_KEY", "ATOLL_DATA_DIR"] {
+            command.env_remove(name);
+        }
+        command.envs(self.env.iter().map(|(name, value)| (name, value))).current_dir(&self.dir);
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("a node's log")).stderr(log);
+        self.child = Some(command.spawn().expect("starting a node"));
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.dir.join("log")
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| child.try_wait().is_ok_and(|ended| ended.is_none()))
+    }
+
+    /// SIGKILL.
+    pub fn kill_9(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("killing a node");
+            child.wait().expect("waiting for a node");
+        }
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub async fn terminate(&mut self) {
+        self.signal(libc::SIGTERM);
+        self.ended().await;
+    }
+
+    /// Waits until it has ended by itself.
+    pub async fn ended(&mut self) {
+        let mut child = self.child.take().expect("a running node");
+        loop {
+            if child.try_wait().expect("waiting for a node").is_some() {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    }
+
+    /// SIGSTOP: its sockets stay open, and nobody answers.
+    pub fn freeze(&self) {
+        self.signal(libc::SIGSTOP);
+    }
+
+    /// SIGCONT.
+    pub fn thaw(&self) {
+        self.signal(libc::SIGCONT);
+    }
+
+    fn signal(&self, signal: i32) {
+        let child = self.child.as_ref().expect("a running node");
+        // SAFETY: kill has no memory effects; the pid is our own child, not yet waited for.
+        unsafe { libc::kill(child.id().cast_signed(), signal) };
+    }
+
+    /// Waits for a line of its log.
+    pub async fn says(&self, text: &str) {
+        until(&format!("a node to say {text:?}"), || async { self.log().contains(text).then_some(()) }).await;
+    }
+
+    pub fn mark(&self) -> Mark {
+        Mark::of(&self.data_dir())
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let tail: Vec<&str> = log.lines().rev().take(60).collect();
+            let tail: Vec<&str> = tail.into_iter().rev().collect();
+            eprintln!("--- {} ({}), the end of its log:\n{}", self.dir.display(), self.machine, tail.join("\n"));
+        }
+        let mark = self.mark();
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        mark.remove();
+    }
+}

@@ -1,0 +1,120 @@
+//! What a cluster promises when hosts can't be seen: nothing is lost, and nothing is destroyed by mistake.
+
+use atoll_model::{HostStatus, SandboxId, SandboxStatus};
+use atoll_tests::cluster::Cluster;
+use atoll_tests::until;
+
+/// Whether a sandbox was ever in this status.
+async fn ever(cluster: &Cluster, id: &SandboxId, status: SandboxStatus) -> bool {
+    let events = cluster.client.sandbox_events(id).await.expect("events");
+    events.items.iter().any(|event| event.status == status)
+}
+
+async fn assert_the_same_process(cluster: &Cluster, id: &SandboxId, process: &(u32, String)) {
+    assert_eq!(cluster.start_time(id, process.0).await, process.1, "the process is not the one that ran before");
+    assert!(!ever(cluster, id, SandboxStatus::Stopped).await);
+}
+
+#[tokio::test]
+async fn a_partition_makes_sandboxes_missing_and_healing_brings_back_the_very_processes() {
+    let cluster = Cluster::start(1, 2).await;
+    let (far, near) = (cluster.sandbox_on(0).await, cluster.sandbox_on(1).await);
+    let process = cluster.long_process(&far).await;
+    cluster.cut(0);
+    cluster.wait_host(0, HostStatus::Unreachable).await;
+    cluster.wait_sandbox(&far, SandboxStatus::Missing).await;
+    assert_eq!(cluster.sandbox(&near).await.status, SandboxStatus::Running);
+    assert_eq!(cluster.sh(&near, "echo near").await, "near\n");
+    // It has noticed by itself that nobody can see it.
+    cluster.hosts[0].node.says("contact with control is lost").await;
+    cluster.heal(0);
+    cluster.wait_host(0, HostStatus::Online).await;
+    cluster.wait_sandbox(&far, SandboxStatus::Running).await;
+    assert_the_same_process(&cluster, &far, &process).await;
+}
+
+#[tokio::test]
+async fn an_agent_killed_and_started_again_during_a_partition_loses_nothing() {
+    let mut cluster = Cluster::start(1, 1).await;
+    let id = cluster.sandbox_on(0).await;
+    let process = cluster.long_process(&id).await;
+    cluster.cut(0);
+    cluster.wait_sandbox(&id, SandboxStatus::Missing).await;
+    cluster.hosts[0].node.kill_9();
+    cluster.hosts[0].node.run(&[]);
+    cluster.hosts[0].node.says("no heartbeat reached control").await;
+    cluster.heal(0);
+    cluster.wait_sandbox(&id, SandboxStatus::Running).await;
+    assert_the_same_process(&cluster, &id, &process).await;
+}
+
+#[tokio::test]
+async fn what_is_destroyed_and_paused_during_a_partition_is_so_when_the_host_is_back() {
+    let cluster = Cluster::start(1, 1).await;
+    let (doomed, kept) = (cluster.sandbox_on(0).await, cluster.sandbox_on(0).await);
+    let process = cluster.long_process(&kept).await;
+    cluster.cut(0);
+    cluster.wait_sandbox(&doomed, SandboxStatus::Missing).await;
+    // Whether it is told at once or has to wait for its host: it must not come back.
+    let _ = cluster.client.destroy_sandbox(&doomed).await;
+    let stopped = cluster.sandbox(&doomed).await.status;
+    cluster.heal(0);
+    cluster.wait_sandbox(&kept, SandboxStatus::Running).await;
+    assert_the_same_process(&cluster, &kept, &process).await;
+    if stopped == SandboxStatus::Missing {
+        cluster.wait_sandbox(&doomed, SandboxStatus::Running).await;
+        cluster.client.destroy_sandbox(&doomed).await.expect("destroying");
+    }
+    until("the host to have one sandbox", || async {
+        let counts = cluster.host(0).await.sandbox_counts;
+        ((counts.running, counts.paused, counts.other) == (1, 0, 0)).then_some(())
+    })
+    .await;
+    assert_eq!(cluster.sandbox(&doomed).await.status, SandboxStatus::Stopped);
+}
+
+#[tokio::test]
+async fn a_host_that_accepts_connections_and_never_answers_is_judged_alone() {
+    let cluster = Cluster::start(1, 2).await;
+    let (silent, well) = (cluster.sandbox_on(0).await, cluster.sandbox_on(1).await);
+    let process = cluster.long_process(&silent).await;
+    cluster.hosts[0].node.freeze();
+    cluster.wait_sandbox(&silent, SandboxStatus::Missing).await;
+    assert_eq!(cluster.sandbox(&well).await.status, SandboxStatus::Running);
+    assert_eq!(cluster.sh(&well, "echo well").await, "well\n");
+    cluster.hosts[0].node.thaw();
+    cluster.wait_sandbox(&silent, SandboxStatus::Running).await;
+    assert_the_same_process(&cluster, &silent, &process).await;
+}
+
+#[tokio::test]
+async fn a_host_deleted_by_force_while_it_is_away_cleans_up_when_it_returns() {
+    let mut cluster = Cluster::start(1, 1).await;
+    let id = cluster.sandbox_on(0).await;
+    cluster.cut(0);
+    cluster.wait_host(0, HostStatus::Unreachable).await;
+    let refused = cluster.admin.delete_host(&cluster.hosts[0].id, false).await.unwrap_err();
+    assert_eq!(refused.status(), Some(409), "{refused}");
+    cluster.admin.delete_host(&cluster.hosts[0].id, true).await.expect("deleting the host");
+    let sandbox = cluster.sandbox(&id).await;
+    assert_eq!((sandbox.status, sandbox.reason.as_deref()), (SandboxStatus::Stopped, Some("host_deleted")));
+    assert!(cluster.hosts[0].node.is_running());
+    let mark = cluster.hosts[0].node.mark();
+    cluster.heal(0);
+    cluster.hosts[0].node.says("this host was deleted: nothing of it is left here").await;
+    cluster.hosts[0].node.ended().await;
+    until("nothing to be left of the host", || async { mark.left().is_empty().then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn an_agent_that_stops_in_order_makes_its_sandboxes_missing_and_its_return_brings_them_back() {
+    let mut cluster = Cluster::start(1, 1).await;
+    let id = cluster.sandbox_on(0).await;
+    let process = cluster.long_process(&id).await;
+    cluster.hosts[0].node.terminate().await;
+    cluster.wait_host(0, HostStatus::Offline).await;
+    cluster.wait_sandbox(&id, SandboxStatus::Missing).await;
+    cluster.hosts[0].node.run(&[]);
+    cluster.wait_sandbox(&id, SandboxStatus::Running).await;
+    assert_the_same_process(&cluster, &id, &process).await;
+}
