@@ -92,7 +92,7 @@ impl Cluster {
     pub async fn without_hosts(replicas: u8) -> Self {
         let dir = tempfile::Builder::new().prefix("atoll-cluster-").tempdir_in("/var/tmp").expect("a directory");
         let postgres = Postgres::start(dir.path());
-        let mut net = Net::new();
+        let mut net = Net::make();
         let mut controls = Vec::new();
         for number in 1..=replicas {
             let (machine, address) = (net.add(number), net.address(number));
@@ -109,7 +109,7 @@ impl Cluster {
         // Each server that starts before anybody has an account makes a token; the last one counts.
         let token = controls.last().and_then(setup_token).expect("a setup token in the log");
         let made = nobody.setup(&token, EMAIL, &password).await.expect("making the first admin");
-        let token = SecretString::from(made.token);
+        let token = SecretString::from(made.token.expect("a token in the answer"));
         let admin = nobody.with_auth(Auth::Bearer(token.clone()));
         let key = admin.create_api_key("cluster").await.expect("an API key").key.expect("shown once");
         let key = SecretString::from(key);

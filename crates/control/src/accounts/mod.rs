@@ -80,7 +80,7 @@ impl Accounts {
         }
     }
 
-    #[cfg(test)]
+    #[must_use]
     pub fn tokens(&self) -> &UserTokens {
         &self.tokens
     }

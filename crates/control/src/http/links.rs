@@ -5,14 +5,13 @@ use std::time::Duration;
 use atoll_model::SandboxId;
 use atoll_model::api::sandboxes::{Link, LinkRequest};
 use axum::extract::State;
-use axum::http::header::HOST;
 use axum::http::request::Parts;
 
 use super::caller::Key;
 use super::error::{ApiError, ApiResult};
 use super::extract::{Id, Json};
 use super::ports::link;
-use super::site::OverTls;
+use super::site::Site;
 use crate::app::App;
 use crate::sandboxes::{SandboxError, store};
 
@@ -60,9 +59,7 @@ fn outside(app: &App, parts: &Parts) -> (String, Option<u16>) {
     if let Some(url) = app.config.public_url.as_deref().and_then(|url| url.parse::<axum::http::Uri>().ok()) {
         return (url.scheme_str().unwrap_or("https").to_owned(), url.port_u16());
     }
-    let secure = parts.extensions.get::<OverTls>().is_some();
-    let header = parts.headers.get(HOST).and_then(|host| host.to_str().ok()?.parse().ok());
-    let authority: Option<axum::http::uri::Authority> = parts.uri.authority().cloned().or(header);
-    let scheme = if secure { "https" } else { "http" };
-    (scheme.to_owned(), authority.and_then(|authority| authority.port_u16()))
+    let site = Site::of(parts, &app.config);
+    let scheme = if site.https { "https" } else { "http" };
+    (scheme.to_owned(), site.port())
 }
