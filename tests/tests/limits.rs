@@ -160,6 +160,11 @@ async fn what_the_sandbox_sees_of_the_machine_is_its_own() {
     let total = atoll.sh(&a, "awk '/MemTotal/ {print $2}' /proc/meminfo").await.stdout;
     assert_eq!(total.trim(), "262144");
     assert_eq!(atoll.sh(&a, "grep -c ^processor /proc/cpuinfo").await.stdout, "1\n");
+    // What ps takes for the start of a process counts from the sandbox's own boot.
+    let started = "awk '{print int($22 / 100)}' /proc/self/stat; awk '{print int($1)}' /proc/uptime";
+    let seconds: Vec<u64> =
+        atoll.sh(&a, started).await.stdout.lines().map(|line| line.parse().expect("seconds")).collect();
+    assert!(seconds[0].abs_diff(seconds[1]) <= 2, "a process of now started at {} of {} s", seconds[0], seconds[1]);
     let boot_ids = [
         std::fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("boot id"),
         atoll.sh(&a, "cat /proc/sys/kernel/random/boot_id").await.stdout,

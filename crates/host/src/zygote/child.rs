@@ -175,6 +175,7 @@ fn settle(plan: &Plan) -> Attempt<()> {
     rustix::system::sethostname(plan.hostname.as_bytes()).attempted(|| "the host name".to_owned())?;
     confine::set_rlimits()?;
     confine::bring_loopback_up()?;
+    confine::begin_boot_time()?;
     confine::set_sysctls()
 }
 

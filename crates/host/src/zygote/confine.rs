@@ -4,8 +4,9 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
 use rustix::thread::{CpuSet, UnshareFlags, sched_setaffinity, unshare_unsafe};
+use rustix::time::{ClockId, clock_gettime};
 
 use super::child::{Attempt, Attempted};
 
@@ -77,6 +78,24 @@ pub(super) fn stay_on(cpus: &[usize]) -> io::Result<()> {
     let mut set = CpuSet::new();
     cpus.iter().filter(|cpu| **cpu < CpuSet::MAX_CPU).for_each(|cpu| set.set(*cpu));
     Ok(sched_setaffinity(None, &set)?)
+}
+
+/// Lets time since boot begin now, from the exec of the guest agent on: `ps` and whoever else counts from the boot see
+/// the sandbox's own, as its `/proc/uptime` has it. Kernels without time namespaces go on with the machine's.
+pub(super) fn begin_boot_time() -> Attempt<()> {
+    // SAFETY: without CLONE_FILES the table of descriptors stays as it is.
+    match unsafe { unshare_unsafe(UnshareFlags::NEWTIME) } {
+        Ok(()) => {}
+        Err(rustix::io::Errno::INVAL) => return Ok(()),
+        Err(error) => return Err(error).attempted(|| "a time namespace".to_owned()),
+    }
+    let seconds = clock_gettime(ClockId::Boottime).tv_sec;
+    // After the change of ids the files of this process belong to the machine's root, until it says otherwise; exec
+    // decides anew.
+    set_dumpable_behavior(DumpableBehavior::Dumpable).attempted(|| "its own files in /proc".to_owned())?;
+    let written = fs::write("/proc/self/timens_offsets", format!("boottime -{seconds} 0\n"));
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).attempted(|| "its own files in /proc".to_owned())?;
+    written.attempted(|| "the offset of the time since boot".to_owned())
 }
 
 pub(super) fn set_rlimits() -> Attempt<()> {
