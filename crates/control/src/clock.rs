@@ -1,10 +1,10 @@
 //! The one clock. Whatever decides by time gets it from here, so that tests can move it.
 
-#[cfg(test)]
+#[cfg(any(test, feature = "simulation"))]
 use std::sync::Arc;
-#[cfg(test)]
+#[cfg(any(test, feature = "simulation"))]
 use std::sync::atomic::{AtomicI64, Ordering};
-#[cfg(test)]
+#[cfg(any(test, feature = "simulation"))]
 use std::time::Duration;
 
 use crate::db::Millis;
@@ -17,7 +17,7 @@ pub struct Clock(Source);
 enum Source {
     #[default]
     System,
-    #[cfg(test)]
+    #[cfg(any(test, feature = "simulation"))]
     Manual(Arc<AtomicI64>),
 }
 
@@ -29,7 +29,7 @@ impl Clock {
     }
 
     /// For tests: stands still until [`Clock::advance`] is called.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "simulation"))]
     #[must_use]
     pub fn manual(start: Millis) -> Self {
         Self(Source::Manual(Arc::new(AtomicI64::new(start.0))))
@@ -39,13 +39,13 @@ impl Clock {
     pub fn now(&self) -> Millis {
         match &self.0 {
             Source::System => Millis::from(chrono::Utc::now()),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "simulation"))]
             Source::Manual(time) => Millis(time.load(Ordering::SeqCst)),
         }
     }
 
     /// Moves a manual clock; the system's can't be moved.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "simulation"))]
     pub fn advance(&self, by: Duration) {
         if let Source::Manual(time) = &self.0 {
             time.fetch_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), Ordering::SeqCst);

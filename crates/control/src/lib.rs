@@ -30,6 +30,15 @@ mod teams;
 #[cfg(test)]
 mod testing;
 
+/// The reconciler with its two sides and its clock, for the simulation of a cluster.
+#[cfg(feature = "simulation")]
+pub mod simulation {
+    pub use crate::clock::Clock;
+    pub use crate::db::{DbError, Millis};
+    pub use crate::fleet::FleetError;
+    pub use crate::reconcile::simulation::*;
+}
+
 pub use accounts::{FirstAdmin, SetupError};
 pub use config::ControlConfig;
 pub use start::Control;

@@ -186,6 +186,9 @@ pub struct HostArgs {
     /// A file with the registration token
     #[arg(long, env = "ATOLL_REGISTER_FILE", value_name = "FILE", conflicts_with = "register")]
     pub register_file: Option<PathBuf>,
+    /// How many times over this host's memory may be promised to sandboxes; not less than what control promises
+    #[arg(long, env = "ATOLL_MEMORY_OVERCOMMIT", value_name = "FACTOR", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub memory_overcommit: u64,
     /// Control can't reach this host: keep a connection open to it in place of an address
     #[arg(long, env = "ATOLL_TUNNEL", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value_t = false)]
     #[arg(action = clap::ArgAction::Set, conflicts_with = "address")]

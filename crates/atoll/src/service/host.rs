@@ -34,6 +34,7 @@ pub fn main(args: HostArgs, _: &Global) -> anyhow::Result<u8> {
         &args.heartbeat,
     );
     config.register_token = token.map(Into::into);
+    config.limits.memory_overcommit = args.memory_overcommit;
     if args.tunnel {
         config.tunnel = true;
         // Nobody comes from outside.

@@ -93,6 +93,8 @@ async fn start(args: &UpArgs, data_dir: &Path, progress: &Progress, halves: &mut
         let mut config =
             settings::host(data_dir, cache_dir.clone(), server, args.agent_listen, &args.agent, &args.heartbeat);
         config.register_token = token;
+        // What control promises of this machine's memory the agent must be willing to give.
+        config.limits.memory_overcommit = args.control.memory_overcommit;
         config
     };
     halves.start_agent(agent(token)).await?;

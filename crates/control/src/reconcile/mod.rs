@@ -21,6 +21,14 @@ mod views;
 #[cfg(test)]
 mod tests;
 
+/// What a simulation puts its own two sides under.
+#[cfg(feature = "simulation")]
+pub mod simulation {
+    pub use super::host_pass::{HostPass, Outcome};
+    pub use super::judge::{Row, Seen, State};
+    pub use super::views::{Agents, Inventory, Records, RowChange};
+}
+
 use std::sync::Arc;
 
 use futures::StreamExt;

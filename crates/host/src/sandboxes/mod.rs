@@ -9,6 +9,8 @@ mod birth;
 mod death;
 mod entry;
 mod error;
+#[cfg(any(test, feature = "simulation"))]
+pub mod fake;
 pub mod floor;
 mod generation;
 mod graves;

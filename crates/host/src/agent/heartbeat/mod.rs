@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::control::{ControlApi, HeartbeatAnswer};
+use super::control::{ControlApi, HeartbeatAnswer, NoAnswer};
 use super::credentials::CredentialStore;
 use super::renewal::Renewal;
 use super::{tombstone, trust};
@@ -29,6 +29,9 @@ use memory::ContactMemory;
 const RENEW_AGAIN: Duration = Duration::from_secs(60);
 /// What a starting agent gives its first heartbeat before contact counts as lost.
 const FIRST_WORD: Duration = Duration::from_secs(10);
+/// Between these is what a heartbeat waits for its answer: as long as its interval.
+const SHORTEST_ANSWER: Duration = Duration::from_secs(2);
+const LONGEST_ANSWER: Duration = Duration::from_secs(15);
 /// What an orderly shutdown gives to the last heartbeat.
 const FAREWELL: Duration = Duration::from_secs(3);
 
@@ -144,7 +147,15 @@ impl Heartbeat {
         let Some(stored) = self.store.load() else { return Observation::NoAnswer };
         let identity = &stored.current;
         let report = self.body.report();
-        let answer = self.control.heartbeat(identity.host_id(), &identity.credentials.access_token, &report).await;
+        let sent = self.control.heartbeat(identity.host_id(), &identity.credentials.access_token, &report);
+        // A link that swallows packets must not hold the next attempt up for long.
+        let limit = self.timing.interval.clamp(SHORTEST_ANSWER, LONGEST_ANSWER);
+        let late = || NoAnswer {
+            attempted: "sending a heartbeat",
+            cause: format!("no answer within {limit:?}"),
+            status: None,
+        };
+        let answer = tokio::time::timeout(limit, sent).await.unwrap_or_else(|_| Err(late()));
         match answer {
             Ok(HeartbeatAnswer::Accepted) => {
                 if let Err(error) = self.store.confirm() {

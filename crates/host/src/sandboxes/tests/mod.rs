@@ -1,6 +1,5 @@
 //! The promises of the keeper, tried on a machine that is only counted.
 
-mod fake;
 mod life;
 mod recovery;
 
@@ -9,9 +8,9 @@ use std::sync::Arc;
 use atoll_model::SandboxId;
 use tempfile::TempDir;
 
+use super::fake::FakeDriver;
 use super::*;
 use crate::config::Limits;
-use fake::FakeDriver;
 
 /// An agent's keeper over a machine that outlives it.
 struct House {

@@ -1,0 +1,53 @@
+//! Lives of simulated clusters under random faults: no sandbox is lost, none runs twice, and all is right again when the
+//! faults have stopped. `ATOLL_SIMULATION_SECONDS` says for how long (30), `ATOLL_SIMULATION_SEED` lives one life again.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use atoll_model::SandboxStatus::{self, Missing, Paused, Running, Starting, Stopped};
+use atoll_tests::simulation::{Hosts, Lived, live};
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} must be a number")))
+}
+
+fn one(seed: u64) -> Lived {
+    let lived = catch_unwind(AssertUnwindSafe(|| live(seed, Hosts::Honest)));
+    lived.unwrap_or_else(|_| Err("it panicked".to_owned())).unwrap_or_else(|broken| {
+        panic!("{broken}\nlive it again with ATOLL_SIMULATION_SEED={seed}");
+    })
+}
+
+#[test]
+fn no_fault_loses_a_sandbox_or_runs_it_twice_and_all_is_right_again_afterwards() {
+    if let Some(seed) = number("ATOLL_SIMULATION_SEED") {
+        one(seed);
+        return;
+    }
+    let long = Duration::from_secs(number("ATOLL_SIMULATION_SECONDS").unwrap_or(30));
+    let (begin, mut lives, mut orphans) = (Instant::now(), 0_u32, 0);
+    let mut became: BTreeMap<(SandboxStatus, SandboxStatus), u32> = BTreeMap::new();
+    // Some that are always the same, then others each time.
+    let mut seeds = (0..20).chain(std::iter::repeat_with(rand::random::<u64>));
+    while lives < 20 || begin.elapsed() < long {
+        let lived = one(seeds.next().expect("endless"));
+        lives += 1;
+        orphans += lived.orphans;
+        for (change, times) in lived.became {
+            *became.entry(change).or_default() += times;
+        }
+    }
+    println!("{lives} lives of a cluster, {orphans} orphans, changes of status: {became:?}");
+    // What the invariants are about has happened, and often.
+    for change in [(Starting, Running), (Running, Missing), (Missing, Running), (Missing, Paused), (Running, Stopped)] {
+        assert!(became.get(&change).is_some_and(|times| *times > 20), "hardly ever: {change:?}");
+    }
+    assert!(orphans > 5, "hardly ever an orphan");
+}
+
+#[test]
+fn hosts_that_leave_sandboxes_out_of_their_lists_are_found_out() {
+    let broken = live(1, Hosts::Liars).err().expect("something that does not hold");
+    assert!(broken.contains("while its process lives"), "{broken}");
+}
