@@ -21,8 +21,18 @@ const withoutInlineStyle: Plugin = {
 	}
 };
 
+/** So has bits-ui's command list, where a class does the same. */
+const withClassesInBits: Plugin = {
+	name: 'with-classes-in-bits-ui',
+	enforce: 'pre',
+	transform(code, id) {
+		if (!/bits-ui\/dist\/bits\/command\/.*\.svelte$/.test(id)) return undefined;
+		return code.replaceAll('style="display: contents;"', 'class="contents"');
+	}
+};
+
 export default defineConfig({
-	plugins: [tailwindcss(), withoutInlineStyle, sveltekit()],
+	plugins: [tailwindcss(), withoutInlineStyle, withClassesInBits, sveltekit()],
 	server: { proxy },
 	build: { assetsInlineLimit: 0 },
 	test: { include: ['src/**/*.test.ts'], environment: 'node' }

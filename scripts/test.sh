@@ -123,7 +123,9 @@ if wants dashboard; then
     stage "Dashboard: types, lints, units" npm --prefix dashboard run --silent check:all
     stage "Dashboard: the API's types are current" scripts/with-atoll.sh --program "$program" \
         npm --prefix dashboard run --silent types:check
-    stage "Dashboard: in a browser" scripts/with-atoll.sh --program "$program" \
+    # Everybody may sign up, and a host that falls silent is noticed within seconds.
+    stage "Dashboard: in a browser" env ATOLL_SIGNUP=open ATOLL_HEARTBEAT_INTERVAL=1s ATOLL_HOST_STALE_AFTER=6s \
+        ATOLL_MONITOR_INTERVAL=1s scripts/with-atoll.sh --program "$program" \
         npm --prefix dashboard run --silent test:browser
 fi
 if wants docs; then

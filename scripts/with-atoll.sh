@@ -5,7 +5,7 @@
 #
 # The command finds ATOLL_URL, ATOLL_API_KEY and ATOLL_DATA_DIR in its environment, and atoll in its PATH.
 set -euo pipefail
-program=$(realpath "$(dirname "$0")/../target/release/atoll")
+program=$(realpath -m "$(dirname "$0")/../target/release/atoll")
 if [ "${1:-}" = --program ]; then
     program=$(realpath "$2")
     shift 2

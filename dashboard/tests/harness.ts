@@ -78,15 +78,19 @@ export async function withPage(
 	}
 }
 
-export async function logIn(page: Page, password = credentials.admin_password): Promise<void> {
-	await page.getByLabel('Email').fill(credentials.admin_email);
+export async function logIn(
+	page: Page,
+	password = credentials.admin_password,
+	email = credentials.admin_email
+): Promise<void> {
+	await page.getByLabel('Email').fill(email);
 	await page.getByLabel('Password').fill(password);
 	await page.getByRole('button', { name: 'Log in' }).click();
 }
 
 /** Goes to a page of the dashboard as the admin. */
 export async function enter(page: Page, address = '/dashboard/sandboxes'): Promise<void> {
-	await page.goto(address);
+	await page.goto(`/login?next=${encodeURIComponent(address)}`);
 	await logIn(page);
 	await page.waitForURL((url) => url.pathname === address);
 }
@@ -108,10 +112,29 @@ export async function inspect(page: Page, name: string): Promise<void> {
 }
 
 /** Asks the API as a program does. */
-export async function api<T>(method: string, path: string, body?: unknown): Promise<T> {
+export const api = <T>(method: string, path: string, body?: unknown) =>
+	ask<T>(method, path, { 'x-api-key': credentials.api_key }, body);
+
+let token: string | undefined;
+/** The same as the admin of this Atoll, signed in with a token as the command line is. */
+export async function admin<T>(method: string, path: string, body?: unknown): Promise<T> {
+	token ??= await tokenOf(credentials.admin_email, credentials.admin_password);
+	return ask<T>(method, path, { authorization: `Bearer ${token}` }, body);
+}
+
+export async function tokenOf(email: string, password: string): Promise<string> {
+	return (await ask<{ token: string }>('POST', '/v1/auth/login', {}, { email, password })).token;
+}
+
+export async function ask<T>(
+	method: string,
+	path: string,
+	headers: Record<string, string>,
+	body?: unknown
+): Promise<T> {
 	const answer = await fetch(server + path, {
 		method,
-		headers: { 'x-api-key': credentials.api_key, 'content-type': 'application/json' },
+		headers: { ...headers, 'content-type': 'application/json' },
 		body: body === undefined ? undefined : JSON.stringify(body)
 	});
 	const text = await answer.text();

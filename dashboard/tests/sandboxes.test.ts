@@ -31,17 +31,20 @@ it('refuses a wrong password in words, keeps the email, and goes on to the page 
 	));
 
 it('stays signed in over a reload, also deep inside, and is out after logging out', () =>
-	withPage(async (page) => {
-		const { id } = await api<Sandbox>('POST', '/v1/sandboxes', {});
-		await enter(page, `/dashboard/sandboxes/${id}`);
-		await page.reload();
-		await page.getByRole('heading', { name: id }).waitFor();
-		await page.getByRole('button', { name: /account and theme/i }).click();
-		await page.getByRole('menuitem', { name: 'Log out' }).click();
-		await page.waitForURL(/\/login/);
-		await page.goto('/dashboard/sandboxes');
-		await page.waitForURL(/\/login\?next=/);
-	}));
+	withPage(
+		async (page) => {
+			const { id } = await api<Sandbox>('POST', '/v1/sandboxes', {});
+			await enter(page, `/dashboard/sandboxes/${id}`);
+			await page.reload();
+			await page.getByRole('heading', { name: id }).waitFor();
+			await page.getByRole('button', { name: /account and theme/i }).click();
+			await page.getByRole('menuitem', { name: 'Log out' }).click();
+			await page.waitForURL(/\/login/);
+			await page.goto('/dashboard/sandboxes');
+			await page.waitForURL(/\/login\?next=/);
+		},
+		{ expected: /401/ }
+	));
 
 it('teaches the first step when there is nothing, creates a sandbox, and shows it', () =>
 	withPage(async (page) => {

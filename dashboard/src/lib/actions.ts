@@ -1,34 +1,56 @@
-// What people do to sandboxes, with its words: one place, used by the list and by the page of one.
+// What people do to sandboxes, with its words: one place, used by the list and by the page of one. The list shows at once
+// what will be, and takes it back when it could not be done.
 import { describe } from '$api/errors';
 import { destroySandbox, pauseSandbox, resumeSandbox } from '$api/sandboxes';
-import type { Sandbox } from '$api/types';
+import type { Sandbox, SandboxStatus } from '$api/types';
 import { toasts } from '$lib/toasts.svelte';
 
 /** How a sandbox is called in a sentence. */
 export const shortId = (id: string) => id.slice(0, 11) + '…';
 
-/** Does it to each; says what was done, or of which it failed and why. True when all went well. */
+const AT_ONCE = 8;
+
+/** Shows a status beforehand; what it gives back takes it away again. */
+export type Show = (ids: string[], status: SandboxStatus) => () => void;
+
+/** Does it to each, a few at a time; says what was done, or of which it failed and why. True when all went well. */
 async function each(
 	sandboxes: Sandbox[],
-	done: string,
-	infinitive: string,
-	act: (id: string) => Promise<unknown>
+	words: { done: string; infinitive: string; meanwhile: SandboxStatus },
+	one: (id: string) => Promise<unknown>,
+	show?: Show
 ): Promise<boolean> {
-	const results = await Promise.allSettled(sandboxes.map((sandbox) => act(sandbox.id)));
-	let failed = 0;
-	results.forEach((result, index) => {
-		if (result.status === 'rejected') {
-			failed += 1;
-			const id = sandboxes[index]?.id ?? '';
-			toasts.bad(`Could not ${infinitive} ${shortId(id)} ${describe(result.reason)}`);
+	const undo = show?.(
+		sandboxes.map(({ id }) => id),
+		words.meanwhile
+	);
+	const failures: { id: string; why: string }[] = [];
+	const queue = [...sandboxes];
+	const work = async () => {
+		for (let next = queue.shift(); next; next = queue.shift()) {
+			const { id } = next;
+			await one(id).catch((error: unknown) => failures.push({ id, why: describe(error) }));
 		}
-	});
-	const went = sandboxes.length - failed;
-	if (went === 1 && sandboxes[0]) toasts.good(`${done} ${shortId(sandboxes[0].id)}`);
-	else if (went > 1) toasts.good(`${done} ${went} sandboxes`);
-	return failed === 0;
+	};
+	await Promise.all(Array.from({ length: Math.min(AT_ONCE, sandboxes.length) }, work));
+	undo?.();
+	if (failures.length > 3) {
+		toasts.bad(
+			`Could not ${words.infinitive} ${failures.length} of ${sandboxes.length} sandboxes: ${failures[0]?.why}`
+		);
+	} else {
+		for (const { id, why } of failures) toasts.bad(`Could not ${words.infinitive} ${shortId(id)}: ${why}`);
+	}
+	const went = sandboxes.length - failures.length;
+	if (went === 1 && sandboxes.length === 1 && sandboxes[0])
+		toasts.good(`${words.done} ${shortId(sandboxes[0].id)}`);
+	else if (went > 0) toasts.good(`${words.done} ${went} sandboxes`);
+	return failures.length === 0;
 }
 
-export const pause = (sandboxes: Sandbox[]) => each(sandboxes, 'Paused', 'pause', pauseSandbox);
-export const resume = (sandboxes: Sandbox[]) => each(sandboxes, 'Resumed', 'resume', resumeSandbox);
-export const destroy = (sandboxes: Sandbox[]) => each(sandboxes, 'Destroyed', 'destroy', destroySandbox);
+export const pause = (sandboxes: Sandbox[], show?: Show) =>
+	each(sandboxes, { done: 'Paused', infinitive: 'pause', meanwhile: 'pausing' }, pauseSandbox, show);
+export const resume = (sandboxes: Sandbox[], show?: Show) =>
+	each(sandboxes, { done: 'Resumed', infinitive: 'resume', meanwhile: 'resuming' }, resumeSandbox, show);
+export const destroy = (sandboxes: Sandbox[], show?: Show) =>
+	each(sandboxes, { done: 'Destroyed', infinitive: 'destroy', meanwhile: 'stopped' }, destroySandbox, show);

@@ -1,44 +1,56 @@
-// Who is signed in. The token lives in this tab only: in memory, and in the tab's sessionStorage so that a reload
-// doesn't sign out. It is never in localStorage, and gone when the tab closes.
+// Who is signed in. The session is a cookie that no script can read: this knows only who it is.
+//
+// When it ends by itself, nothing that was typed is lost: whoever asked waits, a dialog asks for the password
+// (SessionDialog), and what was asked is asked again.
 import * as auth from '$api/auth';
-import { setBearer, whenUnauthorized } from '$api/client';
+import { setCsrf, whenUnauthorized } from '$api/client';
+import { ApiError } from '$api/errors';
 import type { Me } from '$api/types';
 
-const KEY = 'atoll.session';
+import { platformStream, stream } from './stream.svelte';
 
 class Session {
 	me = $state<Me | null>(null);
-	/** The session ended by itself while somebody was here. */
-	expired = $state(false);
+	/** The session has ended by itself: the dialog is shown. */
+	ended = $state(false);
+	#waiting: ((again: boolean) => void)[] = [];
 
 	constructor() {
-		whenUnauthorized(() => {
-			this.#forget();
-			this.expired = true;
-		});
+		whenUnauthorized(() => this.#again());
 	}
 
-	/** Takes up the tab's session when there is one. True when somebody is signed in. */
+	/** Takes up the browser's session when there is one. True when somebody is signed in. */
 	async restore(): Promise<boolean> {
 		if (this.me) return true;
-		const token = read();
-		if (!token) return false;
-		setBearer(token);
 		try {
-			this.me = await auth.me();
+			await this.#read();
 			return true;
 		} catch (error) {
-			if (read() === null) return false;
+			if (error instanceof ApiError && error.status === 401) return false;
 			throw error;
 		}
 	}
 
 	async signIn(email: string, password: string): Promise<void> {
-		const { token } = await auth.login(email, password);
-		setBearer(token);
-		write(token);
-		this.me = await auth.me();
-		this.expired = false;
+		await this.taken(await auth.login(email, password));
+	}
+
+	/** Goes on with the session that an answer has opened. */
+	async taken(answer: { csrf_token?: string | null }): Promise<void> {
+		setCsrf(answer.csrf_token ?? null);
+		const before = this.me?.user_id;
+		await this.#read();
+		this.ended = false;
+		const same = before === undefined || before === this.me?.user_id;
+		for (const go of this.#waiting.splice(0)) go(same);
+		if (!same) location.assign('/dashboard/sandboxes');
+		else this.#fresh();
+	}
+
+	/** Reads again who one is: after a change of the name or the team. */
+	async reload(): Promise<void> {
+		await this.#read();
+		this.#fresh();
 	}
 
 	async signOut(): Promise<void> {
@@ -47,31 +59,33 @@ class Session {
 		} catch {
 			// Forgotten here all the same; the server ends the session by itself when its time is over.
 		}
-		this.#forget();
-		this.expired = false;
+		this.leave();
 	}
 
-	#forget(): void {
-		setBearer(null);
-		write(null);
+	/** Forgets who one was, and lets go of those who wait. */
+	leave(): void {
+		setCsrf(null);
 		this.me = null;
+		this.ended = false;
+		for (const go of this.#waiting.splice(0)) go(false);
+		stream.stop();
+		platformStream.stop();
 	}
-}
 
-function read(): string | null {
-	try {
-		return sessionStorage.getItem(KEY);
-	} catch {
-		return null;
+	#fresh(): void {
+		stream.restart();
+		platformStream.restart();
 	}
-}
 
-function write(token: string | null): void {
-	try {
-		if (token === null) sessionStorage.removeItem(KEY);
-		else sessionStorage.setItem(KEY, token);
-	} catch {
-		// No storage: the session ends with a reload.
+	async #read(): Promise<void> {
+		this.me = await auth.me();
+		setCsrf(this.me.csrf_token ?? null);
+	}
+
+	#again(): Promise<boolean> {
+		if (!this.me) return Promise.resolve(false);
+		this.ended = true;
+		return new Promise((resolve) => this.#waiting.push(resolve));
 	}
 }
 

@@ -58,3 +58,8 @@ export const canPause = (sandbox: Sandbox) => sandbox.status === 'running';
 export const canResume = (sandbox: Sandbox) => sandbox.status === 'paused';
 export const canDestroy = (sandbox: Sandbox) => sandbox.status !== 'stopped';
 export const isOver = (sandbox: Sandbox) => sandbox.status === 'stopped';
+
+export function isSandbox(object: unknown): object is Sandbox {
+	const sandbox = object as Sandbox | null;
+	return typeof sandbox?.id === 'string' && typeof sandbox.status === 'string' && 'template' in sandbox;
+}

@@ -1,4 +1,3 @@
 import { redirect } from '@sveltejs/kit';
-import { resolve } from '$app/paths';
 
-export const load = () => redirect(307, resolve('/dashboard/sandboxes'));
+export const load = () => redirect(307, '/dashboard/sandboxes');

@@ -15,7 +15,9 @@ export class ApiError extends Error {
 		readonly requestId?: string,
 		/** The field of the request that was wrong. */
 		readonly field?: string,
-		readonly retryAfter?: number
+		readonly retryAfter?: number,
+		/** What else the answer says: `sandbox_ids` of a host that has some, and the like. */
+		readonly details: Record<string, unknown> = {}
 	) {
 		super(message);
 	}
@@ -30,8 +32,8 @@ function isErrorBody(body: unknown): body is ErrorBody {
 export function fromAnswer(status: number, body: unknown, retryAfter: string | null): ApiError {
 	const seconds = retryAfter === null ? undefined : Number.parseInt(retryAfter, 10) || undefined;
 	if (isErrorBody(body)) {
-		const { code, message, request_id, field } = body.error;
-		return new ApiError(code, message, status, request_id, field, seconds);
+		const { code, message, request_id, field, ...details } = body.error;
+		return new ApiError(code, message, status, request_id, field, seconds, details);
 	}
 	return new ApiError(
 		'unexpected',
@@ -42,6 +44,10 @@ export function fromAnswer(status: number, body: unknown, retryAfter: string | n
 
 export const unreachable = () =>
 	new ApiError('unreachable', 'The server can’t be reached. Is it running, and is the network up?');
+
+/** Whatever was thrown, as one of ours. */
+export const asApiError = (error: unknown) =>
+	error instanceof ApiError ? error : new ApiError('unexpected', describe(error));
 
 /** For people: the message, when to try again, and what to quote when asking for help. */
 export function describe(error: unknown): string {

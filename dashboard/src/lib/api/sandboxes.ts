@@ -1,20 +1,8 @@
-import { request } from './client';
-import type { CreateSandbox, Page, Sandbox, SandboxEvent, Template } from './types';
+import { all, request } from './client';
+import type { CreateSandbox, LogLine, Metrics, Page, Process, Sandbox, SandboxEvent } from './types';
 
-/** Every sandbox of the team that is not stopped, page by page. */
-export async function listSandboxes(signal?: AbortSignal): Promise<Sandbox[]> {
-	const all: Sandbox[] = [];
-	let cursor: string | undefined;
-	do {
-		const page: Page<Sandbox> = await request('GET /v1/sandboxes', {
-			query: { limit: 1000, cursor },
-			signal
-		});
-		all.push(...page.items);
-		cursor = page.next_cursor ?? undefined;
-	} while (cursor);
-	return all;
-}
+/** Every sandbox of the team that is not stopped. */
+export const listSandboxes = (signal?: AbortSignal) => all<Sandbox>('GET /v1/sandboxes', { signal });
 
 export const getSandbox = (id: string, signal?: AbortSignal) =>
 	request<Sandbox>('GET /v1/sandboxes/{id}', { path: { id }, signal });
@@ -28,8 +16,27 @@ export const resumeSandbox = (id: string) =>
 	request<Sandbox>('POST /v1/sandboxes/{id}/resume', { path: { id } });
 export const destroySandbox = (id: string) =>
 	request<undefined>('DELETE /v1/sandboxes/{id}', { path: { id } });
+export const setTimeoutOf = (id: string, timeout_sec: number, on_timeout: Sandbox['on_timeout']) =>
+	request<Sandbox>('POST /v1/sandboxes/{id}/timeout', { path: { id }, body: { timeout_sec, on_timeout } });
 
 export const sandboxEvents = (id: string, signal?: AbortSignal) =>
-	request<Page<SandboxEvent>>('GET /v1/sandboxes/{id}/events', { path: { id }, signal });
+	all<SandboxEvent>('GET /v1/sandboxes/{id}/events', { path: { id }, signal });
 
-export const listTemplates = () => request<Page<Template>>('GET /v1/templates', { query: { limit: 1000 } });
+export const sandboxMetrics = (id: string, range: string, signal?: AbortSignal) =>
+	request<Metrics>('GET /v1/sandboxes/{id}/metrics', { path: { id }, query: { range }, signal });
+
+export const sandboxLogs = (id: string, cursor?: string, signal?: AbortSignal) =>
+	request<Page<LogLine>>('GET /v1/sandboxes/{id}/logs', {
+		path: { id },
+		query: { limit: 1000, cursor },
+		signal
+	});
+
+/** `GET …/processes`: what its guest agent has started. */
+export const listProcesses = async (id: string, signal?: AbortSignal) =>
+	(await request<{ items: Process[] }>('GET /v1/sandboxes/{id}/processes', { path: { id }, signal })).items;
+export const killProcess = (id: string, process: string, signal: string) =>
+	request<undefined>('DELETE /v1/sandboxes/{id}/processes/{process}', {
+		path: { id, process },
+		query: { signal }
+	});

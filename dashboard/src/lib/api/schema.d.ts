@@ -7,11 +7,22 @@ export type Route =
     | "DELETE /v1/hosts/{id}/tags"
     | "DELETE /v1/sandboxes/{id}"
     | "DELETE /v1/sandboxes/{id}/processes/{process}"
+    | "DELETE /v1/sessions/{id}"
+    | "DELETE /v1/teams/{id}"
+    | "DELETE /v1/teams/{id}/members/{user_id}"
     | "GET /healthz"
     | "GET /metrics"
     | "GET /readyz"
+    | "GET /v1/admin/audit-logs"
     | "GET /v1/admin/hosts"
+    | "GET /v1/admin/sandboxes"
+    | "GET /v1/admin/teams"
+    | "GET /v1/admin/users"
+    | "GET /v1/admin/users/{id}"
     | "GET /v1/api-keys"
+    | "GET /v1/audit-logs"
+    | "GET /v1/auth/config"
+    | "GET /v1/events"
     | "GET /v1/hosts"
     | "GET /v1/hosts/{id}"
     | "GET /v1/hosts/{id}/delete-preview"
@@ -28,14 +39,22 @@ export type Route =
     | "GET /v1/sandboxes/{id}/metrics"
     | "GET /v1/sandboxes/{id}/processes"
     | "GET /v1/sandboxes/{id}/pty"
+    | "GET /v1/sessions"
     | "GET /v1/teams"
+    | "GET /v1/teams/{id}"
+    | "GET /v1/teams/{id}/members"
     | "GET /v1/templates"
     | "GET /v1/templates/{name}"
     | "PATCH /v1/hosts/{id}"
+    | "PATCH /v1/me"
+    | "PATCH /v1/teams/{id}"
+    | "PATCH /v1/teams/{id}/members/{user_id}"
     | "POST /v1/api-keys"
     | "POST /v1/auth/login"
     | "POST /v1/auth/logout"
     | "POST /v1/auth/setup"
+    | "POST /v1/auth/signup"
+    | "POST /v1/auth/switch-team"
     | "POST /v1/hosts"
     | "POST /v1/hosts/auth/refresh"
     | "POST /v1/hosts/register"
@@ -44,6 +63,7 @@ export type Route =
     | "POST /v1/hosts/{id}/tags"
     | "POST /v1/hosts/{id}/token"
     | "POST /v1/hosts/{id}/undrain"
+    | "POST /v1/me/password"
     | "POST /v1/sandboxes"
     | "POST /v1/sandboxes/{id}/exec"
     | "POST /v1/sandboxes/{id}/files/list"
@@ -57,12 +77,72 @@ export type Route =
     | "POST /v1/sandboxes/{id}/pause"
     | "POST /v1/sandboxes/{id}/ping"
     | "POST /v1/sandboxes/{id}/resume"
-    | "POST /v1/sandboxes/{id}/timeout";
+    | "POST /v1/sandboxes/{id}/timeout"
+    | "POST /v1/teams"
+    | "POST /v1/teams/{id}/leave"
+    | "POST /v1/teams/{id}/members"
+    | "PUT /v1/admin/teams/{id}/byoc"
+    | "PUT /v1/admin/users/{id}/active"
+    | "PUT /v1/admin/users/{id}/admin";
 
 export type paths = Record<string, never>;
 export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
+        /**
+         * @description Who acts.
+         * @enum {string}
+         */
+        ActorKind: "user" | "api_key" | "host" | "system";
+        /** @description Makes somebody who has an account a member. (`POST /v1/teams/{id}/invitations` invites those who have none.) */
+        AddMemberRequest: {
+            email: string;
+            role?: components["schemas"]["Role"] | null;
+        };
+        /** @description A sandbox with its team. */
+        AdminSandbox: components["schemas"]["Sandbox"] & {
+            team_id: components["schemas"]["TeamId"];
+            team_name: string;
+        };
+        /** @description A team as a platform admin sees it. */
+        AdminTeam: {
+            /** Format: date-time */
+            created_at: string;
+            /**
+             * Format: int64
+             * @description Its own machines.
+             */
+            hosts: number;
+            id: components["schemas"]["TeamId"];
+            is_byoc: boolean;
+            /** Format: int64 */
+            members: number;
+            name: string;
+            /**
+             * Format: int64
+             * @description Those that are not stopped.
+             */
+            sandboxes: number;
+            slug: string;
+        };
+        /** @description A person as a platform admin sees them. */
+        AdminUser: {
+            /** Format: date-time */
+            created_at: string;
+            email: string;
+            id: components["schemas"]["UserId"];
+            /** @description False: can't sign in, and every session is refused. */
+            is_active: boolean;
+            is_admin: boolean;
+            /**
+             * Format: date-time
+             * @description When a session was last opened.
+             */
+            last_login_at?: string | null;
+            name: string;
+            /** Format: int64 */
+            teams: number;
+        };
         ApiKey: {
             /** Format: date-time */
             created_at: string;
@@ -77,12 +157,57 @@ export interface components {
             name: string;
         };
         ApiKeyId: string;
+        /** @description Who did what to which thing, from where, with what result. */
+        AuditEntry: {
+            /** @description Reads `thing.verb`: `sandbox.create`, `member.remove`. */
+            action: string;
+            actor_id?: string | null;
+            actor_kind: components["schemas"]["ActorKind"];
+            /** @description The person's address, or the key's name, while there is one. */
+            actor_name?: string | null;
+            /** @description Where the request came from. */
+            address?: string | null;
+            /** @description What it became. */
+            after?: unknown;
+            /** Format: date-time */
+            at: string;
+            /** @description What the change replaced, where there was something, without secrets. */
+            before?: unknown;
+            details: {
+                [key: string]: unknown;
+            };
+            id: components["schemas"]["AuditId"];
+            request_id?: string | null;
+            resource_id?: string | null;
+            resource_kind: string;
+            /** @description `ok`, or an error code. */
+            result: string;
+            team_id?: components["schemas"]["TeamId"] | null;
+            user_agent?: string | null;
+        };
+        AuditId: string;
+        /** @description What a page for signing in needs to know. Public. */
+        AuthConfig: {
+            providers: components["schemas"]["SignInProvider"][];
+            /** @description Nobody has an account: the first admin is made with the setup token that the server printed. */
+            setup_needed: boolean;
+            signup: components["schemas"]["Signup"];
+            /** @description Whether the server sends mail. Without it an admin hands out the links that set a new password. */
+            smtp: boolean;
+        };
         AuthResponse: {
+            /** @description To be sent as `X-CSRF-Token` with whatever a cookie session changes; only in an answer that sets the cookie. */
+            csrf_token?: string | null;
             email: string;
+            /**
+             * Format: date-time
+             * @description When the session ends by itself.
+             */
+            expires_at: string;
             name: string;
             team_id: components["schemas"]["TeamId"];
-            /** @description A user JWT for `Authorization: Bearer`, valid for 6 hours. */
-            token: string;
+            /** @description A user JWT for `Authorization: Bearer`, valid for 6 hours. Absent from an answer that sets a cookie. */
+            token?: string | null;
             user_id: components["schemas"]["UserId"];
         };
         BackgroundExecResponse: {
@@ -100,6 +225,122 @@ export interface components {
             disk_mb: number;
             /** Format: int64 */
             memory_mb: number;
+        };
+        ChangePasswordRequest: {
+            /** @description Absent only for people who have no password yet, since they sign in elsewhere. */
+            current_password?: string | null;
+            /** @description 8 to 1,024 bytes. */
+            new_password: string;
+        };
+        /** @description A page of a list that also says how long the list is. */
+        CountedPage_AdminSandbox: {
+            items: (components["schemas"]["Sandbox"] & {
+                team_id: components["schemas"]["TeamId"];
+                team_name: string;
+            })[];
+            /** @description Pass as `cursor` to get the next page; absent on the last one. */
+            next_cursor?: string | null;
+            /**
+             * Format: int64
+             * @description How many items the filters match, over all pages.
+             */
+            total: number;
+        };
+        /** @description A page of a list that also says how long the list is. */
+        CountedPage_AdminTeam: {
+            items: {
+                /** Format: date-time */
+                created_at: string;
+                /**
+                 * Format: int64
+                 * @description Its own machines.
+                 */
+                hosts: number;
+                id: components["schemas"]["TeamId"];
+                is_byoc: boolean;
+                /** Format: int64 */
+                members: number;
+                name: string;
+                /**
+                 * Format: int64
+                 * @description Those that are not stopped.
+                 */
+                sandboxes: number;
+                slug: string;
+            }[];
+            /** @description Pass as `cursor` to get the next page; absent on the last one. */
+            next_cursor?: string | null;
+            /**
+             * Format: int64
+             * @description How many items the filters match, over all pages.
+             */
+            total: number;
+        };
+        /** @description A page of a list that also says how long the list is. */
+        CountedPage_AdminUser: {
+            items: {
+                /** Format: date-time */
+                created_at: string;
+                email: string;
+                id: components["schemas"]["UserId"];
+                /** @description False: can't sign in, and every session is refused. */
+                is_active: boolean;
+                is_admin: boolean;
+                /**
+                 * Format: date-time
+                 * @description When a session was last opened.
+                 */
+                last_login_at?: string | null;
+                name: string;
+                /** Format: int64 */
+                teams: number;
+            }[];
+            /** @description Pass as `cursor` to get the next page; absent on the last one. */
+            next_cursor?: string | null;
+            /**
+             * Format: int64
+             * @description How many items the filters match, over all pages.
+             */
+            total: number;
+        };
+        /** @description A page of a list that also says how long the list is. */
+        CountedPage_Host: {
+            items: {
+                /** @description Where control reaches the agent: `host:port`. */
+                address?: string | null;
+                agent_version?: string | null;
+                arch?: string | null;
+                availability_zone?: string | null;
+                /** Format: int32 */
+                cpu_cores?: number | null;
+                /** Format: date-time */
+                created_at: string;
+                created_by?: components["schemas"]["UserId"] | null;
+                /** Format: int64 */
+                disk_gb?: number | null;
+                draining: boolean;
+                id: components["schemas"]["HostId"];
+                /** Format: date-time */
+                last_heartbeat_at?: string | null;
+                /** Format: int64 */
+                memory_mb?: number | null;
+                name: string;
+                provider?: string | null;
+                sandbox_counts: components["schemas"]["SandboxCounts"];
+                status: components["schemas"]["HostStatus"];
+                team_id?: components["schemas"]["TeamId"] | null;
+                team_name?: string | null;
+                type: components["schemas"]["HostType"];
+                /** Format: date-time */
+                updated_at: string;
+            }[];
+            /** @description Pass as `cursor` to get the next page; absent on the last one. */
+            next_cursor?: string | null;
+            /**
+             * Format: int64
+             * @description How many items the filters match, over all pages.
+             */
+            total: number;
         };
         CreateApiKeyRequest: {
             name: string;
@@ -184,6 +425,10 @@ export interface components {
              */
             vcpus?: number | null;
         };
+        /** @description A team that is to be made; its maker becomes its owner. */
+        CreateTeamRequest: {
+            name: string;
+        };
         /**
          * @description How `stdout` and `stderr` are written: as they are, or base64 when they are not UTF-8.
          * @enum {string}
@@ -194,7 +439,7 @@ export interface components {
             error: components["schemas"]["ErrorDetail"];
         };
         /** @enum {string} */
-        ErrorCode: "invalid_request" | "unauthorized" | "forbidden" | "not_found" | "method_not_allowed" | "conflict" | "invalid_state" | "host_has_sandboxes" | "snapshot_in_use" | "email_taken" | "name_taken" | "host_deleted" | "too_large" | "unsupported_media_type" | "rate_limited" | "quota_exceeded" | "internal" | "agent_error" | "no_hosts_available" | "host_unavailable" | "overloaded" | "not_ready" | "insufficient_storage" | "timeout";
+        ErrorCode: "invalid_request" | "unauthorized" | "forbidden" | "origin_mismatch" | "csrf_token_invalid" | "signup_closed" | "not_found" | "method_not_allowed" | "conflict" | "invalid_state" | "host_has_sandboxes" | "snapshot_in_use" | "email_taken" | "name_taken" | "host_deleted" | "too_large" | "unsupported_media_type" | "rate_limited" | "quota_exceeded" | "internal" | "agent_error" | "no_hosts_available" | "host_unavailable" | "overloaded" | "not_ready" | "insufficient_storage" | "timeout";
         ErrorDetail: {
             code: components["schemas"]["ErrorCode"];
             /** @description The field of the request that was wrong, when one was. */
@@ -204,6 +449,22 @@ export interface components {
             request_id: string;
         } & {
             [key: string]: unknown;
+        };
+        /** @description Something that happened. `data` of a server-sent event, and the body of a webhook. */
+        Event: {
+            /** Format: date-time */
+            created_at: string;
+            /**
+             * Format: int64
+             * @description Its place in the order of all events. A webhook may bring one twice: this tells.
+             */
+            id: number;
+            /** @description The thing as the API shows it now (which may be later than the event); null when it is gone. */
+            object?: unknown;
+            resource: components["schemas"]["Resource"];
+            team_id?: components["schemas"]["TeamId"] | null;
+            /** @description Kind and what happened: `sandbox.created`, `host.updated`, `api_key.deleted`. */
+            type: string;
         };
         ExecRequest: {
             args?: string[];
@@ -396,11 +657,28 @@ export interface components {
             password: string;
         };
         Me: {
+            /** @description To be sent as `X-CSRF-Token` with whatever a cookie session changes; absent for tokens. */
+            csrf_token?: string | null;
             email: string;
+            /** @description Whether there is a password to change; people who sign in elsewhere may have none. */
+            has_password: boolean;
             is_admin: boolean;
             name: string;
             role: components["schemas"]["Role"];
             team_id: components["schemas"]["TeamId"];
+            user_id: components["schemas"]["UserId"];
+        };
+        Member: {
+            /**
+             * Format: date-time
+             * @description When the membership began.
+             */
+            created_at: string;
+            email: string;
+            /** @description False: the account is switched off by a platform admin. */
+            is_active: boolean;
+            name: string;
+            role: components["schemas"]["Role"];
             user_id: components["schemas"]["UserId"];
         };
         /** @description Oldest first. */
@@ -461,6 +739,38 @@ export interface components {
             next_cursor?: string | null;
         };
         /** @description A page of a list. */
+        Page_AuditEntry: {
+            items: {
+                /** @description Reads `thing.verb`: `sandbox.create`, `member.remove`. */
+                action: string;
+                actor_id?: string | null;
+                actor_kind: components["schemas"]["ActorKind"];
+                /** @description The person's address, or the key's name, while there is one. */
+                actor_name?: string | null;
+                /** @description Where the request came from. */
+                address?: string | null;
+                /** @description What it became. */
+                after?: unknown;
+                /** Format: date-time */
+                at: string;
+                /** @description What the change replaced, where there was something, without secrets. */
+                before?: unknown;
+                details: {
+                    [key: string]: unknown;
+                };
+                id: components["schemas"]["AuditId"];
+                request_id?: string | null;
+                resource_id?: string | null;
+                resource_kind: string;
+                /** @description `ok`, or an error code. */
+                result: string;
+                team_id?: components["schemas"]["TeamId"] | null;
+                user_agent?: string | null;
+            }[];
+            /** @description Pass as `cursor` to get the next page; absent on the last one. */
+            next_cursor?: string | null;
+        };
+        /** @description A page of a list. */
         Page_Host: {
             items: {
                 /** @description Where control reaches the agent: `host:port`. */
@@ -501,6 +811,24 @@ export interface components {
                 message: string;
                 /** Format: date-time */
                 timestamp: string;
+            }[];
+            /** @description Pass as `cursor` to get the next page; absent on the last one. */
+            next_cursor?: string | null;
+        };
+        /** @description A page of a list. */
+        Page_Member: {
+            items: {
+                /**
+                 * Format: date-time
+                 * @description When the membership began.
+                 */
+                created_at: string;
+                email: string;
+                /** @description False: the account is switched off by a platform admin. */
+                is_active: boolean;
+                name: string;
+                role: components["schemas"]["Role"];
+                user_id: components["schemas"]["UserId"];
             }[];
             /** @description Pass as `cursor` to get the next page; absent on the last one. */
             next_cursor?: string | null;
@@ -562,6 +890,31 @@ export interface components {
                 at: string;
                 reason?: string | null;
                 status: components["schemas"]["SandboxStatus"];
+            }[];
+            /** @description Pass as `cursor` to get the next page; absent on the last one. */
+            next_cursor?: string | null;
+        };
+        /** @description A page of a list. */
+        Page_Session: {
+            items: {
+                /** @description Where it was opened from. */
+                address?: string | null;
+                /** Format: date-time */
+                created_at: string;
+                /** @description The one that asks. */
+                current: boolean;
+                /** Format: date-time */
+                expires_at: string;
+                id: components["schemas"]["SessionId"];
+                kind: components["schemas"]["SessionKind"];
+                /**
+                 * Format: date-time
+                 * @description To the minute.
+                 */
+                last_seen_at?: string | null;
+                /** @description The team that it acts in. */
+                team_id: components["schemas"]["TeamId"];
+                user_agent?: string | null;
             }[];
             /** @description Pass as `cursor` to get the next page; absent on the last one. */
             next_cursor?: string | null;
@@ -648,6 +1001,13 @@ export interface components {
             /** @description Single use, shown once. */
             registration_token: string;
         };
+        /** @description What an event is about. */
+        Resource: {
+            /** @description Of a member: the person's. */
+            id: string;
+            /** @description `sandbox`, `host`, `template`, `snapshot`, `api_key`, `team`, `member` or `webhook`. */
+            kind: string;
+        };
         /**
          * @description A person's role in a team. Ordered: a greater one may do all that a lesser one may.
          * @enum {string}
@@ -703,6 +1063,32 @@ export interface components {
         SandboxId: string;
         /** @enum {string} */
         SandboxStatus: "pending" | "starting" | "running" | "pausing" | "paused" | "resuming" | "stopped" | "missing" | "error";
+        Session: {
+            /** @description Where it was opened from. */
+            address?: string | null;
+            /** Format: date-time */
+            created_at: string;
+            /** @description The one that asks. */
+            current: boolean;
+            /** Format: date-time */
+            expires_at: string;
+            id: components["schemas"]["SessionId"];
+            kind: components["schemas"]["SessionKind"];
+            /**
+             * Format: date-time
+             * @description To the minute.
+             */
+            last_seen_at?: string | null;
+            /** @description The team that it acts in. */
+            team_id: components["schemas"]["TeamId"];
+            user_agent?: string | null;
+        };
+        SessionId: string;
+        /**
+         * @description How a session proves itself.
+         * @enum {string}
+         */
+        SessionKind: "token" | "browser";
         /** @description Makes the first admin of a fresh installation. */
         SetupRequest: {
             email: string;
@@ -710,6 +1096,27 @@ export interface components {
             password: string;
             /** @description What the server printed at its start. */
             token: string;
+        };
+        /** @description A place elsewhere where people can sign in. */
+        SignInProvider: {
+            /** @description As in `/v1/auth/oidc/{provider}`. */
+            id: string;
+            /** @description For people. */
+            name: string;
+        };
+        /**
+         * @description Who may make an account.
+         * @enum {string}
+         */
+        Signup: "open" | "invite" | "closed";
+        /** @description Makes an account, with a team of the person's own. */
+        SignupRequest: {
+            email: string;
+            /** @description The token of an invitation; needed where signing up is by invitation only. Its team is joined at once. */
+            invitation?: string | null;
+            name: string;
+            /** @description 8 to 1,024 bytes. */
+            password: string;
         };
         /** @description Text frames that a client sends on `exec/stream`, and as control frames on `pty`. */
         StreamInput: {
@@ -783,9 +1190,19 @@ export interface components {
             type: "exit";
         } | {
             code: string;
+            /** @description The field of the start frame that was wrong. */
+            field?: string | null;
             message: string;
+            /** @description What is wrong with it: `not_found` or `not_executable`. */
+            reason?: string | null;
             /** @enum {string} */
             type: "error";
+        };
+        SwitchRequest: {
+            enabled: boolean;
+        };
+        SwitchTeamRequest: {
+            team_id: components["schemas"]["TeamId"];
         };
         Team: {
             /** Format: date-time */
@@ -796,6 +1213,12 @@ export interface components {
             /** @description The caller's role in it. */
             role: components["schemas"]["Role"];
             slug: string;
+        };
+        /** @description A team with the people in it. */
+        TeamDetail: {
+            /** @description The first 1,000, oldest membership first; `GET /v1/teams/{id}/members` has all of them. */
+            members: components["schemas"]["Member"][];
+            team: components["schemas"]["Team"];
         };
         TeamId: string;
         Template: {
@@ -831,6 +1254,18 @@ export interface components {
         /** @description Changes what is given. */
         UpdateHostRequest: {
             name?: string | null;
+        };
+        UpdateMeRequest: {
+            name: string;
+        };
+        UpdateMemberRequest: {
+            role: components["schemas"]["Role"];
+        };
+        /** @description Changes what is given. */
+        UpdateTeamRequest: {
+            name?: string | null;
+            /** @description In addresses: lower-case letters, digits and single hyphens. */
+            slug?: string | null;
         };
         UserId: string;
         /** @description Text frames that the server sends on `files/watch`. */

@@ -8,11 +8,51 @@ export type SandboxStatus = Schemas['SandboxStatus'];
 export type OnTimeout = Schemas['OnTimeout'];
 export type CreateSandbox = Schemas['CreateSandboxRequest'];
 export type SandboxEvent = Schemas['SandboxEvent'];
+export type Metrics = Schemas['Metrics'];
+export type MetricsPoint = Schemas['MetricsPoint'];
+export type Process = Schemas['Process'];
+export type FileEntry = Schemas['FileEntry'];
+export type FileList = Schemas['FileList'];
+export type LogLine = Schemas['LogLine'];
 export type Template = Schemas['Template'];
 export type SignedIn = Schemas['AuthResponse'];
 export type Me = Schemas['Me'];
+export type AuthConfig = Schemas['AuthConfig'];
+export type BrowserSession = Schemas['Session'];
+export type Team = Schemas['Team'];
+export type Role = Schemas['Role'];
+export type ApiKey = Schemas['ApiKey'] & { scope?: KeyScope; expires_at?: string | null };
+export type Host = Schemas['Host'];
+export type HostStatus = Schemas['HostStatus'];
+export type CreateHost = Schemas['CreateHostRequest'];
+export type CreatedHost = Schemas['CreateHostResponse'];
+export type HostDeletePreview = Schemas['HostDeletePreview'];
+export type RegistrationToken = Schemas['RegistrationTokenResponse'];
 
 export interface Page<T> {
 	items: T[];
 	next_cursor?: string | null;
+}
+
+export type Member = Schemas['Member'];
+export type AdminTeam = Schemas['AdminTeam'];
+export type AdminUser = Schemas['AdminUser'];
+export type AdminSandbox = Schemas['AdminSandbox'];
+
+export type AuditEntry = Schemas['AuditEntry'];
+
+export type {
+	DeviceLoginDetail,
+	ForkResponse,
+	Invitation,
+	InvitationDetail,
+	Snapshot,
+	Usage
+} from './pending';
+
+export type KeyScope = 'all' | 'sandboxes' | 'read';
+export interface NewKey {
+	name: string;
+	scope?: KeyScope;
+	expires_at?: string;
 }

@@ -1,7 +1,7 @@
 // A terminal in a sandbox over one WebSocket: bytes as binary frames, control as JSON text frames. It comes back by
 // itself to the same shell after a lost connection, because it names the shell by a tag.
-import { fill, socketProtocols } from '$api/client';
-import type { Route } from '$api/schema';
+import { fill, SOCKET_PROTOCOL } from '$api/client';
+import type { Route } from '$api/client';
 import { randomKey } from '$lib/random';
 
 export type Phase = 'connecting' | 'open' | 'lost' | 'ended' | 'refused';
@@ -65,7 +65,7 @@ export class Connection {
 		this.phase = 'connecting';
 		const origin = location.origin.replace(/^http/, 'ws');
 		const address = `${origin}${fill(PTY.slice(4), { id: this.id })}?tag=${this.#tag}`;
-		const socket = new WebSocket(address, socketProtocols());
+		const socket = new WebSocket(address, SOCKET_PROTOCOL);
 		this.#socket = socket;
 		socket.binaryType = 'arraybuffer';
 		socket.addEventListener('open', () => {

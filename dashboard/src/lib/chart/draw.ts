@@ -1,0 +1,117 @@
+// uPlot, loaded only where a chart is shown, in the design's own colours.
+import 'uplot/dist/uPlot.min.css';
+
+import uPlot from 'uplot';
+
+export interface Line {
+	name: string;
+	/** A custom property of the design: `--accent`. */
+	colour: string;
+}
+export interface Drawing {
+	/** Seconds since 1970, then one row per line; null where nothing was measured. */
+	set(data: (number | null)[][]): void;
+	resize(width: number): void;
+	/** After a change of theme. */
+	repaint(): void;
+	destroy(): void;
+}
+
+export function draw(
+	into: HTMLElement,
+	lines: Line[],
+	options: {
+		height: number;
+		unit: (value: number) => string;
+		most?: number;
+		bars?: boolean;
+		days?: boolean;
+		/** Marks at powers of two: for sizes. */
+		binary?: boolean;
+	}
+): Drawing {
+	const css = (name: string) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+	const axis: uPlot.Axis = {
+		stroke: () => css('--text-3'),
+		font: '11px "Hanken Grotesk Variable", sans-serif',
+		grid: { stroke: () => css('--line'), width: 1 },
+		ticks: { show: false }
+	};
+	const bars = options.bars ? uPlot.paths.bars?.({ size: [0.6, 40], radius: 0.15 }) : undefined;
+	const plot = new uPlot(
+		{
+			width: into.clientWidth || 300,
+			height: options.height,
+			padding: [8, 8, 0, 0],
+			legend: { show: false },
+			cursor: { y: false, points: { size: 7 }, drag: { x: false, y: false } },
+			scales: {
+				x: { time: true },
+				y: { range: (_, __, top) => [0, Math.max(options.most ?? 0, (top || 0) * 1.12) || 1] }
+			},
+			axes: [
+				{
+					...axis,
+					size: 26,
+					grid: { show: false },
+					values: (_, splits) => {
+						const span = (splits.at(-1) ?? 0) - (splits[0] ?? 0);
+						const days = options.days || span > 2 * 86_400;
+						return splits.map((at) => {
+							const date = new Date(at * 1000);
+							return days
+								? date.toLocaleDateString('en', {
+										day: 'numeric',
+										month: 'short',
+										...(options.days ? { timeZone: 'UTC' } : {})
+									})
+								: date.toLocaleTimeString('en-GB', {
+										hour: '2-digit',
+										minute: '2-digit',
+										...(span < 600 ? { second: '2-digit' } : {})
+									});
+						});
+					},
+					space: 80
+				},
+				{
+					...axis,
+					...(options.binary ? { incrs: Array.from({ length: 50 }, (_, at) => 2 ** at) } : {}),
+					size: 62,
+					values: (_, splits) => splits.map(options.unit),
+					space: 34
+				}
+			],
+			series: [
+				{},
+				...lines.map((line) => ({
+					label: line.name,
+					stroke: () => css(line.colour),
+					width: options.bars ? 0 : 1.6,
+					fill: () => {
+						const colour = css(line.colour);
+						return options.bars ? colour : `color-mix(in oklch, ${colour} 14%, transparent)`;
+					},
+					points: { show: false },
+					...(bars ? { paths: bars } : {})
+				}))
+			],
+			hooks: {
+				setCursor: [
+					(self) => {
+						const at = self.cursor.idx;
+						into.dispatchEvent(new CustomEvent('point', { detail: at ?? null }));
+					}
+				]
+			}
+		},
+		[[], ...lines.map(() => [])],
+		into
+	);
+	return {
+		set: (data) => plot.setData(data as uPlot.AlignedData),
+		resize: (width) => plot.setSize({ width, height: options.height }),
+		repaint: () => plot.redraw(false, true),
+		destroy: () => plot.destroy()
+	};
+}

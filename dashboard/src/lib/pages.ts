@@ -1,0 +1,87 @@
+// The pages, as the navigation and the command palette know them.
+import Activity from '@lucide/svelte/icons/activity';
+import Box from '@lucide/svelte/icons/box';
+import Building2 from '@lucide/svelte/icons/building-2';
+import Camera from '@lucide/svelte/icons/camera';
+import ChartColumn from '@lucide/svelte/icons/chart-column';
+import HardDrive from '@lucide/svelte/icons/hard-drive';
+import KeyRound from '@lucide/svelte/icons/key-round';
+import Layers from '@lucide/svelte/icons/layers';
+import ScrollText from '@lucide/svelte/icons/scroll-text';
+import Server from '@lucide/svelte/icons/server';
+import Settings from '@lucide/svelte/icons/settings';
+import Users from '@lucide/svelte/icons/users';
+import Webhook from '@lucide/svelte/icons/webhook';
+import type { Component } from 'svelte';
+
+export interface PageEntry {
+	name: string;
+	path: string;
+	icon: Component<{ size?: number; class?: string }>;
+	/** Other words that people look for. */
+	words?: string;
+	/** Its part of the API is still to come: shown nowhere. */
+	soon?: boolean;
+}
+export interface PageGroup {
+	name: string | null;
+	pages: PageEntry[];
+}
+
+export const BYOC: PageEntry = {
+	name: 'Your hosts',
+	path: '/dashboard/byoc',
+	icon: Server,
+	words: 'byoc bring your own cloud machines'
+};
+
+const ALL_TEAM_PAGES: PageGroup[] = [
+	{
+		name: null,
+		pages: [
+			{ name: 'Sandboxes', path: '/dashboard/sandboxes', icon: Box },
+			{ name: 'Templates', path: '/dashboard/templates', icon: Layers, words: 'images builds' },
+			{ name: 'Snapshots', path: '/dashboard/snapshots', icon: Camera, soon: true }
+		]
+	},
+	{
+		name: 'Team',
+		pages: [
+			{ name: 'API keys', path: '/dashboard/keys', icon: KeyRound, words: 'tokens' },
+			{ name: 'Members', path: '/dashboard/team', icon: Users, words: 'team people invitations roles' },
+			{ name: 'Usage', path: '/dashboard/usage', icon: ChartColumn, words: 'quotas limits', soon: true },
+			{
+				name: 'Audit log',
+				path: '/dashboard/audit',
+				icon: ScrollText,
+				words: 'history who did what'
+			},
+			{ name: 'Webhooks', path: '/dashboard/webhooks', icon: Webhook, words: 'notifications', soon: true },
+			{
+				name: 'Settings',
+				path: '/dashboard/settings',
+				icon: Settings,
+				words: 'profile sessions password'
+			}
+		]
+	}
+];
+
+const ALL_ADMIN_PAGES: PageEntry[] = [
+	{ name: 'Hosts', path: '/admin/hosts', icon: HardDrive, words: 'machines platform' },
+	{ name: 'Sandboxes', path: '/admin/sandboxes', icon: Box },
+	{ name: 'Teams', path: '/admin/teams', icon: Building2, words: 'byoc' },
+	{ name: 'Users', path: '/admin/users', icon: Users, words: 'people accounts' },
+	{ name: 'Audit log', path: '/admin/audit', icon: Activity }
+];
+
+const ready = (pages: PageEntry[]) => pages.filter((page) => !page.soon);
+export const TEAM_PAGES = ALL_TEAM_PAGES.map((group) => ({ ...group, pages: ready(group.pages) }));
+export const ADMIN_PAGES = ready(ALL_ADMIN_PAGES);
+
+/** Whether one is on that page, or on one below it. */
+export const isHere = (path: string, here: string) => here === path || here.startsWith(`${path}/`);
+
+/** Whether a page is in the navigation: what leads to others is left out. */
+export const shows = (path: string) =>
+	TEAM_PAGES.some((group) => group.pages.some((page) => page.path === path));

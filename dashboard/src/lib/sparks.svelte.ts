@@ -1,0 +1,51 @@
+// What the sandboxes in view use, for the small curves in the list: a few at a time, only those that run and are looked
+// at, and kept while the page is open.
+import { sandboxMetrics } from '$api/sandboxes';
+import type { MetricsPoint } from '$api/types';
+
+const PACE_MS = 10_000;
+const AT_ONCE = 3;
+const KEPT = 30;
+const AT_MOST = 60;
+
+export class Sparks {
+	points = $state.raw(new Map<string, MetricsPoint[]>());
+	#wanted: string[] = [];
+	#asked = new Map<string, number>();
+
+	/** Which sandboxes are looked at. */
+	want(ids: string[]): void {
+		this.#wanted = ids.slice(0, AT_MOST);
+	}
+
+	/** Begins; the answer ends it. For `$effect`. */
+	start(): () => void {
+		const abort = new AbortController();
+		for (let one = 0; one < AT_ONCE; one += 1) void this.#work(abort.signal);
+		return () => abort.abort();
+	}
+
+	async #work(signal: AbortSignal): Promise<void> {
+		while (!signal.aborted) {
+			const now = Date.now();
+			const id =
+				document.visibilityState === 'visible'
+					? this.#wanted.find((wanted) => now - (this.#asked.get(wanted) ?? 0) > PACE_MS)
+					: undefined;
+			if (!id) {
+				await new Promise((resolve) => setTimeout(resolve, 500));
+				continue;
+			}
+			this.#asked.set(id, now);
+			try {
+				const { points } = await sandboxMetrics(id, '5m', signal);
+				const before = this.points.get(id) ?? [];
+				const last = before.at(-1)?.timestamp_unix ?? 0;
+				const more = points.filter((point) => point.timestamp_unix > last);
+				this.points = new Map(this.points).set(id, [...before, ...more].slice(-KEPT));
+			} catch {
+				// It has just been paused or destroyed, or its host is away: the list says so itself.
+			}
+		}
+	}
+}

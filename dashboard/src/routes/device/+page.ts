@@ -1,0 +1,9 @@
+import { redirect } from '@sveltejs/kit';
+import { session } from '$lib/session.svelte';
+
+/** For people who are signed in; others come back here after they have. */
+export async function load({ url }) {
+	if (!(await session.restore())) {
+		redirect(307, `/login?next=${encodeURIComponent(url.pathname + url.search)}`);
+	}
+}

@@ -1,0 +1,128 @@
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, afterEach, expect, it } from 'vitest';
+
+import { api, enter, inspect, useBrowser, withPage } from './harness';
+
+useBrowser();
+
+const folder = mkdtempSync(join(tmpdir(), 'atoll-files-'));
+afterEach(async () => {
+	const { items } = await api<{ items: { id: string }[] }>('GET', '/v1/sandboxes');
+	await Promise.all(items.map(({ id }) => api('DELETE', `/v1/sandboxes/${id}`)));
+});
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+const sandbox = async () => (await api<{ id: string }>('POST', '/v1/sandboxes', { memory_mb: 256 })).id;
+
+it('types into the terminal, and comes back to the same shell after the connection was lost', () =>
+	withPage(async (page) => {
+		await page.addInitScript(() => {
+			const sockets: WebSocket[] = [];
+			const Real = WebSocket;
+			Object.assign(window, {
+				sockets,
+				WebSocket: class extends Real {
+					constructor(url: string | URL, protocols?: string | string[]) {
+						super(url, protocols);
+						sockets.push(this);
+					}
+				}
+			});
+		});
+		const id = await sandbox();
+		await enter(page, `/dashboard/sandboxes/${id}/terminal`);
+		const screen = page.locator('.xterm-rows');
+		await screen.getByText('user@').first().waitFor();
+		await page.keyboard.type('echo hi; SEEN=yes\n');
+		await screen.getByText(/^hi\s*$/).waitFor();
+		await page.evaluate('sockets[0].close()');
+		await page.waitForFunction('sockets.length === 2 && sockets[1].readyState === WebSocket.OPEN');
+		await page
+			.getByRole('status')
+			.filter({ hasText: /lost|Connecting/ })
+			.waitFor({ state: 'detached' });
+		await page.keyboard.type('echo "still $SEEN"\n');
+		await screen.getByText(/^still yes\s*$/).waitFor();
+	}));
+
+it('uploads by drop, looks into files, and downloads the very bytes again', () =>
+	withPage(async (page) => {
+		const id = await sandbox();
+		const bytes = Buffer.from(Array.from({ length: 300_000 }, (_, at) => (at * 7919) % 251));
+		writeFileSync(join(folder, 'random.bin'), bytes);
+		await enter(page, `/dashboard/sandboxes/${id}/files`);
+		await page.getByRole('treeitem', { name: /\.bashrc/ }).waitFor();
+
+		// Dropped onto the page, as from a file manager.
+		const dropped = await page.evaluateHandle(() => {
+			const transfer = new DataTransfer();
+			transfer.items.add(new File(['# Notes\n\nkept\n'], 'notes.md', { type: 'text/plain' }));
+			return transfer;
+		});
+		const region = page.getByRole('region', { name: 'Files' });
+		await region.dispatchEvent('dragover', { dataTransfer: dropped });
+		await page.getByText('Upload to').first().waitFor();
+		await inspect(page, 'files-drop');
+		await region.dispatchEvent('drop', { dataTransfer: dropped });
+		await page.getByRole('treeitem', { name: /notes\.md/ }).click();
+		await page.locator('pre').getByText('kept').waitFor();
+		await inspect(page, 'files');
+
+		await page.getByLabel('Files to upload').setInputFiles(join(folder, 'random.bin'));
+		await page.getByRole('treeitem', { name: /random\.bin/ }).click();
+		await page.getByText(/that are no text/).waitFor();
+		const [download] = await Promise.all([
+			page.waitForEvent('download'),
+			page.getByRole('link', { name: 'Download' }).click()
+		]);
+		expect(readFileSync(await download.path()).equals(bytes)).toBe(true);
+
+		// Renamed and deleted, by keys in the tree.
+		await page.getByRole('treeitem', { name: /notes\.md/ }).click();
+		await page.getByRole('button', { name: 'Rename' }).click();
+		await page.getByRole('textbox', { name: 'Name' }).fill('kept.md');
+		await page.getByRole('dialog').getByRole('button', { name: 'Rename' }).click();
+		const kept = page.getByRole('treeitem', { name: /kept\.md/ });
+		await kept.focus();
+		await page.keyboard.press('Delete');
+		await page.getByRole('dialog').getByRole('button', { name: 'Delete' }).click();
+		await kept.waitFor({ state: 'detached' });
+	}));
+
+it('shows what runs and ends it, the log, the history, and charts of what it uses', () =>
+	withPage(async (page) => {
+		const id = await sandbox();
+		await api('POST', `/v1/sandboxes/${id}/exec`, {
+			cmd: 'sleep',
+			args: ['4242'],
+			background: true,
+			tag: 'nap'
+		});
+		await enter(page, `/dashboard/sandboxes/${id}/processes`);
+		const row = page.locator('[data-row]').filter({ hasText: '4242' });
+		await row.getByText('nap').waitFor();
+		await inspect(page, 'processes');
+		await row.getByRole('button', { name: /Actions for/ }).click();
+		await page.getByRole('menuitem', { name: /Kill/ }).click();
+		await row.waitFor({ state: 'detached' });
+
+		await page.getByRole('link', { name: 'Logs' }).click();
+		await page.getByRole('log', { name: 'Log' }).waitFor();
+		await inspect(page, 'logs');
+
+		await page.getByRole('link', { name: 'Metrics' }).click();
+		await page.locator('figure canvas').nth(3).waitFor();
+		await page.locator('figure', { hasText: 'Memory' }).getByText(/B$/).first().waitFor();
+		await inspect(page, 'metrics');
+
+		await page.getByRole('link', { name: 'Events' }).click();
+		await page.locator('[data-row]').getByText('Running').waitFor();
+		await api('POST', `/v1/sandboxes/${id}/pause`);
+		await page.locator('[data-row]').getByText('Paused').waitFor();
+		await inspect(page, 'events');
+		await page.getByRole('link', { name: 'Processes' }).click();
+		await page.getByRole('button', { name: 'Resume it' }).click();
+		await page.getByText('Nothing runs that was started from outside').waitFor();
+	}));
