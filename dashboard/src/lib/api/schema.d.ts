@@ -28,6 +28,8 @@ export type Route =
     | "GET /v1/hosts/{id}/delete-preview"
     | "GET /v1/hosts/{id}/images/{digest}"
     | "GET /v1/hosts/{id}/tags"
+    | "GET /v1/hosts/{id}/tunnel"
+    | "GET /v1/hosts/{id}/tunnel/relay"
     | "GET /v1/me"
     | "GET /v1/sandboxes"
     | "GET /v1/sandboxes/{id}"
@@ -74,6 +76,7 @@ export type Route =
     | "POST /v1/sandboxes/{id}/files/stream/read"
     | "POST /v1/sandboxes/{id}/files/stream/write"
     | "POST /v1/sandboxes/{id}/files/write"
+    | "POST /v1/sandboxes/{id}/links"
     | "POST /v1/sandboxes/{id}/pause"
     | "POST /v1/sandboxes/{id}/ping"
     | "POST /v1/sandboxes/{id}/resume"
@@ -306,7 +309,7 @@ export interface components {
         /** @description A page of a list that also says how long the list is. */
         CountedPage_Host: {
             items: {
-                /** @description Where control reaches the agent: `host:port`. */
+                /** @description Where control reaches the agent: `host:port`, or `tunnel` for one that keeps a connection open to control. */
                 address?: string | null;
                 agent_version?: string | null;
                 arch?: string | null;
@@ -407,6 +410,11 @@ export interface components {
             on_reboot?: components["schemas"]["OnReboot"] | null;
             /** @default null */
             on_timeout?: components["schemas"]["OnTimeout"] | null;
+            /**
+             * @description True lets anybody send requests to its ports; otherwise they take a signed link or an API key.
+             * @default null
+             */
+            public?: boolean | null;
             /**
              * @description Template name or id; `base` when absent.
              * @default null
@@ -550,7 +558,7 @@ export interface components {
             used: components["schemas"]["Capacity"];
         };
         Host: {
-            /** @description Where control reaches the agent: `host:port`. */
+            /** @description Where control reaches the agent: `host:port`, or `tunnel` for one that keeps a connection open to control. */
             address?: string | null;
             agent_version?: string | null;
             arch?: string | null;
@@ -637,6 +645,33 @@ export interface components {
          * @enum {string}
          */
         HostType: "regular" | "byoc";
+        /** @description Where a port of a sandbox is reached from outside. */
+        Link: {
+            /**
+             * Format: date-time
+             * @description Nothing for a public sandbox: its address doesn't expire.
+             */
+            expires_at?: string | null;
+            /** @description The host name alone, to which programs can send an API key. */
+            host: string;
+            /** Format: int32 */
+            port: number;
+            /** @description Opens the port to whoever has it, until it expires. Of a public sandbox it is the plain address. */
+            url: string;
+        };
+        /** @description Which port a signed link opens, and for how long. */
+        LinkRequest: {
+            /**
+             * Format: int32
+             * @description A port that a program in the sandbox listens on.
+             */
+            port: number;
+            /**
+             * Format: int64
+             * @description 1 to 2,592,000 (30 days); 3,600 when absent.
+             */
+            ttl_sec?: number | null;
+        };
         ListFilesRequest: {
             /**
              * Format: int32
@@ -773,7 +808,7 @@ export interface components {
         /** @description A page of a list. */
         Page_Host: {
             items: {
-                /** @description Where control reaches the agent: `host:port`. */
+                /** @description Where control reaches the agent: `host:port`, or `tunnel` for one that keeps a connection open to control. */
                 address?: string | null;
                 agent_version?: string | null;
                 arch?: string | null;
@@ -867,6 +902,8 @@ export interface components {
                     [key: string]: string;
                 };
                 on_timeout: components["schemas"]["OnTimeout"];
+                /** @description Anybody may send requests to its ports. */
+                public?: boolean;
                 /** @description Why it is in this status. */
                 reason?: string | null;
                 /** Format: date-time */
@@ -987,7 +1024,7 @@ export interface components {
         };
         /** @description The request that a new agent enrols with. A bad token is 401 before anything else is judged. */
         RegisterHostRequest: {
-            /** @description Where control can reach the agent: `host:port`. */
+            /** @description Where control can reach the agent: `host:port`, or `tunnel` when it can't. */
             address: string;
             /** @description A certificate signing request, PEM. Its subject is ignored; its key is certified. */
             csr: string;
@@ -1032,6 +1069,8 @@ export interface components {
                 [key: string]: string;
             };
             on_timeout: components["schemas"]["OnTimeout"];
+            /** @description Anybody may send requests to its ports. */
+            public?: boolean;
             /** @description Why it is in this status. */
             reason?: string | null;
             /** Format: date-time */
