@@ -26,6 +26,7 @@ mod error;
 mod files;
 mod hosts;
 mod sandboxes;
+mod snapshots;
 mod stream;
 mod transport;
 

@@ -20,8 +20,10 @@ use crate::fleet::Tunnels;
 use crate::hosts::Hosts;
 use crate::http::Listeners;
 use crate::http::metrics::HttpMetrics;
+use crate::layers::Layers;
 use crate::reconcile::Reconcile;
 use crate::sandboxes::Sandboxes;
+use crate::snapshots::Snapshots;
 
 /// How often the use of an API key is noted.
 const NOTE_KEY_USE: Duration = Duration::from_secs(60);
@@ -37,6 +39,8 @@ pub struct Parts {
     pub accounts: Accounts,
     pub hosts: Hosts,
     pub sandboxes: Sandboxes,
+    pub layers: Layers,
+    pub snapshots: Snapshots,
     pub reconcile: Reconcile,
     /// The live end of the outbox.
     pub feed: Feed,

@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use crate::app::App;
 use crate::db::{DbError, idempotency, leases};
+use crate::layers::{Dead, LayerError};
 use crate::{accounts, events};
 
 const HOUSEKEEPING: Duration = Duration::from_secs(300);
 const LEASE: &str = "housekeeping";
+const LAYERS_EVERY: Duration = Duration::from_secs(30);
+const LAYERS_LEASE: &str = "layers";
 /// How long events can be read from the outbox.
 const EVENTS_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -19,6 +22,35 @@ pub fn spawn(app: &App) {
     app.tasks.spawn(app.reconcile.monitor.clone().run(app.hosts.changes(), app.shutdown.clone()));
     app.tasks.spawn(app.feed.clone().run(app.db.clone(), app.shutdown.clone()));
     app.tasks.spawn(housekeeping(app.clone()));
+    app.tasks.spawn(tend_layers(app.clone()));
+}
+
+/// Stores what snapshots and templates stand on, and takes away what nobody stands on; when nudged, and now and then.
+async fn tend_layers(app: App) {
+    loop {
+        tokio::select! {
+            () = app.shutdown.cancelled() => return,
+            () = app.layers.nudged() => {}
+            () = tokio::time::sleep(LAYERS_EVERY) => {}
+        }
+        if let Err(error) = tend_once(&app).await {
+            tracing::error!(error = &error as &dyn std::error::Error, "tending layers failed");
+        }
+    }
+}
+
+async fn tend_once(app: &App) -> Result<(), LayerError> {
+    let now = app.clock.now();
+    if leases::take(&app.db, LAYERS_LEASE, &app.replica, now, LAYERS_EVERY * 4).await?.is_none() {
+        return Ok(());
+    }
+    app.layers.store_due().await?;
+    for dead in app.layers.collect().await? {
+        let (Dead::Layer(what) | Dead::Image(what)) = dead;
+        app.reconcile.images.broadcast(&what).await?;
+    }
+    leases::release(&app.db, LAYERS_LEASE, &app.replica).await?;
+    Ok(())
 }
 
 /// Removes what has outlived its use.

@@ -21,10 +21,13 @@ mod fleet;
 mod hosts;
 mod http;
 mod jobs;
+mod layers;
 mod live;
+mod objects;
 mod pki;
 mod reconcile;
 mod sandboxes;
+mod snapshots;
 mod start;
 mod teams;
 #[cfg(test)]

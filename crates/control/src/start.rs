@@ -21,9 +21,12 @@ use crate::fleet::{Fleet, FleetSettings, LeastLoaded, Limits, Placement, RoundRo
 use crate::hosts::{Hosts, Loopback};
 use crate::http::listener::{self, Tls};
 use crate::http::metrics::HttpMetrics;
+use crate::layers::Layers;
+use crate::objects::Objects;
 use crate::pki::{Authority, agent_client_config};
 use crate::reconcile::Reconcile;
 use crate::sandboxes::{Placer, Sandboxes};
+use crate::snapshots::Snapshots;
 use crate::templates::{BaseImage, store as templates};
 use crate::{http, jobs};
 
@@ -146,7 +149,11 @@ async fn wire(
     let limits = Limits { stale_after: config.hosts.stale_after, overcommit: config.overcommit };
     let placer: Arc<dyn Placer> = Arc::new(Placement::new(hosts.candidates(), scheduler, limits));
     let reconcile = Reconcile::new(&db, &clock, &hosts, &fleet, config.resume_on_reconnect);
-    let sandboxes = Sandboxes::new(db.clone(), clock.clone(), fleet, placer, &config.http, tasks.clone());
+    let objects = Objects::open(&config.data_dir).context("opening the object store")?;
+    let layers = Layers::new(db.clone(), clock.clone(), fleet.clone(), objects);
+    let sandboxes =
+        Sandboxes::new(db.clone(), clock.clone(), fleet, placer, layers.clone(), &config.http, tasks.clone());
+    let snapshots = Snapshots::new(db.clone(), clock.clone(), sandboxes.clone(), layers.clone());
     Ok(App::new(Parts {
         requests: Arc::new(Semaphore::new(config.http.max_requests)),
         config,
@@ -155,6 +162,8 @@ async fn wire(
         accounts,
         hosts,
         sandboxes,
+        layers,
+        snapshots,
         reconcile,
         feed: crate::events::Feed::default(),
         listeners: http::Listeners::default(),

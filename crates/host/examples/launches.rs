@@ -36,6 +36,7 @@ fn spec(dir: &Path, number: usize) -> LaunchSpec {
             .expect("a slot"),
         lowers: vec![dir.join("base")],
         volume,
+        volumes: Vec::new(),
         vcpus: std::env::var("VCPUS").ok().and_then(|text| text.parse().ok()).unwrap_or(1),
         memory_bytes: 512 << 20,
         pids_max: 256,

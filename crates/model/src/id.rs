@@ -128,6 +128,14 @@ id_type!(/// A template.
     TemplateId, "tpl-", "template");
 id_type!(/// A snapshot.
     SnapshotId, "snap-", "snapshot");
+id_type!(/// What a sandbox has written over its template, kept read-only.
+    LayerId, "lay-", "layer");
+id_type!(/// One build of a template.
+    BuildId, "bld-", "build");
+id_type!(/// A volume: files that outlive sandboxes.
+    VolumeId, "vol-", "volume");
+id_type!(/// A team's secret.
+    SecretId, "sec-", "secret");
 id_type!(/// An audit-log entry.
     AuditId, "log-", "audit log");
 id_type!(/// A signed-in session of a person.

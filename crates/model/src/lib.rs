@@ -11,5 +11,8 @@ pub mod sandbox;
 
 pub use error::ErrorCode;
 pub use host::{HostStatus, HostType};
-pub use id::{ApiKeyId, AuditId, HostId, IdError, SandboxId, SessionId, SnapshotId, TeamId, TemplateId, UserId};
+pub use id::{
+    ApiKeyId, AuditId, BuildId, HostId, IdError, LayerId, SandboxId, SecretId, SessionId, SnapshotId, TeamId,
+    TemplateId, UserId, VolumeId,
+};
 pub use sandbox::{OnTimeout, SandboxStatus};

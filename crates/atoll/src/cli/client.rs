@@ -159,6 +159,26 @@ pub enum SandboxCommand {
     Pause { sandbox: SandboxId },
     /// Let a paused sandbox go on
     Resume { sandbox: SandboxId },
+    /// Make sandboxes that start from the files that this one has now, and print their ids
+    Fork {
+        sandbox: SandboxId,
+        /// How many, 1 to 100
+        #[arg(long, short = 'n', value_name = "N", default_value_t = 1)]
+        count: u32,
+    },
+    /// Replace what a sandbox may reach
+    Network {
+        sandbox: SandboxId,
+        /// Networks and names that may be reached whatever is denied
+        #[arg(long, value_name = "CIDR|NAME")]
+        allow: Vec<String>,
+        /// Networks and names that may not be reached; 0.0.0.0/0 for all but what is allowed
+        #[arg(long, value_name = "CIDR|NAME")]
+        deny: Vec<String>,
+        /// Close all ways out
+        #[arg(long)]
+        no_internet: bool,
+    },
     /// Destroy sandboxes
     #[command(visible_alias = "destroy")]
     Rm(RmArgs),
@@ -179,6 +199,29 @@ pub enum SandboxCommand {
         /// Seconds until the link expires [default: 3600]
         #[arg(long, value_name = "SECONDS")]
         ttl: Option<u64>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SnapshotCommand {
+    /// Keep a sandbox's files under a name; `--template NAME` makes sandboxes from it
+    Create {
+        sandbox: SandboxId,
+        /// Lower-case letters, digits and hyphens; made up when absent
+        name: Option<String>,
+        /// Take the place of a snapshot of that name
+        #[arg(long)]
+        overwrite: bool,
+    },
+    /// List snapshots
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show one snapshot
+    Get { name: String },
+    /// Delete snapshots; sandboxes that were made from them live on
+    Rm {
+        #[arg(required = true)]
+        names: Vec<String>,
     },
 }
 

@@ -8,7 +8,9 @@ pub mod settings;
 
 use clap::{Args, Parser, Subcommand};
 
-pub use client::{CpArgs, ExecArgs, HostsCommand, KeyCommand, LoginArgs, RunArgs, SandboxCommand, ShellArgs};
+pub use client::{
+    CpArgs, ExecArgs, HostsCommand, KeyCommand, LoginArgs, RunArgs, SandboxCommand, ShellArgs, SnapshotCommand,
+};
 pub use settings::{HostArgs, ServerArgs, UpArgs};
 
 const EXAMPLES: &str = "\
@@ -82,6 +84,9 @@ The sandbox is destroyed when the program ends, and also when atoll is killed.")
     /// Create, look at and destroy sandboxes, and run programs in them
     #[command(subcommand, visible_alias = "sb")]
     Sandbox(SandboxCommand),
+    /// Keep sandboxes' files under names, to make sandboxes from
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
     /// Copy files and directories into a sandbox or out of it
     #[command(after_help = "\
 Examples:

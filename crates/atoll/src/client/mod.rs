@@ -15,6 +15,7 @@ mod sandbox;
 mod shape;
 mod shell;
 mod signals;
+mod snapshot;
 mod streams;
 mod tarball;
 mod terminal;
@@ -41,6 +42,7 @@ async fn dispatch(command: Command, global: &Global) -> anyhow::Result<u8> {
         Command::Shell(args) => shell::main(args, global).await,
         Command::Exec(args) => exec::main(args, global).await,
         Command::Sandbox(command) => sandbox::main(command, global).await,
+        Command::Snapshot(command) => snapshot::main(command, global).await,
         Command::Ps(args) => sandbox::list(&args, global).await,
         Command::Rm(args) => sandbox::remove(&args, global).await,
         Command::Cp(args) => cp::main(args, global).await,

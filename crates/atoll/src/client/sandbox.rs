@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use atoll_client::model::SandboxId;
-use atoll_client::model::api::sandboxes::{CreateSandboxRequest, LinkRequest, Sandbox};
+use atoll_client::model::api::sandboxes::{CreateSandboxRequest, ForkRequest, LinkRequest, Sandbox, SetNetworkRequest};
 use atoll_client::{Client, ListSandboxes};
 use futures::StreamExt;
 
@@ -39,6 +39,12 @@ pub async fn main(command: SandboxCommand, global: &Global) -> anyhow::Result<u8
         SandboxCommand::Exec(args) => return exec::main(args, global).await,
         SandboxCommand::Pause { sandbox } => show(&super::client(global)?.pause_sandbox(&sandbox).await?, global)?,
         SandboxCommand::Resume { sandbox } => show(&super::client(global)?.resume_sandbox(&sandbox).await?, global)?,
+        SandboxCommand::Fork { sandbox, count } => return fork(&sandbox, count, global).await,
+        SandboxCommand::Network { sandbox, allow, deny, no_internet } => {
+            let internet = no_internet.then_some(false);
+            let request = SetNetworkRequest { internet, allow_out: allow, deny_out: deny };
+            show(&super::client(global)?.set_network(&sandbox, &request).await?, global)?;
+        }
         SandboxCommand::Rm(args) => return remove(&args, global).await,
         SandboxCommand::Logs { sandbox, follow } => logs(&super::client(global)?, &sandbox, follow, global).await?,
         SandboxCommand::Top { sandbox } => {
@@ -65,6 +71,25 @@ pub async fn main(command: SandboxCommand, global: &Global) -> anyhow::Result<u8
         }
     }
     Ok(0)
+}
+
+/// Prints the children's ids, and why there are fewer than wanted.
+async fn fork(id: &SandboxId, count: u32, global: &Global) -> anyhow::Result<u8> {
+    let request = ForkRequest { count: Some(count), ..ForkRequest::default() };
+    let forked = super::client(global)?.fork_sandbox(id, &request).await?;
+    let failed = forked.items.iter().any(|child| child.error.is_some());
+    if global.json {
+        output::print_json(&forked)?;
+        return Ok(u8::from(failed));
+    }
+    for child in forked.items {
+        match (child.sandbox, child.error) {
+            (Some(sandbox), _) => output::print(&format!("{}\n", sandbox.id))?,
+            (None, Some(error)) => output::failure(&anyhow!("{}", error.message).context("forking"), false),
+            (None, None) => {}
+        }
+    }
+    Ok(u8::from(failed))
 }
 
 pub async fn list(args: &ListArgs, global: &Global) -> anyhow::Result<u8> {

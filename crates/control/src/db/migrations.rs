@@ -24,6 +24,7 @@ const SQLITE: &[Listed] = &[
     (20, "audit", include_str!("../../migrations/sqlite/0020_audit.sql")),
     (21, "events", include_str!("../../migrations/sqlite/0021_events.sql")),
     (30, "host tunnels", include_str!("../../migrations/sqlite/0030_host_tunnels.sql")),
+    (40, "layers", include_str!("../../migrations/sqlite/0040_layers.sql")),
 ];
 const POSTGRES: &[Listed] = &[
     (1, "init", include_str!("../../migrations/postgres/0001_init.sql")),
@@ -32,6 +33,7 @@ const POSTGRES: &[Listed] = &[
     (20, "audit", include_str!("../../migrations/postgres/0020_audit.sql")),
     (21, "events", include_str!("../../migrations/postgres/0021_events.sql")),
     (30, "host tunnels", include_str!("../../migrations/postgres/0030_host_tunnels.sql")),
+    (40, "layers", include_str!("../../migrations/postgres/0040_layers.sql")),
 ];
 
 /// The version that this program was built for.

@@ -190,6 +190,23 @@ impl Fleet {
         self.bulk(host, request).await
     }
 
+    /// Plain HTTP to the host's agent itself: images that it has packed.
+    ///
+    /// # Errors
+    /// Whatever [`FleetError`] says; an HTTP error status is an answer, not an error.
+    pub async fn host_http<B>(
+        &self,
+        host: &HostId,
+        request: http::Request<B>,
+    ) -> Result<http::Response<Incoming>, FleetError>
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let request = self.proxied(host, "", request)?;
+        self.bulk(host, request).await
+    }
+
     /// HTTP to a port inside a sandbox. An `Upgrade` request is passed through: on a 101 answer take the connection
     /// with `hyper::upgrade::on(response)`.
     ///

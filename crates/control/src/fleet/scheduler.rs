@@ -23,6 +23,8 @@ pub struct Demand {
     pub disk_mb: u64,
     /// Digest of the template's image; only [`super::LeastLoaded`] looks at it, among equals.
     pub image: Option<String>,
+    /// The one host that has what it needs; none when any will do.
+    pub only: Option<HostId>,
     /// Hosts that this create has tried already.
     pub tried: Vec<HostId>,
 }
@@ -92,6 +94,8 @@ impl HostList {
         };
         if !ours {
             Some(Objection::NotForTeam)
+        } else if demand.only.as_ref().is_some_and(|only| only != &host.id) {
+            Some(Objection::LacksLayers)
         } else if host.status != HostStatus::Online {
             Some(Objection::NotOnline)
         } else if host.draining {
@@ -143,11 +147,12 @@ pub enum Objection {
     NoCpu,
     NoMemory,
     NoDisk,
+    LacksLayers,
     FailedJustNow,
 }
 
 impl Objection {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::NotForTeam,
         Self::NotOnline,
         Self::Draining,
@@ -157,6 +162,7 @@ impl Objection {
         Self::NoCpu,
         Self::NoMemory,
         Self::NoDisk,
+        Self::LacksLayers,
         Self::FailedJustNow,
     ];
 
@@ -173,6 +179,7 @@ impl Objection {
             Self::NoCpu => "no_cpu",
             Self::NoMemory => "no_memory",
             Self::NoDisk => "no_disk",
+            Self::LacksLayers => "lacks_layers",
             Self::FailedJustNow => "failed_just_now",
         }
     }

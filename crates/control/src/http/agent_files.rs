@@ -68,7 +68,10 @@ async fn may_have(app: &App, host: &HostRow, digest: &str) -> ApiResult<bool> {
     let found: Option<(i64,)> = on!(read & app.db, |c| sqlx::query_as(
         "SELECT CAST(1 AS BIGINT) WHERE
              EXISTS (SELECT 1 FROM templates WHERE digest = $1 AND (team_id IS NULL OR team_id = $2))
-             OR EXISTS (SELECT 1 FROM sandboxes WHERE host_id = $3 AND digest = $1 AND status <> 'stopped')"
+             OR EXISTS (SELECT 1 FROM sandboxes WHERE host_id = $3 AND digest = $1 AND status <> 'stopped')
+             OR EXISTS (SELECT 1 FROM layers l JOIN layer_refs r ON r.layer_id = l.id
+                JOIN sandboxes s ON s.id = r.holder WHERE l.digest = $1 AND s.host_id = $3 AND s.status <> 'stopped'
+                AND (NOT l.byoc OR l.team_id = $2))"
     )
     .bind(digest)
     .bind(own_team.as_deref())
@@ -81,6 +84,9 @@ async fn may_have(app: &App, host: &HostRow, digest: &str) -> ApiResult<bool> {
 
 /// The image's file: in the data directory, or in the machine's cache.
 async fn open(app: &App, digest: &str) -> ApiResult<File> {
+    if let Some(file) = app.layers.objects().read(digest).await.map_err(ApiError::internal)? {
+        return Ok(file);
+    }
     let places: [PathBuf; 2] = [app.config.data_dir.join("images"), app.config.cache_dir.join("images")];
     for place in places {
         match File::open(place.join(format!("{digest}.erofs"))).await {

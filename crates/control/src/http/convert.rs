@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::error::ApiError;
 use crate::accounts::{HashError, LoginError, PasswordError, SessionError, SetupError, SignupError};
 use crate::fleet::FleetError;
+use crate::layers::LayerError;
 use crate::sandboxes::SandboxError;
 use atoll_model::HostId;
 
@@ -43,6 +44,7 @@ impl From<SandboxError> for ApiError {
                     .with_retry_after(Duration::from_secs(5))
             }
             SandboxError::Queue => Self::overloaded("too many sandboxes are being created; try again in a moment"),
+            SandboxError::Layers(error) => error.into(),
             SandboxError::Host(error) => error.into(),
             SandboxError::Db(error) => error.into(),
             SandboxError::ListHosts(cause) => Self::internal(cause),
@@ -65,6 +67,20 @@ impl From<SessionError> for ApiError {
         match error {
             SessionError::Db(error) => error.into(),
             error @ SessionError::Token(_) => Self::internal(error),
+        }
+    }
+}
+
+impl From<LayerError> for ApiError {
+    fn from(error: LayerError) -> Self {
+        match error {
+            LayerError::Host(error) => error.into(),
+            LayerError::Db(error) => error.into(),
+            LayerError::Object(error) => Self::internal(error),
+            LayerError::Elsewhere => {
+                Self::new(ErrorCode::NoHostsAvailable, error.to_string()).with_retry_after(Duration::from_secs(5))
+            }
+            LayerError::NotForTheseHosts => Self::conflict(error.to_string()),
         }
     }
 }

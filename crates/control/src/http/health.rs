@@ -67,6 +67,7 @@ async fn no_host(app: &App) -> ApiResult<Option<String>> {
         memory_mb: 512,
         disk_mb: 5120,
         image: None,
+        only: None,
         tried: Vec::new(),
     };
     if list.hosts.iter().any(|host| list.objection(&demand, host).is_none()) {

@@ -43,6 +43,7 @@ mod program;
 mod sandboxes;
 mod signals;
 pub mod site;
+mod snapshots;
 mod streams;
 mod teams;
 mod templates;
@@ -84,6 +85,7 @@ fn quick() -> OpenApiRouter<App> {
         .routes(routes!(sandboxes::timeout))
         .routes(routes!(sandboxes::events))
         .routes(routes!(links::create))
+        .routes(routes!(sandboxes::network))
         .routes(routes!(insight::metrics))
         .routes(routes!(insight::logs))
         .routes(routes!(processes::list))
@@ -97,6 +99,7 @@ fn quick() -> OpenApiRouter<App> {
         .routes(routes!(metrics::metrics))
         .merge(auth::routes())
         .merge(me::routes())
+        .merge(snapshots::routes())
         .merge(hosts::routes())
         .merge(agents::routes())
         .merge(teams::routes())
@@ -108,6 +111,7 @@ fn quick() -> OpenApiRouter<App> {
 /// Routes that take as long as their program, stream or file does.
 fn long() -> OpenApiRouter<App> {
     OpenApiRouter::new()
+        .routes(routes!(sandboxes::fork))
         .routes(routes!(streams::exec_stream))
         .routes(routes!(streams::pty))
         .routes(routes!(watch::watch))

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use atoll_model::api::Page;
-use atoll_model::api::sandboxes::{CreateSandboxRequest, Sandbox, SandboxEvent, TimeoutRequest};
+use atoll_model::api::sandboxes::{
+    CreateSandboxRequest, ForkError, ForkRequest, ForkResponse, Forked, NetworkPolicy, Sandbox, SandboxEvent,
+    SetNetworkRequest, TimeoutRequest,
+};
 use atoll_model::{SandboxId, SandboxStatus};
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
@@ -16,8 +19,8 @@ use super::page::{Cursor, PageQuery, page};
 use super::{idempotent, validate};
 use crate::app::App;
 use crate::db::Millis;
-use crate::sandboxes::SandboxError;
 use crate::sandboxes::store::{self, EventRow, Filter};
+use crate::sandboxes::{Child, Paused, SandboxError};
 
 /// Creates a sandbox. The answer comes when it runs and answers; its `Server-Timing` header tells where the time went.
 #[utoipa::path(post, path = "/v1/sandboxes", tag = "sandboxes", request_body = CreateSandboxRequest,
@@ -115,8 +118,9 @@ pub async fn delete(State(app): State<App>, Key(owner): Key, Id(id): Id<SandboxI
     responses((status = 200, body = Sandbox), (status = 409), (status = 502)),
     security(("api_key" = []), ("bearer" = [])))]
 pub async fn pause(State(app): State<App>, Key(owner): Key, Id(id): Id<SandboxId>) -> ApiResult<axum::Json<Sandbox>> {
-    let (record, kept) = app.sandboxes.pause(&owner, &id).await?;
-    Ok(axum::Json(Sandbox { kept: Some(kept).filter(|kept| !kept.is_empty()), ..record.to_api() }))
+    let Paused { record, kept, freed_bytes } = app.sandboxes.pause(&owner, &id).await?;
+    let kept = Some(kept).filter(|kept| !kept.is_empty());
+    Ok(axum::Json(Sandbox { kept, freed_bytes: Some(freed_bytes), ..record.to_api() }))
 }
 
 /// Resumes a paused sandbox.
@@ -126,6 +130,57 @@ pub async fn pause(State(app): State<App>, Key(owner): Key, Id(id): Id<SandboxId
 pub async fn resume(State(app): State<App>, Key(owner): Key, Id(id): Id<SandboxId>) -> ApiResult<axum::Json<Sandbox>> {
     let (record, kept) = app.sandboxes.resume(&owner, &id).await?;
     Ok(axum::Json(Sandbox { kept: Some(kept).filter(|kept| !kept.is_empty()), ..record.to_api() }))
+}
+
+/// Makes children that start from the files that the sandbox has now, each with a result of its own.
+#[utoipa::path(post, path = "/v1/sandboxes/{id}/fork", tag = "sandboxes",
+    params(("id" = SandboxId, Path), ("Idempotency-Key" = Option<String>, Header)), request_body = ForkRequest,
+    responses((status = 201, body = ForkResponse), (status = 409), (status = 429), (status = 502)),
+    security(("api_key" = []), ("bearer" = [])))]
+pub async fn fork(
+    State(app): State<App>,
+    Key(owner): Key,
+    Id(id): Id<SandboxId>,
+    headers: HeaderMap,
+    Json(request): Json<ForkRequest>,
+) -> ApiResult<Response> {
+    let route = format!("sandboxes/{id}/fork");
+    let key = idempotent::key(&headers, owner.team.as_str(), &route, &request)?;
+    let fork = validate::fork(request)?;
+    let service = app.sandboxes.clone();
+    let work = async move {
+        let items = service.fork(&owner, &id, fork).await?.into_iter().map(forked).collect();
+        Ok(ForkResponse { kept: "files".to_owned(), items })
+    };
+    idempotent::once(&app, key, StatusCode::CREATED, work, ForkResponse::clone).await
+}
+
+fn forked(child: Child) -> Forked {
+    match child {
+        Ok(record) => Forked { sandbox: Some(record.to_api()), error: None },
+        Err(error) => {
+            let error = ApiError::from(error);
+            if let Some(source) = &error.source {
+                tracing::warn!(error = &**source as &dyn std::error::Error, "a child could not be made");
+            }
+            Forked { sandbox: None, error: Some(ForkError { code: error.code, message: error.message.into_owned() }) }
+        }
+    }
+}
+
+/// Replaces what the sandbox may reach, from now on. What is left out is cleared.
+#[utoipa::path(put, path = "/v1/sandboxes/{id}/network", tag = "sandboxes", params(("id" = SandboxId, Path)),
+    request_body = SetNetworkRequest, responses((status = 200, body = Sandbox), (status = 409), (status = 502)),
+    security(("api_key" = []), ("bearer" = [])))]
+pub async fn network(
+    State(app): State<App>,
+    Key(owner): Key,
+    Id(id): Id<SandboxId>,
+    Json(request): Json<SetNetworkRequest>,
+) -> ApiResult<axum::Json<Sandbox>> {
+    let SetNetworkRequest { internet, allow_out, deny_out } = request;
+    let network = validate::network(internet, NetworkPolicy { allow_out, deny_out })?;
+    Ok(axum::Json(app.sandboxes.set_network(&owner, &id, network).await?.to_api()))
 }
 
 /// Restarts the idle clock.

@@ -21,7 +21,7 @@ pub async fn list(
 ) -> ApiResult<axum::Json<Page<Template>>> {
     let (limit, after) = (query.limit()?, query.cursor()?);
     let after = after.as_ref().map(|cursor| (cursor.at, cursor.id.as_str()));
-    let rows = store::list(&app.db, &owner.team, after, limit + 1).await?;
+    let rows = store::list(&app.db, "template", &owner.team, after, limit + 1).await?;
     let cursor = |row: &store::Template| Cursor { at: row.created_at, id: row.id.to_string() };
     Ok(axum::Json(page(rows, limit, cursor, |row| row.to_api())))
 }

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
-use atoll_model::api::sandboxes::CreateSandboxRequest;
+use atoll_model::api::sandboxes::{CreateSandboxRequest, ForkRequest, NetworkPolicy};
 
 use super::error::{ApiError, ApiResult};
-use crate::sandboxes::{Network, NewSandbox};
+use crate::sandboxes::{Fork, MAX_CHILDREN, Network, NewSandbox};
 
 pub const VCPUS: (u32, u32) = (1, 64);
 pub const MEMORY_MB: (u64, u64) = (32, 1_048_576);
@@ -160,6 +160,51 @@ pub fn timeout_sec(value: u64) -> ApiResult<u64> {
     within("timeout_sec", value, (0, MAX_TIMEOUT_SEC))
 }
 
+/// Rules of one sandbox's network.
+const MAX_RULES: usize = 128;
+
+/// What a sandbox may reach, checked.
+pub fn network(internet: Option<bool>, policy: NetworkPolicy) -> ApiResult<Network> {
+    rules("network.allow_out", &policy.allow_out)?;
+    rules("network.deny_out", &policy.deny_out)?;
+    let NetworkPolicy { allow_out, deny_out } = policy;
+    Ok(Network { deny_egress: !internet.unwrap_or(true), allow_out, deny_out, ..Network::default() })
+}
+
+fn rules(field: &'static str, rules: &[String]) -> ApiResult<()> {
+    if rules.len() > MAX_RULES {
+        return Err(ApiError::invalid(field, format!("must have at most {MAX_RULES} entries")));
+    }
+    if let Some(wrong) = rules.iter().find(|rule| !is_network(rule) && !is_name(rule)) {
+        let shown: String = wrong.chars().take(80).collect();
+        return Err(ApiError::invalid(
+            field,
+            format!(
+                "`{shown}` is neither an IPv4 address or network (10.1.0.0/16, without host bits) nor a name \
+                 (example.com, *.example.com)"
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn is_network(text: &str) -> bool {
+    let (address, prefix) = text.split_once('/').unwrap_or((text, "32"));
+    let (Ok(address), Ok(prefix)) = (address.parse::<std::net::Ipv4Addr>(), prefix.parse::<u32>()) else {
+        return false;
+    };
+    prefix <= 32 && u32::from(address) & !u32::MAX.checked_shl(32 - prefix).unwrap_or(0) == 0
+}
+
+fn is_name(text: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+    };
+    let name = text.strip_prefix("*.").unwrap_or(text);
+    name.len() <= 253 && name.split('.').all(label) && name.bytes().any(|byte| byte.is_ascii_alphabetic())
+}
+
 /// A request to create a sandbox, checked and with its defaults.
 pub fn new_sandbox(request: CreateSandboxRequest, keep_if_abandoned: bool) -> ApiResult<NewSandbox> {
     let template = request.template.unwrap_or_else(|| "base".to_owned());
@@ -183,9 +228,25 @@ pub fn new_sandbox(request: CreateSandboxRequest, keep_if_abandoned: bool) -> Ap
         driver: request.driver,
         env: request.env,
         metadata: request.metadata,
-        network: Network { deny_egress: !request.internet.unwrap_or(true), public: request.public.unwrap_or(false) },
+        network: Network {
+            public: request.public.unwrap_or(false),
+            ..network(request.internet, request.network.unwrap_or_default())?
+        },
+        purpose: "",
         keep_if_abandoned,
         times: crate::sandboxes::StepTimes::default(),
+    })
+}
+
+/// A request to fork a sandbox, checked and with its defaults.
+pub fn fork(request: ForkRequest) -> ApiResult<Fork> {
+    if let Some(labels) = &request.metadata {
+        metadata(labels)?;
+    }
+    Ok(Fork {
+        count: within("count", request.count.unwrap_or(1), (1, MAX_CHILDREN))?,
+        timeout_sec: request.timeout_sec.map(timeout_sec).transpose()?,
+        metadata: request.metadata,
     })
 }
 

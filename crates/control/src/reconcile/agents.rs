@@ -17,7 +17,8 @@ use crate::fleet::{Fleet, FleetError};
 /// One hung host delays no other, and its own pass not for long.
 const LIST: Duration = Duration::from_secs(5);
 const ACT: Duration = Duration::from_secs(20);
-const RESUME: Duration = Duration::from_secs(60);
+/// A lost answer is asked for again within a minute.
+const RESUME: Duration = Duration::from_secs(30);
 
 pub struct FleetAgents {
     fleet: Fleet,

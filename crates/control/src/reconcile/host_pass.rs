@@ -11,7 +11,7 @@ use atoll_model::{HostId, SandboxId, SandboxStatus};
 use futures::FutureExt;
 
 use super::bounded;
-use super::judge::{DISCONNECTED, Row, Rules, Seen, State, Verdict, judge, judge_stray};
+use super::judge::{DISCONNECTED, RECONNECTED, Row, Rules, Seen, State, Verdict, judge, judge_stray};
 use super::views::{Agents, Records, RowChange};
 use crate::clock::Clock;
 use crate::db::{DbError, Millis};
@@ -28,6 +28,8 @@ pub struct HostPass {
     pub transition_limit: Duration,
     pub orphan_grace: Duration,
     pub resume_on_reconnect: bool,
+    /// See [`Rules::alone_since`].
+    pub alone_since: Option<Millis>,
     /// Since when hosts have had things that control doesn't know. Lost with a restart: the grace begins anew.
     strays: Mutex<HashMap<(HostId, SandboxId), Millis>>,
 }
@@ -60,7 +62,7 @@ impl HostPass {
     ) -> Self {
         let orphan_grace = transition_limit;
         let strays = Mutex::default();
-        Self { records, agents, clock, transition_limit, orphan_grace, resume_on_reconnect, strays }
+        Self { records, agents, clock, transition_limit, orphan_grace, resume_on_reconnect, alone_since: None, strays }
     }
 
     /// Runs the active phase for one host.
@@ -74,6 +76,7 @@ impl HostPass {
             now: self.clock.now(),
             inventory_complete: false,
             transition_limit: self.transition_limit,
+            alone_since: self.alone_since,
             orphan_grace: self.orphan_grace,
             resume_on_reconnect: self.resume_on_reconnect,
         };
@@ -138,7 +141,7 @@ impl HostPass {
     }
 
     async fn order_resume(&self, host: &HostId, paused: &Row) -> Result<bool, PassError> {
-        let order = RowChange { row: paused, to: SandboxStatus::Resuming, reason: Some("reconnected"), decided: true };
+        let order = RowChange { row: paused, to: SandboxStatus::Resuming, reason: Some(RECONNECTED), decided: true };
         // Somebody decided something else meanwhile (a delete, a pause): that wins.
         let Some(resuming) = self.records.change(&order).await? else { return Ok(false) };
         match self.agents.resume(host, &resuming.id, resuming.generation).await {

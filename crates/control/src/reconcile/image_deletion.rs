@@ -2,8 +2,7 @@
 //!
 //! Every host gets a pending deletion first, in the caller's transaction with the row's own deletion; then the hosts
 //! that are online are asked, and each that has done it is struck off. Whoever could not be reached does it when it is
-//! back (`host_pass`). Templates and snapshots can be deleted from the lifecycle issue on; until then only tests call it.
-#![cfg_attr(not(test), expect(dead_code, reason = "nothing deletes templates yet"))]
+//! back (`host_pass`). The same goes for layers and volumes, which have ids in place of digests.
 
 use std::sync::Arc;
 
@@ -12,8 +11,11 @@ use futures::FutureExt;
 
 use super::bounded;
 use super::views::Agents;
+#[cfg(test)]
 use crate::clock::Clock;
-use crate::db::{Db, DbError, During, Text, Tx, on};
+#[cfg(test)]
+use crate::db::Tx;
+use crate::db::{Db, DbError, During, Text, on};
 
 /// Hosts asked at once.
 const PARALLEL: usize = 64;
@@ -22,6 +24,7 @@ const PARALLEL: usize = 64;
 #[derive(Clone)]
 pub struct ImageDeletion {
     pub db: Db,
+    #[cfg(test)]
     pub clock: Clock,
     pub agents: Arc<dyn Agents>,
 }
@@ -32,17 +35,9 @@ impl ImageDeletion {
     ///
     /// # Errors
     /// The database's.
+    #[cfg(test)]
     pub async fn note(&self, tx: &mut Tx, digest: &str) -> Result<(), DbError> {
-        on!(tx tx, |c| sqlx::query(
-            "INSERT INTO pending_deletions (host_id, digest, created_at)
-             SELECT id, $1, $2 FROM hosts WHERE status <> 'pending' ON CONFLICT (host_id, digest) DO NOTHING"
-        )
-        .bind(digest)
-        .bind(self.clock.now())
-        .execute(c)
-        .await
-        .map(|_| ()))
-        .during("note an image's deletion")
+        crate::layers::store::note_everywhere(tx, digest, self.clock.now()).await
     }
 
     /// Asks all hosts that are online, after the transaction was committed. How many are still to do it.

@@ -13,6 +13,11 @@ use crate::db::Millis;
 /// Why an agent paused a sandbox that nobody asked it to pause: it had lost contact with control.
 pub const DISCONNECTED: &str = "host_disconnected";
 
+/// Why control resumes what an agent had paused by itself.
+pub const RECONNECTED: &str = "reconnected";
+/// How long such a resume may go unanswered.
+const RESUME_AGAIN: Duration = Duration::from_secs(15);
+
 /// Control's view of a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
@@ -53,6 +58,8 @@ pub struct Rules {
     pub inventory_complete: bool,
     /// A sandbox in a transitional status for longer is brought to its host's truth.
     pub transition_limit: Duration,
+    /// When this control plane began, if it is the only one: what was in transition before has nobody who finishes it.
+    pub alone_since: Option<Millis>,
     /// Control has this long to claim a sandbox that it doesn't know.
     pub orphan_grace: Duration,
     /// Sandboxes that were paused for loss of contact are resumed.
@@ -79,7 +86,7 @@ pub fn judge(row: &Row, seen: Option<&Seen>, rules: &Rules) -> Verdict {
     if row.status.is_final() {
         return Verdict::Leave;
     }
-    if row.status.is_transitional() && rules.now.since(row.changed_at) < rules.transition_limit {
+    if row.status.is_transitional() && rules.now.since(row.changed_at) < limit_of(row, rules) {
         return Verdict::Leave;
     }
     let turned =
@@ -105,6 +112,18 @@ pub fn judge(row: &Row, seen: Option<&Seen>, rules: &Rules) -> Verdict {
         (Paused, State::Paused) => Verdict::Leave,
         (_, State::Paused) => turned(Paused, &seen.reason),
     }
+}
+
+/// How long a row may be in transition before its host's truth counts.
+fn limit_of(row: &Row, rules: &Rules) -> Duration {
+    if rules.alone_since.is_some_and(|began| row.changed_at < began) {
+        return Duration::ZERO;
+    }
+    // Ordered by a pass like this one, whose answer was lost: the next one orders again.
+    if row.status == SandboxStatus::Resuming && row.reason.as_deref() == Some(RECONNECTED) {
+        return RESUME_AGAIN.min(rules.transition_limit);
+    }
+    rules.transition_limit
 }
 
 /// Judges something that a host has and that is not among the rows that control has for the host. `row` is what

@@ -53,7 +53,6 @@ async fn bounded<T>(limit: usize, work: Vec<BoxFuture<'_, T>>) -> Vec<T> {
 pub struct Reconcile {
     pub monitor: Monitor,
     pub deletion: HostDeletion,
-    #[expect(dead_code, reason = "nothing deletes templates yet")]
     pub images: ImageDeletion,
 }
 
@@ -71,10 +70,17 @@ impl Reconcile {
             records: Arc::clone(&records),
             agents: Arc::clone(&agents),
         };
-        let images = ImageDeletion { db: db.clone(), clock: clock.clone(), agents: Arc::clone(&agents) };
+        let images = ImageDeletion {
+            db: db.clone(),
+            #[cfg(test)]
+            clock: clock.clone(),
+            agents: Arc::clone(&agents),
+        };
         let times = hosts.times().clone();
-        let pass =
+        let mut pass =
             host_pass::HostPass::new(records, agents, clock.clone(), times.transition_limit, resume_on_reconnect);
+        // SQLite is one server's own; on PostgreSQL another may be finishing what it began.
+        pass.alone_since = matches!(db, Db::Sqlite { .. }).then(|| clock.now());
         let monitor = Monitor::new(db.clone(), clock.clone(), times, pass, deletion.clone());
         Self { monitor, deletion, images }
     }

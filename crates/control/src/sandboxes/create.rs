@@ -32,6 +32,7 @@ use super::{HOST_DEADLINE, Network, Owner, SandboxError, SandboxRecord, Sandboxe
 use crate::audit::{self, Entry};
 use crate::db::Text;
 use crate::fleet::{Demand, FleetError};
+use crate::layers::{self, LayerRow};
 use crate::templates::store::{self as templates, Template};
 
 const DEFAULT_VCPUS: u32 = 1;
@@ -59,11 +60,13 @@ pub struct NewSandbox {
     pub network: Network,
     /// The client will ask again with the same key if it goes away, so the sandbox is kept for it.
     pub keep_if_abandoned: bool,
+    /// `build` for sandboxes of control's own, else empty.
+    pub purpose: &'static str,
     /// Filled with where the time went.
     pub times: StepTimes,
 }
 
-fn signed(value: u64) -> i64 {
+pub(super) fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
@@ -100,13 +103,15 @@ impl Sandboxes {
         template: Template,
     ) -> Result<SandboxRecord, SandboxError> {
         let (started, times) = (Instant::now(), new.times.clone());
+        let layers = self.layers.chain(template.id.as_str()).await?;
         let mut demand = demand(owner, &new, &template);
+        demand.only = layers::pinned(&layers, owner.team_is_byoc)?;
         let host = self.placer.place(&demand).await?;
         times.end("place", started);
         let inserting = Instant::now();
-        let record = self.insert(owner, &new, &template, &demand, &host).await?;
+        let record = self.insert(owner, &new, &template, &demand, &host, &layers).await?;
         times.end("insert", inserting);
-        let spec = spec(&record, &template, new.env);
+        let spec = spec(&record, &template, new.env, &layers);
         let (record, first) = match self.start_on(record, &host, &spec, &times).await? {
             Ok(running) => {
                 tracing::debug!(sandbox = %running.id.0, %host, elapsed = ?started.elapsed(), "created");
@@ -139,6 +144,7 @@ impl Sandboxes {
         template: &Template,
         demand: &Demand,
         host: &HostId,
+        layers: &[LayerRow],
     ) -> Result<SandboxRecord, SandboxError> {
         let now = self.clock.now();
         let record = SandboxRecord {
@@ -171,6 +177,10 @@ impl Sandboxes {
         };
         let mut tx = self.db.begin().await?;
         store::insert(&mut tx, &record).await?;
+        layers::store::refer(&mut tx, record.id.as_str(), layers).await?;
+        if !new.purpose.is_empty() {
+            store::set_purpose(&mut tx, &record.id, new.purpose).await?;
+        }
         let entry = Entry {
             team: Some(&owner.team),
             actor: &owner.actor,
@@ -195,11 +205,25 @@ impl Sandboxes {
         spec: &wire::SandboxSpec,
         times: &StepTimes,
     ) -> Result<Result<SandboxRecord, (SandboxRecord, FleetError)>, SandboxError> {
+        self.start_like(record, host, spec, None, times).await
+    }
+
+    /// The same, with the environment of another sandbox of the host beneath its own.
+    #[allow(clippy::type_complexity)]
+    pub(super) async fn start_like(
+        &self,
+        record: SandboxRecord,
+        host: &HostId,
+        spec: &wire::SandboxSpec,
+        env_of: Option<&SandboxId>,
+        times: &StepTimes,
+    ) -> Result<Result<SandboxRecord, (SandboxRecord, FleetError)>, SandboxError> {
         fail::fail_point!("control::create::before_host");
         let request = CreateSandboxRequest {
             id: record.id.to_string(),
             generation: record.host_generation(),
             spec: spec.clone().into(),
+            env_of: env_of.map(ToString::to_string).unwrap_or_default(),
             ..Default::default()
         };
         let options = CallOptions::default().with_timeout(HOST_DEADLINE);
@@ -276,7 +300,7 @@ impl Sandboxes {
     }
 
     /// Both tries failed: the row ends as `stopped`, and the error is what the client learns.
-    async fn give_up(&self, record: &SandboxRecord, error: FleetError) -> SandboxError {
+    pub(super) async fn give_up(&self, record: &SandboxRecord, error: FleetError) -> SandboxError {
         match self.decide(record, SandboxStatus::Stopped, Some("create_failed"), None).await {
             Ok(_) => match error {
                 FleetError::Agent { code: RpcCode::ResourceExhausted, message, .. } => SandboxError::Full(message),
@@ -322,13 +346,21 @@ fn demand(owner: &Owner, new: &NewSandbox, template: &Template) -> Demand {
         memory_mb: new.memory_mb.or_else(|| size(template.memory_mb)).unwrap_or(DEFAULT_MEMORY_MB),
         disk_mb: new.disk_mb.or_else(|| size(template.disk_mb)).unwrap_or(DEFAULT_DISK_MB),
         image: Some(template.digest.clone()),
+        only: None,
         tried: Vec::new(),
     }
 }
 
 const MIB: u64 = 1 << 20;
 
-fn spec(record: &SandboxRecord, template: &Template, env: BTreeMap<String, String>) -> wire::SandboxSpec {
+/// What a host is told to make.
+pub(super) fn spec(
+    record: &SandboxRecord,
+    template: &Template,
+    env: BTreeMap<String, String>,
+    layers: &[LayerRow],
+) -> wire::SandboxSpec {
+    let env = template.env.0.clone().into_iter().chain(env);
     let size = |value: i64| u64::try_from(value).unwrap_or(0);
     wire::SandboxSpec {
         template: wire::Image {
@@ -342,13 +374,24 @@ fn spec(record: &SandboxRecord, template: &Template, env: BTreeMap<String, Strin
         vcpus: u32::try_from(record.vcpus).unwrap_or(1),
         memory_bytes: size(record.memory_mb).saturating_mul(MIB),
         disk_bytes: size(record.disk_mb).saturating_mul(MIB),
-        env: env.into_iter().collect(),
+        env: env.collect(),
         hostname: record.id.dns_label(),
         default_user: template.default_user.clone(),
         default_workdir: template.default_workdir.clone(),
         access_token: record.access_token.clone(),
         on_reboot: record.on_reboot.0.0.as_str().to_owned(),
-        network: wire::NetworkPolicy { deny_egress: record.network.deny_egress, ..Default::default() }.into(),
+        network: record.network.to_wire().into(),
+        layers: layers::to_wire(layers),
+        startup: template
+            .start_cmd
+            .clone()
+            .map(|cmd| wire::Startup {
+                cmd,
+                user: template.default_user.clone(),
+                cwd: template.default_workdir.clone(),
+                ..Default::default()
+            })
+            .into(),
         ..Default::default()
     }
 }

@@ -4,6 +4,7 @@ use atoll_model::SandboxStatus;
 
 use crate::db::DbError;
 use crate::fleet::{FleetError, NoHost};
+use crate::layers::LayerError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
@@ -28,6 +29,9 @@ pub enum SandboxError {
     Queue,
     #[error("could not list the hosts")]
     ListHosts(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// What it stands on can't be had.
+    #[error(transparent)]
+    Layers(#[from] LayerError),
     #[error(transparent)]
     Host(#[from] FleetError),
     #[error(transparent)]

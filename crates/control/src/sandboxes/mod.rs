@@ -12,6 +12,8 @@ mod activity;
 mod create;
 mod destroy;
 mod error;
+mod fork;
+mod network;
 mod pause;
 mod placer;
 mod reaper;
@@ -31,7 +33,8 @@ use tokio_util::task::TaskTracker;
 pub use activity::{Activity, OpenGuard};
 pub use create::NewSandbox;
 pub use error::SandboxError;
-pub use pause::Kept;
+pub use fork::{Child, Fork, MAX_CHILDREN};
+pub use pause::{Kept, Paused};
 pub use placer::Placer;
 pub use record::{Network, SandboxRecord};
 pub use timing::StepTimes;
@@ -40,6 +43,7 @@ use crate::audit::{Actor, Origin};
 use crate::clock::Clock;
 use crate::db::Db;
 use crate::fleet::Fleet;
+use crate::layers::Layers;
 use atoll_model::TeamId;
 
 /// How long a host may take to create, pause or resume a sandbox.
@@ -61,6 +65,7 @@ pub struct Sandboxes {
     clock: Clock,
     fleet: Fleet,
     placer: Arc<dyn Placer>,
+    layers: Layers,
     activity: Arc<Activity>,
     /// Creates under way at once.
     creates: Arc<Semaphore>,
@@ -76,6 +81,7 @@ impl Sandboxes {
         clock: Clock,
         fleet: Fleet,
         placer: Arc<dyn Placer>,
+        layers: Layers,
         limits: &crate::config::HttpLimits,
         tasks: TaskTracker,
     ) -> Self {
@@ -85,6 +91,7 @@ impl Sandboxes {
             clock,
             fleet,
             placer,
+            layers,
             creates: Arc::new(Semaphore::new(limits.max_creates)),
             queue_timeout: limits.queue_timeout,
             tasks,
@@ -94,6 +101,12 @@ impl Sandboxes {
     #[must_use]
     pub fn fleet(&self) -> &Fleet {
         &self.fleet
+    }
+
+    /// Work that must be finished although nobody waits for it any more.
+    #[must_use]
+    pub fn tasks(&self) -> &TaskTracker {
+        &self.tasks
     }
 
     #[must_use]

@@ -12,9 +12,18 @@ use crate::fleet::FleetError;
 /// What a pause or a resume kept: `memory` or `files`.
 pub type Kept = String;
 
+/// What a pause came to.
+#[derive(Debug, Clone)]
+pub struct Paused {
+    pub record: SandboxRecord,
+    pub kept: Kept,
+    /// Of its memory, to swap.
+    pub freed_bytes: u64,
+}
+
 impl Sandboxes {
     /// Pauses a team's running sandbox.
-    pub async fn pause(&self, owner: &Owner, id: &SandboxId) -> Result<(SandboxRecord, Kept), SandboxError> {
+    pub async fn pause(&self, owner: &Owner, id: &SandboxId) -> Result<Paused, SandboxError> {
         let record = store::get(&self.db, &owner.team, id).await?.ok_or(SandboxError::NotFound)?;
         self.pause_record(record, "user").await
     }
@@ -24,7 +33,7 @@ impl Sandboxes {
         &self,
         record: SandboxRecord,
         reason: &'static str,
-    ) -> Result<(SandboxRecord, Kept), SandboxError> {
+    ) -> Result<Paused, SandboxError> {
         if record.status() != SandboxStatus::Running {
             return Err(SandboxError::InvalidState { attempted: "pause", status: record.status() });
         }
@@ -33,11 +42,7 @@ impl Sandboxes {
         task.await.map_err(|_| SandboxError::Interrupted)?
     }
 
-    async fn pause_now(
-        &self,
-        record: SandboxRecord,
-        reason: &'static str,
-    ) -> Result<(SandboxRecord, Kept), SandboxError> {
+    async fn pause_now(&self, record: SandboxRecord, reason: &'static str) -> Result<Paused, SandboxError> {
         let Some(pausing) = self.decide(&record, SandboxStatus::Pausing, Some(reason), None).await? else {
             return Err(self.moved_on(&record.id, "pause").await);
         };
@@ -51,9 +56,10 @@ impl Sandboxes {
         let options = CallOptions::default().with_timeout(HOST_DEADLINE);
         match self.fleet.host_client(&host).pause_sandbox_with_options(request, options).await {
             Ok(answer) => {
-                let kept = answer.into_owned().kept;
+                let answer = answer.into_owned();
                 let paused = self.settle(&pausing, SandboxStatus::Paused, Some(reason)).await?;
-                Ok((paused.ok_or(SandboxError::Changed { attempted: "pause" })?, kept))
+                let record = paused.ok_or(SandboxError::Changed { attempted: "pause" })?;
+                Ok(Paused { record, kept: answer.kept, freed_bytes: answer.freed_bytes })
             }
             Err(error) => {
                 let error = FleetError::from_rpc(&host, "pause a sandbox", error);

@@ -19,6 +19,30 @@ pub struct Network {
     /// Anybody may send requests to its ports.
     #[serde(default)]
     pub public: bool,
+    /// Networks, and names, that may be reached whatever is denied.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow_out: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deny_out: Vec<String>,
+}
+
+impl Network {
+    /// As hosts are told. What is no network is a name.
+    #[must_use]
+    pub fn to_wire(&self) -> atoll_rpc::atoll::host::v1::NetworkPolicy {
+        let is_name = |text: &&String| text.bytes().any(|byte| byte.is_ascii_alphabetic() || byte == b'*');
+        let split = |rules: &[String]| rules.iter().cloned().partition::<Vec<_>, _>(|text| is_name(&text));
+        let (allow_domains, allow_cidrs) = split(&self.allow_out);
+        let (deny_domains, deny_cidrs) = split(&self.deny_out);
+        atoll_rpc::atoll::host::v1::NetworkPolicy {
+            deny_egress: self.deny_egress,
+            allow_cidrs,
+            deny_cidrs,
+            allow_domains,
+            deny_domains,
+            ..Default::default()
+        }
+    }
 }
 
 #[derive(Debug, Clone, sqlx::FromRow)]
@@ -123,6 +147,7 @@ impl SandboxRecord {
             last_active_at: self.last_active_at.to_utc(),
             status_changed_at: self.status_changed_at.to_utc(),
             kept: None,
+            freed_bytes: None,
         }
     }
 }

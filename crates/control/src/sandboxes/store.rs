@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use atoll_model::{HostId, OnTimeout, SandboxId, SandboxStatus, TeamId};
 use sqlx::types::Json;
 
-use super::SandboxRecord;
+use super::{Network, SandboxRecord};
 use crate::db::{Db, DbError, During, Millis, Text, Tx, on};
 
 macro_rules! columns {
@@ -61,6 +61,17 @@ pub async fn insert(tx: &mut Tx, new: &SandboxRecord) -> Result<(), DbError> {
     .await
     .map(|_| ()))
     .during("insert a sandbox")
+}
+
+/// Marks a new sandbox as one of control's own: lists don't show it.
+pub async fn set_purpose(tx: &mut Tx, id: &SandboxId, purpose: &str) -> Result<(), DbError> {
+    on!(tx tx, |c| sqlx::query("UPDATE sandboxes SET purpose = $2 WHERE id = $1")
+        .bind(id.as_str())
+        .bind(purpose)
+        .execute(c)
+        .await
+        .map(|_| ()))
+    .during("mark a sandbox")
 }
 
 /// A team's sandbox. Another team's is not found.
@@ -194,7 +205,7 @@ pub async fn list(
             concat!(
                 "SELECT ",
                 columns!(),
-                " FROM sandboxes WHERE team_id = $1 AND (created_at < $2 OR (created_at = $2 AND id > $3)) AND ",
+                " FROM sandboxes WHERE purpose = '' AND team_id = $1 AND (created_at < $2 OR (created_at = $2 AND id > $3)) AND ",
                 $labels,
                 " ORDER BY created_at DESC, id LIMIT $6"
             )
@@ -243,6 +254,16 @@ pub async fn set_timeout(
     .fetch_optional(c)
     .await)
     .during("set a sandbox's timeout")
+}
+
+/// Sets what a sandbox may reach.
+pub async fn set_network(tx: &mut Tx, id: &SandboxId, network: &Network) -> Result<Option<SandboxRecord>, DbError> {
+    on!(tx tx, |c| sqlx::query_as(concat!("UPDATE sandboxes SET network = $2 WHERE id = $1 RETURNING ", columns!()))
+        .bind(id.as_str())
+        .bind(Json(network))
+        .fetch_optional(c)
+        .await)
+    .during("set a sandbox's network")
 }
 
 /// Restarts the idle clock of several sandboxes in one transaction.

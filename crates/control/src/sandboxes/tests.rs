@@ -32,6 +32,7 @@ fn new() -> NewSandbox {
         env: BTreeMap::new(),
         metadata: BTreeMap::new(),
         network: Network::default(),
+        purpose: "",
         keep_if_abandoned: false,
         times: Default::default(),
     }

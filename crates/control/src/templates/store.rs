@@ -1,11 +1,14 @@
 //! Template rows. A name is unique within its team and among the platform's (team NULL); a team's own template hides
 //! the platform's of the same name, as its own files would.
 
+use std::collections::BTreeMap;
+
 use atoll_model::{TeamId, TemplateId};
 use sqlx::FromRow;
+use sqlx::types::Json;
 
 use super::BaseImage;
-use crate::db::{Db, DbError, During, Millis, Text, on};
+use crate::db::{Db, DbError, During, Millis, Text, Tx, on};
 
 /// User and working directory of the programs in sandboxes of `base`.
 const BASE_USER: &str = "user";
@@ -29,6 +32,13 @@ pub struct Template {
     pub disk_mb: Option<i64>,
     pub default_user: String,
     pub default_workdir: String,
+    pub env: Json<BTreeMap<String, String>>,
+    /// Run at each start of a sandbox's processes.
+    pub start_cmd: Option<String>,
+    /// Asked again and again at a create until it succeeds.
+    pub ready_cmd: Option<String>,
+    /// `template` or `snapshot`.
+    pub kind: String,
     pub created_at: Millis,
     pub updated_at: Millis,
 }
@@ -36,7 +46,7 @@ pub struct Template {
 macro_rules! columns {
     () => {
         "id, team_id, name, digest, size_bytes, driver, vcpus, memory_mb, disk_mb, default_user, default_workdir, \
-         created_at, updated_at"
+         env, start_cmd, ready_cmd, kind, created_at, updated_at"
     };
 }
 
@@ -89,9 +99,63 @@ pub async fn by_id(db: &Db, id: &str) -> Result<Option<Template>, DbError> {
     .during("read a template")
 }
 
+/// A team's own template or snapshot of this name or id, for a change of it.
+pub async fn own(tx: &mut Tx, name_or_id: &str, team: &TeamId) -> Result<Option<Template>, DbError> {
+    on!(tx tx, |c| sqlx::query_as(concat!(
+        "SELECT ",
+        columns!(),
+        " FROM templates WHERE (id = $1 OR name = $1) AND team_id = $2 ORDER BY CASE WHEN id = $1 THEN 0 ELSE 1 END LIMIT 1"
+    ))
+    .bind(name_or_id)
+    .bind(team.as_str())
+    .fetch_optional(c)
+    .await)
+    .during("find a team's template")
+}
+
+/// Inserts a team's template or snapshot; nothing when the team has one of that name.
+pub async fn insert(tx: &mut Tx, new: &Template, by: Option<&str>, sandbox: Option<&str>) -> Result<bool, DbError> {
+    on!(tx tx, |c| sqlx::query(
+        "INSERT INTO templates (id, team_id, name, kind, digest, size_bytes, driver, vcpus, memory_mb, disk_mb,
+         default_user, default_workdir, env, start_cmd, ready_cmd, created_by, sandbox_id, created_at, updated_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
+         ON CONFLICT (COALESCE(team_id, ''), name) DO NOTHING"
+    )
+    .bind(new.id.as_str())
+    .bind(new.team_id.as_ref().map(|team| team.as_str()))
+    .bind(&new.name)
+    .bind(&new.kind)
+    .bind(&new.digest)
+    .bind(new.size_bytes)
+    .bind(&new.driver)
+    .bind(new.vcpus)
+    .bind(new.memory_mb)
+    .bind(new.disk_mb)
+    .bind(&new.default_user)
+    .bind(&new.default_workdir)
+    .bind(&new.env)
+    .bind(&new.start_cmd)
+    .bind(&new.ready_cmd)
+    .bind(by)
+    .bind(sandbox)
+    .bind(new.created_at)
+    .bind(new.updated_at)
+    .execute(c)
+    .await
+    .map(|done| done.rows_affected() > 0))
+    .during("insert a template")
+}
+
+/// Deletes the row.
+pub async fn delete(tx: &mut Tx, id: &TemplateId) -> Result<(), DbError> {
+    on!(tx tx, |c| sqlx::query("DELETE FROM templates WHERE id = $1").bind(id.as_str()).execute(c).await.map(|_| ()))
+        .during("delete a template")
+}
+
 /// Templates that `team` can use, oldest first; at most `limit`, those after (time of creation, id) when given.
 pub async fn list(
     db: &Db,
+    kind: &str,
     team: &TeamId,
     after: Option<(Millis, &str)>,
     limit: usize,
@@ -100,13 +164,14 @@ pub async fn list(
     on!(read db, |c| sqlx::query_as(concat!(
         "SELECT ",
         columns!(),
-        " FROM templates WHERE kind = 'template' AND (team_id = $1 OR team_id IS NULL) \
+        " FROM templates WHERE kind = $5 AND (team_id = $1 OR team_id IS NULL) \
          AND (created_at, id) > ($2, $3) ORDER BY created_at, id LIMIT $4"
     ))
     .bind(team.as_str())
     .bind(created_at)
     .bind(id)
     .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+    .bind(kind)
     .fetch_all(c)
     .await)
     .during("list templates")

@@ -131,9 +131,9 @@ async fn registering_base_again_keeps_its_id_and_follows_its_image() {
             assert_eq!(store::find(&test.db, name, &team).await.unwrap().map(|found| found.digest), Some("b".into()));
         }
         assert!(store::find(&test.db, "missing", &team).await.unwrap().is_none());
-        let listed = store::list(&test.db, &team, None, 10).await.unwrap();
+        let listed = store::list(&test.db, "template", &team, None, 10).await.unwrap();
         assert_eq!(listed.iter().map(|template| template.name.as_str()).collect::<Vec<_>>(), ["base"]);
         let after = (listed[0].created_at, listed[0].id.as_str());
-        assert!(store::list(&test.db, &team, Some(after), 10).await.unwrap().is_empty());
+        assert!(store::list(&test.db, "template", &team, Some(after), 10).await.unwrap().is_empty());
     }
 }

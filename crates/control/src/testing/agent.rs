@@ -33,6 +33,8 @@ struct State {
     failing_pauses: usize,
     full: bool,
     calls: Vec<String>,
+    layers: std::collections::BTreeSet<String>,
+    images: HashMap<String, Bytes>,
     /// Files of all sandboxes.
     files: HashMap<String, Bytes>,
 }
@@ -80,6 +82,10 @@ impl FakeAgent {
         self.state().specs.get(id.as_str()).cloned()
     }
 
+    pub fn layers(&self) -> Vec<String> {
+        self.state().layers.iter().cloned().collect()
+    }
+
     pub fn count(&self) -> usize {
         self.state().sandboxes.len()
     }
@@ -91,10 +97,15 @@ impl FakeAgent {
     pub fn router(&self) -> Router {
         let host = ConnectRpcService::new(HostServiceServer::new(self.clone()));
         let guest = ConnectRpcService::new(guest::GuestServiceServer::new(self.clone()));
-        let (writer, reader) = (self.clone(), self.clone());
+        let (writer, reader, packer) = (self.clone(), self.clone(), self.clone());
+        let image = move |axum::extract::Path(digest): axum::extract::Path<String>| {
+            let image = packer.state().images.get(&digest).cloned();
+            async move { image.ok_or(StatusCode::NOT_FOUND) }
+        };
         let bare = any(|uri: axum::http::Uri, headers: HeaderMap| async move { Self::port(&uri, &headers) });
         Router::new()
             .route("/atoll.host.v1.HostService/{method}", any_service(host))
+            .route("/images/{digest}", get(image))
             .route(
                 "/proxy/{id}/guest/files",
                 get(move |headers, query| reader.read(headers, query))
@@ -271,11 +282,69 @@ impl HostService for FakeAgent {
         Response::ok(SandboxMetricsResponse { metrics, ..Default::default() })
     }
 
+    async fn snapshot_sandbox(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, SnapshotSandboxRequest>,
+    ) -> ServiceResult<SnapshotSandboxResponse> {
+        self.note("snapshot");
+        let request = request.to_owned_message();
+        let mut state = self.state();
+        if !state.sandboxes.contains_key(&request.id) {
+            return Err(ConnectError::not_found("no such sandbox"));
+        }
+        state.layers.insert(request.layer_id);
+        Response::ok(SnapshotSandboxResponse { kept: "files".to_owned(), size_bytes: 4096, ..Default::default() })
+    }
+
+    async fn pack_layers(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, PackLayersRequest>,
+    ) -> ServiceResult<PackLayersResponse> {
+        self.note("pack");
+        let layers = request.to_owned_message().layers;
+        let ids: Vec<_> = layers.iter().map(|layer| layer.id.clone()).collect();
+        let image = Bytes::from(format!("image of {}", ids.join(" ")));
+        let digest = hex::encode(<sha2::Sha256 as sha2::Digest>::digest(&image));
+        let size_bytes = image.len() as u64;
+        self.state().images.insert(digest.clone(), image);
+        Response::ok(PackLayersResponse { digest, size_bytes, ..Default::default() })
+    }
+
+    async fn list_layers(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, ListLayersRequest>,
+    ) -> ServiceResult<ListLayersResponse> {
+        let layer_ids = self.state().layers.iter().cloned().collect();
+        Response::ok(ListLayersResponse { layer_ids, ..Default::default() })
+    }
+
+    async fn set_network(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, SetNetworkRequest>,
+    ) -> ServiceResult<SetNetworkResponse> {
+        self.note("network");
+        let request = request.to_owned_message();
+        match self.state().specs.get_mut(&request.id) {
+            Some(spec) => spec.network = request.network,
+            None => return Err(ConnectError::not_found("no such sandbox")),
+        }
+        Response::ok(SetNetworkResponse::default())
+    }
+
     async fn delete_image(
         &self,
         _: RequestContext,
-        _: ServiceRequest<'_, DeleteImageRequest>,
+        request: ServiceRequest<'_, DeleteImageRequest>,
     ) -> ServiceResult<DeleteImageResponse> {
+        let what = request.to_owned_message().digest;
+        let mut state = self.state();
+        state.layers.remove(&what);
+        state.images.remove(&what);
+        drop(state);
         Response::ok(DeleteImageResponse::default())
     }
 

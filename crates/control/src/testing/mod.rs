@@ -37,9 +37,12 @@ use crate::fleet::{
 };
 use crate::hosts::{Hosts, Loopback};
 use crate::http::metrics::HttpMetrics;
+use crate::layers::Layers;
+use crate::objects::Objects;
 use crate::pki::{Authority, agent_client_config};
 use crate::reconcile::Reconcile;
 use crate::sandboxes::{Placer, SandboxError, Sandboxes};
+use crate::snapshots::Snapshots;
 use crate::templates::{BaseImage, store as templates};
 
 /// Hosts that are not there: placed on in turn, "dialled" through memory.
@@ -106,7 +109,11 @@ impl Dial for FakeFleet {
 impl Placer for FakeFleet {
     async fn place(&self, demand: &Demand) -> Result<HostId, SandboxError> {
         let machines = self.0.lock().unwrap();
-        let free = machines.order.iter().find(|host| !demand.tried.contains(host)).cloned();
+        let free = machines
+            .order
+            .iter()
+            .find(|host| !demand.tried.contains(host) && demand.only.as_ref().is_none_or(|only| only == *host))
+            .cloned();
         let considered = machines.order.len();
         free.ok_or(SandboxError::NoHost(NoHost { considered, byoc: demand.team_is_byoc, failed: Vec::new() }))
     }
@@ -157,9 +164,15 @@ async fn wire(config: ControlConfig, clock: Clock, db: Db, machines: &FakeFleet)
     let tokens = UserTokens::load(&db, clock.now()).await.unwrap();
     let tasks = TaskTracker::new();
     let placer: Arc<dyn Placer> = Arc::new(machines.clone());
+    let objects = Objects::open(&config.data_dir).unwrap();
+    let layers = Layers::new(db.clone(), clock.clone(), fleet.clone(), objects);
+    let sandboxes =
+        Sandboxes::new(db.clone(), clock.clone(), fleet.clone(), placer, layers.clone(), &config.http, tasks.clone());
     App::new(Parts {
         accounts: Accounts::new(db.clone(), clock.clone(), tokens, AccountSettings::from(&config)),
-        sandboxes: Sandboxes::new(db.clone(), clock.clone(), fleet.clone(), placer, &config.http, tasks.clone()),
+        snapshots: Snapshots::new(db.clone(), clock.clone(), sandboxes.clone(), layers.clone()),
+        sandboxes,
+        layers,
         reconcile: Reconcile::new(&db, &clock, &hosts, &fleet, config.resume_on_reconnect),
         requests: Arc::new(Semaphore::new(config.http.max_requests)),
         config,
@@ -199,4 +212,21 @@ impl TestApp {
         tx.commit().await.unwrap();
         self.client.with_key(&made.secret)
     }
+}
+
+/// A row for a host of the fake fleet, which has none: regular, online, ready.
+pub async fn insert_online_host(test: &TestApp, host: &HostId) {
+    let now = test.clock.now();
+    crate::db::on!(write & test.app.db, |c| sqlx::query(
+        "INSERT INTO hosts (id, name, type, status, status_changed_at, draining, drivers, capacity_cpu_millis,
+         capacity_memory_mb, capacity_disk_mb, used_cpu_millis, used_memory_mb, used_disk_mb, sandboxes_running,
+         sandboxes_paused, sandboxes_other, inventory_complete, ready, cached_images, created_at, updated_at)
+         VALUES ($1, $1, 'regular', 'online', $2, FALSE, '[]', 1, 1, 1, 0, 0, 0, 0, 0, 0, TRUE, TRUE, '[]', $2, $2)"
+    )
+    .bind(host.as_str())
+    .bind(now)
+    .execute(c)
+    .await
+    .map(|_| ()))
+    .unwrap();
 }

@@ -91,13 +91,13 @@ impl Agent {
         let program = sealed_program(self.config.guest_binary).context("loading the guest agent")?;
 
         let in_use: Vec<_> = found.iter().filter_map(|record| record.slot).collect();
-        let closed = found.iter().filter(|record| record.spec.deny_egress);
-        let closed: Vec<_> = closed.filter_map(|record| record.slot).collect();
+        let ruled = found.iter().filter_map(|record| Some((record.slot?, record.spec.network_policy())));
+        let ruled: Vec<_> = ruled.collect();
         let claims = SlotsConfig { network: self.config.sandbox_network, ..SlotsConfig::default() };
         let slots = Slots::open(&self.instance, claims, &in_use).context("claiming slots")?;
         let slots = foundations.slots.insert(Arc::new(slots)).clone();
         let network = NetworkConfig { egress_allow, ..NetworkConfig::default() };
-        let network = Network::start(&self.instance, network, &slots, &closed).await.context("starting the network")?;
+        let network = Network::start(&self.instance, network, &slots, &ruled).await.context("starting the network")?;
         let network = foundations.network.insert(Arc::new(network)).clone();
         let options = PoolOptions { size_limit: self.config.pool_bytes, ..PoolOptions::default() };
         let pool_dir = data_dir.clone();

@@ -12,6 +12,7 @@ mod enrolment;
 mod foundations;
 pub mod handle;
 pub mod heartbeat;
+mod image_files;
 mod image_source;
 mod key;
 mod listener;

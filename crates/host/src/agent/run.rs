@@ -230,6 +230,8 @@ impl Agent {
         let service = HostService {
             keeper: keeper.clone(),
             images: floor.images.clone(),
+            pool: floor.pool.clone(),
+            machine: floor.clone(),
             readiness: readiness.clone(),
             version: self.config.version.clone(),
             boot_id: host_boot_id().to_owned(),
@@ -243,7 +245,10 @@ impl Agent {
         tracing::info!(?found, "the sandboxes of this host are found again");
         floor.remove_strays(&keeper.ids()).await;
 
-        let router = connect_router(service).merge(proxy::router(Arc::new(keeper.clone()), self.config.limits.streams));
+        let files = super::image_files::router(floor.images.clone());
+        let router = connect_router(service)
+            .merge(files)
+            .merge(proxy::router(Arc::new(keeper.clone()), self.config.limits.streams));
         let tunnel = Tunnel {
             control: control.clone(),
             store: self.store.clone(),

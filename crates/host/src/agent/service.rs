@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use atoll_model::SandboxId;
+use atoll_model::{LayerId, SandboxId, VolumeId};
 use atoll_rpc::atoll::host::v1 as wire;
 use atoll_rpc::connectrpc::{ConnectError, RequestContext, Response, ServiceRequest, ServiceResult};
 use chrono::Utc;
@@ -14,7 +14,10 @@ use tokio_util::sync::CancellationToken;
 use super::readiness::Readiness;
 use crate::driver::Step;
 use crate::images::{ImageError, Images};
+use crate::sandboxes::machine::Machine;
+use crate::sandboxes::spec::{self, Layer};
 use crate::sandboxes::{Answer, Keeper, OrderError, State, View};
+use crate::storage::Pool;
 
 /// Ids in one request for metrics.
 const MAX_METRICS: usize = 10_000;
@@ -22,6 +25,8 @@ const MAX_METRICS: usize = 10_000;
 pub struct HostService {
     pub keeper: Keeper,
     pub images: Arc<Images>,
+    pub pool: Arc<Pool>,
+    pub machine: Arc<dyn Machine>,
     pub readiness: Readiness,
     pub version: String,
     pub boot_id: String,
@@ -47,6 +52,10 @@ impl From<OrderError> for ConnectError {
 
 fn id(text: &str) -> Result<SandboxId, ConnectError> {
     text.parse().map_err(|error| ConnectError::invalid_argument(format!("id: {error}")))
+}
+
+fn layer_id(text: &str) -> Result<LayerId, ConnectError> {
+    text.parse().map_err(|error| ConnectError::invalid_argument(format!("layer_id: {error}")))
 }
 
 fn sandbox(view: &View) -> wire::Sandbox {
@@ -107,7 +116,8 @@ impl wire::HostService for HostService {
     ) -> ServiceResult<wire::CreateSandboxResponse> {
         let request = request.to_owned_message();
         let spec = request.spec.into_option().ok_or_else(|| ConnectError::invalid_argument("spec: is missing"))?;
-        let answer = self.keeper.create(id(&request.id)?, request.generation, spec).await?;
+        let env_of = (!request.env_of.is_empty()).then(|| id(&request.env_of)).transpose()?;
+        let answer = self.keeper.create_like(id(&request.id)?, request.generation, spec, env_of.as_ref()).await?;
         Response::ok(wire::CreateSandboxResponse {
             sandbox: described(&answer).into(),
             steps: steps(&answer.steps),
@@ -139,6 +149,7 @@ impl wire::HostService for HostService {
         Response::ok(wire::PauseSandboxResponse {
             sandbox: described(&answer).into(),
             kept: answer.kept.as_str().to_owned(),
+            freed_bytes: answer.freed_bytes,
             ..Default::default()
         })
     }
@@ -205,11 +216,90 @@ impl wire::HostService for HostService {
         Response::ok(wire::SandboxMetricsResponse { metrics, ..Default::default() })
     }
 
+    async fn snapshot_sandbox(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, wire::SnapshotSandboxRequest>,
+    ) -> ServiceResult<wire::SnapshotSandboxResponse> {
+        let id = id(request.id)?;
+        let answer = self.keeper.snapshot(&id, layer_id(request.layer_id)?).await?;
+        let keeper = self.keeper.clone();
+        let used = tokio::task::spawn_blocking(move || keeper.usage(&id)).await;
+        Response::ok(wire::SnapshotSandboxResponse {
+            kept: answer.kept.as_str().to_owned(),
+            size_bytes: used.ok().and_then(Result::ok).map_or(0, |used| used.disk_bytes),
+            ..Default::default()
+        })
+    }
+
+    async fn pack_layers(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, wire::PackLayersRequest>,
+    ) -> ServiceResult<wire::PackLayersResponse> {
+        let mut leases = Vec::new();
+        for layer in request.to_owned_message().layers {
+            let layer = Layer { id: layer_id(&layer.id)?, digest: layer.digest };
+            leases.push(self.machine.layer(&layer).await.map_err(OrderError::from)?);
+        }
+        if leases.is_empty() {
+            return Err(ConnectError::invalid_argument("layers: must be at least one"));
+        }
+        let paths = leases.iter().map(|lease| lease.path.clone()).collect();
+        let packed = self.images.pack(paths).await.map_err(|error| ConnectError::internal(error.to_string()))?;
+        Response::ok(wire::PackLayersResponse {
+            digest: packed.digest,
+            size_bytes: packed.size_bytes,
+            ..Default::default()
+        })
+    }
+
+    async fn list_layers(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, wire::ListLayersRequest>,
+    ) -> ServiceResult<wire::ListLayersResponse> {
+        let pool = self.pool.clone();
+        let listed = tokio::task::spawn_blocking(move || pool.list_layers()).await;
+        let listed = listed.map_err(|_| ConnectError::internal("listing layers: the task was lost"))?;
+        let layers = listed.map_err(|error| ConnectError::internal(error.to_string()))?;
+        let layer_ids = layers.iter().map(ToString::to_string).collect();
+        Response::ok(wire::ListLayersResponse { layer_ids, ..Default::default() })
+    }
+
+    async fn set_network(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, wire::SetNetworkRequest>,
+    ) -> ServiceResult<wire::SetNetworkResponse> {
+        let request = request.to_owned_message();
+        let policy = spec::policy(request.network.into_option().unwrap_or_default())?;
+        self.keeper.set_policy(&id(&request.id)?, policy).await?;
+        Response::ok(wire::SetNetworkResponse::default())
+    }
+
     async fn delete_image(
         &self,
         _: RequestContext,
         request: ServiceRequest<'_, wire::DeleteImageRequest>,
     ) -> ServiceResult<wire::DeleteImageResponse> {
+        if let Ok(layer) = request.digest.parse::<LayerId>() {
+            return match self.keeper.delete_layer(&layer).await {
+                Ok(()) => Response::ok(wire::DeleteImageResponse::default()),
+                Err(error @ OrderError::Busy { .. }) => Err(ConnectError::failed_precondition(error.to_string())),
+                Err(error) => Err(error.into()),
+            };
+        }
+        if let Ok(volume) = request.digest.parse::<VolumeId>() {
+            if self.keeper.has_volume(&volume) {
+                return Err(ConnectError::failed_precondition(format!("a sandbox has volume {volume}")));
+            }
+            let pool = self.pool.clone();
+            let deleted = tokio::task::spawn_blocking(move || pool.delete_shared_volume(&volume)).await;
+            let deleted = deleted.map_err(|_| ConnectError::internal("deleting a volume: the task was lost"))?;
+            deleted.map_err(|error| ConnectError::internal(error.to_string()))?;
+            return Response::ok(wire::DeleteImageResponse::default());
+        }
         match self.images.delete(request.digest).await {
             Ok(()) => Response::ok(wire::DeleteImageResponse::default()),
             Err(error @ ImageError::InUse(_)) => Err(ConnectError::failed_precondition(error.to_string())),

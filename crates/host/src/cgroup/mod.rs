@@ -134,6 +134,30 @@ impl Cgroups {
         freeze::set(hierarchy.version, &path, false)
     }
 
+    /// Has the kernel give up what memory it can of the sandbox: to swap, and out of the page cache.
+    ///
+    /// # Errors
+    /// When the kernel knows no way, or gave up before everything was gone.
+    pub fn reclaim(&self, name: &str) -> io::Result<()> {
+        let memory = self.hierarchies.iter().find(|hierarchy| hierarchy.has(Controller::Memory));
+        let memory = memory.ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))?;
+        let path = self.path(memory, name);
+        match memory.version {
+            Version::V2 => {
+                let current = fs::read_to_string(path.join("memory.current"))?;
+                match write(&path.join("memory.reclaim"), current.trim_end()) {
+                    // It got less than it was asked for, which is as good as it gets.
+                    Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => Ok(()),
+                    result => result,
+                }
+            }
+            Version::V1 => match write(&path.join("memory.force_empty"), "0") {
+                Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Ok(()),
+                result => result,
+            },
+        }
+    }
+
     /// Whether the sandbox is frozen now.
     #[must_use]
     pub fn is_frozen(&self, name: &str) -> bool {

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use atoll_model::SandboxId;
@@ -50,6 +51,9 @@ impl ContainerConfig {
 
 /// Launches that are in the kernel's hands at the same time, per processor.
 const LAUNCHES_PER_CPU: usize = 4;
+
+/// How long a pause waits for memory to go to swap.
+const RECLAIM_PATIENCE: Duration = Duration::from_millis(500);
 
 pub struct ContainerDriver {
     launcher: Arc<Launcher>,
@@ -104,6 +108,12 @@ impl ContainerDriver {
     }
 }
 
+/// Whether there is anywhere to put memory.
+fn has_swap() -> bool {
+    // The first line is a heading.
+    std::fs::read_to_string("/proc/swaps").is_ok_and(|text| text.lines().count() > 1)
+}
+
 fn own_cpus() -> io::Result<Vec<usize>> {
     let set = rustix::thread::sched_getaffinity(None)?;
     Ok((0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect())
@@ -148,6 +158,20 @@ impl Driver for ContainerDriver {
 
     async fn resume(&self, id: &SandboxId) -> Result<(), DriverError> {
         self.blocking("resuming", id, |launcher, name| launcher.cgroups.thaw(name)).await
+    }
+
+    async fn reclaim(&self, id: &SandboxId) -> u64 {
+        if !has_swap() {
+            return 0;
+        }
+        let before = self.usage(id).map_or(0, |usage| usage.memory_bytes);
+        let reclaiming = self.blocking("reclaiming the memory of", id, |launcher, name| launcher.cgroups.reclaim(name));
+        // What takes longer goes on behind the answer.
+        match tokio::time::timeout(RECLAIM_PATIENCE, reclaiming).await {
+            Ok(Err(error)) => tracing::debug!(sandbox = %id, %error, "its memory stays where it is"),
+            Ok(Ok(())) | Err(_) => {}
+        }
+        before.saturating_sub(self.usage(id).map_or(before, |usage| usage.memory_bytes))
     }
 
     fn is_paused(&self, id: &SandboxId) -> bool {

@@ -228,6 +228,7 @@ impl Launcher {
             tasks,
             cgroup_views: names,
             hostname: spec.hostname.clone(),
+            machine_id: machine_id(&spec.id),
             address: spec.slot.address(),
             nameserver: spec.slot.gateway(),
             cpus: self.cpus_for(spec),
@@ -332,7 +333,17 @@ fn layers(spec: &LaunchSpec, pid: i32) -> io::Result<(Go, Vec<OwnedFd>)> {
     for lower in &spec.lowers {
         fds.push(mounts::idmapped(lower, userns.as_fd(), true)?);
     }
-    Ok((Go { lowers: spec.lowers.len() }, fds))
+    for shared in &spec.volumes {
+        fds.push(mounts::idmapped(&shared.source, userns.as_fd(), shared.read_only)?);
+    }
+    let volumes = spec.volumes.iter().map(|shared| shared.path.clone()).collect();
+    Ok((Go { lowers: spec.lowers.len(), volumes }, fds))
+}
+
+/// The same at each start of a sandbox, and another one for each sandbox, whatever it was forked from.
+fn machine_id(id: &SandboxId) -> String {
+    use sha2::{Digest, Sha256};
+    hex::encode(&Sha256::digest(format!("machine-id of {id}"))[..16])
 }
 
 fn make_dir(path: &Path) -> io::Result<()> {

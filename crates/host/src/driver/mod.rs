@@ -41,7 +41,7 @@ pub use files::sealed_program;
 pub use process::{InitProcess, host_boot_id};
 pub use running::{Exit, Running};
 pub use socket::{SocketName, connectable};
-pub use spec::LaunchSpec;
+pub use spec::{LaunchSpec, SharedVolume};
 pub use steps::{Step, Steps};
 
 use crate::slots::Slot;
@@ -110,6 +110,9 @@ pub trait Driver: Send + Sync {
     /// # Errors
     /// When the cgroup is gone or does not thaw within a few seconds.
     async fn resume(&self, id: &SandboxId) -> Result<(), DriverError>;
+
+    /// Gives up what memory it can of a paused sandbox, for a bounded time; how many bytes went.
+    async fn reclaim(&self, id: &SandboxId) -> u64;
 
     /// Whether the sandbox is frozen now; false when it is not there.
     fn is_paused(&self, id: &SandboxId) -> bool;

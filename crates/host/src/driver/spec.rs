@@ -7,10 +7,19 @@ use std::path::PathBuf;
 use atoll_model::SandboxId;
 
 use crate::slots::Slot;
-use crate::zygote::MAX_LOWERS;
+use crate::zygote::{MAX_LOWERS, MAX_VOLUMES};
 
 /// The kernel's own limit on a host name.
 const MAX_HOSTNAME: usize = 64;
+
+/// A directory of this host that is mounted into a sandbox. Owners in it are 0-based.
+#[derive(Debug, Clone)]
+pub struct SharedVolume {
+    pub source: PathBuf,
+    /// Inside, absolute.
+    pub path: String,
+    pub read_only: bool,
+}
 
 #[derive(Clone)]
 pub struct LaunchSpec {
@@ -21,6 +30,8 @@ pub struct LaunchSpec {
     pub lowers: Vec<PathBuf>,
     /// The volume of the sandbox; holds the directories `up` and `work` (made when missing) on one file system.
     pub volume: PathBuf,
+    /// Mounted into it.
+    pub volumes: Vec<SharedVolume>,
     /// At least 1.
     pub vcpus: u32,
     pub memory_bytes: u64,
@@ -55,6 +66,9 @@ impl LaunchSpec {
         let wrong = |text: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         if self.lowers.is_empty() || self.lowers.len() > MAX_LOWERS {
             return wrong("the number of layers must be 1 to 16");
+        }
+        if self.volumes.len() > MAX_VOLUMES {
+            return wrong("the number of volumes must be 8 at most");
         }
         if self.hostname.is_empty() || self.hostname.len() > MAX_HOSTNAME {
             return wrong("the host name must have 1 to 64 bytes");

@@ -11,7 +11,7 @@ use tempfile::NamedTempFile;
 
 use super::{ImageError, ImageOptions, io_error};
 
-const DRAFT_PREFIX: &str = ".fetching-";
+pub(super) const DRAFT_PREFIX: &str = ".fetching-";
 /// How often the free space is looked at.
 const SPACE_CHECK_BYTES: u64 = 64 << 20;
 

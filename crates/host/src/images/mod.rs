@@ -8,6 +8,7 @@
 
 mod fetch;
 mod mount;
+mod pack;
 
 use std::collections::HashMap;
 use std::fs;
@@ -50,6 +51,10 @@ pub enum ImageError {
     Io { action: &'static str, path: PathBuf, source: io::Error },
     #[error("what was fetched as image {wanted} has the digest {found}")]
     WrongDigest { wanted: String, found: String },
+    #[error("packing an image: {0}")]
+    Pack(#[from] atoll_image::ImageError),
+    #[error("the task that packs an image was lost")]
+    Lost,
     #[error("image {0} is in use")]
     InUse(String),
     #[error("{path} may be changed by others than root: it is not used as an image", path = .0.display())]

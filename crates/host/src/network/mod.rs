@@ -9,12 +9,13 @@ mod cidr;
 mod dns;
 mod link;
 mod nfnetlink;
+mod policy;
 mod rtnetlink;
 mod rules;
 mod sysctl;
 mod uplink;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::BorrowedFd;
@@ -25,6 +26,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 
 pub use cidr::{Ipv4Cidr, NotACidr};
+pub use policy::Policy;
 
 use crate::instance::Instance;
 use crate::slots::{Slot, Slots};
@@ -69,16 +71,31 @@ pub struct Network {
     gateways: RwLock<HashSet<Ipv4Addr>>,
     /// Members of the table's set of that name, so that most sandboxes cost it no change.
     denied: Mutex<HashSet<Ipv4Addr>>,
+    /// The rules that the table has of single sandboxes.
+    policies: Mutex<HashMap<Ipv4Addr, Policy>>,
     dns: dns::Forwarder,
 }
 
 impl Network {
-    /// Loads the table, brings up the gateways and the DNS forwarder. `denied` are the running sandboxes whose policy
-    /// is to reach nothing. To be called inside a tokio runtime, in the host's network namespace.
+    /// Loads the table, brings up the gateways and the DNS forwarder. `policies` are those of the sandboxes that run
+    /// already. To be called inside a tokio runtime, in the host's network namespace.
     ///
     /// # Errors
     /// When the kernel or `nft` refuses; the message says what was attempted.
-    pub async fn start(instance: &Instance, config: NetworkConfig, slots: &Slots, denied: &[Slot]) -> io::Result<Self> {
+    pub async fn start(
+        instance: &Instance,
+        config: NetworkConfig,
+        slots: &Slots,
+        policies: &[(Slot, Policy)],
+    ) -> io::Result<Self> {
+        let of = |wanted: fn(&Policy) -> bool| {
+            policies
+                .iter()
+                .filter(move |(_, policy)| wanted(policy))
+                .map(|(slot, policy)| (slot.address(), policy.clone()))
+        };
+        let denied: Vec<_> = of(|policy| policy.closed).map(|(address, _)| address).collect();
+        let ruled: Vec<_> = of(Policy::has_rules).collect();
         sysctl::enable_forwarding()?;
         sysctl::enlarge_connection_table();
         let mut connection = Connection::open()?;
@@ -88,8 +105,9 @@ impl Network {
             mtu: uplink::mtu(&mut connection)?,
             spare: Mutex::new(vec![connection]),
             gateways: RwLock::default(),
-            denied: Mutex::new(denied.iter().map(|slot| slot.address()).collect()),
-            dns: dns::Forwarder::new(config.resolv_conf.clone()),
+            denied: Mutex::new(denied.iter().copied().collect()),
+            policies: Mutex::new(ruled.iter().cloned().collect()),
+            dns: dns::Forwarder::new(config.resolv_conf.clone(), instance.name('_')),
         };
         let claimed = slots.blocks();
         let in_use = slots.in_use();
@@ -105,10 +123,14 @@ impl Network {
             group: network.group,
             config: &config,
             gateways: &gateways,
-            denied: &denied.iter().map(|slot| slot.address()).collect::<Vec<_>>(),
+            denied: &denied,
+            policies: &ruled,
             networks: &networks,
         }
         .load()?;
+        for (address, policy) in ruled {
+            network.dns.set_policy(address, policy);
+        }
         network.adopt(&in_use)?;
         for gateway in gateways {
             network.add_gateway(gateway)?;
@@ -144,6 +166,28 @@ impl Network {
         Ok(())
     }
 
+    /// Lets the sandbox reach what its policy says and nothing else, from now on. Connections that are open and not
+    /// allowed any more end.
+    ///
+    /// # Errors
+    /// When the kernel or `nft` refuses; the former policy stands then.
+    pub fn set_policy(&self, slot: Slot, policy: &Policy) -> io::Result<()> {
+        {
+            let mut policies = self.policies.lock().unwrap_or_else(PoisonError::into_inner);
+            let old = policies.get(&slot.address()).cloned().unwrap_or_default();
+            if old != *policy && (old.has_rules() || policy.has_rules()) {
+                rules::change(&self.table, slot.address(), &old, policy)?;
+                self.dns.set_policy(slot.address(), policy.clone());
+                if policy.has_rules() {
+                    policies.insert(slot.address(), policy.clone());
+                } else {
+                    policies.remove(&slot.address());
+                }
+            }
+        }
+        self.set_egress_denied(slot, policy.closed)
+    }
+
     /// Removes what is left of a sandbox: its link, its policy, its connections. Does nothing where nothing is. To be
     /// called behind the answer (the kernel may take 30 ms over a link) and before the slot is given back.
     ///
@@ -151,7 +195,7 @@ impl Network {
     /// When the kernel refuses.
     pub fn detach(&self, slot: Slot) -> io::Result<()> {
         self.with_connection(|host| link::remove(host, slot))?;
-        self.set_egress_denied(slot, false)?;
+        self.set_policy(slot, &Policy::default())?;
         if let Err(error) = nfnetlink::forget_connections(slot.address()) {
             // Old kernels can't select by address. The address is the last to be used again, and they time out.
             tracing::debug!(%error, "connections of a former sandbox are left to time out");

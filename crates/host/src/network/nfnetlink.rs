@@ -30,8 +30,25 @@ const CONNTRACK_DELETE: u16 = (1 << 8) | 2;
 
 /// Puts an address into a set of the table, or takes it out. Doing so twice is no error.
 pub(super) fn set_member(table: &str, set: &str, address: Ipv4Addr, member: bool) -> io::Result<()> {
-    let key = attribute(1 | NESTED, &attribute(1 | NESTED, &attribute(1, &address.octets())));
-    // The innermost is NFTA_DATA_VALUE in NFTA_SET_ELEM_KEY in NFTA_LIST_ELEM.
+    change_element(table, set, &address.octets(), None, member)
+}
+
+/// Puts a pair of addresses into a set for a while. Doing so again begins the time anew.
+pub(super) fn add_pair(table: &str, set: &str, pair: (Ipv4Addr, Ipv4Addr), lifetime: Duration) -> io::Result<()> {
+    let key = [pair.0.octets(), pair.1.octets()].concat();
+    // An element keeps its first time when it is added again, so it is taken out before.
+    change_element(table, set, &key, None, false)?;
+    change_element(table, set, &key, Some(lifetime), true)
+}
+
+fn change_element(table: &str, set: &str, key: &[u8], lifetime: Option<Duration>, member: bool) -> io::Result<()> {
+    // NFTA_DATA_VALUE in NFTA_SET_ELEM_KEY, then NFTA_SET_ELEM_TIMEOUT, in NFTA_LIST_ELEM.
+    let mut element = attribute(1 | NESTED, &attribute(1, key));
+    if let Some(lifetime) = lifetime {
+        let millis = u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX);
+        element.extend(attribute(4, &millis.to_be_bytes()));
+    }
+    let key = attribute(1 | NESTED, &element);
     let mut body = header(FAMILY_INET, 0).to_vec();
     body.extend(attribute(1, &text(table)));
     body.extend(attribute(2, &text(set)));

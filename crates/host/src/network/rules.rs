@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
 
-use super::{Ipv4Cidr, NetworkConfig};
+use super::{Ipv4Cidr, NetworkConfig, Policy};
 
 /// Where no sandbox goes unless the operator allows it: what is private, local, special or reserved. (RFC 6890 and
 /// the metadata services of clouds, which all live in 169.254.0.0/16, 100.64.0.0/10 or 192.0.0.0/24.)
@@ -34,6 +34,8 @@ pub(super) struct Rules<'a> {
     pub config: &'a NetworkConfig,
     pub gateways: &'a [Ipv4Addr],
     pub denied: &'a [Ipv4Addr],
+    /// Sandboxes with rules of their own.
+    pub policies: &'a [(Ipv4Addr, Policy)],
     /// The sandbox network, should it be none of [`CLOSED`].
     pub networks: &'a [String],
 }
@@ -42,6 +44,37 @@ fn set(name: &str, kind: &str, elements: &[String]) -> String {
     let elements =
         if elements.is_empty() { String::new() } else { format!("elements = {{ {} }};", elements.join(", ")) };
     format!("  set {name} {{ type ipv4_addr; {kind} {elements} }}\n")
+}
+
+/// A set of a sandbox's address and a network each.
+fn pairs(name: &str, kind: &str, elements: &[String]) -> String {
+    set(name, kind, elements).replacen("type ipv4_addr;", "type ipv4_addr . ipv4_addr;", 1)
+}
+
+fn rules(policies: &[(Ipv4Addr, Policy)], allowed: bool) -> Vec<String> {
+    let of = |(address, policy): &(Ipv4Addr, Policy)| {
+        let (allow, deny) = policy.elements(*address);
+        if allowed { allow } else { deny }
+    };
+    policies.iter().flat_map(of).collect()
+}
+
+/// Replaces the rules of one sandbox, in one transaction.
+pub(super) fn change(table: &str, address: Ipv4Addr, old: &Policy, new: &Policy) -> io::Result<()> {
+    let mut text = String::new();
+    let mut say = |verb: &str, set: &str, elements: Vec<String>| {
+        if !elements.is_empty() {
+            text.push_str(&format!("{verb} element inet {table} {set} {{ {} }}\n", elements.join(", ")));
+        }
+    };
+    let member = |policy: &Policy| if policy.has_rules() { vec![address.to_string()] } else { Vec::new() };
+    for (verb, policy) in [("delete", old), ("add", new)] {
+        let (allow, deny) = policy.elements(address);
+        say(verb, "allow_rules", allow);
+        say(verb, "deny_rules", deny);
+        say(verb, "policed", member(policy));
+    }
+    if text.is_empty() { Ok(()) } else { nft(&["-f", "-"], &text).map(drop) }
 }
 
 impl Rules<'_> {
@@ -56,6 +89,10 @@ impl Rules<'_> {
             set("closed", "flags interval; auto-merge;", &closed.collect::<Vec<_>>()),
             set("allowed", "flags interval; auto-merge;", &allowed),
             set("connections", "size 65535; flags dynamic;", &[]),
+            set("policed", "", &addresses(&self.policies.iter().map(|(address, _)| *address).collect::<Vec<_>>())),
+            pairs("allow_rules", "flags interval;", &rules(self.policies, true)),
+            pairs("deny_rules", "flags interval;", &rules(self.policies, false)),
+            pairs("learned", "size 65535; flags timeout;", &[]),
         ]
         .concat();
         let most = config.max_connections.max(1);
@@ -84,6 +121,16 @@ impl Rules<'_> {
   chain egress {{
     oifgroup {group:#x} goto refuse
     ip saddr @denied goto refuse
+    ip saddr @policed goto ruled
+    goto beyond
+  }}
+  chain ruled {{
+    ip saddr . ip daddr @allow_rules goto beyond
+    ip saddr . ip daddr @learned goto beyond
+    ip saddr . ip daddr @deny_rules goto refuse
+    goto beyond
+  }}
+  chain beyond {{
     ip daddr @allowed goto count
     ip daddr @closed goto refuse
     fib daddr type != unicast drop

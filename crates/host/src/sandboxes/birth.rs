@@ -13,8 +13,9 @@ use super::machine::{Life, MachineError};
 use super::owner::{Flow, Owner};
 use super::record::{Phase, State};
 use super::spec::Secrets;
-use crate::driver::{LaunchSpec, Steps};
+use crate::driver::{LaunchSpec, SharedVolume, Steps};
 use crate::failpoint;
+use crate::network::Policy;
 
 /// Processes and threads of one sandbox.
 const PIDS_MAX: u32 = 2048;
@@ -104,19 +105,27 @@ impl Owner {
                 None => machine.create_volume(&id, spec.disk_bytes).await,
             }
         };
-        let (image, volume) = tokio::try_join!(machine.image(&spec.image.digest), volume)?;
+        let layers = futures::future::try_join_all(spec.layers.iter().map(|layer| machine.layer(layer)));
+        let shared_volumes = futures::future::try_join_all(spec.volumes.iter().map(|mount| async {
+            let source = machine.shared_volume(&mount.id, mount.size_bytes).await?;
+            Ok::<_, MachineError>(SharedVolume { source, path: mount.path.clone(), read_only: mount.read_only })
+        }));
+        let (image, layers, volumes, volume) =
+            tokio::try_join!(machine.image(&spec.image.digest), layers, shared_volumes, volume)?;
         steps.done("image and volume");
         failpoint!("agent.create.after_volume");
-        if spec.deny_egress {
-            machine.set_egress_denied(slot, true).await?;
+        let policy = spec.network_policy();
+        if policy != Policy::default() {
+            machine.set_policy(slot, &policy).await?;
             steps.done("egress");
         }
         let socket_path = shared.records.directory_of(&id).join("guest.sock");
         let launch = LaunchSpec {
             id: id.clone(),
             slot,
-            lowers: vec![image.path.clone()],
+            lowers: layers.iter().map(|layer| layer.path.clone()).chain([image.path.clone()]).collect(),
             volume,
+            volumes,
             vcpus: spec.vcpus,
             memory_bytes: spec.memory_bytes,
             pids_max: PIDS_MAX,
@@ -128,7 +137,7 @@ impl Owner {
             machine.launch(launch, steps).await.map_err(|error| OrderError::failed("launching the sandbox", &error))?;
         self.record.init = Some(life.init());
         self.life = Some(life);
-        self.image = Some(image);
+        self.images = layers.into_iter().chain([image]).collect();
         Ok(())
     }
 
@@ -151,10 +160,15 @@ impl Owner {
         if self.record.state == State::Starting {
             self.set_state(State::Running, "");
         }
-        match machine.image(&self.record.spec.image.digest).await {
-            Ok(lease) => self.image = Some(lease),
-            // It runs on what it has mounted; only a restart from disk will need the image again.
-            Err(error) => tracing::warn!(sandbox = %id, %error, "the image of an adopted sandbox can't be held"),
+        let spec = self.record.spec.clone();
+        let image = machine.image(&spec.image.digest).await;
+        let layers = futures::future::join_all(spec.layers.iter().map(|layer| machine.layer(layer))).await;
+        for lease in layers.into_iter().chain([image]) {
+            match lease {
+                Ok(lease) => self.images.push(lease),
+                // It runs on what it has mounted; only a restart from disk will need the image again.
+                Err(error) => tracing::warn!(sandbox = %id, %error, "an image of an adopted sandbox can't be held"),
+            }
         }
     }
 
@@ -225,5 +239,6 @@ fn guest_config(id: &SandboxId, owner: &Owner, secrets: &Secrets) -> serde_json:
         "access_token": (!secrets.access_token.is_empty()).then_some(&secrets.access_token),
         "vcpus": spec.vcpus,
         "memory_bytes": spec.memory_bytes,
+        "startup": spec.startup,
     })
 }

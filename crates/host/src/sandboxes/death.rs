@@ -92,7 +92,7 @@ impl Owner {
         let machine = &shared.machine;
         let id = self.record.id.clone();
         self.life = None;
-        self.image = None;
+        self.images.clear();
         if self.record.phase != Phase::Destroying {
             // A crash from here on finds a birth that was given up.
             self.record.phase = Phase::Destroying;

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use atoll_model::SandboxId;
+use atoll_model::{LayerId, SandboxId, VolumeId};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -12,6 +12,7 @@ use super::error::OrderError;
 use super::generation::Seen;
 use super::record::{Phase, Record, State};
 use crate::driver::Step;
+use crate::network::Policy;
 use crate::slots::Slot;
 
 /// Orders that wait for one sandbox; more are refused.
@@ -33,6 +34,9 @@ pub struct View {
     pub vcpus: u32,
     pub disk_bytes: u64,
     pub image: String,
+    /// Layers that it stands on.
+    pub layers: Vec<LayerId>,
+    pub volumes: Vec<VolumeId>,
 }
 
 impl View {
@@ -52,6 +56,8 @@ impl View {
             vcpus: record.spec.vcpus,
             disk_bytes: record.spec.disk_bytes,
             image: record.spec.image.digest.clone(),
+            layers: record.spec.layers.iter().map(|layer| layer.id.clone()).collect(),
+            volumes: record.spec.volumes.iter().map(|mount| mount.id.clone()).collect(),
         }
     }
 
@@ -89,6 +95,8 @@ impl Kept {
 pub struct Answer {
     pub view: Arc<View>,
     pub kept: Kept,
+    /// Of memory, by a pause.
+    pub freed_bytes: u64,
     pub steps: Vec<Step>,
 }
 
@@ -109,6 +117,16 @@ pub enum Order {
     },
     Resume {
         seen: Seen,
+        reply: Reply,
+    },
+    /// Keep what it has written so far as a layer.
+    Snapshot {
+        layer: LayerId,
+        reply: Reply,
+    },
+    /// What it may reach from now on.
+    SetPolicy {
+        policy: Policy,
         reply: Reply,
     },
     /// Without `seen`, the agent's own decision (the host was deleted).

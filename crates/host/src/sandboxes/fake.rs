@@ -7,11 +7,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use atoll_model::SandboxId;
+use atoll_model::{LayerId, SandboxId, VolumeId};
 use tokio::sync::watch;
 
 use crate::driver::{DriverError, Exit, InitProcess, LaunchSpec, Steps, host_boot_id};
+use crate::network::Policy;
 use crate::sandboxes::machine::{ImageLease, Life, Machine, MachineError, Use};
+use crate::sandboxes::spec::Layer;
 use crate::slots::{SandboxNetwork, Slot};
 
 #[derive(Default)]
@@ -24,6 +26,7 @@ struct State {
     next: u8,
     slots: BTreeSet<Slot>,
     volumes: BTreeSet<SandboxId>,
+    layers: BTreeSet<LayerId>,
     links: BTreeSet<Slot>,
     cgroups: BTreeMap<SandboxId, Cgroup>,
     fails: BTreeSet<&'static str>,
@@ -170,8 +173,35 @@ impl Machine for FakeDriver {
         Ok(ImageLease { path: PathBuf::from("/image"), held: None })
     }
 
-    async fn set_egress_denied(&self, _: Slot, _: bool) -> Result<(), MachineError> {
+    async fn set_policy(&self, _: Slot, _: &Policy) -> Result<(), MachineError> {
         self.step("egress")
+    }
+
+    async fn snapshot(&self, id: &SandboxId, layer: &LayerId) -> Result<(), MachineError> {
+        self.step("snapshot")?;
+        assert!(self.state().volumes.contains(id), "{id} has no volume to keep");
+        self.state().layers.insert(layer.clone());
+        Ok(())
+    }
+
+    async fn layer(&self, layer: &Layer) -> Result<ImageLease, MachineError> {
+        match self.state().layers.contains(&layer.id) {
+            true => Ok(ImageLease { path: PathBuf::from(format!("/{}", layer.id)), held: None }),
+            false => Err(MachineError::NoImage(format!("no layer {}", layer.id))),
+        }
+    }
+
+    async fn delete_layer(&self, layer: &LayerId) -> Result<(), MachineError> {
+        self.state().layers.remove(layer);
+        Ok(())
+    }
+
+    async fn shared_volume(&self, id: &VolumeId, _: u64) -> Result<PathBuf, MachineError> {
+        Ok(PathBuf::from(format!("/{id}")))
+    }
+
+    async fn reclaim(&self, _: &SandboxId) -> u64 {
+        0
     }
 
     async fn launch(&self, spec: LaunchSpec, _: &mut Steps) -> Result<Arc<dyn Life>, DriverError> {

@@ -7,12 +7,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use atoll_model::SandboxId;
+use atoll_model::{LayerId, SandboxId, VolumeId};
 
 use super::machine::{ImageLease, Life, Machine, MachineError, Use};
+use super::spec::Layer;
 use crate::driver::{Driver, DriverError, Exit, InitProcess, LaunchSpec, NetworkAttach, Running, Steps};
 use crate::images::{Fetch, ImageError, Images};
-use crate::network::Network;
+use crate::network::{Network, Policy};
 use crate::slots::{Slot, Slots};
 use crate::storage::{Pool, StorageError};
 
@@ -102,12 +103,41 @@ impl Machine for Floor {
         Ok(ImageLease { path: mounted.path.clone(), held: Some(mounted) })
     }
 
-    async fn set_egress_denied(&self, slot: Slot, denied: bool) -> Result<(), MachineError> {
-        let network = self.network.clone();
-        tokio::task::spawn_blocking(move || network.set_egress_denied(slot, denied))
+    async fn set_policy(&self, slot: Slot, policy: &Policy) -> Result<(), MachineError> {
+        let (network, policy) = (self.network.clone(), policy.clone());
+        tokio::task::spawn_blocking(move || network.set_policy(slot, &policy))
             .await
             .map_err(lost)?
-            .map_err(|error| MachineError::Failed(format!("closing the sandbox's ways out: {error}")))
+            .map_err(|error| MachineError::Failed(format!("setting what the sandbox may reach: {error}")))
+    }
+
+    async fn snapshot(&self, id: &SandboxId, layer: &LayerId) -> Result<(), MachineError> {
+        let (pool, id, layer) = (self.pool.clone(), id.clone(), layer.clone());
+        Ok(tokio::task::spawn_blocking(move || pool.snapshot_volume(&id, &layer)).await.map_err(lost)??)
+    }
+
+    async fn layer(&self, layer: &Layer) -> Result<ImageLease, MachineError> {
+        if let Some(path) = self.pool.layer(&layer.id) {
+            return Ok(ImageLease { path, held: None });
+        }
+        if layer.digest.is_empty() {
+            return Err(MachineError::NoImage(format!("layer {} is not on this host and can't be fetched", layer.id)));
+        }
+        self.image(&layer.digest).await
+    }
+
+    async fn delete_layer(&self, layer: &LayerId) -> Result<(), MachineError> {
+        let (pool, layer) = (self.pool.clone(), layer.clone());
+        Ok(tokio::task::spawn_blocking(move || pool.delete_layer(&layer)).await.map_err(lost)??)
+    }
+
+    async fn shared_volume(&self, id: &VolumeId, bytes: u64) -> Result<PathBuf, MachineError> {
+        let (pool, id) = (self.pool.clone(), id.clone());
+        Ok(tokio::task::spawn_blocking(move || pool.shared_volume(&id, bytes)).await.map_err(lost)??)
+    }
+
+    async fn reclaim(&self, id: &SandboxId) -> u64 {
+        self.driver.reclaim(id).await
     }
 
     async fn launch(&self, spec: LaunchSpec, steps: &mut Steps) -> Result<Arc<dyn Life>, DriverError> {

@@ -8,9 +8,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use atoll_model::SandboxId;
+use atoll_model::{LayerId, SandboxId, VolumeId};
 
+use super::spec::Layer;
 use crate::driver::{DriverError, Exit, InitProcess, LaunchSpec, Steps};
+use crate::network::Policy;
 use crate::slots::Slot;
 
 /// A sandbox's first process.
@@ -73,7 +75,22 @@ pub trait Machine: Send + Sync + 'static {
     /// The image, mounted; fetched first when it isn't here.
     async fn image(&self, digest: &str) -> Result<ImageLease, MachineError>;
 
-    async fn set_egress_denied(&self, slot: Slot, denied: bool) -> Result<(), MachineError>;
+    async fn set_policy(&self, slot: Slot, policy: &Policy) -> Result<(), MachineError>;
+
+    /// Keeps what the sandbox has written so far as a layer. Success also when it is there already.
+    async fn snapshot(&self, id: &SandboxId, layer: &LayerId) -> Result<(), MachineError>;
+
+    /// A layer to stand on, fetched first when it isn't here.
+    async fn layer(&self, layer: &Layer) -> Result<ImageLease, MachineError>;
+
+    /// Success when there is none.
+    async fn delete_layer(&self, layer: &LayerId) -> Result<(), MachineError>;
+
+    /// A volume that outlives sandboxes, made when it is not there yet.
+    async fn shared_volume(&self, id: &VolumeId, bytes: u64) -> Result<PathBuf, MachineError>;
+
+    /// Gives up what memory it can of a sandbox that stands still; how many bytes went. Nothing where there is no swap.
+    async fn reclaim(&self, id: &SandboxId) -> u64;
 
     async fn launch(&self, spec: LaunchSpec, steps: &mut Steps) -> Result<Arc<dyn Life>, DriverError>;
 

@@ -14,12 +14,13 @@ pub mod fake;
 pub mod floor;
 mod generation;
 mod graves;
+mod layers;
 pub mod machine;
 mod owner;
 mod pause;
 mod record;
 mod recovery;
-mod spec;
+pub(crate) mod spec;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -150,8 +151,29 @@ impl Keeper {
     /// # Errors
     /// [`OrderError`].
     pub async fn create(&self, id: SandboxId, generation: u64, wish: wire::SandboxSpec) -> Result<Answer, OrderError> {
-        let (spec, secrets) = spec::parse(&id, wish)?;
+        self.create_like(id, generation, wish, None).await
+    }
+
+    /// The same; it gets the environment of another sandbox of this host beneath its own.
+    ///
+    /// # Errors
+    /// [`OrderError`].
+    pub async fn create_like(
+        &self,
+        id: SandboxId,
+        generation: u64,
+        wish: wire::SandboxSpec,
+        env_of: Option<&SandboxId>,
+    ) -> Result<Answer, OrderError> {
+        let (spec, mut secrets) = spec::parse(&id, wish)?;
         let seen = Seen::create(generation, spec::digest(&spec, &secrets));
+        if let Some(other) = env_of {
+            let inherited = self.shared.records.secrets(other);
+            let inherited = inherited.map_err(|error| OrderError::failed("reading another's environment", &error))?;
+            for (name, value) in inherited.env {
+                secrets.env.entry(name).or_insert(value);
+            }
+        }
         let (reply, answer) = oneshot::channel();
         let known = {
             let mut sandboxes = self.shared.sandboxes.write().unwrap_or_else(PoisonError::into_inner);

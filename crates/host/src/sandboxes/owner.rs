@@ -57,7 +57,8 @@ pub(super) struct Owner {
     pub entry: Arc<Entry>,
     pub record: Record,
     pub life: Option<Arc<dyn Life>>,
-    pub image: Option<ImageLease>,
+    /// What its root file system stands on.
+    pub images: Vec<ImageLease>,
     /// Its processes are gone, and what they had in the kernel is still to be removed.
     pub release_due: bool,
 }
@@ -67,7 +68,7 @@ const RELEASE_AGAIN: Duration = Duration::from_secs(2);
 
 impl Owner {
     pub(super) fn new(shared: Arc<Shared>, entry: Arc<Entry>, record: Record) -> Self {
-        Self { shared, entry, record, life: None, image: None, release_due: false }
+        Self { shared, entry, record, life: None, images: Vec::new(), release_due: false }
     }
 
     pub(super) async fn run(mut self, start: Start, mut orders: mpsc::Receiver<Order>) {
@@ -154,6 +155,16 @@ impl Owner {
                 let _asker_is_gone = reply.send(result);
                 Flow::Stays
             }
+            Order::Snapshot { layer, reply } => {
+                let result = self.snapshot(&layer).await;
+                let _asker_is_gone = reply.send(result);
+                Flow::Stays
+            }
+            Order::SetPolicy { policy, reply } => {
+                let result = self.set_policy(policy).await;
+                let _asker_is_gone = reply.send(result);
+                Flow::Stays
+            }
             Order::Destroy { seen, reply } => self.destroy(seen, reply).await,
             Order::Acknowledge { generation, state } => {
                 let known = state == State::Exited
@@ -169,7 +180,11 @@ impl Owner {
             Order::Destroy { reply, .. } => {
                 let _asker_is_gone = reply.send(Ok(self.answer(Kept::Files)));
             }
-            Order::Create { reply, .. } | Order::Pause { reply, .. } | Order::Resume { reply, .. } => {
+            Order::Create { reply, .. }
+            | Order::Pause { reply, .. }
+            | Order::Resume { reply, .. }
+            | Order::Snapshot { reply, .. }
+            | Order::SetPolicy { reply, .. } => {
                 let _asker_is_gone = reply.send(Err(OrderError::Destroyed));
             }
             Order::Acknowledge { .. } => {}
@@ -182,7 +197,7 @@ impl Owner {
         tracing::info!(sandbox = %self.record.id, reason, code = exit.code, "a sandbox has ended");
         self.entry.cut.cancel();
         self.life = None;
-        self.image = None;
+        self.images.clear();
         self.record.exit_code = exit.code.unwrap_or(-1);
         self.record.init = None;
         self.set_state(State::Exited, reason);
@@ -218,7 +233,7 @@ impl Owner {
     }
 
     pub(super) fn answer(&self, kept: Kept) -> Answer {
-        Answer { view: self.entry.view.load_full(), kept, steps: Vec::new() }
+        Answer { view: self.entry.view.load_full(), kept, steps: Vec::new(), freed_bytes: 0 }
     }
 
     /// Notes a new state with its reason, on disk and for everybody to see.

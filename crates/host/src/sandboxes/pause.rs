@@ -44,7 +44,8 @@ impl Owner {
             self.set_state(State::Running, &former.1);
             return Err(OrderError::failed("pausing the sandbox", &error));
         }
-        Ok(self.answer(Kept::Memory))
+        let freed_bytes = self.shared.machine.reclaim(&id).await;
+        Ok(Answer { freed_bytes, ..self.answer(Kept::Memory) })
     }
 
     pub(super) async fn resume(&mut self, seen: Seen) -> Result<Answer, OrderError> {

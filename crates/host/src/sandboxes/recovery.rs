@@ -27,6 +27,7 @@ use super::owner::Start;
 use super::record::{Phase, Record, State, Torn};
 use super::spec::{DRIVER_CONTAINER, Image, Spec};
 use crate::driver::host_boot_id;
+use crate::network::Policy;
 
 /// How many are looked at side by side.
 const PARALLEL: usize = 32;
@@ -167,6 +168,10 @@ fn damaged(torn: Torn) -> (Record, Start) {
         on_reboot: OnReboot::Stop,
         labels: Default::default(),
         deny_egress: true,
+        layers: Vec::new(),
+        volumes: Vec::new(),
+        startup: None,
+        policy: Policy { closed: true, ..Policy::default() },
     };
     let mut record = Record {
         id: torn.id,

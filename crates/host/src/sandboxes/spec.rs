@@ -5,11 +5,14 @@
 use std::collections::BTreeMap;
 
 use atoll_model::sandbox::OnReboot;
+use atoll_model::{LayerId, VolumeId};
 use atoll_rpc::atoll::host::v1 as wire;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::error::OrderError;
+use crate::network::{Ipv4Cidr, Policy};
+use crate::zygote::{MAX_LOWERS, MAX_VOLUMES};
 
 pub const DRIVER_CONTAINER: &str = "container";
 
@@ -22,6 +25,8 @@ const MAX_ENV_BYTES: usize = 1 << 20;
 const MAX_ENV_ENTRIES: usize = 4096;
 const MAX_LABELS: usize = 256;
 const MAX_TEXT: usize = 4096;
+const MAX_COMMAND: usize = 64 << 10;
+const MAX_RULES: usize = 128;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spec {
@@ -36,6 +41,46 @@ pub struct Spec {
     pub on_reboot: OnReboot,
     pub labels: BTreeMap<String, String>,
     pub deny_egress: bool,
+    /// Over the image, topmost first.
+    #[serde(default)]
+    pub layers: Vec<Layer>,
+    #[serde(default)]
+    pub volumes: Vec<VolumeMount>,
+    /// Run at each start of its processes.
+    #[serde(default)]
+    pub startup: Option<Startup>,
+    #[serde(default)]
+    pub policy: Policy,
+}
+
+impl Spec {
+    /// Records of older agents say no more than whether the network is closed.
+    #[must_use]
+    pub fn network_policy(&self) -> Policy {
+        Policy { closed: self.deny_egress || self.policy.closed, ..self.policy.clone() }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layer {
+    pub id: LayerId,
+    /// SHA-256 of the image that it can be fetched as; empty when this host alone has it.
+    pub digest: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeMount {
+    pub id: VolumeId,
+    pub path: String,
+    pub size_bytes: u64,
+    pub read_only: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Startup {
+    pub cmd: String,
+    pub user: String,
+    pub cwd: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,12 +136,16 @@ pub fn parse(id: &atoll_model::SandboxId, spec: wire::SandboxSpec) -> Result<(Sp
             return Err(OrderError::Unsupported { what: "the driver", problem: format!("`{other}` is not offered") });
         }
     };
-    let network = spec.network.into_option().unwrap_or_default();
-    if !network.allow_cidrs.is_empty() || !network.deny_cidrs.is_empty() {
-        return Err(OrderError::Unsupported {
-            what: "a network policy by address",
-            problem: "only `deny_egress` is offered".to_owned(),
-        });
+    let policy = policy(spec.network.into_option().unwrap_or_default())?;
+    require("layers", spec.layers.len() < MAX_LOWERS, "must be 15 at most")?;
+    let layers = spec.layers.iter().map(layer).collect::<Result<_, _>>()?;
+    require("volumes", spec.volumes.len() <= MAX_VOLUMES, "must be 8 at most")?;
+    let volumes = spec.volumes.into_iter().map(volume).collect::<Result<_, _>>()?;
+    let startup = spec.startup.into_option().map(|it| Startup { cmd: it.cmd, user: it.user, cwd: it.cwd });
+    if let Some(startup) = &startup {
+        let fits = |text: &str, most: usize| text.len() <= most && !text.contains('\0');
+        let fit = fits(&startup.cmd, MAX_COMMAND) && fits(&startup.user, MAX_TEXT) && fits(&startup.cwd, MAX_TEXT);
+        require("startup", fit && !startup.cmd.is_empty(), "must be 64 KiB at most, without NUL")?;
     }
     let parsed = Spec {
         image: Image { digest: image.digest, name: image.name },
@@ -109,9 +158,64 @@ pub fn parse(id: &atoll_model::SandboxId, spec: wire::SandboxSpec) -> Result<(Sp
         default_workdir: spec.default_workdir,
         on_reboot,
         labels: spec.labels.into_iter().collect(),
-        deny_egress: network.deny_egress,
+        deny_egress: policy.closed,
+        layers,
+        volumes,
+        startup,
+        policy,
     };
     Ok((parsed, Secrets { env: spec.env.into_iter().collect(), access_token: spec.access_token }))
+}
+
+fn layer(layer: &wire::Layer) -> Result<Layer, OrderError> {
+    let id = layer.id.parse().map_err(|_| invalid("layers.id", "must be a layer's id"))?;
+    let known = layer.digest.is_empty() || is_digest(&layer.digest);
+    require("layers.digest", known, "must be a SHA-256 in lower-case hex, or empty")?;
+    Ok(Layer { id, digest: layer.digest.clone() })
+}
+
+fn volume(mount: wire::VolumeMount) -> Result<VolumeMount, OrderError> {
+    let id = mount.id.parse().map_err(|_| invalid("volumes.id", "must be a volume's id"))?;
+    let plain = |part: &str| !part.is_empty() && part != "." && part != "..";
+    let inside = mount.path.strip_prefix('/').is_some_and(|rest| rest.split('/').all(plain));
+    let fits = mount.path.len() <= 1024 && !mount.path.contains('\0');
+    require("volumes.path", inside && fits, "must be absolute, without `.` and `..`, and not the root")?;
+    require("volumes.size_bytes", (MIN_DISK..=MAX_DISK).contains(&mount.size_bytes), "must be 16 MiB to 16 TiB")?;
+    Ok(VolumeMount { id, path: mount.path, size_bytes: mount.size_bytes, read_only: mount.read_only })
+}
+
+/// What a sandbox may reach, read from control's words.
+///
+/// # Errors
+/// When an entry is no network or no name.
+pub fn policy(network: wire::NetworkPolicy) -> Result<Policy, OrderError> {
+    Ok(Policy {
+        closed: network.deny_egress,
+        allow: networks("network.allow_cidrs", &network.allow_cidrs)?,
+        deny: networks("network.deny_cidrs", &network.deny_cidrs)?,
+        allow_names: names("network.allow_domains", network.allow_domains)?,
+        deny_names: names("network.deny_domains", network.deny_domains)?,
+    })
+}
+
+fn networks(field: &'static str, texts: &[String]) -> Result<Vec<Ipv4Cidr>, OrderError> {
+    require(field, texts.len() <= MAX_RULES, "must be 128 at most")?;
+    texts.iter().map(|text| text.parse::<Ipv4Cidr>().map_err(|error| invalid(field, &error.to_string()))).collect()
+}
+
+fn names(field: &'static str, texts: Vec<String>) -> Result<Vec<String>, OrderError> {
+    require(field, texts.len() <= MAX_RULES, "must be 128 at most")?;
+    let fits = |text: &String| text == "*" || is_domain(text.strip_prefix("*.").unwrap_or(text));
+    require(field, texts.iter().all(fits), "must be names such as `example.com` or `*.example.com`")?;
+    Ok(texts.into_iter().map(|text| text.to_ascii_lowercase()).collect())
+}
+
+fn is_domain(text: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+    };
+    text.len() <= 253 && text.split('.').all(label)
 }
 
 /// Tells two wishes apart, secrets included, without keeping them.

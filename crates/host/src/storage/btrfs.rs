@@ -11,6 +11,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 const NAME_BYTES: usize = 4040;
 const LIMIT_REFERENCED: u64 = 1;
 const INHERIT_SET_LIMITS: u64 = 1;
+const SUBVOLUME_READ_ONLY: u64 = 1 << 1;
 const SUBVOLUME_QGROUP_INHERIT: u64 = 1 << 2;
 
 const fn request(direction: u32, number: u32, size: usize) -> u32 {
@@ -21,6 +22,7 @@ const WRITE: u32 = 1;
 const READ: u32 = 2;
 const RESIZE: u32 = request(WRITE, 3, 4096);
 const INO_LOOKUP: u32 = request(READ | WRITE, 18, 4096);
+const SNAP_CREATE_V2: u32 = request(WRITE, 23, size_of::<VolumeArgs>());
 const SUBVOL_CREATE_V2: u32 = request(WRITE, 24, size_of::<VolumeArgs>());
 const FS_INFO: u32 = request(READ, 31, 1024);
 const QUOTA_CTL: u32 = request(READ | WRITE, 40, size_of::<[u64; 2]>());
@@ -100,6 +102,14 @@ pub(super) fn create_subvolume(parent: BorrowedFd<'_>, name: &str, limit: u64, g
     args.inherit_size = size_of::<Inherit>() as u64;
     args.inherit = &raw const inherit;
     call(parent, SUBVOL_CREATE_V2, &mut *args)
+}
+
+/// Makes a read-only snapshot of the subvolume that `source` is the top of. What was written before the call is in it.
+pub(super) fn snapshot_subvolume(parent: BorrowedFd<'_>, name: &str, source: BorrowedFd<'_>) -> io::Result<()> {
+    let mut args = volume_args(name)?;
+    args.fd = i64::from(source.as_raw_fd());
+    args.flags = SUBVOLUME_READ_ONLY;
+    call(parent, SNAP_CREATE_V2, &mut *args)
 }
 
 /// Deletes a subvolume by name; its contents are freed by the kernel behind the call.

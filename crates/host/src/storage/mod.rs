@@ -1,5 +1,8 @@
 //! The storage pool: a btrfs with one subvolume, limited by a quota, per sandbox.
 //!
+//! Beside the sandboxes' volumes lie [`layers`], read-only snapshots of them on which other sandboxes stand, and
+//! [`shared`] volumes that outlive sandboxes.
+//!
 //! A volume holds `up/` and `work/`, the upper and work directories of the sandbox's overlay. The driver makes
 //! idmapped mounts of them; nothing here follows a path that a sandbox has written. Where the bytes lie is
 //! [`backing`]'s business, what btrfs is told is [`btrfs`]'s, and [`headroom`] keeps the pool from outgrowing what
@@ -8,7 +11,9 @@
 mod backing;
 mod btrfs;
 mod headroom;
+mod layers;
 pub(crate) mod loop_device;
+mod shared;
 
 use std::fs::{self, File};
 use std::io;
@@ -266,11 +271,66 @@ impl Pool {
             // The file system is shared with others: their groups are none of ours.
             return Ok(());
         }
-        let alive: Vec<_> = self.list_volumes()?.iter().filter_map(|id| self.group_of(id).ok()).collect();
+        let mut alive: Vec<_> = self.list_volumes()?.iter().filter_map(|id| self.group_of(id).ok()).collect();
+        alive.extend(self.groups_beside()?);
         let groups = btrfs::subvolume_groups(&self.backing.sysfs)
             .map_err(io_error("listing the quota groups of", &self.backing.dir))?;
         // 5 is the top of the file system itself.
         self.leaving().extend(groups.into_iter().filter(|group| *group >= 256 && !alive.contains(group)));
+        self.remove_groups();
+        Ok(())
+    }
+
+    /// The quota groups of layers and shared volumes.
+    fn groups_beside(&self) -> Result<Vec<u64>, StorageError> {
+        let mut groups = Vec::new();
+        for folder in [layers::FOLDER, shared::FOLDER] {
+            for name in self.names_in(folder)? {
+                let group =
+                    open_dir(&self.root, &format!("{folder}/{name}")).and_then(|dir| btrfs::subvolume_id(dir.as_fd()));
+                groups.extend(group.ok());
+            }
+        }
+        Ok(groups)
+    }
+
+    /// The names in one of the pool's own folders; none when it is not there yet.
+    fn names_in(&self, folder: &str) -> Result<Vec<String>, StorageError> {
+        let path = self.backing.dir.join(folder);
+        let names = || -> io::Result<Vec<String>> {
+            let entries = match fs::read_dir(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+                entries => entries?,
+            };
+            entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+        };
+        names().map_err(io_error("listing", &path))
+    }
+
+    /// One of the pool's own folders, made when it is not there yet.
+    fn folder(&self, folder: &str) -> Result<File, StorageError> {
+        let path = self.backing.dir.join(folder);
+        match rustix::fs::mkdirat(&self.root, folder, Mode::from_raw_mode(0o700)) {
+            Err(error) if error != rustix::io::Errno::EXIST => return Err(io_error("making", &path)(error.into())),
+            _ => {}
+        }
+        open_dir(&self.root, folder).map_err(io_error("opening", &path))
+    }
+
+    /// Deletes a subvolume in one of the pool's own folders. Does nothing where there is none.
+    fn delete_in(&self, folder: &str, name: &str) -> Result<(), StorageError> {
+        let path = self.backing.dir.join(folder).join(name);
+        let parent = self.folder(folder)?;
+        let group = match open_dir(&parent, name).and_then(|dir| btrfs::subvolume_id(dir.as_fd())) {
+            Ok(group) => group,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(io_error("looking at", &path)(error)),
+        };
+        match btrfs::destroy_subvolume(parent.as_fd(), name) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error("deleting", &path)(error)),
+            _ => {}
+        }
+        self.leaving().push(group);
         self.remove_groups();
         Ok(())
     }

@@ -103,7 +103,7 @@ fn build(status: BorrowedFd<'_>, prepared: &Prepared, clock: &mut Clock) -> Resu
 
     clock.end(Stage::JoinCgroups, confine::join_cgroups(std::mem::take(&mut inherited.tasks)))?;
     clock.end(Stage::Settle, settle(&plan))?;
-    let (volume, lowers) = clock.end(Stage::AwaitMounts, receive_mounts(status))?;
+    let Mounts { volume, lowers, shared } = clock.end(Stage::AwaitMounts, receive_mounts(status))?;
     clock.end(Stage::Ping, confine::set_ping_groups())?;
 
     // Modes below are meant literally; the guest gets the usual mask at the end.
@@ -114,6 +114,9 @@ fn build(status: BorrowedFd<'_>, prepared: &Prepared, clock: &mut Clock) -> Resu
     clock.end(Stage::Proc, root.proc(&prepared.masks))?;
     clock.end(Stage::Sys, root.sys(&prepared.masks, &plan.cgroup_views, &inherited.cgroup_views))?;
     clock.end(Stage::Dev, root.dev(plan.shm_bytes))?;
+    let mut shared = shared.iter();
+    let attached = shared.try_for_each(|(path, mount)| root.volume(mount.as_fd(), path));
+    clock.end(Stage::Volumes, attached)?;
     clock.end(Stage::Etc, mounts::etc(&plan))?;
     let state = clock.end(Stage::Detach, root.detach())?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
@@ -156,15 +159,24 @@ fn receive_plan(status: BorrowedFd<'_>) -> Attempt<(Plan, Inherited)> {
     Ok((plan, inherited))
 }
 
-fn receive_mounts(status: BorrowedFd<'_>) -> Attempt<(OwnedFd, Vec<OwnedFd>)> {
+/// What the root file system is put together from.
+struct Mounts {
+    volume: OwnedFd,
+    lowers: Vec<OwnedFd>,
+    /// Volumes that outlive the sandbox, with their paths.
+    shared: Vec<(String, OwnedFd)>,
+}
+
+fn receive_mounts(status: BorrowedFd<'_>) -> Attempt<Mounts> {
     let received = wire::receive::<Go>(status).attempted(|| "reading the mounts".to_owned())?;
     let missing = || ("the mounts".to_owned(), io::Error::from(io::ErrorKind::UnexpectedEof));
     let (go, mut fds) = received.ok_or_else(missing)?;
-    if fds.is_empty() || fds.len() != go.lowers + 1 {
+    if fds.is_empty() || fds.len() != go.lowers + go.volumes.len() + 1 {
         return Err(missing());
     }
+    let shared = fds.split_off(go.lowers + 1);
     let lowers = fds.split_off(1);
-    Ok((fds.remove(0), lowers))
+    Ok(Mounts { volume: fds.remove(0), lowers, shared: go.volumes.into_iter().zip(shared).collect() })
 }
 
 /// What needs neither id maps nor mounts.

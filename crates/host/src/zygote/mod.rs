@@ -32,6 +32,6 @@ pub(crate) mod testing;
 pub(crate) mod wire;
 
 pub use handle::{Zygote, ZygoteCommand};
-pub(crate) use mounts::MAX_LOWERS;
+pub(crate) use mounts::{MAX_LOWERS, MAX_VOLUMES};
 pub(crate) use serve::PROGRAM_GROUP;
 pub use serve::zygote_main;

@@ -23,6 +23,9 @@ use crate::driver::dev::{self, BOUND_FILES};
 /// Layers below the writable one; the kernel's own bound is far higher.
 pub(crate) const MAX_LOWERS: usize = 16;
 
+/// Volumes that one sandbox may have mounted.
+pub(crate) const MAX_VOLUMES: usize = 8;
+
 /// Directories of the zygote's root, besides those of [`lower_dir`].
 pub(super) const ROOT_DIRS: &[&str] = &["proc", "sys", "shared", "volume", "root"];
 
@@ -218,6 +221,13 @@ impl NewRoot {
         attach(queues.as_fd(), "/dev/mqueue")
     }
 
+    /// Attaches a volume at its path, which is made where the image lacks it. Links in it lead nowhere but inside.
+    #[allow(clippy::unused_self)]
+    pub(super) fn volume(&self, mount: BorrowedFd<'_>, path: &str) -> Attempt<()> {
+        fs::DirBuilder::new().recursive(true).mode(0o755).create(path).attempted(|| format!("making {path}"))?;
+        attach(mount, path)
+    }
+
     /// Lets go of the old root and all that is mounted in it. What stays is the directory of the bound files: its mount
     /// has lost its parent by then, so `..` leads nowhere.
     pub(super) fn detach(self) -> Attempt<OwnedFd> {
@@ -233,6 +243,7 @@ pub(super) fn etc(plan: &Plan) -> Attempt<()> {
     let hosts = format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{}\t{host}\n", plan.address);
     replace("/etc/hostname", &format!("{host}\n"))?;
     replace("/etc/hosts", &hosts)?;
+    replace("/etc/machine-id", &format!("{}\n", plan.machine_id))?;
     replace("/etc/resolv.conf", &format!("nameserver {}\n", plan.nameserver))
 }
 

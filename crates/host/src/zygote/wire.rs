@@ -34,6 +34,8 @@ pub(crate) struct Plan {
     pub tasks: usize,
     pub cgroup_views: Vec<String>,
     pub hostname: String,
+    /// 32 hex digits, no two sandboxes the same.
+    pub machine_id: String,
     /// The sandbox's address, for `/etc/hosts`.
     pub address: std::net::Ipv4Addr,
     pub nameserver: std::net::Ipv4Addr,
@@ -44,10 +46,13 @@ pub(crate) struct Plan {
     pub fail_at: Option<Stage>,
 }
 
-/// Agent to child, once the id maps are written. Descriptors: the volume's mount, then those of `lowers` layers.
+/// Agent to child, once the id maps are written. Descriptors: the mount of the sandbox's own volume, then those of
+/// `lowers` layers, then one per path in `volumes`.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Go {
     pub lowers: usize,
+    /// Where the volumes that are mounted into it go.
+    pub volumes: Vec<String>,
 }
 
 /// Zygote or child to agent.
@@ -95,6 +100,7 @@ pub(crate) enum Stage {
     Proc,
     Sys,
     Dev,
+    Volumes,
     Etc,
     Detach,
     Descriptors,
@@ -105,7 +111,7 @@ pub(crate) enum Stage {
 
 impl Stage {
     #[cfg_attr(not(feature = "failpoints"), allow(dead_code))]
-    pub(crate) const CHILD: [Self; 16] = [
+    pub(crate) const CHILD: [Self; 17] = [
         Self::Plan,
         Self::JoinCgroups,
         Self::Settle,
@@ -116,6 +122,7 @@ impl Stage {
         Self::Proc,
         Self::Sys,
         Self::Dev,
+        Self::Volumes,
         Self::Etc,
         Self::Detach,
         Self::Descriptors,
@@ -139,6 +146,7 @@ impl Stage {
             Self::Proc => "mount proc",
             Self::Sys => "mount sys",
             Self::Dev => "mount dev",
+            Self::Volumes => "mount volumes",
             Self::Etc => "write etc",
             Self::Detach => "detach old root",
             Self::Descriptors => "place descriptors",

@@ -50,6 +50,76 @@ pub struct CreateSandboxRequest {
     /// True lets anybody send requests to its ports; otherwise they take a signed link or an API key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub public: Option<bool>,
+    /// What it may reach.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkPolicy>,
+}
+
+/// What a sandbox may reach: IPv4 networks (`10.1.0.0/16`, or an address) and names (`example.com`, or `*.example.com`
+/// for all below it). What is allowed wins over what is denied; what is named by neither is open. With `0.0.0.0/0`
+/// denied, only what is allowed can be reached, and only allowed names are resolved. Networks that the platform keeps
+/// closed to all sandboxes stay closed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct NetworkPolicy {
+    /// At most 128.
+    pub allow_out: Vec<String>,
+    /// At most 128.
+    pub deny_out: Vec<String>,
+}
+
+/// The whole of what a sandbox may reach from now on; what is left out is cleared.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct SetNetworkRequest {
+    /// False closes all ways out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub internet: Option<bool>,
+    pub allow_out: Vec<String>,
+    pub deny_out: Vec<String>,
+}
+
+/// Children that start from the files that a sandbox has now.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ForkRequest {
+    /// 1 (when absent) to 100.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub count: Option<u32>,
+    /// The children's idle timeout; the sandbox's own when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout_sec: Option<u64>,
+    /// Their labels; the sandbox's own when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<BTreeMap<String, String>>,
+}
+
+/// One child: a sandbox that runs and answers, or why there is none.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Forked {
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub sandbox: Option<Sandbox>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub error: Option<ForkError>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ForkError {
+    pub code: crate::ErrorCode,
+    pub message: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ForkResponse {
+    /// What the children begin with: `memory` or `files`.
+    pub kept: String,
+    pub items: Vec<Forked>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -79,6 +149,9 @@ pub struct Sandbox {
     /// In answers to pause and resume: what was kept, `memory` or `files`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub kept: Option<String>,
+    /// In answers to pause: how much of its memory went to swap.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub freed_bytes: Option<u64>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

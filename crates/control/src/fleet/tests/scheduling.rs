@@ -22,6 +22,7 @@ pub fn demand(team: &TeamId, byoc: bool) -> Demand {
         memory_mb: 512,
         disk_mb: 1024,
         image: None,
+        only: None,
         tried: Vec::new(),
     }
 }

@@ -19,6 +19,7 @@ fn rules() -> Rules {
         now: NOW,
         inventory_complete: true,
         transition_limit: LIMIT,
+        alone_since: None,
         orphan_grace: LIMIT,
         resume_on_reconnect: true,
     }
@@ -34,6 +35,25 @@ fn seen(state: State, reason: &str) -> Option<Seen> {
 
 fn turned(status: SandboxStatus, reason: &str) -> Verdict {
     Verdict::Become { status, reason: (!reason.is_empty()).then(|| reason.to_owned()) }
+}
+
+#[test]
+fn what_nobody_finishes_any_more_is_brought_to_its_hosts_truth_at_once() {
+    let fresh = |status, reason: Option<&str>, age: u64| Row {
+        changed_at: NOW - Duration::from_secs(age),
+        reason: reason.map(str::to_owned),
+        ..row(status)
+    };
+    // A server that is the only one was started again a second ago.
+    let alone = Rules { alone_since: Some(NOW - Duration::from_secs(1)), ..rules() };
+    assert_eq!(judge(&fresh(Starting, None, 2), None, &alone), turned(Error, "starting_interrupted"));
+    assert_eq!(judge(&fresh(Starting, None, 2), seen(State::Running, "").as_ref(), &alone), turned(Running, ""));
+    assert_eq!(judge(&fresh(Starting, None, 0), None, &alone), Verdict::Leave);
+    assert_eq!(judge(&fresh(Starting, None, 2), None, &rules()), Verdict::Leave);
+    // A resume after contact came back, whose answer was lost.
+    let lost =
+        |age| judge(&fresh(Resuming, Some("reconnected"), age), seen(State::Paused, DISCONNECTED).as_ref(), &rules());
+    assert_eq!((lost(5), lost(20)), (Verdict::Leave, Verdict::Resume));
 }
 
 #[test]

@@ -67,6 +67,7 @@ impl Fixture {
             slot: Slot::new(SandboxNetwork::default(), LAST_BLOCK, index).unwrap(),
             lowers: vec![PathBuf::from("/")],
             volume,
+            volumes: Vec::new(),
             vcpus: 1,
             memory_bytes: 512 << 20,
             pids_max: 128,

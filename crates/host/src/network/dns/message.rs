@@ -1,5 +1,7 @@
 //! As much of a DNS message as a forwarder needs to know (RFC 1035, section 4.1).
 
+use std::net::Ipv4Addr;
+
 const HEADER: usize = 12;
 /// RFC 1035: a name has at most 255 bytes.
 const MAX_NAME: usize = 255;
@@ -52,6 +54,75 @@ pub(super) fn answers(asked: &[u8], answer: &[u8]) -> bool {
     is_response && id(asked) == id(answer) && same_question
 }
 
+/// The name that is asked for, in lower case, without its final dot. Nothing when it has other bytes than names have.
+pub(super) fn name(asked: &[u8]) -> Option<String> {
+    let mut rest = question(asked)?;
+    let mut name = String::new();
+    loop {
+        let (length, more) = rest.split_first()?;
+        if *length == 0 {
+            return Some(name);
+        }
+        let label = more.get(..usize::from(*length))?;
+        if !label.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')) {
+            return None;
+        }
+        if !name.is_empty() {
+            name.push('.');
+        }
+        name.extend(label.iter().map(|byte| char::from(byte.to_ascii_lowercase())));
+        rest = more.get(usize::from(*length)..)?;
+    }
+}
+
+/// The IPv4 addresses in an answer with the seconds that they may be kept, at most `most` of them.
+pub(super) fn addresses(answer: &[u8], most: usize) -> Vec<(Ipv4Addr, u32)> {
+    let mut found = Vec::new();
+    let Some(asked) = question(answer) else { return found };
+    let records = answer.get(6..8).map_or(0, |count| u16::from_be_bytes([count[0], count[1]]));
+    let mut at = HEADER + asked.len();
+    for _ in 0..records {
+        let Some(after) = skip_name(answer, at) else { return found };
+        let Some(&[k1, k2, c1, c2, t1, t2, t3, t4, l1, l2]) =
+            answer.get(after..after + 10).and_then(|fields| <&[u8; 10]>::try_from(fields).ok())
+        else {
+            return found;
+        };
+        let length = usize::from(u16::from_be_bytes([l1, l2]));
+        let Some(data) = answer.get(after + 10..after + 10 + length) else { return found };
+        if let (1, 1, Ok(octets)) =
+            (u16::from_be_bytes([k1, k2]), u16::from_be_bytes([c1, c2]), <[u8; 4]>::try_from(data))
+            && found.len() < most
+        {
+            found.push((octets.into(), u32::from_be_bytes([t1, t2, t3, t4])));
+        }
+        at = after + 10 + length;
+    }
+    found
+}
+
+/// Where the name that begins at `at` ends.
+fn skip_name(message: &[u8], mut at: usize) -> Option<usize> {
+    loop {
+        let length = *message.get(at)?;
+        match length {
+            0 => return Some(at + 1),
+            1..=63 => at += 1 + usize::from(length),
+            // A pointer is the end of a name.
+            0xc0.. => return Some(at + 2),
+            _ => return None,
+        }
+    }
+}
+
+/// "Refused" in answer to the question.
+pub(super) fn refusal(asked: &[u8]) -> Option<Vec<u8>> {
+    const REFUSED: u8 = 5;
+    let mut answer = failure(asked)?;
+    answer[3] = answer[3] & 0xf0 | REFUSED;
+    Some(answer)
+}
+
 /// "Server failure" in answer to the question.
 pub(super) fn failure(asked: &[u8]) -> Option<Vec<u8>> {
     const RESPONSE: u8 = 0x80;
@@ -100,6 +171,17 @@ mod tests {
     }
 
     #[test]
+    fn the_addresses_of_an_answer_are_found_behind_aliases() {
+        assert_eq!(name(&asked()).as_deref(), Some("example.org"));
+        let mut answer = asked();
+        (answer[2], answer[7]) = (0x81, 2);
+        answer.extend([0xc0, 12, 0, 5, 0, 1, 0, 0, 0, 9, 0, 2, 0xc0, 12]);
+        answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 7]);
+        assert_eq!(addresses(&answer, 9), [(Ipv4Addr::new(192, 0, 2, 7), 60)]);
+        assert_eq!(refusal(&asked()).unwrap()[3] & 0xf, 5);
+    }
+
+    #[test]
     fn names_that_are_too_long_or_point_somewhere_are_not_questions() {
         let long = [&[0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0][..], &[&[63; 64][..]; 5].concat(), &[0, 0, 1, 0, 1]].concat();
         assert!(!is_question(&long));
@@ -110,7 +192,8 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(a: Vec<u8>, b: Vec<u8>) {
-            let _ = (is_question(&a), answers(&a, &b), failure(&a), with_id(a, [1, 2]));
+            let _ = (is_question(&a), answers(&a, &b), failure(&a), refusal(&a), name(&a), addresses(&b, 9));
+            let _ = with_id(a, [1, 2]);
         }
     }
 }

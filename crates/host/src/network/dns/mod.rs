@@ -22,6 +22,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::nfnetlink;
+use super::policy::{Policy, Ruling};
 use upstream::Upstreams;
 
 const PORT: u16 = 53;
@@ -83,6 +85,10 @@ impl Drop for Admitted {
 #[derive(Debug)]
 struct Shared {
     upstreams: Upstreams,
+    /// The nft table whose set `learned` the addresses of admitted names go to.
+    table: String,
+    /// Of sandboxes that have rules about names.
+    policies: Mutex<HashMap<Ipv4Addr, Arc<Policy>>>,
     udp: Arc<Admission>,
     tcp: Arc<Admission>,
 }
@@ -97,13 +103,25 @@ pub(super) struct Forwarder {
 
 impl Forwarder {
     /// To be called inside a tokio runtime.
-    pub fn new(resolv_conf: PathBuf) -> Self {
+    pub fn new(resolv_conf: PathBuf, table: String) -> Self {
         let shared = Shared {
+            table,
+            policies: Mutex::default(),
             upstreams: Upstreams::new(resolv_conf),
             udp: Admission::new(UDP_TOTAL, UDP_EACH),
             tcp: Admission::new(TCP_TOTAL, TCP_EACH),
         };
         Self { shared: Arc::new(shared), runtime: Handle::current(), tasks: Mutex::default() }
+    }
+
+    /// Judges the sandbox's names by this from now on.
+    pub fn set_policy(&self, sandbox: Ipv4Addr, policy: Policy) {
+        let mut policies = self.shared.policies.lock().unwrap_or_else(PoisonError::into_inner);
+        if policy.has_names() {
+            policies.insert(sandbox, Arc::new(policy));
+        } else {
+            policies.remove(&sandbox);
+        }
     }
 
     /// Serves a gateway, from when this returns or, should a former agent still hold its address, from when it lets go.
@@ -129,6 +147,40 @@ impl Drop for Forwarder {
         for task in self.tasks.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             task.abort();
         }
+    }
+}
+
+/// Addresses of one answer that are let through; real answers have a few.
+const MAX_LEARNED: usize = 32;
+/// What an address is let through for at least, and at most. Programs connect a moment after they have asked, and keep
+/// addresses for longer than a short answer allows.
+const LEARNED: (u32, u32) = (60, 3600);
+
+impl Shared {
+    fn judge(&self, source: Ipv4Addr, question: &[u8]) -> Ruling {
+        let policy = self.policies.lock().unwrap_or_else(PoisonError::into_inner).get(&source).cloned();
+        match (policy, message::name(question)) {
+            (None, _) => Ruling::Pass,
+            (Some(policy), Some(name)) => policy.judge(&name),
+            (Some(_), None) => Ruling::Refuse,
+        }
+    }
+
+    /// Lets the sandbox through to the addresses in an admitted answer, before it hears of them.
+    async fn learn(self: &Arc<Self>, source: Ipv4Addr, ruling: Ruling, answer: Option<&[u8]>) {
+        let (Ruling::Admit, Some(answer)) = (ruling, answer) else { return };
+        let addresses = message::addresses(answer, MAX_LEARNED);
+        let shared = Arc::clone(self);
+        let adding = tokio::task::spawn_blocking(move || {
+            for (address, seconds) in addresses {
+                let lifetime = Duration::from_secs(u64::from(seconds.clamp(LEARNED.0, LEARNED.1)));
+                if let Err(error) = nfnetlink::add_pair(&shared.table, "learned", (source, address), lifetime) {
+                    tracing::warn!(%source, %address, %error, "an address that is allowed by name stays closed");
+                }
+            }
+        });
+        // It only blocks for the kernel; a lost task means that the agent ends.
+        let _ = adding.await;
     }
 }
 
@@ -178,7 +230,14 @@ async fn serve_udp(gateway: Ipv4Addr, socket: Arc<UdpSocket>, shared: &Arc<Share
         let question = buffer[..length].to_vec();
         let (socket, shared) = (Arc::clone(&socket), Arc::clone(shared));
         tokio::spawn(async move {
-            let answer = shared.upstreams.ask_udp(&question).await.or_else(|| message::failure(&question));
+            let answer = match shared.judge(address, &question) {
+                Ruling::Refuse => message::refusal(&question),
+                ruling => {
+                    let answer = shared.upstreams.ask_udp(&question).await;
+                    shared.learn(address, ruling, answer.as_deref()).await;
+                    answer.or_else(|| message::failure(&question))
+                }
+            };
             if let Some(answer) = answer {
                 let _ = socket.send_to(&answer, source).await;
             }
@@ -199,13 +258,13 @@ async fn serve_tcp(gateway: Ipv4Addr, listener: TcpListener, shared: &Arc<Shared
         let shared = Arc::clone(shared);
         tokio::spawn(async move {
             // It ends when the sandbox has had enough, or has been silent for too long: no error of ours.
-            let _ = converse(stream, &shared).await;
+            let _ = converse(stream, address, &shared).await;
             drop(admitted);
         });
     }
 }
 
-async fn converse(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
+async fn converse(mut stream: TcpStream, source: Ipv4Addr, shared: &Arc<Shared>) -> io::Result<()> {
     loop {
         let length = usize::from(timeout(TCP_IDLE, stream.read_u16()).await??);
         if length > MAX_QUESTION {
@@ -216,7 +275,14 @@ async fn converse(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
         if !message::is_question(&question) {
             return Ok(());
         }
-        let answer = shared.upstreams.ask_tcp(&question).await.or_else(|| message::failure(&question));
+        let answer = match shared.judge(source, &question) {
+            Ruling::Refuse => message::refusal(&question),
+            ruling => {
+                let answer = shared.upstreams.ask_tcp(&question).await;
+                shared.learn(source, ruling, answer.as_deref()).await;
+                answer.or_else(|| message::failure(&question))
+            }
+        };
         let Some(answer) = answer else { return Ok(()) };
         let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
         let framed = [&length.to_be_bytes(), &answer[..]].concat();

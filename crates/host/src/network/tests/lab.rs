@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::instance::Instance;
-use crate::network::{Network, NetworkConfig};
+use crate::network::{Network, NetworkConfig, Policy};
 use crate::slots::{Slot, Slots, SlotsConfig};
 
 /// Long enough for anything that works; what doesn't is refused at once, or meets this.
@@ -181,7 +181,9 @@ impl Lab {
             .enable_all()
             .build()
             .unwrap();
-        let start = || runtime.block_on(Network::start(&self.instance(), self.config.clone(), &slots, denied));
+        let closed = Policy { closed: true, ..Policy::default() };
+        let denied: Vec<_> = denied.iter().map(|slot| (*slot, closed.clone())).collect();
+        let start = || runtime.block_on(Network::start(&self.instance(), self.config.clone(), &slots, &denied));
         let network = self.host.run(start).unwrap();
         Agent { lab: self, slots, network, runtime }
     }

@@ -1,0 +1,158 @@
+//! Layers: what sandboxes have written, kept read-only, for others to stand on.
+//!
+//! A layer is made on a sandbox's host in one moment and without copying; it lies in that host's pool. Layers that a
+//! snapshot or template stands on are packed as images and fetched into the object store behind everybody's back
+//! ([`work`]), so that any host can have them; until then what stands on them starts on that one host. Who stands on
+//! what is counted by reference ([`store`]), and what nobody stands on goes ([`collect`]).
+//!
+//! A stack that has grown is packed into one layer in the background, remembered beside its holder for whoever comes
+//! next; the holder itself goes on as it is. Nothing here decides what a sandbox, a snapshot or a template is.
+
+mod collect;
+pub mod store;
+#[cfg(test)]
+mod tests;
+mod work;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use atoll_model::{HostId, LayerId, SandboxId, TeamId};
+use atoll_rpc::atoll::host::v1 as wire;
+use atoll_rpc::connectrpc::client::CallOptions;
+use tokio::sync::Notify;
+
+pub use collect::Dead;
+pub use store::LayerRow;
+
+use crate::clock::Clock;
+use crate::db::{Db, DbError, Text};
+use crate::fleet::{Fleet, FleetError};
+use crate::objects::{ObjectError, Objects};
+
+/// A stack of so many layers is packed into one.
+pub const SQUASH_AT: usize = 8;
+/// The most that a host mounts above a template.
+pub const MAX_LAYERS: usize = 15;
+/// Making one takes milliseconds; its host may be busy.
+const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Why a layer could not be made or had.
+#[derive(Debug, thiserror::Error)]
+pub enum LayerError {
+    #[error(transparent)]
+    Host(#[from] FleetError),
+    #[error(transparent)]
+    Db(#[from] DbError),
+    #[error(transparent)]
+    Object(#[from] ObjectError),
+    /// Layers of one stack that lie on different machines and are not stored yet.
+    #[error("its files lie on another host and are not stored yet; try again in a moment")]
+    Elsewhere,
+    /// It came from a machine of a team, and must not be loaded on another's.
+    #[error("it was made on a machine of the team's own, and the team has none any more")]
+    NotForTheseHosts,
+}
+
+/// The service. Cheap to clone.
+#[derive(Clone)]
+pub struct Layers {
+    db: Db,
+    clock: Clock,
+    fleet: Fleet,
+    objects: Objects,
+    /// Something is to be stored.
+    due: Arc<Notify>,
+}
+
+impl Layers {
+    #[must_use]
+    pub fn new(db: Db, clock: Clock, fleet: Fleet, objects: Objects) -> Self {
+        Self { db, clock, fleet, objects, due: Arc::default() }
+    }
+
+    #[must_use]
+    pub fn objects(&self) -> &Objects {
+        &self.objects
+    }
+
+    /// Keeps what a sandbox has written so far. Its row is there before its host is asked, so nothing that the host makes
+    /// can be forgotten. Answers the layer with what the sandbox's own writes take.
+    pub async fn make(
+        &self,
+        team: &TeamId,
+        byoc: bool,
+        sandbox: &SandboxId,
+        host: &HostId,
+    ) -> Result<LayerRow, LayerError> {
+        let mut layer = LayerRow {
+            id: Text(LayerId::new()),
+            team_id: Text(team.clone()),
+            host_id: Some(Text(host.clone())),
+            byoc,
+            digest: None,
+            stored: false,
+            size_bytes: 0,
+            created_at: self.clock.now(),
+        };
+        let mut tx = self.db.begin().await?;
+        store::insert(&mut tx, &layer).await?;
+        tx.commit().await?;
+        fail::fail_point!("control::snapshot::before_host");
+        let request = wire::SnapshotSandboxRequest {
+            id: sandbox.to_string(),
+            layer_id: layer.id.to_string(),
+            ..Default::default()
+        };
+        let options = CallOptions::default().with_timeout(SNAPSHOT_DEADLINE);
+        let answer = self.fleet.host_client(host).snapshot_sandbox_with_options(request, options).await;
+        let answer = answer.map_err(|error| FleetError::from_rpc(host, "keep a sandbox's files", error))?;
+        fail::fail_point!("control::snapshot::after_host");
+        layer.size_bytes = i64::try_from(answer.into_owned().size_bytes).unwrap_or(i64::MAX);
+        store::set_size(&self.db, &layer.id.0, layer.size_bytes).await?;
+        Ok(layer)
+    }
+
+    /// What somebody who comes next to `holder` stands on: its layers, or all of them in one.
+    pub async fn chain(&self, holder: &str) -> Result<Vec<LayerRow>, DbError> {
+        store::chain(&self.db, holder).await
+    }
+
+    /// There is something to be stored.
+    pub fn nudge(&self) {
+        self.due.notify_one();
+    }
+
+    /// Waits until somebody has nudged.
+    pub async fn nudged(&self) {
+        self.due.notified().await;
+    }
+}
+
+/// The one host that has these layers; none when every host can have them.
+pub fn pinned(chain: &[LayerRow], team_is_byoc: bool) -> Result<Option<HostId>, LayerError> {
+    if chain.iter().any(|layer| layer.byoc) && !team_is_byoc {
+        return Err(LayerError::NotForTheseHosts);
+    }
+    let mut only: Option<&HostId> = None;
+    for layer in chain.iter().filter(|layer| !layer.stored) {
+        let host = layer.host_id.as_ref().map(|host| &host.0).ok_or(LayerError::Elsewhere)?;
+        if only.is_some_and(|only| only != host) {
+            return Err(LayerError::Elsewhere);
+        }
+        only = Some(host);
+    }
+    Ok(only.cloned())
+}
+
+/// As hosts are told.
+#[must_use]
+pub fn to_wire(chain: &[LayerRow]) -> Vec<wire::Layer> {
+    let one = |layer: &LayerRow| wire::Layer {
+        id: layer.id.to_string(),
+        digest: layer.digest.clone().unwrap_or_default(),
+        size_bytes: u64::try_from(layer.size_bytes).unwrap_or(0),
+        ..Default::default()
+    };
+    chain.iter().map(one).collect()
+}

@@ -1,0 +1,214 @@
+//! SQL of layers and of who stands on them.
+
+use atoll_model::{HostId, LayerId, TeamId};
+
+use crate::db::{Db, DbError, During, Millis, Text, Tx, on};
+
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct LayerRow {
+    pub id: Text<LayerId>,
+    pub team_id: Text<TeamId>,
+    pub host_id: Option<Text<HostId>>,
+    /// Made on a machine of the team's own.
+    pub byoc: bool,
+    /// Of its image, once it was packed.
+    pub digest: Option<String>,
+    /// The image is in the object store.
+    pub stored: bool,
+    pub size_bytes: i64,
+    pub created_at: Millis,
+}
+
+macro_rules! columns {
+    () => {
+        "l.id, l.team_id, l.host_id, l.byoc, l.digest, l.stored, l.size_bytes, l.created_at"
+    };
+}
+
+/// The position of all of a holder's layers in one.
+const SQUASHED: i64 = -1;
+
+pub async fn insert(tx: &mut Tx, new: &LayerRow) -> Result<(), DbError> {
+    on!(tx tx, |c| sqlx::query(
+        "INSERT INTO layers (id, team_id, host_id, byoc, digest, stored, size_bytes, created_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)"
+    )
+    .bind(new.id.as_str())
+    .bind(new.team_id.as_str())
+    .bind(new.host_id.as_ref().map(|host| host.as_str()))
+    .bind(new.byoc)
+    .bind(&new.digest)
+    .bind(new.stored)
+    .bind(new.size_bytes)
+    .bind(new.created_at)
+    .execute(c)
+    .await
+    .map(|_| ()))
+    .during("insert a layer")
+}
+
+pub async fn set_size(db: &Db, id: &LayerId, size_bytes: i64) -> Result<(), DbError> {
+    on!(write db, |c| sqlx::query("UPDATE layers SET size_bytes = $2 WHERE id = $1")
+        .bind(id.as_str())
+        .bind(size_bytes)
+        .execute(c)
+        .await
+        .map(|_| ()))
+    .during("note a layer's size")
+}
+
+pub async fn set_digest(db: &Db, id: &LayerId, digest: &str, size_bytes: i64) -> Result<(), DbError> {
+    on!(write db, |c| sqlx::query("UPDATE layers SET digest = $2, size_bytes = $3 WHERE id = $1 AND digest IS NULL")
+        .bind(id.as_str())
+        .bind(digest)
+        .bind(size_bytes)
+        .execute(c)
+        .await
+        .map(|_| ()))
+    .during("note a layer's digest")
+}
+
+pub async fn set_stored(db: &Db, id: &LayerId) -> Result<(), DbError> {
+    on!(write db, |c| sqlx::query("UPDATE layers SET stored = TRUE WHERE id = $1")
+        .bind(id.as_str())
+        .execute(c)
+        .await
+        .map(|_| ()))
+    .during("note that a layer is stored")
+}
+
+/// `holder` stands on these from now on, topmost first, and on nothing else.
+pub async fn refer(tx: &mut Tx, holder: &str, layers: &[LayerRow]) -> Result<(), DbError> {
+    release(tx, holder).await?;
+    for (position, layer) in layers.iter().enumerate() {
+        let position = i64::try_from(position).unwrap_or(i64::MAX);
+        put(tx, holder, position, &layer.id.0).await?;
+    }
+    Ok(())
+}
+
+/// `holder`'s layers are also had as this one.
+pub async fn refer_squashed(tx: &mut Tx, holder: &str, layer: &LayerId) -> Result<(), DbError> {
+    put(tx, holder, SQUASHED, layer).await
+}
+
+async fn put(tx: &mut Tx, holder: &str, position: i64, layer: &LayerId) -> Result<(), DbError> {
+    on!(tx tx, |c| sqlx::query("INSERT INTO layer_refs (holder, position, layer_id) VALUES ($1, $2, $3)")
+        .bind(holder)
+        .bind(position)
+        .bind(layer.as_str())
+        .execute(c)
+        .await
+        .map(|_| ()))
+    .during("note who stands on a layer")
+}
+
+/// `holder` stands on nothing any more.
+pub async fn release(tx: &mut Tx, holder: &str) -> Result<(), DbError> {
+    on!(tx tx, |c| sqlx::query("DELETE FROM layer_refs WHERE holder = $1").bind(holder).execute(c).await.map(|_| ()))
+        .during("release a holder's layers")
+}
+
+/// What somebody who comes next stands on, topmost first.
+pub async fn chain(db: &Db, holder: &str) -> Result<Vec<LayerRow>, DbError> {
+    on!(read db, |c| sqlx::query_as(concat!(
+        "SELECT ",
+        columns!(),
+        " FROM layer_refs r JOIN layers l ON l.id = r.layer_id WHERE r.holder = $1 AND (r.position = $2 OR NOT EXISTS
+         (SELECT 1 FROM layer_refs s WHERE s.holder = $1 AND s.position = $2)) ORDER BY r.position"
+    ))
+    .bind(holder)
+    .bind(SQUASHED)
+    .fetch_all(c)
+    .await)
+    .during("read a holder's layers")
+}
+
+/// Layers of snapshots and templates that are not in the object store, oldest first.
+pub async fn unstored(db: &Db, limit: i64) -> Result<Vec<LayerRow>, DbError> {
+    on!(read db, |c| sqlx::query_as(concat!(
+        "SELECT ",
+        columns!(),
+        " FROM layers l WHERE NOT l.stored AND l.host_id IS NOT NULL AND EXISTS
+         (SELECT 1 FROM layer_refs r WHERE r.layer_id = l.id AND (r.holder LIKE 'tpl-%' OR r.holder LIKE 'bld-%'))
+         AND EXISTS (SELECT 1 FROM hosts h WHERE h.id = l.host_id AND h.status = 'online')
+         ORDER BY l.created_at, l.id LIMIT $1"
+    ))
+    .bind(limit)
+    .fetch_all(c)
+    .await)
+    .during("look for layers to store")
+}
+
+/// Layers that nobody stands on, made before `before`.
+pub async fn unused(db: &Db, before: Millis, limit: i64) -> Result<Vec<LayerRow>, DbError> {
+    on!(read db, |c| sqlx::query_as(concat!(
+        "SELECT ",
+        columns!(),
+        " FROM layers l WHERE l.created_at < $1 AND NOT EXISTS (SELECT 1 FROM layer_refs r WHERE r.layer_id = l.id)
+         ORDER BY l.created_at LIMIT $2"
+    ))
+    .bind(before)
+    .bind(limit)
+    .fetch_all(c)
+    .await)
+    .during("look for layers that nobody uses")
+}
+
+/// Deletes the row if nobody stands on it. Whether it did.
+pub async fn delete_unused(tx: &mut Tx, id: &LayerId) -> Result<bool, DbError> {
+    on!(tx tx, |c| sqlx::query(
+        "DELETE FROM layers WHERE id = $1 AND NOT EXISTS (SELECT 1 FROM layer_refs r WHERE r.layer_id = layers.id)"
+    )
+    .bind(id.as_str())
+    .execute(c)
+    .await
+    .map(|done| done.rows_affected() > 0))
+    .during("delete a layer")
+}
+
+/// Whether a row names the image: a layer, a template, or a sandbox that lives.
+pub async fn is_named(tx: &mut Tx, digest: &str) -> Result<bool, DbError> {
+    let found: Option<(i64,)> = on!(tx tx, |c| sqlx::query_as(
+        "SELECT CAST(1 AS BIGINT) WHERE EXISTS (SELECT 1 FROM layers WHERE digest = $1)
+         OR EXISTS (SELECT 1 FROM templates WHERE digest = $1)
+         OR EXISTS (SELECT 1 FROM sandboxes WHERE digest = $1 AND status <> 'stopped')"
+    )
+    .bind(digest)
+    .fetch_optional(c)
+    .await)
+    .during("look for who names an image")?;
+    Ok(found.is_some())
+}
+
+/// One host is to delete this, when it can be reached.
+pub async fn note_deletion(tx: &mut Tx, host: &HostId, what: &str, now: Millis) -> Result<(), DbError> {
+    on!(tx tx, |c| sqlx::query(
+        "INSERT INTO pending_deletions (host_id, digest, created_at) VALUES ($1, $2, $3)
+         ON CONFLICT (host_id, digest) DO NOTHING"
+    )
+    .bind(host.as_str())
+    .bind(what)
+    .bind(now)
+    .execute(c)
+    .await
+    .map(|_| ()))
+    .during("note a layer's deletion")
+}
+
+/// Notes that every host is to delete the image, in the transaction after which no row names it any more.
+///
+/// # Errors
+/// The database's.
+pub async fn note_everywhere(tx: &mut Tx, digest: &str, now: Millis) -> Result<(), DbError> {
+    on!(tx tx, |c| sqlx::query(
+        "INSERT INTO pending_deletions (host_id, digest, created_at)
+         SELECT id, $1, $2 FROM hosts WHERE status <> 'pending' ON CONFLICT (host_id, digest) DO NOTHING"
+    )
+    .bind(digest)
+    .bind(now)
+    .execute(c)
+    .await
+    .map(|_| ()))
+    .during("note an image's deletion")
+}

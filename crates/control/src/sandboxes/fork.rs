@@ -1,0 +1,206 @@
+//! Forking: children that start from the files that a sandbox has now.
+//!
+//! 1. The sandbox's host keeps its files as a layer: milliseconds, whatever their size; the sandbox goes on.
+//! 2. In one transaction: the children's rows, `starting` on that host, and what they stand on.
+//! 3. The host builds them side by side. Each has a result of its own.
+//!
+//! Children have the parent's template, size, network policy and environment, and identities of their own: id, address,
+//! tokens, host name, boot and machine id. They stay on the parent's host until their layers are stored.
+
+use std::collections::BTreeMap;
+
+use atoll_model::{HostId, SandboxId, SandboxStatus};
+use futures::{FutureExt, StreamExt};
+use serde_json::json;
+use sqlx::types::Json;
+
+use super::create::{signed, spec};
+use super::store;
+use super::timing::StepTimes;
+use super::{Owner, SandboxError, SandboxRecord, Sandboxes};
+use crate::audit::{self, Entry};
+use crate::db::Text;
+use crate::fleet::Demand;
+use crate::layers::{self, LayerRow, MAX_LAYERS};
+use crate::templates::store::{self as templates, Template};
+
+pub const MAX_CHILDREN: u32 = 100;
+/// Children that a host builds at once.
+const AT_ONCE: usize = 16;
+
+/// What is asked for, checked.
+#[derive(Debug, Clone)]
+pub struct Fork {
+    /// 1 to [`MAX_CHILDREN`].
+    pub count: u32,
+    /// None: the parent's.
+    pub timeout_sec: Option<u64>,
+    /// None: the parent's.
+    pub metadata: Option<BTreeMap<String, String>>,
+}
+
+pub type Child = Result<SandboxRecord, SandboxError>;
+
+impl Sandboxes {
+    /// Forks a team's running or paused sandbox. One result per child, in a task of its own: a client that goes away
+    /// leaves children that run.
+    pub async fn fork(&self, owner: &Owner, id: &SandboxId, fork: Fork) -> Result<Vec<Child>, SandboxError> {
+        let parent = store::get(&self.db, &owner.team, id).await?.ok_or(SandboxError::NotFound)?;
+        let permit = tokio::time::timeout(self.queue_timeout, self.creates.clone().acquire_owned())
+            .await
+            .map_err(|_| SandboxError::Queue)?
+            .map_err(|_| SandboxError::Interrupted)?;
+        let (service, owner) = (self.clone(), owner.clone());
+        let task = self.tasks.spawn(async move {
+            let _permit = permit;
+            service.fork_now(&owner, parent, fork).await
+        });
+        task.await.map_err(|_| SandboxError::Interrupted)?
+    }
+
+    async fn fork_now(&self, owner: &Owner, parent: SandboxRecord, fork: Fork) -> Result<Vec<Child>, SandboxError> {
+        let (layer, host) = self.keep_files(owner, &parent, "fork").await?;
+        let chain = self.stand_on(&parent, layer).await?;
+        // Its template may have changed or gone since; what the parent was made from is what its children are made from.
+        let template = self.template_of(&parent, owner).await?;
+        let mut children = Vec::new();
+        let mut refused = Vec::new();
+        for _ in 0..fork.count {
+            match self.place_child(owner, &parent, &host).await {
+                Ok(()) => children.push(self.child(owner, &parent, &host, &fork)),
+                Err(error) => refused.push(Err(error)),
+            }
+        }
+        self.insert_children(owner, &parent, &children, &chain).await?;
+        fail::fail_point!("control::fork::after_rows");
+        let starts =
+            children.into_iter().map(|child| self.start_child(child, &host, &template, &chain, &parent).boxed());
+        let mut results: Vec<Child> = futures::stream::iter(starts).buffered(AT_ONCE).collect().await;
+        results.extend(refused);
+        let (layers, holder) = (self.layers.clone(), parent.id.to_string());
+        self.tasks.spawn(async move {
+            if let Err(error) = layers.squash_if_tall(&holder).await {
+                tracing::warn!(sandbox = holder, %error, "a stack of layers could not be packed into one yet");
+            }
+        });
+        Ok(results)
+    }
+
+    /// A layer of what the sandbox has written so far, and the host that has it.
+    pub async fn keep_files(
+        &self,
+        owner: &Owner,
+        record: &SandboxRecord,
+        attempted: &'static str,
+    ) -> Result<(LayerRow, HostId), SandboxError> {
+        if !matches!(record.status(), SandboxStatus::Running | SandboxStatus::Paused) {
+            return Err(SandboxError::InvalidState { attempted, status: record.status() });
+        }
+        let host = record.host().cloned().ok_or(SandboxError::Changed { attempted })?;
+        let layer = self.layers.make(&owner.team, owner.team_is_byoc, &record.id, &host).await?;
+        Ok((layer, host))
+    }
+
+    /// What somebody who starts from this layer of the sandbox stands on: it, and what the sandbox itself stands on.
+    pub async fn stand_on(&self, record: &SandboxRecord, layer: LayerRow) -> Result<Vec<LayerRow>, SandboxError> {
+        let mut below = self.layers.chain(record.id.as_str()).await?;
+        if below.len() + 1 > MAX_LAYERS {
+            below = vec![self.layers.squash(record.id.as_str(), &below).await?];
+        }
+        below.insert(0, layer);
+        Ok(below)
+    }
+
+    async fn template_of(&self, parent: &SandboxRecord, owner: &Owner) -> Result<Template, SandboxError> {
+        let found = templates::find(&self.db, parent.template_id.as_str(), &owner.team).await?;
+        let mut template = match found {
+            Some(template) => template,
+            None => templates::find(&self.db, "base", &owner.team)
+                .await?
+                .map(|base| Template { start_cmd: None, env: Json(BTreeMap::new()), ..base })
+                .ok_or_else(|| SandboxError::NoTemplate { name: parent.template.clone() })?,
+        };
+        template.digest.clone_from(&parent.digest);
+        template.name.clone_from(&parent.template);
+        Ok(template)
+    }
+
+    async fn place_child(&self, owner: &Owner, parent: &SandboxRecord, host: &HostId) -> Result<(), SandboxError> {
+        let size = |value: i64| u64::try_from(value).unwrap_or(0);
+        let demand = Demand {
+            team: owner.team.clone(),
+            team_is_byoc: owner.team_is_byoc,
+            driver: parent.driver.clone(),
+            vcpus: u32::try_from(parent.vcpus).unwrap_or(1),
+            memory_mb: size(parent.memory_mb),
+            disk_mb: size(parent.disk_mb),
+            image: Some(parent.digest.clone()),
+            only: Some(host.clone()),
+            tried: Vec::new(),
+        };
+        self.placer.place(&demand).await.map(|_| ())
+    }
+
+    fn child(&self, owner: &Owner, parent: &SandboxRecord, host: &HostId, fork: &Fork) -> SandboxRecord {
+        let now = self.clock.now();
+        SandboxRecord {
+            id: Text(SandboxId::new()),
+            host_id: Some(Text(host.clone())),
+            status: Text(SandboxStatus::Starting),
+            former_status: None,
+            reason: None,
+            generation: 1,
+            timeout_sec: fork.timeout_sec.map_or(parent.timeout_sec, signed),
+            metadata: fork.metadata.clone().map_or_else(|| parent.metadata.clone(), Json),
+            access_token: hex::encode(rand::random::<[u8; 16]>()),
+            created_by: owner.actor.id().map(str::to_owned),
+            created_at: now,
+            started_at: None,
+            last_active_at: now,
+            status_changed_at: now,
+            ..parent.clone()
+        }
+    }
+
+    async fn insert_children(
+        &self,
+        owner: &Owner,
+        parent: &SandboxRecord,
+        children: &[SandboxRecord],
+        chain: &[LayerRow],
+    ) -> Result<(), SandboxError> {
+        let mut tx = self.db.begin().await?;
+        for child in children {
+            store::insert(&mut tx, child).await?;
+            layers::store::refer(&mut tx, child.id.as_str(), chain).await?;
+        }
+        let ids: Vec<&str> = children.iter().map(|child| child.id.as_str()).collect();
+        let entry = Entry {
+            team: Some(&owner.team),
+            actor: &owner.actor,
+            origin: &owner.origin,
+            action: "sandbox.fork",
+            target_kind: "sandbox",
+            target_id: Some(parent.id.as_str()),
+            result: "ok",
+            details: json!({ "children": ids }),
+        };
+        audit::record(&mut tx, self.clock.now(), &entry).await?;
+        Ok(tx.commit().await?)
+    }
+
+    async fn start_child(
+        &self,
+        child: SandboxRecord,
+        host: &HostId,
+        template: &Template,
+        chain: &[LayerRow],
+        parent: &SandboxRecord,
+    ) -> Child {
+        let spec = spec(&child, template, BTreeMap::new(), chain);
+        match self.start_like(child, host, &spec, Some(&parent.id), &StepTimes::default()).await? {
+            Ok(running) => Ok(running),
+            Err((child, error)) => Err(self.give_up(&child, error).await),
+        }
+    }
+}

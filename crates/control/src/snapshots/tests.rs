@@ -1,0 +1,79 @@
+//! What snapshots promise, over both databases.
+
+use atoll_model::api::Page;
+use atoll_model::api::sandboxes::Sandbox;
+use atoll_model::api::snapshots::Snapshot;
+use serde_json::json;
+
+use crate::db::testing::databases;
+use crate::testing::app;
+
+#[tokio::test]
+async fn a_snapshot_is_a_template_under_a_name_and_is_stored_for_every_host() {
+    for test in databases().await {
+        let test = app(test).await;
+        let (first, agent) = test.fleet.add_host();
+        let made: Sandbox =
+            test.client.post("/v1/sandboxes", json!({ "vcpus": 2, "memory_mb": 256 })).await.expect(201).parsed();
+        let body = json!({ "sandbox_id": made.id, "name": "mine" });
+        let snapshot: Snapshot = test.client.post("/v1/snapshots", body.clone()).await.expect(201).parsed();
+        assert_eq!((snapshot.kind.as_str(), snapshot.vcpus, snapshot.memory_mb), ("files", 2, 256));
+        assert!(!snapshot.stored && !snapshot.platform);
+        test.client.post("/v1/snapshots", body.clone()).await.expect(409);
+        // Until it is stored, sandboxes start where it was made.
+        let (_, other_agent) = test.fleet.add_host();
+        let child: Sandbox =
+            test.client.post("/v1/sandboxes", json!({ "template": "mine" })).await.expect(201).parsed();
+        assert_eq!((child.host_id.as_ref(), child.vcpus), (Some(&first), 2));
+        let spec = agent.spec_of(&child.id).unwrap();
+        assert_eq!((spec.layers.len(), spec.layers[0].digest.as_str()), (1, ""));
+        // Stored, it is to be had everywhere.
+        // The job that the snapshot has nudged doesn't run here.
+        mark_online(&test, &first).await;
+        assert_eq!(test.app.layers.store_due().await.unwrap(), 1);
+        let shown: Snapshot = test.client.get("/v1/snapshots/mine").await.expect(200).parsed();
+        assert!(shown.stored);
+        agent.fail_creates(1);
+        let moved: Sandbox =
+            test.client.post("/v1/sandboxes", json!({ "template": "mine" })).await.expect(201).parsed();
+        let spec = other_agent.spec_of(&moved.id).expect("the other host took it");
+        assert_eq!(spec.layers[0].digest.len(), 64);
+        assert!(test.app.layers.objects().has(&spec.layers[0].digest).await.unwrap());
+        // In its place, under the same name.
+        let again: Snapshot = test.client.post("/v1/snapshots?overwrite=true", body).await.expect(201).parsed();
+        assert_ne!(again.id, snapshot.id);
+        let listed: Page<Snapshot> = test.client.get("/v1/snapshots").await.expect(200).parsed();
+        assert_eq!(listed.items.iter().map(|it| it.id.clone()).collect::<Vec<_>>(), [again.id]);
+        test.client.delete("/v1/snapshots/mine").await.expect(204);
+        test.client.delete("/v1/snapshots/mine").await.expect(404);
+        test.client.get("/v1/snapshots/mine").await.expect(404);
+    }
+}
+
+/// The fake fleet's hosts have no rows.
+async fn mark_online(test: &crate::testing::TestApp, host: &atoll_model::HostId) {
+    crate::testing::insert_online_host(test, host).await;
+}
+
+#[tokio::test]
+async fn nobody_deletes_the_platforms_or_anothers() {
+    for test in databases().await {
+        let test = app(test).await;
+        test.fleet.add_host();
+        let made: Sandbox = test.client.post("/v1/sandboxes", json!({})).await.expect(201).parsed();
+        let snapshot: Snapshot =
+            test.client.post("/v1/snapshots", json!({ "sandbox_id": made.id })).await.expect(201).parsed();
+        test.client.delete("/v1/snapshots/base").await.expect(403);
+        let other = test.another_team().await;
+        other.delete(&format!("/v1/snapshots/{}", snapshot.name)).await.expect(404);
+        other.get(&format!("/v1/snapshots/{}", snapshot.id)).await.expect(404);
+        other.post("/v1/sandboxes", json!({ "template": snapshot.name })).await.expect(404);
+        other.post("/v1/snapshots", json!({ "sandbox_id": made.id })).await.expect(404);
+        for name in ["", "UPPER", "a/b", "-x", &"x".repeat(65)] {
+            test.client.post("/v1/snapshots", json!({ "sandbox_id": made.id, "name": name })).await.expect(400);
+        }
+        // A template's name is taken, too.
+        test.client.delete(&format!("/v1/sandboxes/{}", made.id)).await.expect(204);
+        test.client.post("/v1/snapshots", json!({ "sandbox_id": made.id })).await.expect(409);
+    }
+}

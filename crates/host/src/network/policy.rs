@@ -1,0 +1,146 @@
+//! What one sandbox may reach, beyond what all may: networks and names, allowed and denied.
+//!
+//! What is allowed wins over what is denied. Names are judged where sandboxes ask for them, in the DNS forwarder: a
+//! name that is denied is refused there, and the addresses of one that is allowed are let through for as long as the
+//! answer may be kept. With everything denied but some names, other names are refused too, so that questions can't
+//! carry anything out. Nothing here opens what the table keeps closed to all sandboxes (private and special networks).
+
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+
+use super::Ipv4Cidr;
+
+/// Of one sandbox.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// No way out at all, names included.
+    pub closed: bool,
+    pub allow: Vec<Ipv4Cidr>,
+    pub deny: Vec<Ipv4Cidr>,
+    /// Lower case; `*.example.com` for all names below it.
+    pub allow_names: Vec<String>,
+    pub deny_names: Vec<String>,
+}
+
+/// What becomes of a question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ruling {
+    Refuse,
+    /// Its answer's addresses are let through.
+    Admit,
+    /// As if there were no policy.
+    Pass,
+}
+
+impl Policy {
+    /// Whether it asks for anything but an open or a closed network.
+    #[must_use]
+    pub fn has_rules(&self) -> bool {
+        !(self.allow.is_empty() && self.deny.is_empty() && !self.has_names())
+    }
+
+    pub(super) fn has_names(&self) -> bool {
+        !(self.allow_names.is_empty() && self.deny_names.is_empty())
+    }
+
+    /// Judges a name in lower case, without its final dot.
+    pub(super) fn judge(&self, name: &str) -> Ruling {
+        let matches = |rules: &[String]| rules.iter().any(|rule| covers(rule, name));
+        if matches(&self.allow_names) {
+            Ruling::Admit
+        } else if matches(&self.deny_names) || (!self.allow_names.is_empty() && self.denies_everything()) {
+            Ruling::Refuse
+        } else {
+            Ruling::Pass
+        }
+    }
+
+    fn denies_everything(&self) -> bool {
+        let probes = [Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST];
+        self.deny.iter().any(|network| probes.iter().all(|address| network.contains(*address)))
+    }
+
+    /// The elements of the sets `allow_rules` and `deny_rules` for the sandbox at `address`.
+    pub(super) fn elements(&self, address: Ipv4Addr) -> (Vec<String>, Vec<String>) {
+        let of = |networks: &[Ipv4Cidr]| {
+            outermost(networks).into_iter().map(|network| format!("{address} . {network}")).collect()
+        };
+        (of(&self.allow), of(&self.deny))
+    }
+}
+
+/// `*.example.com` covers what is below it, `example.com` itself alone, `*` everything.
+fn covers(rule: &str, name: &str) -> bool {
+    match rule.strip_prefix('*') {
+        Some("") => true,
+        Some(below) => name.len() > below.len() && name.ends_with(below),
+        None => rule == name,
+    }
+}
+
+/// Networks lie in each other or apart; those that lie in another say nothing new, and the kernel refuses them.
+fn outermost(networks: &[Ipv4Cidr]) -> Vec<Ipv4Cidr> {
+    let mut kept: Vec<Ipv4Cidr> = Vec::new();
+    for network in networks {
+        if !kept.iter().any(|other| other.covers(*network)) {
+            kept.retain(|other| !network.covers(*other));
+            kept.push(*network);
+        }
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn policy(allow_names: &[&str], deny: &[&str], deny_names: &[&str]) -> Policy {
+        let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+        Policy {
+            allow_names: texts(allow_names),
+            deny_names: texts(deny_names),
+            deny: deny.iter().map(|text| text.parse().unwrap()).collect(),
+            ..Policy::default()
+        }
+    }
+
+    #[test]
+    fn names_are_judged_by_the_whole_name_or_by_what_they_are_below() {
+        let only = policy(&["example.com", "*.pypi.org"], &["0.0.0.0/0"], &[]);
+        assert_eq!(only.judge("example.com"), Ruling::Admit);
+        assert_eq!(only.judge("files.pypi.org"), Ruling::Admit);
+        for other in ["www.example.com", "pypi.org", "notpypi.org", "example.com.evil.net", "evil.net"] {
+            assert_eq!(only.judge(other), Ruling::Refuse, "{other}");
+        }
+        let but = policy(&[], &[], &["*.evil.net"]);
+        assert_eq!((but.judge("a.evil.net"), but.judge("example.com")), (Ruling::Refuse, Ruling::Pass));
+        // Allowed wins over denied.
+        let both = policy(&["good.evil.net"], &[], &["*.evil.net"]);
+        assert_eq!((both.judge("good.evil.net"), both.judge("bad.evil.net")), (Ruling::Admit, Ruling::Refuse));
+    }
+
+    proptest! {
+        #[test]
+        fn outermost_networks_cover_the_same_addresses_and_never_overlap(
+            networks in prop::collection::vec((any::<u32>(), 0_u8..=32), 0..12), probe: u32,
+        ) {
+            let mask = |prefix: u8| u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
+            let networks: Vec<_> = networks
+                .into_iter()
+                .map(|(base, prefix)| Ipv4Cidr::new((base & mask(prefix)).into(), prefix).unwrap())
+                .collect();
+            let kept = outermost(&networks);
+            let probe = Ipv4Addr::from(probe);
+            prop_assert_eq!(
+                networks.iter().any(|network| network.contains(probe)),
+                kept.iter().any(|network| network.contains(probe))
+            );
+            for (at, one) in kept.iter().enumerate() {
+                prop_assert!(!kept.iter().enumerate().any(|(other, it)| other != at && it.covers(*one)));
+            }
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Layers of sandboxes: kept, counted on, deleted; and what a sandbox may reach, changed while it lives.
+
+use std::collections::HashSet;
+
+use atoll_model::{LayerId, SandboxId, VolumeId};
+
+use super::Keeper;
+use super::entry::{Answer, Kept, Order};
+use super::error::OrderError;
+use super::owner::Owner;
+use super::record::{Phase, State};
+use crate::failpoint;
+use crate::network::Policy;
+
+impl Owner {
+    /// Running or paused: the files are those of one moment either way. Of a running one, what a program had not yet
+    /// handed to the kernel is not among them.
+    pub(super) async fn snapshot(&mut self, layer: &LayerId) -> Result<Answer, OrderError> {
+        let alive = matches!(self.record.state, State::Running | State::Paused) && self.record.phase == Phase::Live;
+        if !alive {
+            return Err(self.wrong_state("only one that runs or is paused has files to keep"));
+        }
+        failpoint!("agent.snapshot.before");
+        self.shared.machine.snapshot(&self.record.id, layer).await?;
+        failpoint!("agent.snapshot.after");
+        Ok(self.answer(Kept::Files))
+    }
+
+    pub(super) async fn set_policy(&mut self, policy: Policy) -> Result<Answer, OrderError> {
+        if self.record.phase != Phase::Live || self.record.state == State::Exited {
+            return Err(self.wrong_state("only a living one has a network"));
+        }
+        // Written first: after a crash in between, the next agent loads what was wanted.
+        let former = std::mem::replace(&mut self.record.spec.policy, policy);
+        self.record.spec.deny_egress = self.record.spec.policy.closed;
+        self.save();
+        if let Some(slot) = self.record.slot
+            && let Err(error) = self.shared.machine.set_policy(slot, &self.record.spec.policy).await
+        {
+            self.record.spec.deny_egress = former.closed;
+            self.record.spec.policy = former;
+            self.save();
+            return Err(error.into());
+        }
+        Ok(self.answer(Kept::Memory))
+    }
+}
+
+impl Keeper {
+    /// Keeps what a sandbox has written so far as a layer.
+    ///
+    /// # Errors
+    /// [`OrderError`].
+    pub async fn snapshot(&self, id: &SandboxId, layer: LayerId) -> Result<Answer, OrderError> {
+        self.known(id)?.order(|reply| Order::Snapshot { layer, reply }).await
+    }
+
+    /// # Errors
+    /// [`OrderError`].
+    pub async fn set_policy(&self, id: &SandboxId, policy: Policy) -> Result<Answer, OrderError> {
+        self.known(id)?.order(|reply| Order::SetPolicy { policy, reply }).await
+    }
+
+    /// Deletes a layer. Success when there is none.
+    ///
+    /// # Errors
+    /// `Busy` while a sandbox stands on it.
+    pub async fn delete_layer(&self, layer: &LayerId) -> Result<(), OrderError> {
+        if self.layers_in_use().contains(layer) {
+            return Err(OrderError::Busy { reason: format!("a sandbox stands on layer {layer}") });
+        }
+        Ok(self.shared.machine.delete_layer(layer).await?)
+    }
+
+    /// Whether a sandbox of this host has the volume.
+    #[must_use]
+    pub fn has_volume(&self, volume: &VolumeId) -> bool {
+        self.shared.entries().iter().any(|entry| entry.view.load().volumes.contains(volume))
+    }
+
+    fn layers_in_use(&self) -> HashSet<LayerId> {
+        self.shared.entries().iter().flat_map(|entry| entry.view.load().layers.clone()).collect()
+    }
+}

@@ -1,0 +1,303 @@
+//! Images are mounted by the kernel and compared with what they were made from.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Cursor;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+use std::process::Command;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// A tar archive, entry by entry.
+#[derive(Default)]
+struct Archive(Vec<u8>);
+
+impl Archive {
+    fn entry(mut self, kind: u8, path: &str, link: &str, body: &[u8]) -> Self {
+        let mut header = [0_u8; 512];
+        header[..path.len()].copy_from_slice(path.as_bytes());
+        header[100..107].copy_from_slice(if kind == b'5' { b"0000755" } else { b"0000644" });
+        header[108..115].copy_from_slice(b"0001750");
+        header[116..123].copy_from_slice(b"0001750");
+        header[124..135].copy_from_slice(format!("{:011o}", body.len()).as_bytes());
+        header[136..147].copy_from_slice(b"00000000007");
+        header[156] = kind;
+        header[157..157 + link.len()].copy_from_slice(link.as_bytes());
+        header[257..263].copy_from_slice(b"ustar\0");
+        header[148..156].fill(b' ');
+        let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        self.0.extend(header);
+        self.0.extend(body);
+        self.0.resize(self.0.len().next_multiple_of(512), 0);
+        self
+    }
+
+    fn file(self, path: &str, body: &[u8]) -> Self {
+        self.entry(b'0', path, "", body)
+    }
+
+    fn dir(self, path: &str) -> Self {
+        self.entry(b'5', path, "", b"")
+    }
+
+    fn link(self, path: &str, target: &str) -> Self {
+        self.entry(b'2', path, target, b"")
+    }
+}
+
+fn tree_of(archives: &[Archive]) -> Result<(Tree, Spool), ImageError> {
+    let mut spool = Spool::create_in(Path::new("/var/tmp"))?;
+    let mut tree = Tree::new(Limits { bytes: 1 << 20, inodes: 1000, depth: 64 });
+    for (layer, archive) in archives.iter().enumerate() {
+        apply_tar(&mut tree, &mut spool, &mut Cursor::new(&archive.0), layer as u32 + 1)?;
+    }
+    Ok((tree, spool))
+}
+
+fn content(tree: &Tree, spool: &mut Spool, path: &str) -> Option<Vec<u8>> {
+    let Kind::File(content) = &tree.inode(tree.find(path)?).kind else { return None };
+    let mut bytes = Vec::new();
+    if let Source::Spool(start) = content.source {
+        std::io::copy(&mut spool.reader(start, content.size).ok()?, &mut bytes).ok()?;
+    }
+    Some(bytes)
+}
+
+/// Mounts the image while `look` looks at it.
+fn mounted<T>(image: &Path, look: impl FnOnce(&Path) -> T) -> T {
+    struct Point(tempfile::TempDir);
+    impl Drop for Point {
+        fn drop(&mut self) {
+            let _ = Command::new("umount").arg(self.0.path()).status();
+        }
+    }
+    let point = Point(tempfile::tempdir_in("/var/tmp").unwrap());
+    let status = Command::new("mount").args(["-t", "erofs", "-o", "ro"]).arg(image).arg(point.0.path()).status();
+    assert!(status.unwrap().success(), "the kernel refuses the image");
+    look(point.0.path())
+}
+
+fn image_of(tree: &Tree, spool: &mut Spool) -> (tempfile::NamedTempFile, Written) {
+    let file = tempfile::NamedTempFile::new_in("/var/tmp").unwrap();
+    let mut opened = File::options().read(true).write(true).open(file.path()).unwrap();
+    let written = write(tree, spool, &mut opened).unwrap();
+    assert_eq!(fs::metadata(file.path()).unwrap().len(), written.size_bytes);
+    (file, written)
+}
+
+#[test]
+fn the_kernel_shows_exactly_what_was_written() {
+    let big: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
+    let mut archive = Archive::default().dir("etc/").file("etc/hosts", b"127.0.0.1 localhost\n").file("empty", b"");
+    archive =
+        archive.file("big", &big).file("block", &[7; 4096]).file("tail", &[9; 4096 + 3000]).link("way", "etc/hosts");
+    archive = archive.entry(b'1', "twin", "big", b"").dir("many");
+    for number in 0..600 {
+        archive =
+            archive.file(&format!("many/a-rather-long-name-of-a-file-{number:04}"), format!("{number}").as_bytes());
+    }
+    let (tree, mut spool) = tree_of(&[archive]).unwrap();
+    let (image, written) = image_of(&tree, &mut spool);
+    mounted(image.path(), |root| {
+        assert_eq!(fs::read(root.join("big")).unwrap(), big);
+        assert_eq!(fs::read(root.join("etc/hosts")).unwrap(), b"127.0.0.1 localhost\n");
+        assert_eq!(fs::read(root.join("way")).unwrap(), b"127.0.0.1 localhost\n");
+        assert_eq!(fs::read(root.join("empty")).unwrap(), b"");
+        assert_eq!(fs::read(root.join("block")).unwrap(), [7; 4096]);
+        assert_eq!(fs::read(root.join("tail")).unwrap(), [9; 4096 + 3000]);
+        let big = fs::metadata(root.join("big")).unwrap();
+        assert_eq!((big.nlink(), big.uid(), big.gid(), big.mode() & 0o7777, big.mtime()), (2, 1000, 1000, 0o644, 7));
+        assert_eq!(fs::metadata(root.join("twin")).unwrap().ino(), big.ino());
+        assert_eq!(fs::read_dir(root.join("many")).unwrap().count(), 600);
+        for number in [0, 17, 599] {
+            let name = format!("many/a-rather-long-name-of-a-file-{number:04}");
+            assert_eq!(fs::read_to_string(root.join(name)).unwrap(), number.to_string());
+        }
+        assert_eq!(fs::metadata(root).unwrap().nlink(), 4);
+    });
+    assert_eq!(image_of(&tree, &mut spool).1, written, "the same tree is the same image");
+}
+
+#[test]
+fn whiteouts_remove_what_earlier_archives_brought_and_nothing_else() {
+    let first = Archive::default().file("a/old", b"1").file("a/kept", b"2").file("b/x", b"3").file("gone", b"4");
+    let second = Archive::default()
+        .file("a/.wh.old", b"")
+        .file("b/new", b"5")
+        .file("b/.wh..wh..opq", b"")
+        .file(".wh.gone", b"")
+        .file("fresh", b"6")
+        .file(".wh.fresh", b"");
+    let (tree, mut spool) = tree_of(&[first, second]).unwrap();
+    let mut read = |path| content(&tree, &mut spool, path);
+    assert_eq!((read("a/old"), read("b/x"), read("gone")), (None, None, None));
+    assert_eq!((read("a/kept"), read("b/new"), read("fresh")), (Some(vec![b'2']), Some(vec![b'5']), Some(vec![b'6'])));
+}
+
+#[test]
+fn nothing_leads_out_of_an_image() {
+    for path in ["../etc/passwd", "a/../../x", "/.."] {
+        assert!(matches!(tree_of(&[Archive::default().file(path, b"x")]), Err(ImageError::Archive(_))), "{path}");
+    }
+    assert!(tree_of(&[Archive::default().entry(b'1', "x", "../../etc/shadow", b"")]).is_err());
+    assert!(tree_of(&[Archive::default().entry(b'1', "x", "not-there", b"")]).is_err());
+    // A link that points above the root points at the root, and what goes through it stays inside.
+    let archive = Archive::default().link("out", "../../../..").file("out/etc/passwd", b"mine").link("loop", "loop");
+    let (tree, mut spool) = tree_of(&[archive]).unwrap();
+    assert_eq!(content(&tree, &mut spool, "etc/passwd"), Some(b"mine".to_vec()));
+    assert_eq!(tree.find("loop"), None);
+    // Absolute names are names inside.
+    let (tree, _) = tree_of(&[Archive::default().file("/abs", b"x")]).unwrap();
+    assert!(tree.find("abs").is_some());
+}
+
+#[test]
+fn devices_are_left_out_and_bounds_hold() {
+    let (tree, _) =
+        tree_of(&[Archive::default().entry(b'3', "dev/sda", "", b"").entry(b'4', "dev/sdb", "", b"")]).unwrap();
+    assert!(tree.find("dev/sda").is_none() && tree.find("dev/sdb").is_none());
+    let large = Archive::default().file("large", &vec![1; (1 << 20) + 1]);
+    assert!(matches!(tree_of(&[large]), Err(ImageError::TooLarge(_))));
+    let many = (0..1001).fold(Archive::default(), |archive, number| archive.file(&format!("f{number}"), b""));
+    assert!(matches!(tree_of(&[many]), Err(ImageError::TooLarge(_))));
+    let deep = Archive::default().file(&"d/".repeat(45), b"").file(&("d/".repeat(49) + "x"), b"");
+    let (mut tree, mut spool) = tree_of(&[deep]).unwrap();
+    tree.limits.depth = 10;
+    let deeper = Archive::default().file("a/b/c/d/e/f/g/h/i/j/k/l", b"");
+    assert!(apply_tar(&mut tree, &mut spool, &mut Cursor::new(&deeper.0), 2).is_err());
+}
+
+#[test]
+fn a_directory_on_disk_is_read_with_its_whiteouts_and_attributes() {
+    let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+    fs::create_dir(dir.path().join("d")).unwrap();
+    fs::write(dir.path().join("d/f"), b"hello").unwrap();
+    fs::hard_link(dir.path().join("d/f"), dir.path().join("g")).unwrap();
+    std::os::unix::fs::symlink("/etc/shadow", dir.path().join("s")).unwrap();
+    let mode = rustix::fs::Mode::empty();
+    let device = rustix::fs::makedev(0, 0);
+    rustix::fs::mknodat(rustix::fs::CWD, dir.path().join("w"), rustix::fs::FileType::CharacterDevice, mode, device)
+        .unwrap();
+    let flags = rustix::fs::XattrFlags::empty();
+    rustix::fs::setxattr(dir.path().join("d"), "user.overlay.opaque", b"y", flags).unwrap();
+    rustix::fs::setxattr(dir.path().join("d"), "user.overlay.origin", b"x", flags).unwrap();
+    let tree = read_directory(dir.path(), Limits::default()).unwrap();
+    assert!(tree.inode(tree.find("w").unwrap()).is_whiteout());
+    let expected = BTreeMap::from([(OPAQUE.to_vec(), b"y".to_vec())]);
+    assert_eq!(tree.inode(tree.find("d").unwrap()).meta.xattrs, expected);
+    let (image, _) = image_of(&tree, &mut Spool::create_in(Path::new("/var/tmp")).unwrap());
+    mounted(image.path(), |root| {
+        assert_eq!(fs::read(root.join("g")).unwrap(), b"hello");
+        assert_eq!(fs::read_link(root.join("s")).unwrap(), Path::new("/etc/shadow"));
+        let whiteout = fs::symlink_metadata(root.join("w")).unwrap();
+        assert!(whiteout.file_type().is_char_device() && whiteout.rdev() == 0);
+        let mut value = [0_u8; 8];
+        assert_eq!(rustix::fs::getxattr(root.join("d"), "user.overlay.opaque", &mut value), Ok(1));
+    });
+}
+
+/// What an overlay of these layers shows, as plain paths: the model that merging is compared with.
+fn shown(layers: &[&Tree]) -> Vec<String> {
+    fn visit(trees: &[(&Tree, usize)], prefix: &str, into: &mut Vec<String>) {
+        // Topmost first; a layer after an opaque one doesn't count.
+        let mut names: BTreeMap<Vec<u8>, Vec<(&Tree, usize)>> = BTreeMap::new();
+        for (tree, index) in trees {
+            for (name, child) in tree.entries(*index).into_iter().flatten() {
+                names.entry(name.clone()).or_default().push((tree, *child));
+            }
+            if tree.inode(*index).is_opaque() {
+                break;
+            }
+        }
+        for (name, children) in names {
+            let (tree, index) = children[0];
+            if tree.inode(index).is_whiteout() {
+                continue;
+            }
+            let path = format!("{prefix}/{}", String::from_utf8_lossy(&name));
+            into.push(path.clone());
+            if tree.inode(index).is_directory() {
+                let below = children.into_iter().take_while(|(tree, index)| tree.inode(*index).is_directory());
+                visit(&below.collect::<Vec<_>>(), &path, into);
+            }
+        }
+    }
+    let mut paths = Vec::new();
+    visit(&layers.iter().map(|tree| (*tree, 0)).collect::<Vec<_>>(), "", &mut paths);
+    paths
+}
+
+/// What one layer does to a path: a file, a directory, a whiteout, an opaque directory.
+fn layer() -> impl Strategy<Value = Tree> {
+    prop::collection::vec((prop::collection::vec(0_u8..3, 1..4), 0_u8..4), 0..8).prop_map(|steps| {
+        let mut tree = Tree::new(Limits::default());
+        for (path, what) in steps {
+            let mut here = 0;
+            let mut alive = true;
+            for part in &path[..path.len() - 1] {
+                let name = [b'a' + part];
+                match tree.entries(here).and_then(|entries| entries.get(name.as_slice())).copied() {
+                    Some(next) if tree.inode(next).is_directory() => here = next,
+                    Some(_) => alive = false,
+                    None => {
+                        let next = tree.add(tree::plain_directory()).unwrap();
+                        tree.link(here, &name, next).unwrap();
+                        here = next;
+                    }
+                }
+                if !alive {
+                    break;
+                }
+            }
+            let name = [b'a' + path[path.len() - 1]];
+            if !alive || tree.entries(here).unwrap().contains_key(name.as_slice()) {
+                continue;
+            }
+            let mut inode = match what {
+                0 => Inode::new(Kind::File(Content { source: Source::Empty, size: 0 }), Meta::default()),
+                1 => Inode::new(Kind::Character(0, 0), Meta::default()),
+                _ => tree::plain_directory(),
+            };
+            if what == 3 {
+                inode.meta.xattrs.insert(OPAQUE.to_vec(), b"y".to_vec());
+            }
+            let index = tree.add(inode).unwrap();
+            tree.link(here, &name, index).unwrap();
+        }
+        tree
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+
+    #[test]
+    fn merged_layers_show_what_the_stack_of_them_shows(base in layer(), lower in layer(), upper in layer()) {
+        let mut merged = lower.clone();
+        merged.overlay(upper.clone()).unwrap();
+        prop_assert_eq!(shown(&[&merged, &base]), shown(&[&upper, &lower, &base]));
+    }
+
+    #[test]
+    fn any_bytes_are_an_archive_or_an_error(noise in prop::collection::vec(any::<u8>(), 0..4096)) {
+        let _ = tree_of(&[Archive(noise)]);
+    }
+
+    #[test]
+    fn a_damaged_archive_never_panics(at in 0_usize..3000, byte: u8, cut in 0_usize..4000) {
+        let mut archive = Archive::default().dir("d").file("d/f", &[1; 700]).link("l", "d/f").entry(b'x', "p", "", b"18 path=some/name\n");
+        archive = archive.file("short", b"body");
+        archive.0.truncate(cut.max(1));
+        if let Some(target) = archive.0.get_mut(at) {
+            *target = byte;
+        }
+        if let Ok((tree, mut spool)) = tree_of(&[archive]) {
+            let mut file = tempfile::tempfile_in("/var/tmp").unwrap();
+            write(&tree, &mut spool, &mut file).unwrap();
+        }
+    }
+}
