@@ -242,7 +242,7 @@ async fn a_pause_that_the_host_refuses_leaves_it_running_and_a_second_pause_is_t
         agent.fail_pauses(1);
         assert!(matches!(service.pause(&owner(&test), &record.id).await, Err(SandboxError::Host(_))));
         assert_eq!(read(&test, &record.id).await.status(), SandboxStatus::Running);
-        let (paused, kept) = service.pause(&owner(&test), &record.id).await.unwrap();
+        let super::Paused { record: paused, kept, .. } = service.pause(&owner(&test), &record.id).await.unwrap();
         assert_eq!(
             (paused.status(), paused.reason.as_deref(), kept.as_str()),
             (SandboxStatus::Paused, Some("user"), "memory")
