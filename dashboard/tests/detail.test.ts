@@ -38,7 +38,7 @@ it('types into the terminal, and comes back to the same shell after the connecti
 		await page.keyboard.type('echo hi; SEEN=yes\n');
 		await screen.getByText(/^hi\s*$/).waitFor();
 		await page.evaluate('sockets[0].close()');
-		await page.waitForFunction('sockets.length === 2 && sockets[1].readyState === WebSocket.OPEN');
+		await expect.poll(() => page.evaluate('sockets.length === 2 && sockets[1].readyState')).toBe(1);
 		await page
 			.getByRole('status')
 			.filter({ hasText: /lost|Connecting/ })

@@ -15,7 +15,44 @@ export type PendingRoute =
 	| 'POST /v1/auth/password/reset'
 	| 'POST /v1/auth/password/reset/confirm'
 	| 'GET /v1/auth/device'
-	| 'POST /v1/auth/device/decision';
+	| 'POST /v1/auth/device/decision'
+	| 'POST /v1/admin/users'
+	| 'POST /v1/admin/users/{id}/password-reset'
+	| 'GET /v1/webhooks'
+	| 'POST /v1/webhooks'
+	| 'PATCH /v1/webhooks/{id}'
+	| 'DELETE /v1/webhooks/{id}'
+	| 'POST /v1/webhooks/{id}/test'
+	| 'GET /v1/webhooks/{id}/deliveries';
+
+export interface Webhook {
+	id: string;
+	url: string;
+	events: string[];
+	enabled: boolean;
+	disabled_reason?: string | null;
+	failing_since?: string | null;
+	created_at: string;
+	secret?: string | null;
+}
+export interface Delivery {
+	id: string;
+	event_id?: number | null;
+	type: string;
+	status: 'pending' | 'delivered' | 'failed';
+	attempts: number;
+	next_attempt_at?: string | null;
+	response_status?: number | null;
+	error?: string | null;
+	duration_ms?: number | null;
+	created_at: string;
+}
+export interface ResetLink {
+	user_id: string;
+	email: string;
+	url: string;
+	expires_at: string;
+}
 
 export interface Allowance {
 	used: number;
@@ -72,3 +109,10 @@ export interface ForkResponse {
 	kept: string;
 	items: { sandbox?: { id: string } | null; error?: { code: string; message: string } | null }[];
 }
+
+/** What of it is shown already: nothing that main can't do. */
+export const LANDED: Record<'invitations' | 'keyScopes' | 'userLinks', boolean> = {
+	invitations: false,
+	keyScopes: false,
+	userLinks: false
+};

@@ -42,12 +42,15 @@ export type AdminSandbox = Schemas['AdminSandbox'];
 export type AuditEntry = Schemas['AuditEntry'];
 
 export type {
+	Delivery,
 	DeviceLoginDetail,
 	ForkResponse,
 	Invitation,
 	InvitationDetail,
+	ResetLink,
 	Snapshot,
-	Usage
+	Usage,
+	Webhook
 } from './pending';
 
 export type KeyScope = 'all' | 'sandboxes' | 'read';
