@@ -9,6 +9,7 @@ useBrowser();
 const PAGES = [
 	'/dashboard/sandboxes',
 	'/dashboard/templates',
+	'/dashboard/snapshots',
 	'/dashboard/keys',
 	'/dashboard/team',
 	'/dashboard/audit',

@@ -41,7 +41,7 @@ const ALL_TEAM_PAGES: PageGroup[] = [
 		pages: [
 			{ name: 'Sandboxes', path: '/dashboard/sandboxes', icon: Box },
 			{ name: 'Templates', path: '/dashboard/templates', icon: Layers, words: 'images builds' },
-			{ name: 'Snapshots', path: '/dashboard/snapshots', icon: Camera, soon: true }
+			{ name: 'Snapshots', path: '/dashboard/snapshots', icon: Camera }
 		]
 	},
 	{

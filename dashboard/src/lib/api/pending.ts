@@ -3,10 +3,6 @@ import type { Role } from './types';
 
 export type PendingRoute =
 	| 'GET /v1/usage'
-	| 'GET /v1/snapshots'
-	| 'POST /v1/snapshots'
-	| 'DELETE /v1/snapshots/{name}'
-	| 'POST /v1/sandboxes/{id}/fork'
 	| 'GET /v1/teams/{id}/invitations'
 	| 'POST /v1/teams/{id}/invitations'
 	| 'DELETE /v1/teams/{id}/invitations/{invitation}'
@@ -69,18 +65,6 @@ export interface Usage {
 	}[];
 	quotas: { sandboxes: Allowance; vcpus: Allowance; memory_mb: Allowance; disk_mb: Allowance };
 }
-export interface Snapshot {
-	id: string;
-	name: string;
-	kind: string;
-	vcpus: number;
-	memory_mb: number;
-	disk_mb: number;
-	size_bytes: number;
-	stored: boolean;
-	created_at: string;
-	platform: boolean;
-}
 export interface Invitation {
 	id: string;
 	email: string;
@@ -104,10 +88,6 @@ export interface DeviceLoginDetail {
 	address?: string | null;
 	created_at: string;
 	expires_at: string;
-}
-export interface ForkResponse {
-	kept: string;
-	items: { sandbox?: { id: string } | null; error?: { code: string; message: string } | null }[];
 }
 
 /** What of it is shown already: nothing that main can't do. */

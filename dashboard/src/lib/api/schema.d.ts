@@ -8,6 +8,7 @@ export type Route =
     | "DELETE /v1/sandboxes/{id}"
     | "DELETE /v1/sandboxes/{id}/processes/{process}"
     | "DELETE /v1/sessions/{id}"
+    | "DELETE /v1/snapshots/{name}"
     | "DELETE /v1/teams/{id}"
     | "DELETE /v1/teams/{id}/members/{user_id}"
     | "GET /healthz"
@@ -42,6 +43,8 @@ export type Route =
     | "GET /v1/sandboxes/{id}/processes"
     | "GET /v1/sandboxes/{id}/pty"
     | "GET /v1/sessions"
+    | "GET /v1/snapshots"
+    | "GET /v1/snapshots/{name}"
     | "GET /v1/teams"
     | "GET /v1/teams/{id}"
     | "GET /v1/teams/{id}/members"
@@ -76,17 +79,20 @@ export type Route =
     | "POST /v1/sandboxes/{id}/files/stream/read"
     | "POST /v1/sandboxes/{id}/files/stream/write"
     | "POST /v1/sandboxes/{id}/files/write"
+    | "POST /v1/sandboxes/{id}/fork"
     | "POST /v1/sandboxes/{id}/links"
     | "POST /v1/sandboxes/{id}/pause"
     | "POST /v1/sandboxes/{id}/ping"
     | "POST /v1/sandboxes/{id}/resume"
     | "POST /v1/sandboxes/{id}/timeout"
+    | "POST /v1/snapshots"
     | "POST /v1/teams"
     | "POST /v1/teams/{id}/leave"
     | "POST /v1/teams/{id}/members"
     | "PUT /v1/admin/teams/{id}/byoc"
     | "PUT /v1/admin/users/{id}/active"
-    | "PUT /v1/admin/users/{id}/admin";
+    | "PUT /v1/admin/users/{id}/admin"
+    | "PUT /v1/sandboxes/{id}/network";
 
 export type paths = Record<string, never>;
 export type webhooks = Record<string, never>;
@@ -407,6 +413,8 @@ export interface components {
                 [key: string]: string;
             };
             /** @default null */
+            network?: components["schemas"]["NetworkPolicy"] | null;
+            /** @default null */
             on_reboot?: components["schemas"]["OnReboot"] | null;
             /** @default null */
             on_timeout?: components["schemas"]["OnTimeout"] | null;
@@ -432,6 +440,11 @@ export interface components {
              * @default null
              */
             vcpus?: number | null;
+        };
+        CreateSnapshotRequest: {
+            /** @description Lower-case letters, digits and hyphens, 64 at most; made up when absent. */
+            name?: string | null;
+            sandbox_id: components["schemas"]["SandboxId"];
         };
         /** @description A team that is to be made; its maker becomes its owner. */
         CreateTeamRequest: {
@@ -533,6 +546,42 @@ export interface components {
         };
         /** @enum {string} */
         FileType: "file" | "directory" | "symlink" | "other";
+        ForkError: {
+            code: components["schemas"]["ErrorCode"];
+            message: string;
+        };
+        /** @description Children that start from the files that a sandbox has now. */
+        ForkRequest: {
+            /**
+             * Format: int32
+             * @description 1 (when absent) to 100.
+             * @default null
+             */
+            count?: number | null;
+            /**
+             * @description Their labels; the sandbox's own when absent.
+             * @default null
+             */
+            metadata?: {
+                [key: string]: string;
+            } | null;
+            /**
+             * Format: int64
+             * @description The children's idle timeout; the sandbox's own when absent.
+             * @default null
+             */
+            timeout_sec?: number | null;
+        };
+        ForkResponse: {
+            items: components["schemas"]["Forked"][];
+            /** @description What the children begin with: `memory` or `files`. */
+            kept: string;
+        };
+        /** @description One child: a sandbox that runs and answers, or why there is none. */
+        Forked: {
+            error?: components["schemas"]["ForkError"] | null;
+            sandbox?: components["schemas"]["Sandbox"] | null;
+        };
         Health: {
             status: string;
             version: string;
@@ -746,6 +795,24 @@ export interface components {
             user?: string | null;
         };
         /**
+         * @description What a sandbox may reach: IPv4 networks (`10.1.0.0/16`, or an address) and names (`example.com`, or `*.example.com`
+         *     for all below it). What is allowed wins over what is denied; what is named by neither is open. With `0.0.0.0/0`
+         *     denied, only what is allowed can be reached, and only allowed names are resolved. Networks that the platform keeps
+         *     closed to all sandboxes stay closed.
+         */
+        NetworkPolicy: {
+            /**
+             * @description At most 128.
+             * @default []
+             */
+            allow_out?: string[];
+            /**
+             * @description At most 128.
+             * @default []
+             */
+            deny_out?: string[];
+        };
+        /**
          * @description What becomes of a container sandbox when its host has rebooted.
          * @enum {string}
          */
@@ -890,6 +957,11 @@ export interface components {
                 /** Format: int64 */
                 disk_mb: number;
                 driver: string;
+                /**
+                 * Format: int64
+                 * @description In answers to pause: how much of its memory went to swap.
+                 */
+                freed_bytes?: number | null;
                 host_id?: components["schemas"]["HostId"] | null;
                 id: components["schemas"]["SandboxId"];
                 /** @description In answers to pause and resume: what was kept, `memory` or `files`. */
@@ -952,6 +1024,38 @@ export interface components {
                 /** @description The team that it acts in. */
                 team_id: components["schemas"]["TeamId"];
                 user_agent?: string | null;
+            }[];
+            /** @description Pass as `cursor` to get the next page; absent on the last one. */
+            next_cursor?: string | null;
+        };
+        /** @description A page of a list. */
+        Page_Snapshot: {
+            items: {
+                /** Format: date-time */
+                created_at: string;
+                /** Format: int64 */
+                disk_mb: number;
+                id: components["schemas"]["TemplateId"];
+                /** @description What it kept: `memory` or `files`. */
+                kind: string;
+                /** Format: int64 */
+                memory_mb: number;
+                /** @description Unique among the team's snapshots and templates. */
+                name: string;
+                /** @description The platform's: no team can delete it. */
+                platform: boolean;
+                /**
+                 * Format: int64
+                 * @description What had been written over the template.
+                 */
+                size_bytes: number;
+                /** @description It is in the object store: every host can have it. Until then its sandboxes start on the host that made it. */
+                stored: boolean;
+                /**
+                 * Format: int32
+                 * @description What its sandboxes get unless they ask for something else.
+                 */
+                vcpus: number;
             }[];
             /** @description Pass as `cursor` to get the next page; absent on the last one. */
             next_cursor?: string | null;
@@ -1057,6 +1161,11 @@ export interface components {
             /** Format: int64 */
             disk_mb: number;
             driver: string;
+            /**
+             * Format: int64
+             * @description In answers to pause: how much of its memory went to swap.
+             */
+            freed_bytes?: number | null;
             host_id?: components["schemas"]["HostId"] | null;
             id: components["schemas"]["SandboxId"];
             /** @description In answers to pause and resume: what was kept, `memory` or `files`. */
@@ -1128,6 +1237,18 @@ export interface components {
          * @enum {string}
          */
         SessionKind: "token" | "browser";
+        /** @description The whole of what a sandbox may reach from now on; what is left out is cleared. */
+        SetNetworkRequest: {
+            /** @default [] */
+            allow_out?: string[];
+            /** @default [] */
+            deny_out?: string[];
+            /**
+             * @description False closes all ways out.
+             * @default null
+             */
+            internet?: boolean | null;
+        };
         /** @description Makes the first admin of a fresh installation. */
         SetupRequest: {
             email: string;
@@ -1156,6 +1277,34 @@ export interface components {
             name: string;
             /** @description 8 to 1,024 bytes. */
             password: string;
+        };
+        /** @description Sandboxes are created from it by its name or id, as from a template. */
+        Snapshot: {
+            /** Format: date-time */
+            created_at: string;
+            /** Format: int64 */
+            disk_mb: number;
+            id: components["schemas"]["TemplateId"];
+            /** @description What it kept: `memory` or `files`. */
+            kind: string;
+            /** Format: int64 */
+            memory_mb: number;
+            /** @description Unique among the team's snapshots and templates. */
+            name: string;
+            /** @description The platform's: no team can delete it. */
+            platform: boolean;
+            /**
+             * Format: int64
+             * @description What had been written over the template.
+             */
+            size_bytes: number;
+            /** @description It is in the object store: every host can have it. Until then its sandboxes start on the host that made it. */
+            stored: boolean;
+            /**
+             * Format: int32
+             * @description What its sandboxes get unless they ask for something else.
+             */
+            vcpus: number;
         };
         /** @description Text frames that a client sends on `exec/stream`, and as control frames on `pty`. */
         StreamInput: {

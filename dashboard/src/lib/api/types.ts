@@ -44,11 +44,9 @@ export type AuditEntry = Schemas['AuditEntry'];
 export type {
 	Delivery,
 	DeviceLoginDetail,
-	ForkResponse,
 	Invitation,
 	InvitationDetail,
 	ResetLink,
-	Snapshot,
 	Usage,
 	Webhook
 } from './pending';
@@ -59,3 +57,5 @@ export interface NewKey {
 	scope?: KeyScope;
 	expires_at?: string;
 }
+export type Snapshot = Schemas['Snapshot'];
+export type ForkResponse = Schemas['ForkResponse'];

@@ -46,7 +46,14 @@ export function draw(
 			legend: { show: false },
 			cursor: { y: false, points: { size: 7 }, drag: { x: false, y: false } },
 			scales: {
-				x: { time: true },
+				x: {
+					time: true,
+					// A single point, or none yet, still has a minute around it.
+					range: (_, first, last) => {
+						const end = last ?? Date.now() / 1000;
+						return [Math.min(first ?? end, end - (options.days ? 86_400 : 60)), end];
+					}
+				},
 				y: { range: (_, __, top) => [0, Math.max(options.most ?? 0, (top || 0) * 1.12) || 1] }
 			},
 			axes: [
