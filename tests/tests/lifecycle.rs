@@ -29,6 +29,57 @@ async fn a_paused_sandbox_stands_still_and_goes_on_where_it_was() {
 }
 
 #[tokio::test]
+async fn nothing_is_lost_over_two_hundred_pauses() {
+    let atoll = Atoll::start().await;
+    let id = atoll.sandbox().await.id;
+    let count = "n=0; while :; do n=$((n+1)); echo $n > /tmp/count; sleep 0.01; done";
+    atoll.client().exec_background(&id, &command("/bin/bash", ["-c", count])).await.expect("background");
+    let mut last = 0;
+    for round in 0..200 {
+        atoll.client().pause_sandbox(&id).await.expect("pause");
+        atoll.client().resume_sandbox(&id).await.expect("resume");
+        let script = format!(
+            "echo {round} >> rounds; head -c 20000 /dev/urandom > data{round}; sha256sum data{round} >> sums; \
+             sha256sum --quiet -c sums && wc -l < rounds && cat /tmp/count"
+        );
+        let answer = atoll.sh(&id, &script).await;
+        let numbers: Vec<u64> = answer.stdout.lines().filter_map(|line| line.parse().ok()).collect();
+        assert_eq!((answer.exit_code, numbers.len(), numbers[0]), (0, 2, round + 1), "{answer:?}");
+        assert!(numbers[1] >= last, "the counter went back from {last} to {}", numbers[1]);
+        last = numbers[1];
+    }
+    assert!(last > 200, "the counter stood still at {last}");
+    atoll.stop_and_check().await;
+}
+
+#[tokio::test]
+async fn files_are_read_and_written_with_the_rights_of_their_user() {
+    let atoll = Atoll::start().await;
+    let id = atoll.sandbox().await.id;
+    atoll.root(&id, "echo secret > /opt/secret; chmod 600 /opt/secret; install -d -m 2775 -g user /opt/shared").await;
+    let write = |path: &'static str, user: Option<&'static str>| {
+        let body = http_body_util::Full::new(bytes::Bytes::from_static(b"mine"));
+        let body =
+            http_body_util::BodyExt::boxed_unsync(http_body_util::BodyExt::map_err(body, |never| match never {}));
+        atoll.client().write_file(&id, path, user, body)
+    };
+    for path in ["/etc/passwd", "/opt/secret", "/opt/new", "/root/x/y"] {
+        match write(path, None).await {
+            Err(Error::Api(error)) => assert_eq!((error.status, error.code.as_str()), (403, "forbidden"), "{path}"),
+            other => panic!("{path} was written: {other:?}"),
+        }
+    }
+    assert!(atoll.client().read_file(&id, "/opt/secret", None).await.is_err());
+    write("deep/er/file", None).await.expect("in one's own home");
+    write("/opt/shared/file", None).await.expect("through a group");
+    write("/opt/by-root", Some("root")).await.expect("as root");
+    let look = "stat -c '%U %n' /home/user/deep/er/file /home/user/deep /opt/shared/file /opt/by-root";
+    let expected = "user /home/user/deep/er/file\nuser /home/user/deep\nuser /opt/shared/file\nroot /opt/by-root\n";
+    assert_eq!(atoll.root(&id, look).await.stdout, expected);
+    atoll.stop_and_check().await;
+}
+
+#[tokio::test]
 async fn the_idle_timeout_pauses_or_kills_and_activity_holds_it_off() {
     let atoll = Atoll::start().await;
     let request = |on_timeout| CreateSandboxRequest {

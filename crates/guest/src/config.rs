@@ -23,8 +23,19 @@ pub struct Config {
     pub boot_id: String,
     pub vcpus: f64,
     pub memory_bytes: u64,
+    /// What the template wants to run at each start of the sandbox.
+    pub startup: Option<Startup>,
     /// A listener on 127.0.0.1 for programs inside the sandbox; none unless given.
     pub tcp_port: Option<u16>,
+}
+
+/// A command line for the shell.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Startup {
+    pub cmd: String,
+    pub user: String,
+    pub cwd: String,
 }
 
 impl Config {

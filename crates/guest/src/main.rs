@@ -30,8 +30,10 @@ mod paths;
 mod proc_files;
 mod process;
 mod reaper;
+mod rights;
 mod server;
 mod spawn;
+mod startup;
 mod users;
 
 use std::io;
@@ -107,6 +109,7 @@ fn run(start: Start) -> io::Result<()> {
             rustix::io::write(&ready, b"ready\n")?;
         }
         guest.logs.info(format!("guest of sandbox {} is ready", guest.config.sandbox_id));
+        startup::begin(&guest);
         server::serve(guest, listener).await;
         Ok(())
     })

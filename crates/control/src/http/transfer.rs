@@ -156,7 +156,7 @@ async fn target(
 /// The guest's own address of a file.
 fn address(path: &str, user: Option<&str>) -> String {
     let mut query = Serializer::new(String::new());
-    query.append_pair("path", path);
+    query.append_pair("path", path).append_pair("rights", "user");
     if let Some(user) = user {
         query.append_pair("username", user);
     }

@@ -66,7 +66,7 @@ pub async fn receive(
         if !seen.insert(target.clone()) {
             return Err(FileError::bad_request(format!("the form has more than one file for path '{target}'")));
         }
-        let sink = Target { path: target.clone(), account: account.clone() };
+        let sink = Target { path: target.clone(), account: account.clone(), as_user: false };
         sink::store(guest, sink, notes, field).await?;
         stored.push(target);
     }

@@ -50,8 +50,8 @@ async fn read(
         FileError::new(StatusCode::NOT_ACCEPTABLE, "no acceptable encoding: the file can be had as it is or as gzip")
     })?;
     let opened = crate::blocking({
-        let path = path.clone();
-        move || Opened::open(&path)
+        let (path, as_user) = (path.clone(), query.as_user);
+        move || crate::rights::with(as_user.then_some(&account), || Opened::open(&path))
     })
     .await?;
 

@@ -82,6 +82,8 @@ pub struct Query {
     pub username: String,
     pub signature: Option<String>,
     pub expiration: Option<String>,
+    /// With the user's own rights, not the guest's.
+    pub as_user: bool,
 }
 
 impl Query {
@@ -92,6 +94,7 @@ impl Query {
                 "path" => query.path = value.into_owned(),
                 "username" => query.username = value.into_owned(),
                 "signature" => query.signature = Some(value.into_owned()),
+                "rights" => query.as_user = value == "user",
                 "signature_expiration" => query.expiration = Some(value.into_owned()),
                 _ => {}
             }

@@ -80,6 +80,7 @@ mod tests {
             username: "user".into(),
             signature: Some(signature),
             expiration: expiration.map(ToOwned::to_owned),
+            as_user: false,
         }
     }
 
@@ -126,6 +127,7 @@ mod tests {
             let signature = sign(&path, Operation::Read, &user, &token, None);
             let ask = |path: &str| Query {
                 path: path.to_owned(), username: user.clone(), signature: Some(signature.clone()), expiration: None,
+                as_user: false,
             };
             let check = |query: &Query| check_at(0, &token, &HeaderMap::new(), query, Operation::Read).is_ok();
             prop_assert!(check(&ask(&path)));

@@ -16,6 +16,7 @@ use super::FileError;
 use super::metadata::{self, Notes};
 use crate::filesystem::tree::ensure_directory;
 use crate::guest::Guest;
+use crate::rights;
 use crate::users::Account;
 
 /// What is written at a time, at least, unless it is the last.
@@ -26,6 +27,8 @@ const MAX_PARTS: usize = 512;
 pub struct Target {
     pub path: String,
     pub account: Account,
+    /// With the account's own rights.
+    pub as_user: bool,
 }
 
 /// What arrived since the last write.
@@ -87,10 +90,11 @@ where
 {
     let mut batch = Batch::collect(&mut chunks).await?;
     let path = Arc::new(target.path);
-    let account = target.account;
+    let (account, as_user) = (target.account, target.as_user);
     let mut file = {
-        let (guest, path) = (guest.clone(), path.clone());
-        crate::blocking(move || create(&guest, &path, &account)).await?
+        let (guest, path, account) = (guest.clone(), path.clone(), account.clone());
+        crate::blocking(move || rights::with(as_user.then_some(&account), || create(&guest, &path, &account, as_user)))
+            .await?
     };
     loop {
         let is_last = batch.is_last;
@@ -110,13 +114,15 @@ where
     crate::memory::give_back_soon();
     let notes = notes.clone();
     crate::blocking(move || {
-        metadata::replace(Path::new(path.as_str()), &notes)
-            .map_err(|error| FileError::io("keeping metadata of", &path, &error))
+        rights::with(as_user.then_some(&account), || {
+            metadata::replace(Path::new(path.as_str()), &notes)
+                .map_err(|error| FileError::io("keeping metadata of", &path, &error))
+        })
     })
     .await
 }
 
-fn create(guest: &Guest, path: &str, account: &Account) -> Result<File, FileError> {
+fn create(guest: &Guest, path: &str, account: &Account, as_user: bool) -> Result<File, FileError> {
     if let Some(parent) = Path::new(path).parent().and_then(Path::to_str) {
         ensure_directory(parent, account)?;
         // A recursive watcher shall see what happens in a directory that was made only just now.
@@ -131,7 +137,10 @@ fn create(guest: &Guest, path: &str, account: &Account) -> Result<File, FileErro
         .custom_flags(libc::O_NONBLOCK)
         .open(path)
         .map_err(|error| FileError::io("opening", path, &error))?;
-    fchown(&file, Some(account.uid), Some(account.gid))
-        .map_err(|error| FileError::io("changing the owner of", path, &error))?;
+    if !as_user {
+        fchown(&file, Some(account.uid), Some(account.gid))
+            .map_err(|error| FileError::io("changing the owner of", path, &error))?;
+    }
+    // What a user makes is theirs already, and what they may write to may be another's.
     Ok(file)
 }

@@ -68,7 +68,7 @@ async fn write(guest: &Arc<Guest>, trusted: bool, request: Request<Incoming>) ->
             return Err(FileError::bad_request("the path query parameter is required for this content type"));
         }
         let path = request::resolve(guest, &query.path, &account)?;
-        sink::store(guest, Target { path: path.clone(), account }, &notes, chunks).await?;
+        sink::store(guest, Target { path: path.clone(), account, as_user: query.as_user }, &notes, chunks).await?;
         vec![path]
     } else {
         return Err(FileError::bad_request(format!("unsupported content type: {content_type}")));
