@@ -8,6 +8,7 @@ pub mod atoll;
 pub mod cluster;
 pub mod command;
 pub mod leaks;
+pub mod registry;
 pub mod simulation;
 pub mod terminal;
 pub mod wait;

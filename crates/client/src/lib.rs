@@ -28,6 +28,7 @@ mod hosts;
 mod sandboxes;
 mod snapshots;
 mod stream;
+mod templates;
 mod transport;
 
 pub use atoll_model as model;

@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::accounts::Accounts;
 use crate::api_keys::{self, LiveKey};
+use crate::builds::Builds;
 use crate::clock::Clock;
 use crate::config::ControlConfig;
 use crate::db::{Db, Millis};
@@ -41,6 +42,7 @@ pub struct Parts {
     pub sandboxes: Sandboxes,
     pub layers: Layers,
     pub snapshots: Snapshots,
+    pub builds: Builds,
     pub reconcile: Reconcile,
     /// The live end of the outbox.
     pub feed: Feed,

@@ -232,6 +232,8 @@ pub struct ControlConfig {
     pub browser_session_ttl: Duration,
     /// Networks of reverse proxies in front: what they say in `X-Forwarded-For`, `-Proto` and `-Host` is believed.
     pub trusted_proxies: Vec<Network>,
+    /// Registries (`host` or `host:port`) that may be at private addresses and speak plain HTTP.
+    pub registry_allow: Vec<String>,
     /// How often idle sandboxes are looked for. Default 1 s.
     pub reaper_interval: Duration,
 }
@@ -262,6 +264,7 @@ impl ControlConfig {
             session_ttl: Duration::from_secs(6 * 3600),
             browser_session_ttl: Duration::from_secs(7 * 24 * 3600),
             trusted_proxies: Vec::new(),
+            registry_allow: Vec::new(),
             reaper_interval: Duration::from_secs(1),
         }
     }

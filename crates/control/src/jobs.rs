@@ -27,6 +27,12 @@ pub fn spawn(app: &App) {
 
 /// Stores what snapshots and templates stand on, and takes away what nobody stands on; when nudged, and now and then.
 async fn tend_layers(app: App) {
+    // SQLite is one server's own: whatever was being built when it ended is nobody's now.
+    if app.db.kind() == "sqlite"
+        && let Err(error) = app.builds.tend(true).await
+    {
+        tracing::error!(error = &error as &dyn std::error::Error, "ending interrupted builds failed");
+    }
     loop {
         tokio::select! {
             () = app.shutdown.cancelled() => return,
@@ -44,6 +50,7 @@ async fn tend_once(app: &App) -> Result<(), LayerError> {
     if leases::take(&app.db, LAYERS_LEASE, &app.replica, now, LAYERS_EVERY * 4).await?.is_none() {
         return Ok(());
     }
+    app.builds.tend(false).await?;
     app.layers.store_due().await?;
     for dead in app.layers.collect().await? {
         let (Dead::Layer(what) | Dead::Image(what)) = dead;

@@ -70,7 +70,6 @@ impl Objects {
     }
 
     /// Where temporary files of any size may lie.
-    #[cfg_attr(not(test), expect(dead_code, reason = "images from registries are yet to come"))]
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.folder
@@ -109,7 +108,6 @@ impl Objects {
             .map_err(ObjectError::io("making a file in", &self.folder))
     }
 
-    #[expect(dead_code, reason = "images from registries are yet to come")]
     /// Takes a file from [`Self::temporary`] in, whose digest the caller has just computed.
     pub async fn adopt(&self, file: NamedTempFile, digest: &str) -> Result<(), ObjectError> {
         let (folder, path) = (self.folder.clone(), self.path(digest));

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::accounts::{AccountSettings, Accounts, FirstAdmin, SetupError, UserTokens};
 use crate::app::{App, Parts};
+use crate::builds::Builds;
 use crate::clock::Clock;
 use crate::config::{ControlConfig, SchedulerKind};
 use crate::db::{Db, DbError};
@@ -23,6 +24,7 @@ use crate::http::listener::{self, Tls};
 use crate::http::metrics::HttpMetrics;
 use crate::layers::Layers;
 use crate::objects::Objects;
+use crate::oci::{Puller, Registries};
 use crate::pki::{Authority, agent_client_config};
 use crate::reconcile::Reconcile;
 use crate::sandboxes::{Placer, Sandboxes};
@@ -153,6 +155,9 @@ async fn wire(
     let layers = Layers::new(db.clone(), clock.clone(), fleet.clone(), objects);
     let sandboxes =
         Sandboxes::new(db.clone(), clock.clone(), fleet, placer, layers.clone(), &config.http, tasks.clone());
+    let registries = Registries::new(config.registry_allow.clone()).context("setting up TLS for registries")?;
+    let puller = Puller { db: db.clone(), clock: clock.clone(), objects: layers.objects().clone(), registries };
+    let builds = Builds::new(db.clone(), clock.clone(), sandboxes.clone(), layers.clone(), puller, replica.clone());
     let snapshots = Snapshots::new(db.clone(), clock.clone(), sandboxes.clone(), layers.clone());
     Ok(App::new(Parts {
         requests: Arc::new(Semaphore::new(config.http.max_requests)),
@@ -164,6 +169,7 @@ async fn wire(
         sandboxes,
         layers,
         snapshots,
+        builds,
         reconcile,
         feed: crate::events::Feed::default(),
         listeners: http::Listeners::default(),

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use atoll_model::{ApiKeyId, HostId, HostType, OnTimeout, SandboxId, SandboxStatus, TeamId};
+use atoll_model::{ApiKeyId, BuildId, HostId, HostType, OnTimeout, SandboxId, SandboxStatus, TeamId};
 use clap::{Args, Subcommand};
 
 /// What a new sandbox shall be.
@@ -200,6 +200,65 @@ pub enum SandboxCommand {
         #[arg(long, value_name = "SECONDS")]
         ttl: Option<u64>,
     },
+}
+
+#[derive(Debug, Args)]
+pub struct BuildArgs {
+    /// Its name, maybe with `:tag`
+    pub name: String,
+    /// A recipe: a file in the manner of a Dockerfile
+    #[arg(long, short = 'f', value_name = "FILE", required_unless_present = "image")]
+    pub file: Option<PathBuf>,
+    /// An image of a registry in place of a recipe, such as debian:12
+    #[arg(long, value_name = "REFERENCE", conflicts_with = "file")]
+    pub image: Option<String>,
+    /// The directory that COPY takes from [default: the recipe's]
+    #[arg(long, value_name = "DIR")]
+    pub context: Option<PathBuf>,
+    /// Account at the image's registry; the password is ATOLL_REGISTRY_PASSWORD
+    #[arg(long, value_name = "NAME")]
+    pub registry_user: Option<String>,
+    /// Run at each start of a sandbox
+    #[arg(long, value_name = "COMMAND")]
+    pub start: Option<String>,
+    /// Asked until it succeeds
+    #[arg(long, value_name = "COMMAND")]
+    pub ready: Option<String>,
+    /// Virtual CPUs of its sandboxes
+    #[arg(long, value_name = "N")]
+    pub vcpus: Option<u32>,
+    /// Their memory in MB
+    #[arg(long, value_name = "MB")]
+    pub memory: Option<u64>,
+    /// Their disk quota in MB
+    #[arg(long, value_name = "MB")]
+    pub disk: Option<u64>,
+    /// Build every step anew
+    #[arg(long)]
+    pub force: bool,
+    /// Do not wait: print the build's id
+    #[arg(long, short = 'd')]
+    pub detach: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TemplateCommand {
+    /// Build a template and show how it goes
+    Build(Box<BuildArgs>),
+    /// List templates
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show one template
+    Get { name: String },
+    /// Delete templates; sandboxes that were made from them live on
+    Rm {
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+    /// Show a build's log to its end; the newest build's when none is named
+    Logs { name: String, build: Option<BuildId> },
+    /// End a build that is under way
+    Cancel { name: String, build: BuildId },
 }
 
 #[derive(Debug, Subcommand)]

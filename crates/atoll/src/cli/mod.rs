@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub use client::{
     CpArgs, ExecArgs, HostsCommand, KeyCommand, LoginArgs, RunArgs, SandboxCommand, ShellArgs, SnapshotCommand,
+    TemplateCommand,
 };
 pub use settings::{HostArgs, ServerArgs, UpArgs};
 
@@ -84,6 +85,9 @@ The sandbox is destroyed when the program ends, and also when atoll is killed.")
     /// Create, look at and destroy sandboxes, and run programs in them
     #[command(subcommand, visible_alias = "sb")]
     Sandbox(SandboxCommand),
+    /// Build templates, to make sandboxes from
+    #[command(subcommand, visible_alias = "tpl")]
+    Template(TemplateCommand),
     /// Keep sandboxes' files under names, to make sandboxes from
     #[command(subcommand)]
     Snapshot(SnapshotCommand),

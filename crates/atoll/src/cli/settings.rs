@@ -81,6 +81,9 @@ pub struct ControlArgs {
     /// The same for its disk
     #[arg(long, env = "ATOLL_DISK_OVERCOMMIT", value_name = "FACTOR", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub disk_overcommit: u64,
+    /// A registry (host or host:port) at a private address, asked without TLS, that images may come from; can be repeated
+    #[arg(long, env = "ATOLL_REGISTRY_ALLOW", value_name = "HOST", value_delimiter = ',')]
+    pub registry_allow: Vec<String>,
     /// Bearer token that opens /metrics from elsewhere than loopback
     #[arg(long, env = "ATOLL_METRICS_TOKEN", value_name = "TOKEN", hide_env_values = true)]
     pub metrics_token: Option<String>,

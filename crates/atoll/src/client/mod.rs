@@ -18,6 +18,7 @@ mod signals;
 mod snapshot;
 mod streams;
 mod tarball;
+mod template;
 mod terminal;
 
 use anyhow::Context;
@@ -42,6 +43,7 @@ async fn dispatch(command: Command, global: &Global) -> anyhow::Result<u8> {
         Command::Shell(args) => shell::main(args, global).await,
         Command::Exec(args) => exec::main(args, global).await,
         Command::Sandbox(command) => sandbox::main(command, global).await,
+        Command::Template(command) => template::main(command, global).await,
         Command::Snapshot(command) => snapshot::main(command, global).await,
         Command::Ps(args) => sandbox::list(&args, global).await,
         Command::Rm(args) => sandbox::remove(&args, global).await,

@@ -24,6 +24,7 @@ pub fn control(data_dir: PathBuf, cache_dir: PathBuf, args: &ControlArgs, heartb
     config.signup = args.signup;
     config.trusted_proxies.clone_from(&args.trusted_proxies);
     config.scheduler = args.scheduler;
+    config.registry_allow.clone_from(&args.registry_allow);
     config.overcommit =
         Overcommit { cpu: args.cpu_overcommit, memory: args.memory_overcommit, disk: args.disk_overcommit };
     config.metrics_token = args.metrics_token.clone().map(Into::into);

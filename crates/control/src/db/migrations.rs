@@ -25,6 +25,7 @@ const SQLITE: &[Listed] = &[
     (21, "events", include_str!("../../migrations/sqlite/0021_events.sql")),
     (30, "host tunnels", include_str!("../../migrations/sqlite/0030_host_tunnels.sql")),
     (40, "layers", include_str!("../../migrations/sqlite/0040_layers.sql")),
+    (41, "template builds", include_str!("../../migrations/sqlite/0041_template_builds.sql")),
 ];
 const POSTGRES: &[Listed] = &[
     (1, "init", include_str!("../../migrations/postgres/0001_init.sql")),
@@ -34,6 +35,7 @@ const POSTGRES: &[Listed] = &[
     (21, "events", include_str!("../../migrations/postgres/0021_events.sql")),
     (30, "host tunnels", include_str!("../../migrations/postgres/0030_host_tunnels.sql")),
     (40, "layers", include_str!("../../migrations/postgres/0040_layers.sql")),
+    (41, "template builds", include_str!("../../migrations/postgres/0041_template_builds.sql")),
 ];
 
 /// The version that this program was built for.

@@ -69,6 +69,7 @@ async fn may_have(app: &App, host: &HostRow, digest: &str) -> ApiResult<bool> {
         "SELECT CAST(1 AS BIGINT) WHERE
              EXISTS (SELECT 1 FROM templates WHERE digest = $1 AND (team_id IS NULL OR team_id = $2))
              OR EXISTS (SELECT 1 FROM sandboxes WHERE host_id = $3 AND digest = $1 AND status <> 'stopped')
+             OR EXISTS (SELECT 1 FROM template_builds WHERE digest = $1 AND team_id = $2 AND status = 'ready')
              OR EXISTS (SELECT 1 FROM layers l JOIN layer_refs r ON r.layer_id = l.id
                 JOIN sandboxes s ON s.id = r.holder WHERE l.digest = $1 AND s.host_id = $3 AND s.status <> 'stopped'
                 AND (NOT l.byoc OR l.team_id = $2))"

@@ -23,6 +23,10 @@ impl From<SandboxError> for ApiError {
             SandboxError::NoTemplate { name } => {
                 Self::new(ErrorCode::NotFound, format!("there is no template `{name}`")).with_field("template")
             }
+            SandboxError::NotBuilt { name } => Self::conflict(format!(
+                "no build of the template `{name}` has come to a good end yet; its builds' logs say how far they are"
+            ))
+            .with_field("template"),
             SandboxError::InvalidState { attempted, status } => {
                 Self::new(ErrorCode::InvalidState, format!("can't {attempted} a sandbox that is {status}"))
                     .with_detail("status", status.as_str())

@@ -75,8 +75,7 @@ fn quick() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(api_keys::create, api_keys::list))
         .routes(routes!(api_keys::delete))
-        .routes(routes!(templates::list))
-        .routes(routes!(templates::get))
+        .merge(templates::routes())
         .routes(routes!(sandboxes::get, sandboxes::delete))
         .routes(routes!(sandboxes::create, sandboxes::list))
         .routes(routes!(sandboxes::pause))
@@ -118,6 +117,7 @@ fn long() -> OpenApiRouter<App> {
         .routes(routes!(events::events))
         .routes(routes!(transfer::read))
         .routes(routes!(transfer::read_stream, transfer::read_query))
+        .merge(templates::streams())
         .merge(agent_files::routes())
         .merge(tunnels::routes())
 }
@@ -132,7 +132,7 @@ fn documented(app: &App) -> OpenApiRouter<App> {
     let long = long().layer(DefaultBodyLimit::max(JSON_BODY));
     let exec = OpenApiRouter::new().routes(routes!(exec::exec)).layer(DefaultBodyLimit::max(EXEC_BODY));
     // Bounded by the largest file, and never held in memory.
-    let uploads = uploads().layer(DefaultBodyLimit::disable());
+    let uploads = uploads().merge(templates::uploads()).layer(DefaultBodyLimit::disable());
     OpenApiRouter::with_openapi(openapi::base(app.config.version)).merge(quick).merge(long).merge(exec).merge(uploads)
 }
 

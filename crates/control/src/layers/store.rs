@@ -172,6 +172,8 @@ pub async fn is_named(tx: &mut Tx, digest: &str) -> Result<bool, DbError> {
     let found: Option<(i64,)> = on!(tx tx, |c| sqlx::query_as(
         "SELECT CAST(1 AS BIGINT) WHERE EXISTS (SELECT 1 FROM layers WHERE digest = $1)
          OR EXISTS (SELECT 1 FROM templates WHERE digest = $1)
+         OR EXISTS (SELECT 1 FROM template_builds WHERE digest = $1)
+         OR EXISTS (SELECT 1 FROM pulled_images WHERE digest = $1)
          OR EXISTS (SELECT 1 FROM sandboxes WHERE digest = $1 AND status <> 'stopped')"
     )
     .bind(digest)

@@ -13,7 +13,7 @@
 //! there to be told of is destroyed again.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use atoll_model::sandbox::OnReboot;
 use atoll_model::{HostId, OnTimeout, SandboxId, SandboxStatus};
@@ -35,6 +35,9 @@ use crate::fleet::{Demand, FleetError};
 use crate::layers::{self, LayerRow};
 use crate::templates::store::{self as templates, Template};
 
+/// How long a create waits for a template's ready command, and between two tries.
+const READY_PATIENCE: Duration = Duration::from_secs(60);
+const READY_AGAIN: Duration = Duration::from_millis(100);
 const DEFAULT_VCPUS: u32 = 1;
 const DEFAULT_MEMORY_MB: u64 = 512;
 const DEFAULT_DISK_MB: u64 = 5120;
@@ -73,19 +76,34 @@ pub(super) fn signed(value: u64) -> i64 {
 impl Sandboxes {
     /// Ends with a running sandbox, or with an error and nothing left behind.
     pub async fn create(&self, owner: &Owner, new: NewSandbox) -> Result<SandboxRecord, SandboxError> {
+        let (template, holder) = templates::resolve(&self.db, &new.template, &owner.team)
+            .await?
+            .ok_or_else(|| SandboxError::NoTemplate { name: new.template.clone() })?;
+        if template.digest.is_empty() {
+            return Err(SandboxError::NotBuilt { name: new.template });
+        }
+        let layers = self.layers.chain(&holder).await?;
+        self.create_from(owner, new, template, layers).await
+    }
+
+    /// The same, from this template and these layers above it.
+    pub async fn create_from(
+        &self,
+        owner: &Owner,
+        new: NewSandbox,
+        template: Template,
+        layers: Vec<LayerRow>,
+    ) -> Result<SandboxRecord, SandboxError> {
         let permit = tokio::time::timeout(self.queue_timeout, self.creates.clone().acquire_owned())
             .await
             .map_err(|_| SandboxError::Queue)?
             .map_err(|_| SandboxError::Interrupted)?;
-        let template = templates::find(&self.db, &new.template, &owner.team)
-            .await?
-            .ok_or_else(|| SandboxError::NoTemplate { name: new.template.clone() })?;
         let (tell, told) = oneshot::channel();
         let (service, owner) = (self.clone(), owner.clone());
         self.tasks.spawn(async move {
             let _permit = permit;
             let keep = new.keep_if_abandoned;
-            let result = service.create_now(&owner, new, template).await;
+            let result = service.create_now(&owner, new, template, layers).await;
             if let Err(Ok(orphan)) = tell.send(result)
                 && !keep
             {
@@ -101,9 +119,9 @@ impl Sandboxes {
         owner: &Owner,
         new: NewSandbox,
         template: Template,
+        layers: Vec<LayerRow>,
     ) -> Result<SandboxRecord, SandboxError> {
         let (started, times) = (Instant::now(), new.times.clone());
-        let layers = self.layers.chain(template.id.as_str()).await?;
         let mut demand = demand(owner, &new, &template);
         demand.only = layers::pinned(&layers, owner.team_is_byoc)?;
         let host = self.placer.place(&demand).await?;
@@ -114,6 +132,7 @@ impl Sandboxes {
         let spec = spec(&record, &template, new.env, &layers);
         let (record, first) = match self.start_on(record, &host, &spec, &times).await? {
             Ok(running) => {
+                self.await_ready(&running, &template).await;
                 tracing::debug!(sandbox = %running.id.0, %host, elapsed = ?started.elapsed(), "created");
                 return Ok(running);
             }
@@ -129,7 +148,10 @@ impl Sandboxes {
             return Err(SandboxError::Changed { attempted: "create" });
         };
         match self.start_on(record, &other, &spec, &times).await? {
-            Ok(running) => Ok(running),
+            Ok(running) => {
+                self.await_ready(&running, &template).await;
+                Ok(running)
+            }
             Err((record, second)) => {
                 self.placer.failed(&other);
                 Err(self.give_up(&record, second).await)
@@ -296,6 +318,33 @@ impl Sandboxes {
                 store::change(&self.db, &found).await?.ok_or(SandboxError::Changed { attempted: "create" })
             }
             _ => Ok(now),
+        }
+    }
+
+    /// Asks the template's ready command until it succeeds, for a while. A sandbox that runs and is not ready is given
+    /// out all the same: its owner can see why.
+    async fn await_ready(&self, running: &SandboxRecord, template: &Template) {
+        let (Some(command), Some(host)) = (&template.ready_cmd, running.host()) else { return };
+        let deadline = Instant::now() + READY_PATIENCE;
+        let guest = self.fleet.guest_client(host, &running.id);
+        loop {
+            let request = atoll_rpc::atoll::guest::v1::ExecRequest {
+                cmd: "/bin/sh".to_owned(),
+                args: vec!["-c".to_owned(), command.clone()],
+                timeout_ms: 10_000,
+                max_output_bytes: 4096,
+                ..Default::default()
+            };
+            let options = CallOptions::default().with_timeout(READY_PATIENCE);
+            match guest.exec_with_options(request, options).await.map(|answer| answer.into_owned().exit_code) {
+                Ok(0) => return,
+                Ok(_) if Instant::now() < deadline => {}
+                _ => {
+                    tracing::warn!(sandbox = %running.id.0, "a new sandbox runs, but its ready command does not succeed");
+                    return;
+                }
+            }
+            tokio::time::sleep(READY_AGAIN).await;
         }
     }
 

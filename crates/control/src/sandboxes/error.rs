@@ -13,6 +13,9 @@ pub enum SandboxError {
     NotFound,
     #[error("there is no template `{name}`")]
     NoTemplate { name: String },
+    /// There is one, but no build of it has come to a good end yet.
+    #[error("the template `{name}` was never built")]
+    NotBuilt { name: String },
     /// What was asked for can't be done in this status.
     #[error("can't {attempted} a sandbox that is {status}")]
     InvalidState { attempted: &'static str, status: SandboxStatus },

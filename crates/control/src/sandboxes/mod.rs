@@ -109,6 +109,11 @@ impl Sandboxes {
         &self.tasks
     }
 
+    /// Living sandboxes of builds that are over.
+    pub async fn left_by_builds(&self) -> Result<Vec<atoll_model::SandboxId>, crate::db::DbError> {
+        Ok(store::left_by_builds(&self.db).await?.into_iter().map(|id| id.0).collect())
+    }
+
     #[must_use]
     pub fn activity(&self) -> &Arc<Activity> {
         &self.activity

@@ -298,6 +298,19 @@ pub async fn idle(db: &Db, now: Millis, limit: i64) -> Result<Vec<SandboxRecord>
     .during("look for idle sandboxes")
 }
 
+/// Living sandboxes of builds that are over. A build notes its sandbox by making it; it lives as long as some build of its
+/// team is under way.
+pub async fn left_by_builds(db: &Db) -> Result<Vec<Text<SandboxId>>, DbError> {
+    let rows: Vec<(Text<SandboxId>,)> = on!(read db, |c| sqlx::query_as(
+        "SELECT s.id FROM sandboxes s WHERE s.purpose = 'build' AND s.status <> 'stopped' AND NOT EXISTS
+         (SELECT 1 FROM template_builds b WHERE b.team_id = s.team_id AND b.status IN ('waiting', 'building'))"
+    )
+    .fetch_all(c)
+    .await)
+    .during("look for sandboxes of builds")?;
+    Ok(rows.into_iter().map(|(id,)| id).collect())
+}
+
 /// How many of each status there are, over all teams: for metrics.
 pub async fn counts(db: &Db) -> Result<Vec<(Text<SandboxStatus>, i64)>, DbError> {
     on!(read db, |c| sqlx::query_as(

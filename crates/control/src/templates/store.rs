@@ -90,6 +90,26 @@ pub async fn find(db: &Db, name_or_id: &str, team: &TeamId) -> Result<Option<Tem
     .during("find a template")
 }
 
+/// What `team` means by `name[:tag]` or an id, and what holds its layers.
+pub async fn resolve(db: &Db, name: &str, team: &TeamId) -> Result<Option<(Template, String)>, DbError> {
+    let (bare, tag) = match name.split_once(':') {
+        Some((bare, tag)) if tag != "default" => (bare, Some(tag)),
+        Some((bare, _)) => (bare, None),
+        None => (name, None),
+    };
+    let Some(template) = find(db, bare, team).await? else { return Ok(None) };
+    match tag {
+        None => {
+            let holder = template.id.to_string();
+            Ok(Some((template, holder)))
+        }
+        Some(tag) => {
+            let tagged = crate::builds::store::tagged(db, &template, tag).await?;
+            Ok(tagged.map(|(template, build)| (template, build.to_string())))
+        }
+    }
+}
+
 /// Any team's template or snapshot, by its id.
 pub async fn by_id(db: &Db, id: &str) -> Result<Option<Template>, DbError> {
     on!(read db, |c| sqlx::query_as(concat!("SELECT ", columns!(), " FROM templates WHERE id = $1"))

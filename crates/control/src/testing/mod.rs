@@ -28,6 +28,7 @@ use crate::accounts::{AccountSettings, Accounts, FirstAdmin, UserTokens};
 use crate::api_keys::{self, NewKey};
 use crate::app::{App, Parts};
 use crate::audit::{Actor, Origin};
+use crate::builds::Builds;
 use crate::clock::Clock;
 use crate::config::ControlConfig;
 use crate::db::testing::TestDb;
@@ -39,6 +40,7 @@ use crate::hosts::{Hosts, Loopback};
 use crate::http::metrics::HttpMetrics;
 use crate::layers::Layers;
 use crate::objects::Objects;
+use crate::oci::{Puller, Registries};
 use crate::pki::{Authority, agent_client_config};
 use crate::reconcile::Reconcile;
 use crate::sandboxes::{Placer, SandboxError, Sandboxes};
@@ -168,7 +170,11 @@ async fn wire(config: ControlConfig, clock: Clock, db: Db, machines: &FakeFleet)
     let layers = Layers::new(db.clone(), clock.clone(), fleet.clone(), objects);
     let sandboxes =
         Sandboxes::new(db.clone(), clock.clone(), fleet.clone(), placer, layers.clone(), &config.http, tasks.clone());
+    let registries = Registries::new(config.registry_allow.clone()).unwrap();
+    let puller = Puller { db: db.clone(), clock: clock.clone(), objects: layers.objects().clone(), registries };
+    let builds = Builds::new(db.clone(), clock.clone(), sandboxes.clone(), layers.clone(), puller, "test".to_owned());
     App::new(Parts {
+        builds,
         accounts: Accounts::new(db.clone(), clock.clone(), tokens, AccountSettings::from(&config)),
         snapshots: Snapshots::new(db.clone(), clock.clone(), sandboxes.clone(), layers.clone()),
         sandboxes,

@@ -1,0 +1,254 @@
+//! Building templates: a recipe, carried out in a real sandbox on a host, becomes layers that the template stands on.
+//!
+//! [`recipe`] says what is to be built, [`run`] builds it, [`inside`] does the steps in the sandbox, [`log`] tells how
+//! it goes, [`store`] has the SQL. Each `RUN` and `COPY` ends with a layer, remembered under a hash over all that came
+//! before it: a later build begins at the last step that it shares with an earlier one. A build's sandbox is control's
+//! own: lists don't show it, and it goes with its build, however that ends. A build whose replica dies ends as `error`.
+
+mod inside;
+mod log;
+pub mod recipe;
+mod run;
+pub mod store;
+
+use std::time::Duration;
+
+use atoll_model::{BuildId, TemplateId};
+use serde_json::json;
+use sqlx::types::Json;
+use std::collections::BTreeMap;
+
+use crate::audit::{self, Entry};
+use crate::clock::Clock;
+use crate::db::{Db, DbError, Text};
+use crate::layers::{self, Layers};
+use crate::oci::{Login, Puller};
+use crate::sandboxes::{Owner, Sandboxes};
+use crate::templates::store::{self as templates, Template};
+use recipe::Recipe;
+use store::BuildRow;
+
+pub const KIND: &str = "template";
+/// What a sandbox of a build is marked with.
+pub const PURPOSE: &str = "build";
+/// Of one team, under way at once.
+const MAX_BUILDS: i64 = 10;
+/// Built at once by this replica; others wait.
+const AT_ONCE: usize = 4;
+/// A build without a sign of life for so long is nobody's.
+const ABANDONED: Duration = Duration::from_secs(60);
+/// Files for `COPY` are kept for so long.
+const FILES_KEPT: Duration = Duration::from_secs(24 * 3600);
+/// Built steps that nobody used for so long are forgotten.
+const STEPS_KEPT: Duration = Duration::from_secs(14 * 24 * 3600);
+
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error("there is no such {0}")]
+    NotFound(&'static str),
+    #[error("`{0}` is the platform's: only its operator can change it")]
+    Platform(String),
+    #[error("`{0}` is the name of a snapshot")]
+    NameTaken(String),
+    #[error("{MAX_BUILDS} builds of the team are under way already")]
+    TooMany,
+    #[error("the build is over")]
+    Over,
+    #[error(transparent)]
+    Db(#[from] DbError),
+}
+
+/// What is asked for, checked.
+#[derive(Debug, Clone)]
+pub struct NewBuild {
+    pub name: String,
+    pub tags: Vec<String>,
+    pub recipe: Recipe,
+    pub login: Option<Login>,
+    pub vcpus: Option<u32>,
+    pub memory_mb: Option<u64>,
+    pub disk_mb: Option<u64>,
+}
+
+/// The service. Cheap to clone.
+#[derive(Clone)]
+pub struct Builds {
+    pub(super) db: Db,
+    pub(super) clock: Clock,
+    pub(super) sandboxes: Sandboxes,
+    pub(super) layers: Layers,
+    pub(super) puller: Puller,
+    pub(super) replica: String,
+    pub(super) turns: std::sync::Arc<tokio::sync::Semaphore>,
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+impl Builds {
+    #[must_use]
+    pub fn new(db: Db, clock: Clock, sandboxes: Sandboxes, layers: Layers, puller: Puller, replica: String) -> Self {
+        let turns = std::sync::Arc::new(tokio::sync::Semaphore::new(AT_ONCE));
+        Self { db, clock, sandboxes, layers, puller, replica, turns }
+    }
+
+    /// Begins a build of the team's template of this name, which is made when there is none. The build goes on by itself.
+    pub async fn start(&self, owner: &Owner, new: NewBuild) -> Result<(Template, BuildRow), BuildError> {
+        let now = self.clock.now();
+        let mut tx = self.db.begin().await?;
+        let template = match templates::own(&mut tx, &new.name, &owner.team).await? {
+            Some(template) if template.kind == KIND => template,
+            Some(_) => return Err(BuildError::NameTaken(new.name)),
+            None => {
+                let template = Template {
+                    id: Text(TemplateId::new()),
+                    team_id: Some(Text(owner.team.clone())),
+                    name: new.name.clone(),
+                    // Nothing yet: sandboxes can't be made from it.
+                    digest: String::new(),
+                    size_bytes: 0,
+                    driver: "auto".to_owned(),
+                    vcpus: new.vcpus.map(i64::from),
+                    memory_mb: new.memory_mb.map(signed),
+                    disk_mb: new.disk_mb.map(signed),
+                    default_user: "root".to_owned(),
+                    default_workdir: "/".to_owned(),
+                    env: Json(BTreeMap::new()),
+                    start_cmd: None,
+                    ready_cmd: None,
+                    kind: KIND.to_owned(),
+                    created_at: now,
+                    updated_at: now,
+                };
+                templates::insert(&mut tx, &template, owner.actor.id(), None).await?;
+                template
+            }
+        };
+        if store::under_way(&mut tx, &owner.team).await? >= MAX_BUILDS {
+            return Err(BuildError::TooMany);
+        }
+        let build = BuildRow {
+            id: Text(BuildId::new()),
+            template_id: template.id.clone(),
+            team_id: Text(owner.team.clone()),
+            status: "waiting".to_owned(),
+            spec: Json(new.recipe.clone()),
+            reason: None,
+            step: None,
+            vcpus: new.vcpus.map(i64::from),
+            memory_mb: new.memory_mb.map(signed),
+            disk_mb: new.disk_mb.map(signed),
+            created_at: now,
+            finished_at: None,
+        };
+        store::insert(&mut tx, &build, &self.replica, owner.actor.id()).await?;
+        let details = json!({ "name": template.name, "build": build.id.as_str() });
+        audit::record(&mut tx, now, &entry(owner, "template.build", template.id.as_str(), details)).await?;
+        tx.commit().await?;
+        let (service, owner, row) = (self.clone(), owner.clone(), build.clone());
+        let (login, tags) = (new.login, new.tags);
+        self.sandboxes.tasks().spawn(async move { service.run(&owner, row, tags, login).await });
+        Ok((template, build))
+    }
+
+    /// Asks a build to end. It does so within a second or two.
+    pub async fn cancel(&self, owner: &Owner, template: &str, build: &BuildId) -> Result<(), BuildError> {
+        let row = self.build(owner, template, build).await?;
+        let mut tx = self.db.begin().await?;
+        if !store::cancel(&mut tx, &row.id.0).await? {
+            return Err(BuildError::Over);
+        }
+        let details = json!({ "build": build.as_str() });
+        let target = row.template_id.as_str();
+        audit::record(&mut tx, self.clock.now(), &entry(owner, "template.cancel", target, details)).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// A build of a template of the team.
+    pub async fn build(&self, owner: &Owner, template: &str, build: &BuildId) -> Result<BuildRow, BuildError> {
+        let template = self.template(owner, template).await?;
+        let row = store::get(&self.db, &owner.team, &template.id.0, build).await?;
+        row.ok_or(BuildError::NotFound("build"))
+    }
+
+    /// A template that the team can see.
+    pub async fn template(&self, owner: &Owner, name_or_id: &str) -> Result<Template, BuildError> {
+        let found = templates::find(&self.db, name_or_id, &owner.team).await?;
+        found.filter(|template| template.kind == KIND).ok_or(BuildError::NotFound("template"))
+    }
+
+    /// Deletes a team's template with its builds. Sandboxes that were made from it live on.
+    pub async fn delete(&self, owner: &Owner, name_or_id: &str) -> Result<(), BuildError> {
+        let mut tx = self.db.begin().await?;
+        let own = templates::own(&mut tx, name_or_id, &owner.team).await?.filter(|row| row.kind == KIND);
+        let Some(row) = own else {
+            drop(tx);
+            let found = self.template(owner, name_or_id).await?;
+            return Err(BuildError::Platform(found.name));
+        };
+        store::remove_all(&mut tx, &row.id.0).await?;
+        layers::store::release(&mut tx, row.id.as_str()).await?;
+        templates::delete(&mut tx, &row.id.0).await?;
+        let details = json!({ "name": row.name });
+        audit::record(&mut tx, self.clock.now(), &entry(owner, "template.delete", row.id.as_str(), details)).await?;
+        tx.commit().await?;
+        self.layers.nudge();
+        Ok(())
+    }
+
+    /// Where the files of a `COPY` wait: the team's own, by the hash that the client gives them.
+    #[must_use]
+    pub fn context_file(&self, owner: &Owner, hash: &str) -> std::path::PathBuf {
+        self.layers.objects().folder().join(format!("files-{}-{hash}.tar", owner.team.tail()))
+    }
+
+    /// Ends builds that nobody runs any more, and forgets steps that nobody needs. At a start of a control plane that
+    /// is alone (`alone`), all builds are nobody's.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn tend(&self, alone: bool) -> Result<(), DbError> {
+        let now = self.clock.now();
+        let before = if alone { now } else { now - ABANDONED };
+        for build in store::abandoned(&self.db, before).await? {
+            tracing::warn!(build = %build.id.0, "a build was interrupted");
+            store::fail(&self.db, &build.id.0, "error", "the server that built it was interrupted", None, now).await?;
+        }
+        for sandbox in self.sandboxes.left_by_builds().await? {
+            self.sandboxes.destroy_now(&sandbox, "build_over").await;
+        }
+        let folder = self.layers.objects().folder().to_owned();
+        let swept = tokio::task::spawn_blocking(move || sweep_files(&folder)).await;
+        if let Ok(Err(error)) = swept {
+            tracing::warn!(%error, "old files of builds could not be removed");
+        }
+        store::forget_steps(&self.db, now - STEPS_KEPT).await
+    }
+}
+
+/// Removes files for `COPY` that were uploaded long ago.
+fn sweep_files(folder: &std::path::Path) -> std::io::Result<()> {
+    for found in std::fs::read_dir(folder)? {
+        let found = found?;
+        let name = found.file_name();
+        let is_files = name.as_encoded_bytes().starts_with(b"files-");
+        if is_files && found.metadata()?.modified()?.elapsed().is_ok_and(|age| age > FILES_KEPT) {
+            std::fs::remove_file(found.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn entry<'a>(owner: &'a Owner, action: &'static str, target: &'a str, details: serde_json::Value) -> Entry<'a> {
+    Entry {
+        team: Some(&owner.team),
+        actor: &owner.actor,
+        origin: &owner.origin,
+        action,
+        target_kind: "template",
+        target_id: Some(target),
+        result: "ok",
+        details,
+    }
+}

@@ -1,0 +1,392 @@
+//! One build, from its base to its product.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use atoll_model::OnTimeout;
+use atoll_model::sandbox::OnReboot;
+use sha2::{Digest, Sha256};
+use sqlx::types::Json;
+
+use super::inside::Inside;
+use super::log::Log;
+use super::recipe::{From, Step};
+use super::store::{self, BuildRow, Product};
+use super::{Builds, PURPOSE};
+use crate::layers::{self, LayerRow};
+use crate::oci::{Login, Reference};
+use crate::sandboxes::{Network, NewSandbox, Owner, SandboxRecord};
+use crate::templates::store::{self as templates, Template};
+
+/// How often a build looks whether somebody wants it to end, and says that it is alive.
+const BEAT: Duration = Duration::from_secs(1);
+/// A whole build.
+const DEADLINE: Duration = Duration::from_secs(6 * 3600);
+/// For the ready command.
+const READY: Duration = Duration::from_secs(300);
+const VCPUS: u32 = 2;
+const MEMORY_MB: u64 = 1024;
+const DISK_MB: u64 = 10_240;
+
+/// What a build stands on, and what programs in it get.
+#[derive(Clone)]
+struct Ground {
+    template: Template,
+    chain: Vec<LayerRow>,
+    user: String,
+    workdir: String,
+    env: BTreeMap<String, String>,
+    key: String,
+}
+
+/// Why a build has no product.
+enum Ended {
+    Failed(String),
+    Cancelled,
+}
+
+impl<E: std::error::Error> std::convert::From<E> for Ended {
+    fn from(error: E) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+fn failed(problem: impl Into<String>) -> Ended {
+    Ended::Failed(problem.into())
+}
+
+impl Builds {
+    /// To its end. Whatever it comes to is in its row and its log.
+    pub(super) async fn run(&self, owner: &Owner, build: BuildRow, tags: Vec<String>, login: Option<Login>) {
+        let id = build.id.0.clone();
+        let log = Log::new(self.db.clone(), self.clock.clone(), id.clone());
+        log.step("base");
+        let work = async {
+            let _turn = self.turns.acquire().await;
+            store::beat(&self.db, &id, "building", self.clock.now()).await?;
+            self.work(owner, &build, tags, login.as_ref(), &log).await
+        };
+        let beats = async {
+            let mut status = "waiting";
+            loop {
+                tokio::time::sleep(BEAT).await;
+                if self.turns.available_permits() < super::AT_ONCE {
+                    status = "building";
+                }
+                match store::beat(&self.db, &id, status, self.clock.now()).await {
+                    Ok(true) => return Ended::Cancelled,
+                    Ok(false) => {}
+                    Err(error) => tracing::warn!(build = %id, %error, "a build could not say that it is alive"),
+                }
+            }
+        };
+        let result = tokio::select! {
+            result = work => result,
+            ended = beats => Err(ended),
+            never = log.keep_writing() => match never {},
+            () = tokio::time::sleep(DEADLINE) => Err(failed("it took longer than 6 hours")),
+        };
+        let now = self.clock.now();
+        let noted = match result {
+            Ok(()) => {
+                log.info("the template is ready");
+                Ok(())
+            }
+            Err(Ended::Cancelled) => {
+                log.say("warn", "the build was cancelled");
+                store::fail(&self.db, &id, "cancelled", "cancelled", log.current_step().as_deref(), now).await
+            }
+            Err(Ended::Failed(reason)) => {
+                log.say("error", &reason);
+                tracing::info!(build = %id, reason, "a build failed");
+                store::fail(&self.db, &id, "error", &reason, log.current_step().as_deref(), now).await
+            }
+        };
+        log.flush().await;
+        if let Err(error) = noted {
+            tracing::error!(build = %id, %error, "the end of a build could not be noted");
+        }
+        if let Err(error) = self.tend(false).await {
+            tracing::warn!(build = %id, %error, "what a build leaves could not be cleared away yet");
+        }
+    }
+
+    async fn work(
+        &self,
+        owner: &Owner,
+        build: &BuildRow,
+        tags: Vec<String>,
+        login: Option<&Login>,
+        log: &Log,
+    ) -> Result<(), Ended> {
+        let recipe = &build.spec.0;
+        let mut ground = self.base(owner, &recipe.from, login, log).await?;
+        // What was built before needs no sandbox: settings are followed along, layers are taken from the last known step.
+        let mut first = 0;
+        let mut at = ground.clone();
+        for (number, step) in recipe.steps.iter().enumerate() {
+            at.key = next_key(&at, step);
+            settings(&mut at, step);
+            if !recipe.force
+                && changes_files(step)
+                && store::cached(&self.db, &at.key, &owner.team, self.clock.now()).await?
+            {
+                at.chain = self.layers.chain(&at.key).await?;
+                if at.chain.is_empty() || layers::pinned(&at.chain, owner.team_is_byoc).is_err() {
+                    break;
+                }
+                first = number + 1;
+                ground = at.clone();
+            }
+        }
+        for number in 0..first {
+            log.step((number + 1).to_string());
+            log.info(&format!("step {} of {}: as it was built before", number + 1, recipe.steps.len()));
+        }
+        let rest = &recipe.steps[first..];
+        if !rest.is_empty() || recipe.start_cmd.is_some() || recipe.ready_cmd.is_some() {
+            let sandbox = self.sandbox(owner, &ground).await?;
+            let id = sandbox.id.0.clone();
+            let result = self.steps(owner, build, &mut ground, sandbox, first, log).await;
+            self.sandboxes.destroy_now(&id, "build_over").await;
+            result?;
+        }
+        self.complete(build, &ground, tags).await
+    }
+
+    async fn base(&self, owner: &Owner, from: &From, login: Option<&Login>, log: &Log) -> Result<Ground, Ended> {
+        match from {
+            From::Template(name) => {
+                log.info(&format!("from the template {name}"));
+                let (template, holder) = self.resolve(owner, name).await?;
+                let chain = self.layers.chain(&holder).await?;
+                let ids: Vec<_> = chain.iter().map(|layer| layer.id.to_string()).collect();
+                let key = key(&[&template.digest, &ids.join(" ")]);
+                let (user, workdir) = (template.default_user.clone(), template.default_workdir.clone());
+                Ok(Ground { chain, user, workdir, env: template.env.0.clone(), key, template })
+            }
+            From::Image(text) => {
+                let reference: Reference = text.parse()?;
+                log.info(&format!("pulling {reference}"));
+                let say = {
+                    let log = log.clone();
+                    move |line: String| log.info(&line)
+                };
+                let pulled = self.puller.pull(&reference, login, &say).await?;
+                let own = templates::find(&self.db, "base", &owner.team).await?;
+                let template = own.ok_or_else(|| failed("there is no template `base`"))?;
+                let template = Template {
+                    digest: pulled.digest.clone(),
+                    size_bytes: pulled.size_bytes,
+                    env: Json(BTreeMap::new()),
+                    ..template
+                };
+                Ok(Ground {
+                    template,
+                    chain: Vec::new(),
+                    user: pulled.config.user,
+                    workdir: pulled.config.workdir,
+                    env: pulled.config.env,
+                    key: key(&[&pulled.digest]),
+                })
+            }
+        }
+    }
+
+    /// A template by `name[:tag]`, and what holds its layers.
+    async fn resolve(&self, owner: &Owner, name: &str) -> Result<(Template, String), Ended> {
+        let found = templates::resolve(&self.db, name, &owner.team).await?;
+        let (template, holder) = found.ok_or_else(|| failed(format!("template '{name}' not found")))?;
+        if template.digest.is_empty() {
+            return Err(failed(format!("template '{name}' was never built")));
+        }
+        Ok((template, holder))
+    }
+
+    async fn sandbox(&self, owner: &Owner, ground: &Ground) -> Result<SandboxRecord, Ended> {
+        let new = NewSandbox {
+            template: ground.template.name.clone(),
+            vcpus: Some(VCPUS),
+            memory_mb: Some(MEMORY_MB),
+            disk_mb: Some(DISK_MB),
+            // A build that is killed with everything around it leaves a sandbox that ends by itself.
+            timeout_sec: 7200,
+            on_timeout: OnTimeout::Kill,
+            auto_resume: false,
+            on_reboot: OnReboot::Stop,
+            driver: None,
+            env: BTreeMap::new(),
+            metadata: BTreeMap::new(),
+            network: Network::default(),
+            keep_if_abandoned: true,
+            purpose: PURPOSE,
+            times: Default::default(),
+        };
+        let template = Template { start_cmd: None, ready_cmd: None, ..ground.template.clone() };
+        Ok(self.sandboxes.create_from(owner, new, template, ground.chain.clone()).await?)
+    }
+
+    async fn steps(
+        &self,
+        owner: &Owner,
+        build: &BuildRow,
+        ground: &mut Ground,
+        sandbox: SandboxRecord,
+        first: usize,
+        log: &Log,
+    ) -> Result<(), Ended> {
+        let recipe = &build.spec.0;
+        let host = sandbox.host().cloned().ok_or_else(|| failed("its sandbox has no host"))?;
+        let below = ground.chain.clone();
+        let _active = self.sandboxes.activity().open(&sandbox.id);
+        let mut inside = Inside {
+            fleet: self.sandboxes.fleet().clone(),
+            host: host.clone(),
+            sandbox: sandbox.id.0.clone(),
+            log: log.clone(),
+            // A build begins as root, whatever programs in its sandboxes run as.
+            user: "root".to_owned(),
+            workdir: ground.workdir.clone(),
+            env: Vec::new(),
+        };
+        for step in &recipe.steps[..first] {
+            if let Step::User { name, .. } = step {
+                inside.user.clone_from(name);
+            }
+        }
+        for (number, step) in recipe.steps.iter().enumerate().skip(first) {
+            log.step((number + 1).to_string());
+            log.info(&format!("step {} of {}: {}", number + 1, recipe.steps.len(), describe(step)));
+            ground.key = next_key(ground, step);
+            settings(ground, step);
+            inside.env = ground.env.clone().into_iter().collect();
+            match step {
+                Step::Run { cmd, user } => {
+                    let user = user.clone().unwrap_or_else(|| inside.user.clone());
+                    inside.run(cmd, &user).await.map_err(failed)?;
+                }
+                Step::Copy { source, destination, owner: whose, mode, files } => {
+                    let path = self.context_file(owner, files);
+                    let archive = tokio::fs::File::open(&path)
+                        .await
+                        .map_err(|_| failed(format!("the files {files} were not uploaded, or long ago")))?;
+                    let (whose, mode) = (whose.as_deref(), mode.as_deref());
+                    inside.copy(archive, source, destination, whose, mode).await.map_err(failed)?;
+                }
+                Step::Env { .. } => {}
+                Step::Workdir { .. } => {
+                    inside.workdir.clone_from(&ground.workdir);
+                    inside.make_directory(&inside.workdir).await.map_err(failed)?;
+                }
+                Step::User { name, sudo } => {
+                    inside.make_user(name, *sudo).await.map_err(failed)?;
+                    inside.user.clone_from(name);
+                }
+            }
+            if changes_files(step) {
+                let layer = self.layers.make(&owner.team, owner.team_is_byoc, &sandbox.id, &host).await?;
+                ground.chain = std::iter::once(layer).chain(below.iter().cloned()).collect();
+                let mut tx = self.db.begin().await?;
+                store::remember(&mut tx, &ground.key, &owner.team, self.clock.now()).await?;
+                layers::store::refer(&mut tx, &ground.key, &ground.chain).await?;
+                tx.commit().await?;
+            }
+        }
+        log.step("finalize");
+        inside.user.clone_from(&ground.user);
+        if let Some(command) = &recipe.start_cmd {
+            log.info("trying the start command");
+            let script = format!("({command}) >/tmp/.atoll-start.log 2>&1 &");
+            inside.run(&script, &ground.user).await.map_err(failed)?;
+        }
+        if let Some(command) = &recipe.ready_cmd {
+            log.info("waiting until it is ready");
+            inside.wait_ready(command, READY).await.map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    async fn complete(&self, build: &BuildRow, ground: &Ground, mut tags: Vec<String>) -> Result<(), Ended> {
+        let recipe = &build.spec.0;
+        let now = self.clock.now();
+        let product = Product {
+            digest: ground.template.digest.clone(),
+            size_bytes: ground.template.size_bytes + ground.chain.iter().map(|layer| layer.size_bytes).sum::<i64>(),
+            default_user: ground.user.clone(),
+            default_workdir: ground.workdir.clone(),
+            env: ground.env.clone(),
+            start_cmd: recipe.start_cmd.clone().or_else(|| ground.template.start_cmd.clone()),
+            ready_cmd: recipe.ready_cmd.clone().or_else(|| ground.template.ready_cmd.clone()),
+        };
+        if tags.is_empty() {
+            tags.push("default".to_owned());
+        }
+        let (template, id) = (&build.template_id.0, &build.id.0);
+        let mut tx = self.db.begin().await?;
+        if !store::complete(&mut tx, id, &product, now).await? {
+            return Err(Ended::Cancelled);
+        }
+        layers::store::refer(&mut tx, id.as_str(), &ground.chain).await?;
+        for tag in &tags {
+            store::tag(&mut tx, template, tag, id, now).await?;
+        }
+        if tags.iter().any(|tag| tag == "default") {
+            store::point_template(&mut tx, template, build, &product, now).await?;
+            layers::store::refer(&mut tx, template.as_str(), &ground.chain).await?;
+        }
+        store::release_untagged(&mut tx, template).await?;
+        fail::fail_point!("control::build::before_commit", |_| Err(failed("a failpoint")));
+        tx.commit().await?;
+        self.layers.nudge();
+        for holder in [template.as_str(), id.as_str()] {
+            if let Err(error) = self.layers.squash_if_tall(holder).await {
+                tracing::warn!(holder, %error, "a stack of layers could not be packed into one yet");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn describe(step: &Step) -> String {
+    match step {
+        Step::Run { cmd, .. } => format!("RUN {cmd}"),
+        Step::Copy { source, destination, .. } => format!("COPY {source} {destination}"),
+        Step::Env { variables } => {
+            format!("ENV {}", variables.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(" "))
+        }
+        Step::Workdir { path } => format!("WORKDIR {path}"),
+        Step::User { name, .. } => format!("USER {name}"),
+    }
+}
+
+/// Whether a step's outcome is in files: only such steps end with a layer.
+const fn changes_files(step: &Step) -> bool {
+    !matches!(step, Step::Env { .. })
+}
+
+/// What a step means for the programs after it.
+fn settings(ground: &mut Ground, step: &Step) {
+    match step {
+        Step::Env { variables } => ground.env.extend(variables.iter().cloned()),
+        Step::Workdir { path } if path.starts_with('/') => ground.workdir.clone_from(path),
+        Step::Workdir { path } => ground.workdir = format!("{}/{path}", ground.workdir.trim_end_matches('/')),
+        Step::User { name, .. } => ground.user.clone_from(name),
+        Step::Run { .. } | Step::Copy { .. } => {}
+    }
+}
+
+/// Stands for everything up to and with this step.
+fn next_key(ground: &Ground, step: &Step) -> String {
+    let step = serde_json::to_string(step).unwrap_or_default();
+    let env = serde_json::to_string(&ground.env).unwrap_or_default();
+    key(&[&ground.key, &step, &env, &ground.user, &ground.workdir])
+}
+
+fn key(parts: &[&str]) -> String {
+    let mut hasher = Sha256::new();
+    for part in parts {
+        hasher.update((part.len() as u64).to_le_bytes());
+        hasher.update(part.as_bytes());
+    }
+    format!("stp-{}", hex::encode(hasher.finalize()))
+}

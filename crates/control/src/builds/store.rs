@@ -1,0 +1,410 @@
+//! SQL of builds, their logs, their tags, and of steps that were built before.
+
+use std::collections::BTreeMap;
+
+use atoll_model::{BuildId, TeamId, TemplateId};
+use sqlx::types::Json;
+
+use super::recipe::Recipe;
+use crate::db::{Db, DbError, During, Millis, Text, Tx, on};
+use crate::templates::store::Template;
+
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct BuildRow {
+    pub id: Text<BuildId>,
+    pub template_id: Text<TemplateId>,
+    pub team_id: Text<TeamId>,
+    /// `waiting`, `building`, `ready`, `error` or `cancelled`.
+    pub status: String,
+    pub spec: Json<Recipe>,
+    pub reason: Option<String>,
+    pub step: Option<String>,
+    pub vcpus: Option<i64>,
+    pub memory_mb: Option<i64>,
+    pub disk_mb: Option<i64>,
+    pub created_at: Millis,
+    pub finished_at: Option<Millis>,
+}
+
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct LogRow {
+    pub seq: i64,
+    pub at: Millis,
+    pub level: String,
+    pub step: Option<String>,
+    pub message: String,
+}
+
+/// What a build has made.
+#[derive(Debug, Clone)]
+pub struct Product {
+    pub digest: String,
+    pub size_bytes: i64,
+    pub default_user: String,
+    pub default_workdir: String,
+    pub env: BTreeMap<String, String>,
+    pub start_cmd: Option<String>,
+    pub ready_cmd: Option<String>,
+}
+
+macro_rules! columns {
+    () => {
+        "id, template_id, team_id, status, spec, reason, step, vcpus, memory_mb, disk_mb, created_at, finished_at"
+    };
+}
+
+pub async fn insert(tx: &mut Tx, new: &BuildRow, owner: &str, by: Option<&str>) -> Result<(), DbError> {
+    on!(tx tx, |c| sqlx::query(
+        "INSERT INTO template_builds (id, template_id, team_id, status, spec, owner, alive_at, cancel, vcpus, memory_mb,
+         disk_mb, created_by, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, FALSE, $8, $9, $10, $11, $7)"
+    )
+    .bind(new.id.as_str())
+    .bind(new.template_id.as_str())
+    .bind(new.team_id.as_str())
+    .bind(&new.status)
+    .bind(&new.spec)
+    .bind(owner)
+    .bind(new.created_at)
+    .bind(new.vcpus)
+    .bind(new.memory_mb)
+    .bind(new.disk_mb)
+    .bind(by)
+    .execute(c)
+    .await
+    .map(|_| ()))
+    .during("insert a build")
+}
+
+pub async fn get(db: &Db, team: &TeamId, template: &TemplateId, id: &BuildId) -> Result<Option<BuildRow>, DbError> {
+    on!(read db, |c| sqlx::query_as(concat!(
+        "SELECT ",
+        columns!(),
+        " FROM template_builds WHERE id = $1 AND template_id = $2 AND team_id = $3"
+    ))
+    .bind(id.as_str())
+    .bind(template.as_str())
+    .bind(team.as_str())
+    .fetch_optional(c)
+    .await)
+    .during("read a build")
+}
+
+/// A template's builds, oldest first, after (time, id).
+pub async fn list(
+    db: &Db,
+    template: &TemplateId,
+    after: Option<(Millis, &str)>,
+    limit: i64,
+) -> Result<Vec<BuildRow>, DbError> {
+    let (at, id) = after.unwrap_or((Millis(i64::MIN), ""));
+    on!(read db, |c| sqlx::query_as(concat!(
+        "SELECT ",
+        columns!(),
+        " FROM template_builds WHERE template_id = $1 AND (created_at, id) > ($2, $3) ORDER BY created_at, id LIMIT $4"
+    ))
+    .bind(template.as_str())
+    .bind(at)
+    .bind(id)
+    .bind(limit)
+    .fetch_all(c)
+    .await)
+    .during("list builds")
+}
+
+/// How many of a team's builds are under way.
+pub async fn under_way(tx: &mut Tx, team: &TeamId) -> Result<i64, DbError> {
+    let (count,): (i64,) = on!(tx tx, |c| sqlx::query_as(
+        "SELECT COUNT(*) FROM template_builds WHERE team_id = $1 AND status IN ('waiting', 'building')"
+    )
+    .bind(team.as_str())
+    .fetch_one(c)
+    .await)
+    .during("count builds")?;
+    Ok(count)
+}
+
+/// A sign of life. Whether somebody wants the build to end.
+pub async fn beat(db: &Db, id: &BuildId, status: &str, now: Millis) -> Result<bool, DbError> {
+    let row: Option<(bool,)> = on!(write db, |c| sqlx::query_as(
+        "UPDATE template_builds SET alive_at = $3, status = $2 WHERE id = $1 AND status IN ('waiting', 'building')
+         RETURNING cancel"
+    )
+    .bind(id.as_str())
+    .bind(status)
+    .bind(now)
+    .fetch_optional(c)
+    .await)
+    .during("note that a build is alive")?;
+    // A row that is over already belongs to nobody any more.
+    Ok(row.is_none_or(|(cancel,)| cancel))
+}
+
+/// Asks a build to end. Whether it was under way.
+pub async fn cancel(tx: &mut Tx, id: &BuildId) -> Result<bool, DbError> {
+    on!(tx tx, |c| sqlx::query(
+        "UPDATE template_builds SET cancel = TRUE WHERE id = $1 AND status IN ('waiting', 'building')"
+    )
+    .bind(id.as_str())
+    .execute(c)
+    .await
+    .map(|done| done.rows_affected() > 0))
+    .during("cancel a build")
+}
+
+/// A build ends without a product.
+pub async fn fail(
+    db: &Db,
+    id: &BuildId,
+    status: &str,
+    reason: &str,
+    step: Option<&str>,
+    now: Millis,
+) -> Result<(), DbError> {
+    on!(write db, |c| sqlx::query(
+        "UPDATE template_builds SET status = $2, reason = $3, step = $4, finished_at = $5
+         WHERE id = $1 AND status IN ('waiting', 'building')"
+    )
+    .bind(id.as_str())
+    .bind(status)
+    .bind(reason)
+    .bind(step)
+    .bind(now)
+    .execute(c)
+    .await
+    .map(|_| ()))
+    .during("end a build")
+}
+
+/// A build ends with a product. False when it was over already.
+pub async fn complete(tx: &mut Tx, id: &BuildId, product: &Product, now: Millis) -> Result<bool, DbError> {
+    on!(tx tx, |c| sqlx::query(
+        "UPDATE template_builds SET status = 'ready', finished_at = $2, digest = $3, size_bytes = $4,
+         default_user = $5, default_workdir = $6, env = $7, start_cmd = $8, ready_cmd = $9
+         WHERE id = $1 AND status = 'building' AND NOT cancel"
+    )
+    .bind(id.as_str())
+    .bind(now)
+    .bind(&product.digest)
+    .bind(product.size_bytes)
+    .bind(&product.default_user)
+    .bind(&product.default_workdir)
+    .bind(Json(&product.env))
+    .bind(&product.start_cmd)
+    .bind(&product.ready_cmd)
+    .execute(c)
+    .await
+    .map(|done| done.rows_affected() > 0))
+    .during("complete a build")
+}
+
+/// What a template's bare name means from now on.
+pub async fn point_template(
+    tx: &mut Tx,
+    template: &TemplateId,
+    build: &BuildRow,
+    product: &Product,
+    now: Millis,
+) -> Result<(), DbError> {
+    on!(tx tx, |c| sqlx::query(
+        "UPDATE templates SET digest = $2, size_bytes = $3, default_user = $4, default_workdir = $5, env = $6,
+         start_cmd = $7, ready_cmd = $8, vcpus = $9, memory_mb = $10, disk_mb = $11, updated_at = $12 WHERE id = $1"
+    )
+    .bind(template.as_str())
+    .bind(&product.digest)
+    .bind(product.size_bytes)
+    .bind(&product.default_user)
+    .bind(&product.default_workdir)
+    .bind(Json(&product.env))
+    .bind(&product.start_cmd)
+    .bind(&product.ready_cmd)
+    .bind(build.vcpus)
+    .bind(build.memory_mb)
+    .bind(build.disk_mb)
+    .bind(now)
+    .execute(c)
+    .await
+    .map(|_| ()))
+    .during("point a template to a build")
+}
+
+/// Builds whose replica has not been heard of.
+pub async fn abandoned(db: &Db, before: Millis) -> Result<Vec<BuildRow>, DbError> {
+    on!(read db, |c| sqlx::query_as(concat!(
+        "SELECT ",
+        columns!(),
+        " FROM template_builds WHERE status IN ('waiting', 'building') AND alive_at < $1"
+    ))
+    .bind(before)
+    .fetch_all(c)
+    .await)
+    .during("look for abandoned builds")
+}
+
+pub async fn append_logs(db: &Db, build: &BuildId, rows: &[LogRow]) -> Result<(), DbError> {
+    let mut tx = db.begin().await?;
+    for row in rows {
+        on!(tx &mut tx, |c| sqlx::query(
+            "INSERT INTO template_build_logs (build_id, seq, at, level, step, message) VALUES ($1, $2, $3, $4, $5, $6)"
+        )
+        .bind(build.as_str())
+        .bind(row.seq)
+        .bind(row.at)
+        .bind(&row.level)
+        .bind(&row.step)
+        .bind(&row.message)
+        .execute(c)
+        .await
+        .map(|_| ()))
+        .during("write a build's log")?;
+    }
+    tx.commit().await
+}
+
+/// Lines from the one with this number on.
+pub async fn logs(db: &Db, build: &BuildId, from: i64, limit: i64) -> Result<Vec<LogRow>, DbError> {
+    on!(read db, |c| sqlx::query_as(
+        "SELECT seq, at, level, step, message FROM template_build_logs WHERE build_id = $1 AND seq >= $2
+         ORDER BY seq LIMIT $3"
+    )
+    .bind(build.as_str())
+    .bind(from)
+    .bind(limit)
+    .fetch_all(c)
+    .await)
+    .during("read a build's log")
+}
+
+/// A name for a build within its template, in place of the build that had it.
+pub async fn tag(tx: &mut Tx, template: &TemplateId, tag: &str, build: &BuildId, now: Millis) -> Result<(), DbError> {
+    on!(tx tx, |c| sqlx::query(
+        "INSERT INTO template_tags (template_id, tag, build_id, created_at) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (template_id, tag) DO UPDATE SET build_id = excluded.build_id, created_at = excluded.created_at"
+    )
+    .bind(template.as_str())
+    .bind(tag)
+    .bind(build.as_str())
+    .bind(now)
+    .execute(c)
+    .await
+    .map(|_| ()))
+    .during("tag a build")
+}
+
+/// Lets go of what builds without a tag stand on.
+pub async fn release_untagged(tx: &mut Tx, template: &TemplateId) -> Result<(), DbError> {
+    on!(tx tx, |c| sqlx::query(
+        "DELETE FROM layer_refs WHERE holder IN (SELECT b.id FROM template_builds b WHERE b.template_id = $1
+         AND NOT EXISTS (SELECT 1 FROM template_tags t WHERE t.template_id = $1 AND t.build_id = b.id))"
+    )
+    .bind(template.as_str())
+    .execute(c)
+    .await
+    .map(|_| ()))
+    .during("release builds without a tag")
+}
+
+/// Everything of a template but its own row.
+pub async fn remove_all(tx: &mut Tx, template: &TemplateId) -> Result<(), DbError> {
+    for sql in [
+        "DELETE FROM layer_refs WHERE holder = $1 OR holder IN (SELECT id FROM template_builds WHERE template_id = $1)",
+        "DELETE FROM template_build_logs WHERE build_id IN (SELECT id FROM template_builds WHERE template_id = $1)",
+        "DELETE FROM template_tags WHERE template_id = $1",
+        "DELETE FROM template_builds WHERE template_id = $1",
+    ] {
+        on!(tx tx, |c| sqlx::query(sql).bind(template.as_str()).execute(c).await.map(|_| ()))
+            .during("delete a template's builds")?;
+    }
+    Ok(())
+}
+
+/// `template` as the build with this tag made it.
+pub async fn tagged(db: &Db, template: &Template, tag: &str) -> Result<Option<(Template, BuildId)>, DbError> {
+    #[derive(sqlx::FromRow)]
+    struct Row {
+        id: Text<BuildId>,
+        digest: String,
+        size_bytes: i64,
+        default_user: String,
+        default_workdir: String,
+        env: Json<BTreeMap<String, String>>,
+        start_cmd: Option<String>,
+        ready_cmd: Option<String>,
+        vcpus: Option<i64>,
+        memory_mb: Option<i64>,
+        disk_mb: Option<i64>,
+    }
+    let row: Option<Row> = on!(read db, |c| sqlx::query_as(
+        "SELECT b.id, b.digest, b.size_bytes, b.default_user, b.default_workdir, b.env, b.start_cmd, b.ready_cmd,
+         b.vcpus, b.memory_mb, b.disk_mb FROM template_tags t JOIN template_builds b ON b.id = t.build_id
+         WHERE t.template_id = $1 AND t.tag = $2 AND b.status = 'ready'"
+    )
+    .bind(template.id.as_str())
+    .bind(tag)
+    .fetch_optional(c)
+    .await)
+    .during("find a build by its tag")?;
+    Ok(row.map(|row| {
+        let found = Template {
+            name: format!("{}:{tag}", template.name),
+            digest: row.digest,
+            size_bytes: row.size_bytes,
+            default_user: row.default_user,
+            default_workdir: row.default_workdir,
+            env: row.env,
+            start_cmd: row.start_cmd,
+            ready_cmd: row.ready_cmd,
+            vcpus: row.vcpus,
+            memory_mb: row.memory_mb,
+            disk_mb: row.disk_mb,
+            ..template.clone()
+        };
+        (found, row.id.0)
+    }))
+}
+
+/// A template's tags, by name.
+pub async fn tags(db: &Db, template: &TemplateId) -> Result<Vec<(String, Text<BuildId>)>, DbError> {
+    on!(read db, |c| sqlx::query_as("SELECT tag, build_id FROM template_tags WHERE template_id = $1 ORDER BY tag")
+        .bind(template.as_str())
+        .fetch_all(c)
+        .await)
+    .during("list a template's tags")
+}
+
+/// Whether this step was built before for the team.
+pub async fn cached(db: &Db, key: &str, team: &TeamId, now: Millis) -> Result<bool, DbError> {
+    on!(write db, |c| sqlx::query("UPDATE build_cache SET used_at = $3 WHERE key = $1 AND team_id = $2")
+        .bind(key)
+        .bind(team.as_str())
+        .bind(now)
+        .execute(c)
+        .await
+        .map(|done| done.rows_affected() > 0))
+    .during("look for a built step")
+}
+
+pub async fn remember(tx: &mut Tx, key: &str, team: &TeamId, now: Millis) -> Result<(), DbError> {
+    on!(tx tx, |c| sqlx::query(
+        "INSERT INTO build_cache (key, team_id, used_at) VALUES ($1, $2, $3)
+         ON CONFLICT (key) DO UPDATE SET used_at = excluded.used_at"
+    )
+    .bind(key)
+    .bind(team.as_str())
+    .bind(now)
+    .execute(c)
+    .await
+    .map(|_| ()))
+    .during("remember a built step")
+}
+
+/// Forgets steps that were not used since `before`, and lets go of their layers.
+pub async fn forget_steps(db: &Db, before: Millis) -> Result<(), DbError> {
+    let mut tx = db.begin().await?;
+    for sql in [
+        "DELETE FROM layer_refs WHERE holder IN (SELECT key FROM build_cache WHERE used_at < $1)",
+        "DELETE FROM build_cache WHERE used_at < $1",
+    ] {
+        on!(tx &mut tx, |c| sqlx::query(sql).bind(before).execute(c).await.map(|_| ())).during("forget built steps")?;
+    }
+    tx.commit().await
+}
