@@ -11,6 +11,8 @@ export type Route =
     | "DELETE /v1/snapshots/{name}"
     | "DELETE /v1/teams/{id}"
     | "DELETE /v1/teams/{id}/members/{user_id}"
+    | "DELETE /v1/templates/{name}"
+    | "DELETE /v1/templates/{name}/builds/{build}"
     | "GET /healthz"
     | "GET /metrics"
     | "GET /readyz"
@@ -49,7 +51,12 @@ export type Route =
     | "GET /v1/teams/{id}"
     | "GET /v1/teams/{id}/members"
     | "GET /v1/templates"
+    | "GET /v1/templates/files/{hash}"
     | "GET /v1/templates/{name}"
+    | "GET /v1/templates/{name}/builds"
+    | "GET /v1/templates/{name}/builds/{build}"
+    | "GET /v1/templates/{name}/builds/{build}/logs"
+    | "GET /v1/templates/{name}/tags"
     | "PATCH /v1/hosts/{id}"
     | "PATCH /v1/me"
     | "PATCH /v1/teams/{id}"
@@ -89,10 +96,12 @@ export type Route =
     | "POST /v1/teams"
     | "POST /v1/teams/{id}/leave"
     | "POST /v1/teams/{id}/members"
+    | "POST /v1/templates"
     | "PUT /v1/admin/teams/{id}/byoc"
     | "PUT /v1/admin/users/{id}/active"
     | "PUT /v1/admin/users/{id}/admin"
-    | "PUT /v1/sandboxes/{id}/network";
+    | "PUT /v1/sandboxes/{id}/network"
+    | "PUT /v1/templates/files/{hash}";
 
 export type paths = Record<string, never>;
 export type webhooks = Record<string, never>;
@@ -224,6 +233,36 @@ export interface components {
             pid: number;
             tag?: string | null;
         };
+        Build: {
+            /** Format: date-time */
+            created_at: string;
+            /** Format: date-time */
+            finished_at?: string | null;
+            id: components["schemas"]["BuildId"];
+            /** @description Why there is no product. */
+            reason?: string | null;
+            status: components["schemas"]["BuildStatus"];
+            /** @description Where it failed: `base`, a step's number from 1, or `finalize`. */
+            step?: string | null;
+            template_id: components["schemas"]["TemplateId"];
+        };
+        BuildId: string;
+        /** @description One line of a build's log. */
+        BuildLogLine: {
+            /** @description `debug`, `info`, `warn` or `error`. */
+            level: string;
+            message: string;
+            /**
+             * Format: int64
+             * @description Counts from 0.
+             */
+            seq: number;
+            step?: string | null;
+            /** Format: date-time */
+            timestamp: string;
+        };
+        /** @enum {string} */
+        BuildStatus: "waiting" | "building" | "ready" | "error" | "cancelled";
         Capacity: {
             /**
              * Format: int64
@@ -449,6 +488,70 @@ export interface components {
         /** @description A team that is to be made; its maker becomes its owner. */
         CreateTeamRequest: {
             name: string;
+        };
+        /**
+         * @description A build of a template: from a recipe, or from an image of a registry. The template is made when there is none of the
+         *     name.
+         */
+        CreateTemplateRequest: {
+            /**
+             * @description The hash under which the files that COPY takes from were uploaded.
+             * @default null
+             */
+            context?: string | null;
+            /**
+             * Format: int64
+             * @default null
+             */
+            disk_mb?: number | null;
+            /**
+             * @description Build every step anew.
+             * @default false
+             */
+            force?: boolean;
+            /**
+             * @description In place of a recipe: an image by reference, such as `debian:12`.
+             * @default null
+             */
+            image?: string | null;
+            /**
+             * Format: int64
+             * @default null
+             */
+            memory_mb?: number | null;
+            /**
+             * @description Lower-case letters, digits and hyphens, 64 at most; maybe with `:tag`.
+             * @default
+             */
+            name?: string;
+            /**
+             * @description Asked until it succeeds; wins over the recipe's READY.
+             * @default null
+             */
+            ready_cmd?: string | null;
+            /**
+             * @description In the manner of a Dockerfile: FROM, RUN, COPY, ENV, WORKDIR, USER, CMD, READY.
+             * @default null
+             */
+            recipe?: string | null;
+            /** @default null */
+            registry?: components["schemas"]["RegistryLogin"] | null;
+            /**
+             * @description Run at each start of a sandbox; wins over the recipe's CMD.
+             * @default null
+             */
+            start_cmd?: string | null;
+            /**
+             * @description What the build is called within its template; `default` when absent.
+             * @default []
+             */
+            tags?: string[];
+            /**
+             * Format: int32
+             * @description Sizes of its sandboxes unless they ask for others.
+             * @default null
+             */
+            vcpus?: number | null;
         };
         /**
          * @description How `stdout` and `stderr` are written: as they are, or base64 when they are not UTF-8.
@@ -873,6 +976,24 @@ export interface components {
             next_cursor?: string | null;
         };
         /** @description A page of a list. */
+        Page_Build: {
+            items: {
+                /** Format: date-time */
+                created_at: string;
+                /** Format: date-time */
+                finished_at?: string | null;
+                id: components["schemas"]["BuildId"];
+                /** @description Why there is no product. */
+                reason?: string | null;
+                status: components["schemas"]["BuildStatus"];
+                /** @description Where it failed: `base`, a step's number from 1, or `finalize`. */
+                step?: string | null;
+                template_id: components["schemas"]["TemplateId"];
+            }[];
+            /** @description Pass as `cursor` to get the next page; absent on the last one. */
+            next_cursor?: string | null;
+        };
+        /** @description A page of a list. */
         Page_Host: {
             items: {
                 /** @description Where control reaches the agent: `host:port`, or `tunnel` for one that keeps a connection open to control. */
@@ -1142,6 +1263,10 @@ export interface components {
             /** @description Single use, shown once. */
             registration_token: string;
         };
+        RegistryLogin: {
+            password: string;
+            username: string;
+        };
         /** @description What an event is about. */
         Resource: {
             /** @description Of a member: the person's. */
@@ -1306,6 +1431,10 @@ export interface components {
              */
             vcpus: number;
         };
+        StartedBuild: {
+            build: components["schemas"]["Build"];
+            template: components["schemas"]["Template"];
+        };
         /** @description Text frames that a client sends on `exec/stream`, and as control frames on `pty`. */
         StreamInput: {
             args?: string[];
@@ -1431,6 +1560,13 @@ export interface components {
             updated_at: string;
         };
         TemplateId: string;
+        /** @description What a template's sandboxes are beside its image. */
+        TemplateTags: {
+            /** @description Build by tag. */
+            tags: {
+                [key: string]: components["schemas"]["BuildId"];
+            };
+        };
         TimeoutRequest: {
             on_timeout?: components["schemas"]["OnTimeout"] | null;
             /**
