@@ -349,7 +349,7 @@ mod tests {
         );
         assert_eq!(recipe.steps[1], Step::Env { variables: vec![pair("OLD", "style value")] });
         let Step::Run { cmd, .. } = &recipe.steps[2] else { panic!() };
-        assert_eq!(cmd, "apt-get update &&  apt-get install -y jq");
+        assert_eq!(cmd, "apt-get update && apt-get install -y jq");
         let Step::Copy { source, destination, owner, mode, .. } = &recipe.steps[5] else { panic!() };
         assert_eq!((source.as_str(), destination.as_str()), ("b/", "dest/"));
         assert_eq!((owner.as_deref(), mode.as_deref()), (Some("user:user"), Some("755")));
