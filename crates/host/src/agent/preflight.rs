@@ -16,6 +16,7 @@ pub fn check() -> Vec<Check> {
         tool("nft", "install nftables: the sandboxes' firewall is loaded with it"),
         loop_devices(),
         disk(Path::new(DATA_DIR)),
+        driver::kvm::check(),
     ]);
     checks
 }

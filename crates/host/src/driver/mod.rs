@@ -18,6 +18,7 @@ pub mod check;
 pub mod container;
 pub(crate) mod dev;
 mod files;
+pub mod kvm;
 mod launch;
 mod mounts;
 mod process;
