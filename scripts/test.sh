@@ -66,7 +66,7 @@ trap cleanup EXIT
 trap 'exit 130' INT TERM
 
 say "${bold}What the tests need${plain}"
-apt_install "${BUILD_PACKAGES[@]}" "${RUN_PACKAGES[@]}" postgresql shellcheck
+apt_install "${BUILD_PACKAGES[@]}" "${RUN_PACKAGES[@]}" postgresql shellcheck python3-venv
 wants dashboard && apt_install chromium fonts-liberation
 ensure_rust
 ensure_node
@@ -116,6 +116,7 @@ if wants unit; then
     stage "Unit tests" cargo nextest run --workspace --exclude atoll-tests --features atoll/failpoints --locked --no-fail-fast
 fi
 if wants system; then
+    stage "E2B's SDKs" scripts/with-atoll.sh --program "$program" scripts/e2b.sh
     stage "Tests of the real binary" cargo nextest run -p atoll-tests --locked --no-fail-fast
 fi
 if wants dashboard; then

@@ -205,6 +205,7 @@ impl Builds {
 
     async fn sandbox(&self, owner: &Owner, ground: &Ground) -> Result<SandboxRecord, Ended> {
         let new = NewSandbox {
+            lifetime_sec: None,
             template: ground.template.name.clone(),
             vcpus: Some(VCPUS),
             memory_mb: Some(MEMORY_MB),

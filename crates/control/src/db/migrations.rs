@@ -26,6 +26,7 @@ const SQLITE: &[Listed] = &[
     (30, "host tunnels", include_str!("../../migrations/sqlite/0030_host_tunnels.sql")),
     (40, "layers", include_str!("../../migrations/sqlite/0040_layers.sql")),
     (41, "template builds", include_str!("../../migrations/sqlite/0041_template_builds.sql")),
+    (50, "sandbox lifetimes", include_str!("../../migrations/sqlite/0050_sandbox_lifetimes.sql")),
 ];
 const POSTGRES: &[Listed] = &[
     (1, "init", include_str!("../../migrations/postgres/0001_init.sql")),
@@ -36,6 +37,7 @@ const POSTGRES: &[Listed] = &[
     (30, "host tunnels", include_str!("../../migrations/postgres/0030_host_tunnels.sql")),
     (40, "layers", include_str!("../../migrations/postgres/0040_layers.sql")),
     (41, "template builds", include_str!("../../migrations/postgres/0041_template_builds.sql")),
+    (50, "sandbox lifetimes", include_str!("../../migrations/postgres/0050_sandbox_lifetimes.sql")),
 ];
 
 /// The version that this program was built for.

@@ -24,6 +24,13 @@ use super::error::{ApiError, Unwritten};
 use super::site::{ClientAddress, client_address};
 use crate::app::App;
 
+/// The shape of error bodies, where it is not the one of `/v1`: whoever serves another API puts it into the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    /// `{"code": 404, "message": "..."}`, as E2B's SDKs read it.
+    E2b,
+}
+
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 fn new_request_id() -> RequestId {
@@ -146,7 +153,13 @@ fn write(error: ApiError, mut old: Response, id: &RequestId) -> Response {
             details,
         },
     };
-    let text = serde_json::to_vec(&body).unwrap_or_default();
+    let text = match old.extensions().get() {
+        Some(Dialect::E2b) => {
+            serde_json::to_vec(&serde_json::json!({ "code": status.as_u16(), "message": body.error.message }))
+        }
+        None => serde_json::to_vec(&body),
+    };
+    let text = text.unwrap_or_default();
     *old.status_mut() = status;
     let headers = old.headers_mut();
     headers.remove(CONTENT_LENGTH);

@@ -16,6 +16,7 @@ mod browser;
 pub mod caller;
 pub mod convert;
 mod dashboard;
+mod e2b;
 mod edge;
 pub mod error;
 mod events;
@@ -140,9 +141,13 @@ fn documented(app: &App) -> OpenApiRouter<App> {
 pub fn router(app: App) -> Router {
     let (router, api) = documented(&app).split_for_parts();
     let api = openapi::complete(api);
+    let e2b = e2b::router(&app);
+    let e2b_host = e2b.clone().with_state(app.clone());
     router
+        .nest("/e2b", e2b)
         .merge(SwaggerUi::new("/docs").url("/openapi.json", api))
         .fallback(dashboard::serve)
+        .layer(from_fn_with_state((app.clone(), e2b_host), e2b::by_host))
         .layer(from_fn_with_state(app.clone(), edge::edge))
         .layer(from_fn_with_state(app.clone(), ports::route))
         .with_state(app)

@@ -222,6 +222,7 @@ pub fn new_sandbox(request: CreateSandboxRequest, keep_if_abandoned: bool) -> Ap
         memory_mb: request.memory_mb.map(|value| within("memory_mb", value, MEMORY_MB)).transpose()?,
         disk_mb: request.disk_mb.map(|value| within("disk_mb", value, DISK_MB)).transpose()?,
         timeout_sec: timeout_sec(request.timeout_sec.unwrap_or(0))?,
+        lifetime_sec: None,
         on_timeout: request.on_timeout.unwrap_or_default(),
         auto_resume: request.auto_resume.unwrap_or(false),
         on_reboot: request.on_reboot.unwrap_or_default(),

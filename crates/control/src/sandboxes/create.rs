@@ -25,6 +25,7 @@ use serde_json::json;
 use sqlx::types::Json;
 use tokio::sync::oneshot;
 
+use super::lifetime;
 use super::record::{OnRebootName, OnTimeoutName};
 use super::store::{self, Change};
 use super::timing::StepTimes;
@@ -52,6 +53,8 @@ pub struct NewSandbox {
     pub memory_mb: Option<u64>,
     pub disk_mb: Option<u64>,
     pub timeout_sec: u64,
+    /// Seconds after which it ends whatever it does.
+    pub lifetime_sec: Option<u64>,
     pub on_timeout: OnTimeout,
     pub auto_resume: bool,
     pub on_reboot: OnReboot,
@@ -200,6 +203,9 @@ impl Sandboxes {
         let mut tx = self.db.begin().await?;
         store::insert(&mut tx, &record).await?;
         layers::store::refer(&mut tx, record.id.as_str(), layers).await?;
+        if let Some(seconds) = new.lifetime_sec {
+            lifetime::set(&mut tx, &record.id, signed(seconds), now).await?;
+        }
         if !new.purpose.is_empty() {
             store::set_purpose(&mut tx, &record.id, new.purpose).await?;
         }

@@ -1,5 +1,5 @@
-//! Acts when a sandbox has been idle for its timeout: pauses or destroys it. One replica does it at a time (a lease);
-//! every replica writes its own part of the idle clock.
+//! Acts when a sandbox has been idle for its timeout, or has come to its end: pauses or destroys it. One replica does it
+//! at a time (a lease); every replica writes its own part of the idle clock.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use atoll_model::OnTimeout;
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 
-use super::{SandboxError, SandboxRecord, Sandboxes, store};
+use super::{SandboxError, SandboxRecord, Sandboxes, lifetime, store};
 use crate::db::{DbError, Millis, leases};
 
 const LEASE: &str = "idle-reaper";
@@ -51,19 +51,19 @@ impl Sandboxes {
             }
         }
         let idle = store::idle(&self.db, now, BATCH).await?;
-        futures::stream::iter(idle).for_each_concurrent(AT_ONCE, |record| self.act(record)).await;
+        let idle = idle.into_iter().filter(|record| !self.activity.is_active(&record.id));
+        // An end comes although somebody uses the sandbox.
+        let over = lifetime::over(&self.db, now, BATCH).await?;
+        futures::stream::iter(idle.chain(over)).for_each_concurrent(AT_ONCE, |record| self.act(record)).await;
         Ok(())
     }
 
     async fn act(&self, record: SandboxRecord) {
-        if self.activity.is_active(&record.id) {
-            return;
-        }
         let id = record.id.0.clone();
         match record.on_timeout.0.0 {
             OnTimeout::Kill => self.destroy_now(&id, "timeout").await,
             OnTimeout::Pause => match self.pause_record(record, "timeout").await {
-                Ok(_) => tracing::info!(sandbox = %id, "paused: idle for its timeout"),
+                Ok(_) => tracing::info!(sandbox = %id, "paused: idle for its timeout, or at its end"),
                 Err(SandboxError::InvalidState { .. } | SandboxError::Changed { .. }) => {}
                 Err(error) => tracing::warn!(sandbox = %id, %error, "could not pause an idle sandbox"),
             },

@@ -23,6 +23,9 @@ pub const ALL_WITH_TEAM: &str = concat!(
     ", (SELECT t.name FROM teams t WHERE t.id = s.team_id) AS team_name FROM sandboxes s WHERE 1 = 1"
 );
 
+/// The columns of a [`SandboxRecord`].
+pub(super) const COLUMNS: &str = columns!();
+
 /// Inserts a new row in `tx`.
 pub async fn insert(tx: &mut Tx, new: &SandboxRecord) -> Result<(), DbError> {
     on!(tx tx, |c| sqlx::query(concat!(
@@ -104,6 +107,14 @@ pub async fn on_host(db: &Db, host: &HostId) -> Result<Vec<SandboxRecord>, DbErr
     .fetch_all(c)
     .await)
     .during("list a host's sandboxes")
+}
+
+/// The access tokens of all sandboxes that have not ended.
+pub async fn access_tokens(db: &Db) -> Result<Vec<(Text<SandboxId>, String)>, DbError> {
+    on!(read db, |c| sqlx::query_as("SELECT id, access_token FROM sandboxes WHERE status <> 'stopped'")
+        .fetch_all(c)
+        .await)
+    .during("read the access tokens of sandboxes")
 }
 
 /// A decision or a finding about a sandbox.

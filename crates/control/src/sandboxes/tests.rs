@@ -20,6 +20,7 @@ fn owner(test: &TestApp) -> Owner {
 
 fn new() -> NewSandbox {
     NewSandbox {
+        lifetime_sec: None,
         template: "base".to_owned(),
         vcpus: None,
         memory_mb: None,

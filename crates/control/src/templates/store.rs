@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use atoll_model::{TeamId, TemplateId};
+use atoll_model::{SandboxId, TeamId, TemplateId};
 use sqlx::FromRow;
 use sqlx::types::Json;
 
 use super::BaseImage;
-use crate::db::{Db, DbError, During, Millis, Text, Tx, on};
+use crate::db::{Db, DbError, During, Millis, Sql, Text, Tx, on};
 
 /// User and working directory of the programs in sandboxes of `base`.
 const BASE_USER: &str = "user";
@@ -117,6 +117,14 @@ pub async fn by_id(db: &Db, id: &str) -> Result<Option<Template>, DbError> {
         .fetch_optional(c)
         .await)
     .during("read a template")
+}
+
+/// The snapshots that were made of a sandbox.
+pub async fn snapshots_of(db: &Db, sandbox: &SandboxId) -> Result<Vec<TemplateId>, DbError> {
+    let mut sql = Sql::new("SELECT id FROM templates");
+    let rows: Vec<(Text<TemplateId>,)> =
+        sql.with(" WHERE sandbox_id = ?", sandbox.as_str()).fetch_all(db, "look for a sandbox's snapshots").await?;
+    Ok(rows.into_iter().map(|row| row.0.0).collect())
 }
 
 /// A team's own template or snapshot of this name or id, for a change of it.

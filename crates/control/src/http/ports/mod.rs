@@ -2,7 +2,7 @@
 //! on a plain one-port setup, one with the headers `E2b-Sandbox-Id` and `E2b-Sandbox-Port`.
 //!
 //! It stands before the API's routes, since such a request has any path. `target` says where it goes, `access` who may,
-//! `hygiene` which headers stay behind, `link` makes and checks signed links, `refusal` has the answers of the proxy
+//! `hygiene` which headers stay behind, `link` makes and checks signed links, `signed` finds the sandbox of a signed file, `refusal` has the answers of the proxy
 //! itself. Bodies stream both ways as they come; an upgrade becomes a tunnel. Any replica can do it: the fleet finds
 //! the sandbox's host. It never answers for the sandbox, caches, or looks into a body.
 
@@ -10,7 +10,8 @@ mod access;
 mod hygiene;
 pub mod link;
 mod refusal;
-mod target;
+mod signed;
+pub mod target;
 #[cfg(test)]
 mod tests;
 
@@ -31,6 +32,7 @@ use hyper_util::rt::TokioIo;
 
 use self::access::Admission;
 use self::refusal::Refusal;
+use self::signed::Signed;
 use self::target::Target;
 use crate::app::App;
 use crate::fleet::FleetError;
@@ -43,6 +45,13 @@ const COPY_BUFFER: usize = 64 * 1024;
 /// Takes requests into sandboxes, and leaves all others to the API.
 pub async fn route(State(app): State<App>, request: Request, next: Next) -> Response {
     let target = match Target::of(&request, &app.config.domain) {
+        Ok(None) => match Signed::of(&request) {
+            Some(signed) => signed::target(&app, signed).await,
+            None => Ok(None),
+        },
+        found => found,
+    };
+    let target = match target {
         Ok(None) => return next.run(request).await,
         Ok(Some(target)) => target,
         Err(refusal) => return refusal.answer("", false),

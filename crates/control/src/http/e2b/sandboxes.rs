@@ -1,0 +1,330 @@
+//! The lives of sandboxes in E2B's words: create, get, kill, timeout, pause, resume, connect, network.
+
+use std::time::Duration;
+
+use atoll_model::api::sandboxes::{CreateSandboxRequest, NetworkPolicy};
+use atoll_model::{ErrorCode, OnTimeout, SandboxStatus};
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, Utc};
+
+use super::reference::Sandbox as Named;
+use super::{domain_of, wire};
+use crate::app::App;
+use crate::db::Millis;
+use crate::http::caller::Key;
+use crate::http::error::{ApiError, ApiResult};
+use crate::http::extract::Json;
+use crate::http::ports::link;
+use crate::http::{idempotent, validate};
+use crate::sandboxes::{Listed, SandboxError, SandboxRecord};
+
+/// Seconds that a sandbox lives when the client doesn't say.
+const DEFAULT_LIFETIME: i64 = 300;
+/// Seconds that a connect or a resume gives when the client doesn't say.
+const DEFAULT_CONNECT: i64 = 300;
+/// How long a connect waits for a sandbox that is on its way to another state.
+const SETTLING: Duration = Duration::from_secs(20);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// The end of what has none, in days from its start: SDKs want a date.
+const FAR: i64 = 3650;
+
+/// Creates a sandbox.
+pub async fn create(
+    State(app): State<App>,
+    Key(owner): Key,
+    headers: HeaderMap,
+    domain: Domain,
+    Json(request): Json<wire::NewSandbox>,
+) -> ApiResult<Response> {
+    let key = idempotent::key(&headers, owner.team.as_str(), "e2b sandboxes", &request)?;
+    let lifetime = lifetime(request.timeout.unwrap_or(DEFAULT_LIFETIME), 1)?;
+    let mut new = validate::new_sandbox(translated(request)?, key.is_some())?;
+    new.lifetime_sec = Some(lifetime.unsigned_abs());
+    let (service, times) = (app.sandboxes.clone(), new.times.clone());
+    let work = async move {
+        let template = new.template.clone();
+        match service.create(&owner, new).await {
+            Ok(record) => Ok(shown(&record, &domain)),
+            Err(SandboxError::NoTemplate { .. }) => {
+                Err(ApiError::new(ErrorCode::NotFound, format!("template '{template}' not found")))
+            }
+            Err(error) => Err(error.into()),
+        }
+    };
+    let remembered = |sandbox: &wire::Sandbox| sandbox.clone();
+    let mut response = idempotent::once(&app, key, StatusCode::CREATED, work, remembered).await?;
+    if let Ok(value) = HeaderValue::from_str(&times.header())
+        && !value.is_empty()
+    {
+        response.headers_mut().insert("server-timing", value);
+    }
+    Ok(response)
+}
+
+/// The same request in our own words. What can't be had is refused by name, never ignored.
+fn translated(request: wire::NewSandbox) -> ApiResult<CreateSandboxRequest> {
+    let template = request.template_id.ok_or_else(|| ApiError::invalid("templateID", "is missing"))?;
+    let (auto_pause, auto_resume) = (request.auto_pause.unwrap_or(false), request.auto_resume.unwrap_or_default());
+    if request.auto_pause_memory == Some(false) {
+        return Err(ApiError::invalid("autoPauseMemory", "sandboxes are paused with their memory here"));
+    }
+    if request.iam.as_ref().is_some_and(|iam| iam.get("tokens").is_some_and(|tokens| !tokens.is_null())) {
+        return Err(ApiError::invalid("iam", "workload identities are not issued here"));
+    }
+    if request.volume_mounts.is_some_and(|mounts| !mounts.is_empty()) {
+        return Err(ApiError::invalid("volumeMounts", "volumes can't be mounted by this API"));
+    }
+    let network = request.network.unwrap_or_default();
+    let policy = policy(&network)?;
+    Ok(CreateSandboxRequest {
+        template: Some(without_tag(&template).to_owned()),
+        timeout_sec: Some(0),
+        on_timeout: Some(if auto_pause { OnTimeout::Pause } else { OnTimeout::Kill }),
+        auto_resume: Some(auto_resume.enabled),
+        env: request.env_vars.unwrap_or_default(),
+        metadata: request.metadata.unwrap_or_default(),
+        internet: request.allow_internet_access,
+        public: Some(network.allow_public_traffic.unwrap_or(true)),
+        network: Some(policy),
+        ..CreateSandboxRequest::default()
+    })
+}
+
+/// The one tag that templates have here is the default one.
+pub fn without_tag(name: &str) -> &str {
+    name.strip_suffix(":default").or_else(|| name.strip_suffix(":latest")).unwrap_or(name)
+}
+
+fn policy(network: &wire::Network) -> ApiResult<NetworkPolicy> {
+    let absent = [
+        ("network.dnsServers", network.dns_servers.as_ref().is_some_and(|list| !list.is_empty())),
+        ("network.egressProxy", network.egress_proxy.as_ref().is_some_and(|proxy| !proxy.is_null())),
+        ("network.maskRequestHost", network.mask_request_host.as_ref().is_some_and(|host| !host.is_empty())),
+        ("network.httpsPorts", network.https_ports.as_ref().is_some_and(|ports| !ports.is_empty())),
+        (
+            "network.rules",
+            network.rules.as_ref().is_some_and(|rules| rules.as_object().is_some_and(|it| !it.is_empty())),
+        ),
+    ];
+    if let Some((field, _)) = absent.into_iter().find(|(_, asked_for)| *asked_for) {
+        return Err(ApiError::invalid(field, "this can't be had here"));
+    }
+    let list = |rules: &Option<Vec<String>>| rules.clone().unwrap_or_default();
+    Ok(NetworkPolicy { allow_out: list(&network.allow_out), deny_out: list(&network.deny_out) })
+}
+
+/// A number of seconds from now.
+fn lifetime(seconds: i64, least: i64) -> ApiResult<i64> {
+    let most = u64::try_from(seconds).ok().filter(|_| seconds >= least);
+    let seconds = most.ok_or_else(|| ApiError::invalid("timeout", format!("must be at least {least}")))?;
+    let checked = validate::timeout_sec(seconds).map_err(|mut error| {
+        error.field = Some("timeout".into());
+        error
+    })?;
+    Ok(i64::try_from(checked).unwrap_or(i64::MAX))
+}
+
+/// The domain below which the client finds its sandboxes: the one that it called, else the one that is configured.
+pub struct Domain(Option<String>);
+
+impl axum::extract::FromRequestParts<App> for Domain {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut axum::http::request::Parts, app: &App) -> Result<Self, Self::Rejection> {
+        let mut request = axum::http::Request::new(());
+        *request.uri_mut() = parts.uri.clone();
+        *request.headers_mut() = parts.headers.clone();
+        Ok(Self(domain_of(&request).or_else(|| Some(app.config.domain.clone()))))
+    }
+}
+
+/// A sandbox as a create or a connect answers it.
+pub fn shown(record: &SandboxRecord, domain: &Domain) -> wire::Sandbox {
+    wire::Sandbox {
+        template_id: record.template_id.to_string(),
+        sandbox_id: record.id.dns_label(),
+        client_id: wire::CLIENT_ID.to_owned(),
+        envd_version: wire::ENVD_VERSION.to_owned(),
+        alias: record.template.clone(),
+        envd_access_token: Some(record.access_token.clone()),
+        traffic_access_token: (!record.network.public).then(|| link::traffic_token(record)),
+        domain: domain.0.clone(),
+    }
+}
+
+/// A sandbox as lists show it.
+pub fn listed(listed: &Listed) -> wire::ListedSandbox {
+    let record = &listed.record;
+    let started = record.started_at.unwrap_or(record.created_at).to_utc();
+    wire::ListedSandbox {
+        template_id: record.template_id.to_string(),
+        sandbox_id: record.id.dns_label(),
+        client_id: wire::CLIENT_ID,
+        alias: record.template.clone(),
+        started_at: started,
+        end_at: end_of(listed, started),
+        cpu_count: record.vcpus,
+        memory_mb: record.memory_mb,
+        disk_size_mb: record.disk_mb,
+        state: state(record),
+        envd_version: wire::ENVD_VERSION,
+        metadata: record.metadata.0.clone(),
+    }
+}
+
+fn end_of(listed: &Listed, started: DateTime<Utc>) -> DateTime<Utc> {
+    let record = &listed.record;
+    match listed.lifetime() {
+        Some(lifetime) => lifetime.end_of(record).to_utc(),
+        None if record.timeout_sec > 0 => Millis(record.last_active_at.0 + record.timeout_sec * 1000).to_utc(),
+        None => started + chrono::TimeDelta::days(FAR),
+    }
+}
+
+/// The two states that E2B knows.
+fn state(record: &SandboxRecord) -> &'static str {
+    let status = match record.status() {
+        SandboxStatus::Missing => record.former_status.as_ref().map_or(SandboxStatus::Running, |former| former.0),
+        status => status,
+    };
+    match status {
+        SandboxStatus::Paused | SandboxStatus::Pausing => "paused",
+        _ => "running",
+    }
+}
+
+pub async fn get(State(app): State<App>, named: Named, domain: Domain) -> ApiResult<axum::Json<wire::SandboxDetail>> {
+    let found = named.find(&app).await?;
+    let record = &found.record;
+    Ok(axum::Json(wire::SandboxDetail {
+        envd_access_token: record.access_token.clone(),
+        allow_internet_access: !record.network.deny_egress,
+        domain: domain.0,
+        network: wire::Network {
+            allow_public_traffic: Some(record.network.public),
+            allow_out: Some(record.network.allow_out.clone()),
+            deny_out: Some(record.network.deny_out.clone()),
+            ..wire::Network::default()
+        },
+        lifecycle: wire::Lifecycle { auto_resume: record.auto_resume, on_timeout: record.on_timeout.0.0.as_str() },
+        listed: listed(&found),
+    }))
+}
+
+pub async fn kill(State(app): State<App>, named: Named) -> ApiResult<StatusCode> {
+    named.find(&app).await?;
+    app.sandboxes.destroy(&named.owner, &named.id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Sets the end, in seconds from now.
+pub async fn timeout(
+    State(app): State<App>,
+    named: Named,
+    Json(options): Json<wire::Options>,
+) -> ApiResult<StatusCode> {
+    let seconds = options.timeout.ok_or_else(|| ApiError::invalid("timeout", "is missing"))?;
+    named.find(&app).await?;
+    app.sandboxes.set_lifetime(&named.owner.team, &named.id, lifetime(seconds, 0)?, false).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Puts the end off.
+pub async fn refresh(
+    State(app): State<App>,
+    named: Named,
+    Json(options): Json<wire::Options>,
+) -> ApiResult<StatusCode> {
+    let seconds = options.duration.unwrap_or(DEFAULT_LIFETIME);
+    if !(0..=3600).contains(&seconds) {
+        return Err(ApiError::invalid("duration", "must be between 0 and 3600"));
+    }
+    named.find(&app).await?;
+    app.sandboxes.set_lifetime(&named.owner.team, &named.id, seconds, true).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub async fn pause(State(app): State<App>, named: Named, Json(options): Json<wire::Options>) -> ApiResult<StatusCode> {
+    named.find(&app).await?;
+    if options.memory == Some(false) {
+        return Err(ApiError::invalid("memory", "sandboxes are paused with their memory here"));
+    }
+    match app.sandboxes.pause(&named.owner, &named.id).await {
+        Ok(_) => Ok(StatusCode::NO_CONTENT),
+        Err(SandboxError::InvalidState { status: SandboxStatus::Paused | SandboxStatus::Pausing, .. }) => {
+            Err(ApiError::conflict("the sandbox is paused already"))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Wakes a paused sandbox; one that runs is a conflict.
+pub async fn resume(
+    State(app): State<App>,
+    named: Named,
+    domain: Domain,
+    Json(options): Json<wire::Options>,
+) -> ApiResult<Response> {
+    let seconds = lifetime(options.timeout.unwrap_or(DEFAULT_CONNECT), 0)?;
+    let found = named.find(&app).await?;
+    if found.record.status() == SandboxStatus::Running {
+        return Err(ApiError::conflict("the sandbox is running already"));
+    }
+    let record = awake(&app, &named).await?.0;
+    app.sandboxes.set_lifetime(&named.owner.team, &named.id, seconds, false).await?;
+    Ok((StatusCode::CREATED, axum::Json(shown(&record, &domain))).into_response())
+}
+
+/// Makes sure that the sandbox runs for the given time: 200 when it ran, 201 when it was woken up.
+pub async fn connect(
+    State(app): State<App>,
+    named: Named,
+    domain: Domain,
+    Json(options): Json<wire::Options>,
+) -> ApiResult<Response> {
+    let seconds = lifetime(options.timeout.unwrap_or(DEFAULT_CONNECT), 0)?;
+    named.find(&app).await?;
+    let (record, woken) = awake(&app, &named).await?;
+    app.sandboxes.set_lifetime(&named.owner.team, &named.id, seconds, !woken).await?;
+    let status = if woken { StatusCode::CREATED } else { StatusCode::OK };
+    Ok((status, axum::Json(shown(&record, &domain))).into_response())
+}
+
+/// The sandbox, running, and whether it had to be woken up. Several may ask at once: one of them wakes it.
+async fn awake(app: &App, named: &Named) -> ApiResult<(SandboxRecord, bool)> {
+    let until = tokio::time::Instant::now() + SETTLING;
+    let mut woken = false;
+    loop {
+        let record = named.find(app).await?.record;
+        match record.status() {
+            SandboxStatus::Running => return Ok((record, woken)),
+            SandboxStatus::Paused => {
+                woken = true;
+                match app.sandboxes.resume(&named.owner, &named.id).await {
+                    Ok((record, _)) => return Ok((record, true)),
+                    Err(SandboxError::InvalidState { .. } | SandboxError::Changed { .. }) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            status if !status.is_transitional() => {
+                return Err(SandboxError::InvalidState { attempted: "connect to", status }.into());
+            }
+            _ => {}
+        }
+        if tokio::time::Instant::now() >= until {
+            return Err(SandboxError::Changed { attempted: "connect to" }.into());
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// Replaces what the sandbox may reach.
+pub async fn network(State(app): State<App>, named: Named, Json(update): Json<wire::Network>) -> ApiResult<StatusCode> {
+    let public = named.find(&app).await?.record.network.public;
+    let mut network = validate::network(update.allow_internet_access, policy(&update)?)?;
+    network.public = public;
+    app.sandboxes.set_network(&named.owner, &named.id, network).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

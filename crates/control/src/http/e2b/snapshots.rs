@@ -1,0 +1,107 @@
+//! Snapshots and forks in E2B's words.
+
+use axum::extract::{Path, State};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+use super::reference::{self, Sandbox as Named};
+use super::sandboxes::{Domain, shown, without_tag};
+use super::wire;
+use crate::app::App;
+use crate::http::caller::Key;
+use crate::http::error::{ApiError, ApiResult};
+use crate::http::extract::{Json, Pairs};
+use crate::http::page::{Cursor, page};
+use crate::sandboxes::{Fork, MAX_CHILDREN};
+use crate::snapshots::KIND;
+use crate::templates::store::{self, Template};
+
+/// Seconds that a fork lives when the client doesn't say.
+const FORK_LIFETIME: i64 = 300;
+const LIMIT: usize = 100;
+const NEXT: HeaderName = HeaderName::from_static("x-next-token");
+
+/// Forks a sandbox: a result for each child.
+pub async fn fork(
+    State(app): State<App>,
+    named: Named,
+    domain: Domain,
+    Json(options): Json<wire::Options>,
+) -> ApiResult<(StatusCode, axum::Json<Vec<Value>>)> {
+    let count = options.count.unwrap_or(1);
+    if !(1..=MAX_CHILDREN).contains(&count) {
+        return Err(ApiError::invalid("count", format!("must be between 1 and {MAX_CHILDREN}")));
+    }
+    let seconds = options.timeout.unwrap_or(FORK_LIFETIME).clamp(1, 31_536_000);
+    named.find(&app).await?;
+    let fork = Fork { count, timeout_sec: Some(0), metadata: None };
+    let mut results = Vec::new();
+    for child in app.sandboxes.fork(&named.owner, &named.id, fork).await? {
+        results.push(match child {
+            Ok(record) => {
+                app.sandboxes.set_lifetime(&named.owner.team, &record.id, seconds, false).await?;
+                json!({ "sandbox": shown(&record, &domain) })
+            }
+            Err(error) => {
+                let error = ApiError::from(error);
+                json!({ "error": { "code": error.status().as_u16(), "message": error.message } })
+            }
+        });
+    }
+    Ok((StatusCode::CREATED, axum::Json(results)))
+}
+
+fn info(name: &str) -> wire::SnapshotInfo {
+    wire::SnapshotInfo { snapshot_id: format!("{name}:default"), names: vec![name.to_owned()] }
+}
+
+/// Keeps the files of a sandbox.
+pub async fn create(State(app): State<App>, named: Named, Json(options): Json<wire::Options>) -> ApiResult<Response> {
+    named.find(&app).await?;
+    let name = options.name.as_deref().map(without_tag).map(str::to_owned);
+    if let Some(name) = &name {
+        crate::http::snapshots::name("name", name)?;
+    }
+    let made = app.snapshots.create(&named.owner, &named.id, name, true).await?;
+    Ok((StatusCode::CREATED, axum::Json(info(&made.name))).into_response())
+}
+
+/// A page of the team's snapshots.
+pub async fn list(State(app): State<App>, Key(owner): Key, Pairs(pairs): Pairs) -> ApiResult<Response> {
+    let (mut limit, mut after, mut sandbox, mut name) = (LIMIT, None, None, None);
+    for (key, value) in pairs {
+        match key.as_str() {
+            "limit" => {
+                let parsed = value.parse().ok().filter(|limit| (1..=LIMIT).contains(limit));
+                limit = parsed.ok_or_else(|| ApiError::invalid("limit", format!("must be between 1 and {LIMIT}")))?;
+            }
+            "nextToken" if !value.is_empty() => after = Some(Cursor::decode(&value)?),
+            "sandboxID" if !value.is_empty() => sandbox = Some(reference::parse(&value)?),
+            "name" if !value.is_empty() => name = Some(without_tag(&value).to_owned()),
+            _ => {}
+        }
+    }
+    let of_it = match &sandbox {
+        Some(sandbox) => Some(store::snapshots_of(&app.db, sandbox).await?),
+        None => None,
+    };
+    let after = after.as_ref().map(|cursor| (cursor.at, cursor.id.as_str()));
+    let rows = store::list(&app.db, KIND, &owner.team, after, limit + 1).await?;
+    let found = page(rows, limit, |row: &Template| Cursor { at: row.created_at, id: row.id.to_string() }, |row| row);
+    let wanted = |row: &&Template| {
+        name.as_ref().is_none_or(|name| row.name == *name) && of_it.as_ref().is_none_or(|ids| ids.contains(&row.id.0))
+    };
+    let items: Vec<_> = found.items.iter().filter(wanted).map(|row| info(&row.name)).collect();
+    let mut response = axum::Json(items).into_response();
+    if let Some(next) = found.next_cursor.and_then(|next| HeaderValue::from_str(&next).ok()) {
+        response.headers_mut().insert(NEXT, next);
+    }
+    Ok(response)
+}
+
+/// Deletes a snapshot by what a create answered, or by its name.
+pub async fn delete(State(app): State<App>, Key(owner): Key, Path(name): Path<String>) -> ApiResult<StatusCode> {
+    app.snapshots.delete(&owner, without_tag(&name)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

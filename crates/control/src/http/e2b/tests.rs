@@ -1,0 +1,95 @@
+//! What E2B's SDKs can rely on, without a network.
+
+use serde_json::{Value, json};
+
+use crate::db::testing::databases;
+use crate::testing::{TestApp, app};
+
+async fn create(test: &TestApp, request: Value) -> Value {
+    test.client.post("/e2b/v2/sandboxes", request).await.expect(201).json()
+}
+
+#[tokio::test]
+async fn errors_have_the_shape_that_the_sdks_read() {
+    for db in databases().await {
+        let test = app(db).await;
+        let unknown = format!("/e2b/sandboxes/i{}", "0".repeat(20));
+        for (answer, status) in [
+            (test.client.anonymous().get("/e2b/v2/sandboxes").await, 401),
+            (test.client.get(&unknown).await, 404),
+            (test.client.get("/e2b/sandboxes/nonsense").await, 400),
+            (test.client.get("/e2b/nothing/here").await, 404),
+            (test.client.post("/e2b/sandboxes", json!({ "templateID": "nope" })).await, 404),
+            (test.client.post("/e2b/sandboxes", json!({})).await, 400),
+            (test.client.post("/e2b/sandboxes", json!({ "templateID": "base", "timeout": 0 })).await, 400),
+            (test.client.post("/e2b/sandboxes", json!({ "templateID": "base", "autoPauseMemory": false })).await, 400),
+        ] {
+            let body = answer.expect(status).json();
+            assert_eq!(body["code"], status);
+            assert!(body["message"].as_str().is_some_and(|message| !message.is_empty()), "{body}");
+            assert!(body.get("error").is_none(), "{body}");
+        }
+        let text = test.client.get(&unknown).await.json()["message"].as_str().unwrap().to_owned();
+        assert!(text.ends_with("doesn't exist or you don't have access to it"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_sandbox_is_created_listed_extended_and_killed() {
+    for db in databases().await {
+        let test = app(db).await;
+        test.fleet.add_host();
+        let request = json!({ "templateID": "base", "timeout": 60, "metadata": { "a b": "c&d" }, "mcp": null });
+        let made = create(&test, request).await;
+        let id = made["sandboxID"].as_str().unwrap();
+        assert!(id.starts_with('i') && id.len() == 21, "{id}");
+        assert!(made["envdAccessToken"].is_string() && made["trafficAccessToken"].is_null(), "{made}");
+
+        let found = test.client.get("/e2b/v2/sandboxes?state=running%2Cpaused&metadata=a%252520b%3Dc%252526d").await;
+        assert_eq!(found.expect(200).json()[0]["sandboxID"], id);
+        let other = test.client.get("/e2b/v2/sandboxes?metadata=a%252520b%3Dx").await.expect(200).json();
+        assert_eq!(other, json!([]));
+
+        let end = async || test.client.get(&format!("/e2b/sandboxes/{id}")).await.expect(200).json()["endAt"].clone();
+        let before = end().await;
+        test.client.post(&format!("/e2b/sandboxes/{id}/connect"), json!({ "timeout": 1 })).await.expect(200);
+        assert_eq!(end().await, before, "a connect never brings the end nearer");
+        test.client.post(&format!("/e2b/sandboxes/{id}/timeout"), json!({ "timeout": 600 })).await.expect(204);
+        assert!(end().await.as_str() > before.as_str());
+
+        let delete = async || test.client.delete(&format!("/e2b/sandboxes/{id}")).await;
+        delete().await.expect(204);
+        delete().await.expect(404);
+    }
+}
+
+#[tokio::test]
+async fn pages_follow_each_other_in_both_orders() {
+    for db in databases().await {
+        let test = app(db).await;
+        test.fleet.add_host();
+        let mut made = Vec::new();
+        for _ in 0..5 {
+            made.push(create(&test, json!({ "templateID": "base" })).await["sandboxID"].as_str().unwrap().to_owned());
+        }
+        made.sort();
+        for order in ["asc", "desc"] {
+            let (mut seen, mut next, mut starts) = (Vec::new(), String::new(), Vec::new());
+            loop {
+                let path = format!("/e2b/v2/sandboxes?limit=2&order={order}&nextToken={next}");
+                let page = test.client.get(&path).await.expect(200);
+                for item in page.json().as_array().unwrap() {
+                    seen.push(item["sandboxID"].as_str().unwrap().to_owned());
+                    starts.push(item["startedAt"].as_str().unwrap().to_owned());
+                }
+                match page.headers.get("x-next-token") {
+                    Some(token) => next = token.to_str().unwrap().to_owned(),
+                    None => break,
+                }
+            }
+            assert!(if order == "asc" { starts.is_sorted() } else { starts.iter().rev().is_sorted() }, "{starts:?}");
+            seen.sort();
+            assert_eq!(seen, made, "{order}");
+        }
+    }
+}
