@@ -59,3 +59,6 @@ export interface NewKey {
 }
 export type Snapshot = Schemas['Snapshot'];
 export type ForkResponse = Schemas['ForkResponse'];
+export type Build = Schemas['Build'];
+export type BuildLogLine = Schemas['BuildLogLine'];
+export type StartedBuild = Schemas['StartedBuild'];

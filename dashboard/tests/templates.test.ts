@@ -1,0 +1,41 @@
+import { afterAll, expect, it } from 'vitest';
+
+import { api, enter, inspect, useBrowser, withPage } from './harness';
+
+useBrowser();
+
+const name = `shell-${Date.now().toString(36)}`;
+afterAll(async () => {
+	const { items } = await api<{ items: { id: string; name: string }[] }>('GET', '/v1/templates');
+	await Promise.all(
+		items.filter((one) => one.name === name).map((one) => api('DELETE', `/v1/templates/${one.id}`))
+	);
+});
+
+it(
+	'builds a template from a recipe with a live log, and deletes it',
+	() =>
+		withPage(async (page) => {
+			await enter(page, '/dashboard/templates');
+			await page.getByRole('button', { name: 'Build' }).click();
+			await page.getByRole('textbox', { name: 'Name' }).fill(name);
+			await page.getByLabel('Recipe').fill('FROM base\nRUN echo built by a recipe\n');
+			await inspect(page, 'template-build');
+			await page.getByRole('dialog').getByRole('button', { name: 'Build' }).click();
+			await page
+				.getByRole('log', { name: 'Build log' })
+				.getByText('built by a recipe')
+				.last()
+				.waitFor({ timeout: 60_000 });
+			await page.getByRole('dialog').getByText('ready', { exact: true }).waitFor({ timeout: 60_000 });
+			await inspect(page, 'template-built');
+			await page.getByRole('button', { name: 'Done' }).click();
+			const row = page.locator('[data-row]').filter({ hasText: name });
+			await row.getByRole('button', { name: `Actions for ${name}` }).click();
+			await page.getByRole('menuitem', { name: 'Delete' }).click();
+			await page.getByRole('button', { name: 'Delete template' }).click();
+			await row.waitFor({ state: 'detached' });
+			expect(await page.locator('[data-row]').count()).toBeGreaterThan(0);
+		}),
+	120_000
+);
