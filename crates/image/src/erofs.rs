@@ -116,8 +116,8 @@ pub fn write(tree: &Tree, spool: &mut Spool, file: &mut File) -> Result<Written,
     let blocks = out.inodes(tree, &order, &links, &placed, next_slot)?;
     let root = placed.get(&0).map_or(0, |root| root.nid);
     out.super_block(meta, blocks, order.len() as u64, root)?;
-    let mut file = out.file.into_inner().map_err(|error| failed("writing the image")(error.into_error()))?;
-    hash(&mut file)
+    let file = out.file.into_inner().map_err(|error| failed("writing the image")(error.into_error()))?;
+    hash(file)
 }
 
 /// Depth first from the root, each once; the root is first.

@@ -167,9 +167,8 @@ impl Driver for ContainerDriver {
         let before = self.usage(id).map_or(0, |usage| usage.memory_bytes);
         let reclaiming = self.blocking("reclaiming the memory of", id, |launcher, name| launcher.cgroups.reclaim(name));
         // What takes longer goes on behind the answer.
-        match tokio::time::timeout(RECLAIM_PATIENCE, reclaiming).await {
-            Ok(Err(error)) => tracing::debug!(sandbox = %id, %error, "its memory stays where it is"),
-            Ok(Ok(())) | Err(_) => {}
+        if let Ok(Err(error)) = tokio::time::timeout(RECLAIM_PATIENCE, reclaiming).await {
+            tracing::debug!(sandbox = %id, %error, "its memory stays where it is");
         }
         before.saturating_sub(self.usage(id).map_or(before, |usage| usage.memory_bytes))
     }
