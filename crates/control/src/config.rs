@@ -122,6 +122,15 @@ impl Default for Overcommit {
     }
 }
 
+/// What a team's sandboxes that are not stopped may take together. None: no limit, which is the default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Quotas {
+    pub sandboxes: Option<u64>,
+    pub vcpus: Option<u64>,
+    pub memory_mb: Option<u64>,
+    pub disk_mb: Option<u64>,
+}
+
 /// How long things of hosts last, and how often they happen. See docs/hosts.md.
 #[derive(Debug, Clone)]
 pub struct HostTimes {
@@ -218,6 +227,8 @@ pub struct ControlConfig {
     pub scheduler: SchedulerKind,
     pub hosts: HostTimes,
     pub overcommit: Overcommit,
+    /// What a team may have that has no limits of its own.
+    pub quotas: Quotas,
     /// Under `atoll up`: what still keeps this machine's own host from taking a sandbox, `None` when nothing does. What
     /// the database knows of it may be older than the start of its agent.
     pub local_problem: Option<watch::Receiver<Option<String>>>,
@@ -257,6 +268,7 @@ impl ControlConfig {
             scheduler: SchedulerKind::default(),
             hosts: HostTimes::default(),
             overcommit: Overcommit::default(),
+            quotas: Quotas::default(),
             local_problem: None,
             resume_on_reconnect: true,
             http: HttpLimits::default(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::app::App;
 use crate::db::{DbError, idempotency, leases};
 use crate::layers::{Dead, LayerError};
-use crate::{accounts, events};
+use crate::{accounts, events, usage};
 
 const HOUSEKEEPING: Duration = Duration::from_secs(300);
 const LEASE: &str = "housekeeping";
@@ -80,6 +80,7 @@ async fn clean(app: &App) -> Result<(), DbError> {
     }
     idempotency::prune(&app.db, now).await?;
     accounts::prune(&app.db, now).await?;
+    usage::roll(&app.db, now).await?;
     while events::prune(&app.db, now - EVENTS_KEPT).await? > 0 {}
     Ok(())
 }

@@ -27,6 +27,7 @@ mod live;
 mod objects;
 mod oci;
 mod pki;
+mod quotas;
 mod reconcile;
 mod sandboxes;
 mod snapshots;
@@ -34,6 +35,7 @@ mod start;
 mod teams;
 #[cfg(test)]
 mod testing;
+mod usage;
 
 /// The reconciler with its two sides and its clock, for the simulation of a cluster.
 #[cfg(feature = "simulation")]

@@ -154,7 +154,8 @@ async fn wire(
     let objects = Objects::open(&config.data_dir).context("opening the object store")?;
     let layers = Layers::new(db.clone(), clock.clone(), fleet.clone(), objects);
     let sandboxes =
-        Sandboxes::new(db.clone(), clock.clone(), fleet, placer, layers.clone(), &config.http, tasks.clone());
+        Sandboxes::new(db.clone(), clock.clone(), fleet, placer, layers.clone(), &config.http, tasks.clone())
+            .with_quotas(config.quotas.into());
     let registries = Registries::new(config.registry_allow.clone()).context("setting up TLS for registries")?;
     let puller = Puller { db: db.clone(), clock: clock.clone(), objects: layers.objects().clone(), registries };
     let builds = Builds::new(db.clone(), clock.clone(), sandboxes.clone(), layers.clone(), puller, replica.clone());

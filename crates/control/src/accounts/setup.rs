@@ -71,7 +71,7 @@ impl Accounts {
             return Ok(None);
         }
         store::insert_team(&mut tx, &team_id, "Default", "default", &user_id, now).await?;
-        let new = NewKey { team: &team_id, name: "First key", created_by: Some(&user_id) };
+        let new = NewKey::unlimited(&team_id, "First key", Some(&user_id));
         let made = api_keys::insert(&mut tx, &new, &Actor::System, &Origin::default(), now).await?;
         tx.commit().await?;
         Ok(Some(FirstAdmin { user_id, team_id, email, password, api_key: made.secret }))

@@ -1,12 +1,16 @@
 //! API keys: `atl_` and 32 random hex characters. Only the SHA-256 is kept; the key itself is shown once.
 //!
-//! A key acts for its team. SHA-256 (not a password hash) is right here: the key has 128 random bits, so there is
+//! E2B's SDKs look for `e2b_` before the same characters: a key is accepted in both forms, and is one key.
+//!
+//! A key acts for its team, within its scope (see `scope`) and until it expires. SHA-256 (not a password hash) is right here: the key has 128 random bits, so there is
 //! nothing to guess, and every request pays for it.
 
+mod scope;
 mod store;
 #[cfg(test)]
 mod tests;
 
+use atoll_model::api::auth::KeyScope;
 use atoll_model::{ApiKeyId, TeamId, UserId};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
@@ -15,9 +19,13 @@ use sha2::{Digest, Sha256};
 use crate::audit::{self, Actor, Entry, Origin};
 use crate::db::{Db, DbError, Millis, Tx};
 
+pub use scope::allows;
 pub use store::{KeyRow, LiveKey, get, list, mark_used};
 
 const PREFIX: &str = "atl_";
+const E2B_PREFIX: &str = "e2b_";
+/// Keys of one team.
+const MAX_KEYS: i64 = 1000;
 const RANDOM_HEX: usize = 32;
 /// What is shown of a key in lists.
 const SHOWN: usize = 10;
@@ -27,6 +35,16 @@ pub struct NewKey<'a> {
     pub team: &'a TeamId,
     pub name: &'a str,
     pub created_by: Option<&'a UserId>,
+    pub scope: KeyScope,
+    pub expires_at: Option<Millis>,
+}
+
+impl<'a> NewKey<'a> {
+    /// A key for everything, for ever.
+    #[must_use]
+    pub const fn unlimited(team: &'a TeamId, name: &'a str, created_by: Option<&'a UserId>) -> Self {
+        Self { team, name, created_by, scope: KeyScope::All, expires_at: None }
+    }
 }
 
 /// A key that was just made: the only moment at which its secret is known.
@@ -36,12 +54,22 @@ pub struct Made {
     pub secret: SecretString,
 }
 
-/// Whether a text has the form of a key at all. Looked at before anything is hashed or read.
+/// The random part of a text that has the form of a key. Looked at before anything is hashed or read.
+fn material(text: &str) -> Option<&str> {
+    let rest = text.strip_prefix(PREFIX).or_else(|| text.strip_prefix(E2B_PREFIX))?;
+    let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    (rest.len() == RANDOM_HEX && rest.bytes().all(is_hex)).then_some(rest)
+}
+
+/// The form of a key that E2B's SDKs take.
 #[must_use]
-pub fn is_key(text: &str) -> bool {
-    text.strip_prefix(PREFIX).is_some_and(|rest| {
-        rest.len() == RANDOM_HEX && rest.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
-    })
+pub fn e2b_form(key: &SecretString) -> Option<String> {
+    material(key.expose_secret()).map(|rest| format!("{E2B_PREFIX}{rest}"))
+}
+
+/// Whether the team has as many keys as it may have.
+pub async fn is_full(tx: &mut Tx, team: &TeamId) -> Result<bool, DbError> {
+    Ok(store::count(tx, team).await? >= MAX_KEYS)
 }
 
 fn hash(key: &str) -> String {
@@ -68,7 +96,12 @@ pub async fn insert(
         target_kind: "api_key",
         target_id: Some(id.as_str()),
         result: "ok",
-        details: json!({ "name": new.name, "key_prefix": prefix }),
+        details: json!({ "after": {
+            "name": new.name,
+            "key_prefix": prefix,
+            "scope": new.scope,
+            "expires_at": new.expires_at.map(Millis::to_utc),
+        } }),
     };
     audit::record(tx, now, &entry).await?;
     Ok(Made { id, prefix, secret })
@@ -84,9 +117,7 @@ pub async fn delete(
     now: Millis,
 ) -> Result<bool, DbError> {
     let mut tx = db.begin().await?;
-    if !store::delete(&mut tx, team, id).await? {
-        return Ok(false);
-    }
+    let Some(name) = store::delete(&mut tx, team, id).await? else { return Ok(false) };
     let entry = Entry {
         team: Some(team),
         actor,
@@ -95,17 +126,15 @@ pub async fn delete(
         target_kind: "api_key",
         target_id: Some(id.as_str()),
         result: "ok",
-        details: json!({}),
+        details: json!({ "before": { "name": name } }),
     };
     audit::record(&mut tx, now, &entry).await?;
     tx.commit().await?;
     Ok(true)
 }
 
-/// The key's row, if `text` is a key that exists.
-pub async fn authenticate(db: &Db, text: &str) -> Result<Option<LiveKey>, DbError> {
-    if !is_key(text) {
-        return Ok(None);
-    }
-    store::by_hash(db, &hash(text)).await
+/// The key's row, if `text` is a key that exists and has not expired.
+pub async fn authenticate(db: &Db, text: &str, now: Millis) -> Result<Option<LiveKey>, DbError> {
+    let Some(material) = material(text) else { return Ok(None) };
+    store::by_hash(db, &hash(&format!("{PREFIX}{material}")), now).await
 }

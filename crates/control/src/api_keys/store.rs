@@ -1,6 +1,6 @@
 //! SQL of API keys.
 
-use atoll_model::api::auth::ApiKey;
+use atoll_model::api::auth::{ApiKey, KeyScope};
 use atoll_model::{ApiKeyId, TeamId, UserId};
 
 use super::NewKey;
@@ -13,6 +13,7 @@ pub struct LiveKey {
     pub team_id: Text<TeamId>,
     pub team_is_byoc: bool,
     pub last_used_at: Option<Millis>,
+    pub scope: Text<KeyScope>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -23,6 +24,14 @@ pub struct KeyRow {
     pub created_by: Option<Text<UserId>>,
     pub created_at: Millis,
     pub last_used_at: Option<Millis>,
+    pub scope: Text<KeyScope>,
+    pub expires_at: Option<Millis>,
+}
+
+macro_rules! columns {
+    () => {
+        "id, name, key_prefix, created_by, created_at, last_used_at, scope, expires_at"
+    };
 }
 
 impl KeyRow {
@@ -36,7 +45,10 @@ impl KeyRow {
             created_by: self.created_by.map(|id| id.0),
             created_at: self.created_at.to_utc(),
             last_used_at: self.last_used_at.map(Millis::to_utc),
+            scope: self.scope.0,
+            expires_at: self.expires_at.map(Millis::to_utc),
             key: None,
+            e2b_key: None,
         }
     }
 }
@@ -50,8 +62,8 @@ pub(super) async fn insert(
     now: Millis,
 ) -> Result<(), DbError> {
     on!(tx tx, |c| sqlx::query(
-        "INSERT INTO api_keys (id, team_id, name, key_hash, key_prefix, created_by, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        "INSERT INTO api_keys (id, team_id, name, key_hash, key_prefix, created_by, created_at, scope, expires_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
     )
     .bind(id.as_str())
     .bind(new.team.as_str())
@@ -60,29 +72,43 @@ pub(super) async fn insert(
     .bind(prefix)
     .bind(new.created_by.map(UserId::as_str))
     .bind(now)
+    .bind(new.scope.as_str())
+    .bind(new.expires_at)
     .execute(c)
     .await
     .map(|_| ()))
     .during("insert an API key")
 }
 
-pub(super) async fn delete(tx: &mut Tx, team: &TeamId, id: &ApiKeyId) -> Result<bool, DbError> {
-    let deleted = on!(tx tx, |c| sqlx::query("DELETE FROM api_keys WHERE id = $1 AND team_id = $2")
-        .bind(id.as_str())
-        .bind(team.as_str())
-        .execute(c)
-        .await
-        .map(|done| done.rows_affected()))
-    .during("delete an API key")?;
-    Ok(deleted > 0)
+/// Deletes a team's key and answers its name, if there was one.
+pub(super) async fn delete(tx: &mut Tx, team: &TeamId, id: &ApiKeyId) -> Result<Option<String>, DbError> {
+    let deleted: Option<(String,)> =
+        on!(tx tx, |c| sqlx::query_as("DELETE FROM api_keys WHERE id = $1 AND team_id = $2 RETURNING name")
+            .bind(id.as_str())
+            .bind(team.as_str())
+            .fetch_optional(c)
+            .await)
+        .during("delete an API key")?;
+    Ok(deleted.map(|row| row.0))
 }
 
-pub(super) async fn by_hash(db: &Db, hash: &str) -> Result<Option<LiveKey>, DbError> {
+pub(super) async fn count(tx: &mut Tx, team: &TeamId) -> Result<i64, DbError> {
+    let row: (i64,) = on!(tx tx, |c| sqlx::query_as("SELECT COUNT(*) FROM api_keys WHERE team_id = $1")
+        .bind(team.as_str())
+        .fetch_one(c)
+        .await)
+    .during("count a team's API keys")?;
+    Ok(row.0)
+}
+
+pub(super) async fn by_hash(db: &Db, hash: &str, now: Millis) -> Result<Option<LiveKey>, DbError> {
     on!(read db, |c| sqlx::query_as(
-        "SELECT k.id, k.team_id, t.is_byoc AS team_is_byoc, k.last_used_at
-         FROM api_keys k JOIN teams t ON t.id = k.team_id WHERE k.key_hash = $1",
+        "SELECT k.id, k.team_id, t.is_byoc AS team_is_byoc, k.last_used_at, k.scope
+         FROM api_keys k JOIN teams t ON t.id = k.team_id
+         WHERE k.key_hash = $1 AND (k.expires_at IS NULL OR k.expires_at > $2)",
     )
     .bind(hash)
+    .bind(now)
     .fetch_optional(c)
     .await)
     .during("look an API key up")
@@ -90,11 +116,12 @@ pub(super) async fn by_hash(db: &Db, hash: &str) -> Result<Option<LiveKey>, DbEr
 
 /// A page of a team's keys, oldest first, after (`at`, `id`).
 pub async fn list(db: &Db, team: &TeamId, after: (Millis, &str), limit: i64) -> Result<Vec<KeyRow>, DbError> {
-    on!(read db, |c| sqlx::query_as(
-        "SELECT id, name, key_prefix, created_by, created_at, last_used_at FROM api_keys
-         WHERE team_id = $1 AND (created_at > $2 OR (created_at = $2 AND id > $3))
+    on!(read db, |c| sqlx::query_as(concat!(
+        "SELECT ",
+        columns!(),
+        " FROM api_keys WHERE team_id = $1 AND (created_at > $2 OR (created_at = $2 AND id > $3)) \
          ORDER BY created_at, id LIMIT $4",
-    )
+    ))
     .bind(team.as_str())
     .bind(after.0)
     .bind(after.1)
@@ -106,12 +133,10 @@ pub async fn list(db: &Db, team: &TeamId, after: (Millis, &str), limit: i64) -> 
 
 /// One key.
 pub async fn get(db: &Db, id: &ApiKeyId) -> Result<Option<KeyRow>, DbError> {
-    on!(read db, |c| sqlx::query_as(
-        "SELECT id, name, key_prefix, created_by, created_at, last_used_at FROM api_keys WHERE id = $1"
-    )
-    .bind(id.as_str())
-    .fetch_optional(c)
-    .await)
+    on!(read db, |c| sqlx::query_as(concat!("SELECT ", columns!(), " FROM api_keys WHERE id = $1"))
+        .bind(id.as_str())
+        .fetch_optional(c)
+        .await)
     .during("read an API key")
 }
 

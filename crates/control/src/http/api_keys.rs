@@ -1,8 +1,8 @@
 //! A team's API keys.
 
-use atoll_model::ApiKeyId;
 use atoll_model::api::Page;
 use atoll_model::api::auth::{ApiKey, CreateApiKeyRequest};
+use atoll_model::{ApiKeyId, ErrorCode};
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
@@ -21,7 +21,7 @@ use crate::db::Millis;
 /// the same `Idempotency-Key`).
 #[utoipa::path(post, path = "/v1/api-keys", tag = "api keys", request_body = CreateApiKeyRequest,
     params(("Idempotency-Key" = Option<String>, Header)),
-    responses((status = 201, body = ApiKey), (status = 409)), security(("bearer" = [])))]
+    responses((status = 201, body = ApiKey), (status = 409), (status = 429)), security(("bearer" = [])))]
 pub async fn create(
     State(app): State<App>,
     user: User,
@@ -29,12 +29,22 @@ pub async fn create(
     Json(request): Json<CreateApiKeyRequest>,
 ) -> ApiResult<Response> {
     validate::line("name", &request.name, 100)?;
+    let expires_at = request.expires_at.map(Millis::from);
+    if expires_at.is_some_and(|at| at <= app.clock.now()) {
+        return Err(ApiError::invalid("expires_at", "must be in the future"));
+    }
     let key = idempotent::key(&headers, user.id.as_str(), "api-keys", &request)?;
     let worker = app.clone();
     let work = async move {
         let (now, actor) = (worker.clock.now(), user.actor());
         let mut tx = worker.db.begin().await?;
-        let new = NewKey { team: &user.team, name: &request.name, created_by: Some(&user.id) };
+        if api_keys::is_full(&mut tx, &user.team).await? {
+            return Err(ApiError::new(ErrorCode::QuotaExceeded, "the team has too many API keys; delete some")
+                .with_detail("quota", "api_keys")
+                .with_retry_after(std::time::Duration::from_secs(60)));
+        }
+        let scope = request.scope.unwrap_or_default();
+        let new = NewKey { scope, expires_at, ..NewKey::unlimited(&user.team, &request.name, Some(&user.id)) };
         let made = api_keys::insert(&mut tx, &new, &actor, &user.origin, now).await?;
         tx.commit().await?;
         Ok(ApiKey {
@@ -44,10 +54,14 @@ pub async fn create(
             created_by: Some(user.id),
             created_at: now.to_utc(),
             last_used_at: None,
+            scope,
+            expires_at: expires_at.map(Millis::to_utc),
+            e2b_key: api_keys::e2b_form(&made.secret),
             key: Some(made.secret.expose_secret().to_owned()),
         })
     };
-    idempotent::once(&app, key, StatusCode::CREATED, work, |made| ApiKey { key: None, ..made.clone() }).await
+    idempotent::once(&app, key, StatusCode::CREATED, work, |made| ApiKey { key: None, e2b_key: None, ..made.clone() })
+        .await
 }
 
 /// Lists the team's keys, oldest first, without their secrets.

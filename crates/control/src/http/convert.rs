@@ -13,6 +13,7 @@ use super::error::ApiError;
 use crate::accounts::{HashError, LoginError, PasswordError, SessionError, SetupError, SignupError};
 use crate::fleet::FleetError;
 use crate::layers::LayerError;
+use crate::quotas::QuotaError;
 use crate::sandboxes::SandboxError;
 use atoll_model::HostId;
 
@@ -49,6 +50,7 @@ impl From<SandboxError> for ApiError {
             }
             SandboxError::Queue => Self::overloaded("too many sandboxes are being created; try again in a moment"),
             SandboxError::Layers(error) => error.into(),
+            SandboxError::Quota(error) => error.into(),
             SandboxError::Host(error) => error.into(),
             SandboxError::Db(error) => error.into(),
             SandboxError::ListHosts(cause) => Self::internal(cause),
@@ -85,6 +87,22 @@ impl From<LayerError> for ApiError {
                 Self::new(ErrorCode::NoHostsAvailable, error.to_string()).with_retry_after(Duration::from_secs(5))
             }
             LayerError::NotForTheseHosts => Self::conflict(error.to_string()),
+        }
+    }
+}
+
+impl From<QuotaError> for ApiError {
+    fn from(error: QuotaError) -> Self {
+        let message = error.to_string();
+        match error {
+            QuotaError::Exceeded { quota, used, asked, limit } => Self::new(ErrorCode::QuotaExceeded, message)
+                .with_detail("quota", quota)
+                .with_detail("used", used)
+                .with_detail("asked", asked)
+                .with_detail("limit", limit)
+                .with_retry_after(Duration::from_secs(60)),
+            QuotaError::NoTeam => Self::not_found("team"),
+            QuotaError::Db(error) => error.into(),
         }
     }
 }

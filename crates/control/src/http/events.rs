@@ -139,8 +139,9 @@ pub async fn events(State(app): State<App>, mut parts: Parts) -> ApiResult<Respo
     let (view, caller) = view(&mut parts, &app, scope).await?;
     let last = last_seen(&parts.headers)?;
     let place = app.listeners.enter(&caller)?;
-    let subscription = app.feed.subscribe().await;
-    let subscription = subscription.ok_or_else(|| ApiError::overloaded("the server is ending"))?;
+    let subscription = tokio::time::timeout(HEARTBEAT, app.feed.subscribe()).await.ok().flatten();
+    let subscription =
+        subscription.ok_or_else(|| ApiError::overloaded("events can't be read at the moment; try again soon"))?;
     let (sender, receiver) = mpsc::channel(QUEUE);
     let stream = Teller { app: app.clone(), parts, scope, view, last, sender };
     app.tasks.spawn(async move {

@@ -33,6 +33,8 @@ pub mod idempotent;
 mod insight;
 mod links;
 pub mod listener;
+#[cfg(test)]
+mod matrix_tests;
 mod me;
 mod members;
 pub mod metrics;
@@ -52,6 +54,7 @@ mod templates;
 mod tests;
 mod transfer;
 mod tunnels;
+mod usage;
 pub mod validate;
 mod watch;
 
@@ -106,6 +109,7 @@ fn quick() -> OpenApiRouter<App> {
         .merge(members::routes())
         .merge(admin::routes())
         .merge(audit::routes())
+        .merge(usage::routes())
 }
 
 /// Routes that take as long as their program, stream or file does.

@@ -201,7 +201,7 @@ impl Sandboxes {
             status_changed_at: now,
         };
         let mut tx = self.db.begin().await?;
-        store::insert(&mut tx, &record).await?;
+        self.insert_row(&mut tx, &record).await?;
         layers::store::refer(&mut tx, record.id.as_str(), layers).await?;
         if let Some(seconds) = new.lifetime_sec {
             lifetime::set(&mut tx, &record.id, signed(seconds), now).await?;

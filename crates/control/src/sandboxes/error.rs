@@ -5,6 +5,7 @@ use atoll_model::SandboxStatus;
 use crate::db::DbError;
 use crate::fleet::{FleetError, NoHost};
 use crate::layers::LayerError;
+use crate::quotas::QuotaError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
@@ -30,6 +31,8 @@ pub enum SandboxError {
     /// More creates wait than are let through in time.
     #[error("too many sandboxes are being created; try again in a moment")]
     Queue,
+    #[error(transparent)]
+    Quota(#[from] QuotaError),
     #[error("could not list the hosts")]
     ListHosts(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// What it stands on can't be had.

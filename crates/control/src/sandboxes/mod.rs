@@ -43,9 +43,10 @@ pub use timing::StepTimes;
 
 use crate::audit::{Actor, Origin};
 use crate::clock::Clock;
-use crate::db::Db;
+use crate::db::{Db, Tx};
 use crate::fleet::Fleet;
 use crate::layers::Layers;
+use crate::quotas::{self, Ask, Limits};
 use atoll_model::TeamId;
 
 /// How long a host may take to create, pause or resume a sandbox.
@@ -72,6 +73,8 @@ pub struct Sandboxes {
     /// Creates under way at once.
     creates: Arc<Semaphore>,
     queue_timeout: Duration,
+    /// What teams may have that have no limits of their own.
+    quotas: Limits,
     /// Work that must be finished although nobody waits for it any more.
     tasks: TaskTracker,
 }
@@ -96,8 +99,22 @@ impl Sandboxes {
             layers,
             creates: Arc::new(Semaphore::new(limits.max_creates)),
             queue_timeout: limits.queue_timeout,
+            quotas: Limits::default(),
             tasks,
         }
+    }
+
+    /// The same with limits for teams that have none of their own.
+    #[must_use]
+    pub fn with_quotas(self, quotas: Limits) -> Self {
+        Self { quotas, ..self }
+    }
+
+    /// Inserts a new sandbox's row, if the team's quotas have room for it.
+    async fn insert_row(&self, tx: &mut Tx, record: &SandboxRecord) -> Result<(), SandboxError> {
+        let ask = Ask { vcpus: record.vcpus, memory_mb: record.memory_mb, disk_mb: record.disk_mb };
+        quotas::reserve(tx, &record.team_id, &self.quotas, ask).await?;
+        Ok(store::insert(tx, record).await?)
     }
 
     #[must_use]

@@ -93,6 +93,14 @@ impl Client {
         Answer { status: parts.status, headers: parts.headers, body }
     }
 
+    /// The status of the answer, whose body is left alone.
+    pub async fn head_of(&self, method: Method, path: &str, body: impl Into<Body>) -> StatusCode {
+        let mut request = Request::builder().method(method).uri(path).body(body.into()).unwrap();
+        *request.headers_mut() = self.headers.clone();
+        request.extensions_mut().insert(Peer(SocketAddr::from(([192, 0, 2, 1], 9))));
+        self.router.clone().oneshot(request).await.unwrap().status()
+    }
+
     /// Sends a request whose answer's body is read as it comes.
     pub async fn open(&self, path: &str) -> axum::response::Response {
         let mut request = Request::builder().uri(path).body(Body::empty()).unwrap();

@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 
 pub use agent::FakeAgent;
 pub use client::{Answer, Client};
+pub use people::Person;
 
 use crate::accounts::store::insert_team;
 use crate::accounts::{AccountSettings, Accounts, FirstAdmin, UserTokens};
@@ -169,7 +170,8 @@ async fn wire(config: ControlConfig, clock: Clock, db: Db, machines: &FakeFleet)
     let objects = Objects::open(&config.data_dir).unwrap();
     let layers = Layers::new(db.clone(), clock.clone(), fleet.clone(), objects);
     let sandboxes =
-        Sandboxes::new(db.clone(), clock.clone(), fleet.clone(), placer, layers.clone(), &config.http, tasks.clone());
+        Sandboxes::new(db.clone(), clock.clone(), fleet.clone(), placer, layers.clone(), &config.http, tasks.clone())
+            .with_quotas(config.quotas.into());
     let registries = Registries::new(config.registry_allow.clone()).unwrap();
     let puller = Puller { db: db.clone(), clock: clock.clone(), objects: layers.objects().clone(), registries };
     let builds = Builds::new(db.clone(), clock.clone(), sandboxes.clone(), layers.clone(), puller, "test".to_owned());
@@ -213,7 +215,7 @@ impl TestApp {
         let (id, now) = (TeamId::new(), self.clock.now());
         let mut tx = self.app.db.begin().await.unwrap();
         insert_team(&mut tx, &id, "Other", id.tail(), &self.admin.user_id, now).await.unwrap();
-        let new = NewKey { team: &id, name: "other", created_by: None };
+        let new = NewKey::unlimited(&id, "other", None);
         let made = api_keys::insert(&mut tx, &new, &Actor::System, &Origin::default(), now).await.unwrap();
         tx.commit().await.unwrap();
         self.client.with_key(&made.secret)

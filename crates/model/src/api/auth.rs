@@ -234,7 +234,51 @@ pub struct Me {
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct CreateApiKeyRequest {
+    #[cfg_attr(feature = "openapi", schema(min_length = 1, max_length = 100))]
     pub name: String,
+    /// `all` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<KeyScope>,
+    /// Refused from then on; never when absent. In the future.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
+/// What a key may be used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum KeyScope {
+    /// Everything that keys may.
+    #[default]
+    All,
+    /// Sandboxes and what is in them; templates are read.
+    Sandboxes,
+    /// Looking, and reading files; changing nothing.
+    Read,
+}
+
+impl KeyScope {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Sandboxes => "sandboxes",
+            Self::Read => "read",
+        }
+    }
+}
+
+impl std::str::FromStr for KeyScope {
+    type Err = crate::sandbox::UnknownName;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "all" => Ok(Self::All),
+            "sandboxes" => Ok(Self::Sandboxes),
+            "read" => Ok(Self::Read),
+            _ => Err(crate::sandbox::UnknownName { kind: "scope", text: text.to_owned() }),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -246,8 +290,14 @@ pub struct ApiKey {
     pub key_prefix: String,
     pub created_by: Option<UserId>,
     pub created_at: DateTime<Utc>,
+    /// To the minute.
     pub last_used_at: Option<DateTime<Utc>>,
+    pub scope: KeyScope,
+    pub expires_at: Option<DateTime<Utc>>,
     /// The key itself; only in the answer that creates it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub key: Option<String>,
+    /// The same key in the form that E2B's SDKs check for (`e2b_...`); both open the same.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub e2b_key: Option<String>,
 }

@@ -69,3 +69,62 @@ pub struct AddMemberRequest {
 pub struct UpdateMemberRequest {
     pub role: Role,
 }
+
+/// How much of something a team has, and may have.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Allowance {
+    pub used: u64,
+    /// None: no limit.
+    pub limit: Option<u64>,
+}
+
+/// What a team's sandboxes that are not stopped take, and may take.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Quotas {
+    pub sandboxes: Allowance,
+    pub vcpus: Allowance,
+    pub memory_mb: Allowance,
+    pub disk_mb: Allowance,
+}
+
+/// Sets all of a team's limits: what is absent or null is the installation's default.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct SetQuotasRequest {
+    #[cfg_attr(feature = "openapi", schema(maximum = 1_000_000_000_000_u64))]
+    pub sandboxes: Option<u64>,
+    #[cfg_attr(feature = "openapi", schema(maximum = 1_000_000_000_000_u64))]
+    pub vcpus: Option<u64>,
+    #[cfg_attr(feature = "openapi", schema(maximum = 1_000_000_000_000_u64))]
+    pub memory_mb: Option<u64>,
+    #[cfg_attr(feature = "openapi", schema(maximum = 1_000_000_000_000_u64))]
+    pub disk_mb: Option<u64>,
+}
+
+/// What a team used on one day (UTC).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct UsageDay {
+    /// `2026-11-25`.
+    pub date: String,
+    /// Sandboxes that there were on that day.
+    pub sandboxes: u64,
+    /// Running.
+    pub sandbox_seconds: f64,
+    pub vcpu_seconds: f64,
+    /// Running or paused.
+    pub memory_mb_seconds: f64,
+    /// From creation to the end.
+    pub disk_mb_seconds: f64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Usage {
+    /// Oldest first, days without any included.
+    pub days: Vec<UsageDay>,
+    pub quotas: Quotas,
+}

@@ -1,0 +1,417 @@
+//! Who may call what: every route of the router with every kind of caller. A route without a row here fails the test,
+//! and so does a row without a route. To add a route: add its row to [`ROWS`].
+
+use std::collections::BTreeSet;
+
+use atoll_model::api::auth::Role;
+use atoll_model::api::hosts::{HOST_TOKEN_HEADER, HostCredentials};
+use axum::body::Body;
+use axum::http::Method;
+use secrecy::ExposeSecret;
+use serde_json::json;
+
+use crate::accounts::token::Subject;
+use crate::db::on;
+use crate::db::testing::{TestDb, databases};
+use crate::hosts::tests::Agent;
+use crate::testing::{Client, Person, TestApp, app};
+
+/// Whom a route is for. `T` is the team whose things the paths name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum For {
+    /// Anybody; credentials of its own kind, if any, are in the body.
+    Public,
+    /// Any signed-in person, about what is their own.
+    Person,
+    /// A person or a key, about what their team has.
+    Key,
+    /// A person or a key, about a thing of T.
+    KeyOfT,
+    /// A person in T with at least this role, whatever team they work in; or a platform admin.
+    In(Role),
+    /// A person who works in T with at least this role, about its host; or a platform admin.
+    HostOfT(Role),
+    /// A platform admin.
+    Admin,
+    /// The host itself.
+    Host,
+    /// Another replica of control.
+    Replica,
+}
+
+use For::{Admin, Host, HostOfT, In, Key, KeyOfT, Public, Replica};
+
+#[rustfmt::skip]
+const ROWS: &[(&str, For)] = &[
+    ("get /healthz", Public),
+    ("get /metrics", Public),
+    ("get /readyz", Public),
+    ("get /v1/admin/audit-logs", Admin),
+    ("get /v1/admin/hosts", Admin),
+    ("get /v1/admin/sandboxes", Admin),
+    ("get /v1/admin/teams", Admin),
+    ("put /v1/admin/teams/{id}/byoc", Admin),
+    ("get /v1/admin/teams/{id}/quotas", Admin),
+    ("put /v1/admin/teams/{id}/quotas", Admin),
+    ("get /v1/admin/teams/{id}/usage", Admin),
+    ("get /v1/admin/users", Admin),
+    ("get /v1/admin/users/{id}", Admin),
+    ("put /v1/admin/users/{id}/active", Admin),
+    ("put /v1/admin/users/{id}/admin", Admin),
+    ("get /v1/api-keys", For::Person),
+    ("post /v1/api-keys", For::Person),
+    ("delete /v1/api-keys/{id}", For::Person),
+    ("get /v1/audit-logs", For::Person),
+    ("get /v1/auth/config", Public),
+    ("post /v1/auth/login", Public),
+    ("post /v1/auth/logout", For::Person),
+    ("post /v1/auth/setup", Public),
+    ("post /v1/auth/signup", Public),
+    ("post /v1/auth/switch-team", For::Person),
+    ("get /v1/events", Key),
+    ("get /v1/hosts", For::Person),
+    ("post /v1/hosts", Admin),
+    ("post /v1/hosts/auth/refresh", Public),
+    ("post /v1/hosts/register", Public),
+    ("delete /v1/hosts/{id}", HostOfT(Role::Admin)),
+    ("get /v1/hosts/{id}", HostOfT(Role::Member)),
+    ("patch /v1/hosts/{id}", HostOfT(Role::Admin)),
+    ("get /v1/hosts/{id}/delete-preview", HostOfT(Role::Admin)),
+    ("post /v1/hosts/{id}/drain", HostOfT(Role::Admin)),
+    ("post /v1/hosts/{id}/heartbeat", Host),
+    ("get /v1/hosts/{id}/images/{digest}", Host),
+    ("delete /v1/hosts/{id}/tags", HostOfT(Role::Admin)),
+    ("get /v1/hosts/{id}/tags", HostOfT(Role::Member)),
+    ("post /v1/hosts/{id}/tags", HostOfT(Role::Admin)),
+    ("post /v1/hosts/{id}/token", HostOfT(Role::Admin)),
+    ("get /v1/hosts/{id}/tunnel", Host),
+    ("get /v1/hosts/{id}/tunnel/relay", Replica),
+    ("post /v1/hosts/{id}/undrain", HostOfT(Role::Admin)),
+    ("get /v1/me", For::Person),
+    ("patch /v1/me", For::Person),
+    ("post /v1/me/password", For::Person),
+    ("get /v1/sandboxes", Key),
+    ("post /v1/sandboxes", Key),
+    ("delete /v1/sandboxes/{id}", KeyOfT),
+    ("get /v1/sandboxes/{id}", KeyOfT),
+    ("get /v1/sandboxes/{id}/events", KeyOfT),
+    ("post /v1/sandboxes/{id}/exec", KeyOfT),
+    ("get /v1/sandboxes/{id}/exec/stream", KeyOfT),
+    ("post /v1/sandboxes/{id}/files/list", KeyOfT),
+    ("post /v1/sandboxes/{id}/files/mkdir", KeyOfT),
+    ("post /v1/sandboxes/{id}/files/move", KeyOfT),
+    ("post /v1/sandboxes/{id}/files/read", KeyOfT),
+    ("post /v1/sandboxes/{id}/files/remove", KeyOfT),
+    ("get /v1/sandboxes/{id}/files/stream/read", KeyOfT),
+    ("post /v1/sandboxes/{id}/files/stream/read", KeyOfT),
+    ("post /v1/sandboxes/{id}/files/stream/write", KeyOfT),
+    ("get /v1/sandboxes/{id}/files/watch", KeyOfT),
+    ("post /v1/sandboxes/{id}/files/write", KeyOfT),
+    ("post /v1/sandboxes/{id}/links", KeyOfT),
+    ("get /v1/sandboxes/{id}/logs", KeyOfT),
+    ("get /v1/sandboxes/{id}/metrics", KeyOfT),
+    ("post /v1/sandboxes/{id}/pause", KeyOfT),
+    ("post /v1/sandboxes/{id}/ping", KeyOfT),
+    ("get /v1/sandboxes/{id}/processes", KeyOfT),
+    ("delete /v1/sandboxes/{id}/processes/{process}", KeyOfT),
+    ("get /v1/sandboxes/{id}/pty", KeyOfT),
+    ("post /v1/sandboxes/{id}/resume", KeyOfT),
+    ("post /v1/sandboxes/{id}/timeout", KeyOfT),
+    ("get /v1/sessions", For::Person),
+    ("delete /v1/sessions/{id}", For::Person),
+    ("get /v1/teams", For::Person),
+    ("post /v1/teams", For::Person),
+    ("delete /v1/teams/{id}", In(Role::Owner)),
+    ("get /v1/teams/{id}", In(Role::Member)),
+    ("patch /v1/teams/{id}", In(Role::Admin)),
+    ("post /v1/teams/{id}/leave", In(Role::Member)),
+    ("get /v1/teams/{id}/members", In(Role::Member)),
+    ("post /v1/teams/{id}/members", In(Role::Admin)),
+    ("delete /v1/teams/{id}/members/{user_id}", In(Role::Admin)),
+    ("patch /v1/teams/{id}/members/{user_id}", In(Role::Admin)),
+    ("get /v1/templates", Key),
+    ("get /v1/templates/{name}", Key),
+    ("get /v1/usage", Key),
+];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Caller {
+    Nobody,
+    BadToken,
+    Expired,
+    Stranger,
+    DemotedAdmin,
+    Member,
+    TeamAdmin,
+    Owner,
+    PlatformAdmin,
+    KeyOfT,
+    KeyOfAnother,
+    KeyOfDeleted,
+    Host,
+}
+
+const CALLERS: [Caller; 13] = [
+    Caller::Nobody,
+    Caller::BadToken,
+    Caller::Expired,
+    Caller::Stranger,
+    Caller::DemotedAdmin,
+    Caller::Member,
+    Caller::TeamAdmin,
+    Caller::Owner,
+    Caller::PlatformAdmin,
+    Caller::KeyOfT,
+    Caller::KeyOfAnother,
+    Caller::KeyOfDeleted,
+    Caller::Host,
+];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// Let in: what the (empty) request then gets is no matter of rights.
+    In,
+    Unauthorized,
+    Forbidden,
+    /// Another team's thing is not there.
+    NotThere,
+}
+
+impl Caller {
+    fn role(self) -> Option<Role> {
+        match self {
+            Self::Member => Some(Role::Member),
+            Self::TeamAdmin => Some(Role::Admin),
+            Self::Owner => Some(Role::Owner),
+            _ => None,
+        }
+    }
+
+    fn is_person(self) -> bool {
+        use Caller::{DemotedAdmin, PlatformAdmin, Stranger};
+        self.role().is_some() || matches!(self, Stranger | DemotedAdmin | PlatformAdmin)
+    }
+
+    fn is_key(self) -> bool {
+        matches!(self, Self::KeyOfT | Self::KeyOfAnother)
+    }
+}
+
+fn verdict(access: For, caller: Caller) -> Verdict {
+    use Verdict::{Forbidden, NotThere, Unauthorized};
+    let person = caller.is_person();
+    match access {
+        Public => Verdict::In,
+        For::Person if person => Verdict::In,
+        Key if person || caller.is_key() => Verdict::In,
+        KeyOfT if caller.role().is_some() || caller == Caller::KeyOfT => Verdict::In,
+        KeyOfT if person || caller.is_key() => NotThere,
+        In(_) | HostOfT(_) | Admin if caller == Caller::PlatformAdmin => Verdict::In,
+        In(needed) | HostOfT(needed) if person => match caller.role() {
+            Some(role) if role >= needed => Verdict::In,
+            Some(_) => Forbidden,
+            None => NotThere,
+        },
+        Admin if person => Forbidden,
+        Host if caller == Caller::Host => Verdict::In,
+        _ => Unauthorized,
+    }
+}
+
+/// T with its people and things, and all who call.
+struct World {
+    test: TestApp,
+    host: String,
+    host_client: Client,
+    /// (person, their role in T)
+    people: Vec<(Person, Role)>,
+    stranger: Person,
+    demoted: Client,
+    victim: Person,
+    platform: Client,
+    another: Client,
+    deleted: Client,
+    expired: Client,
+}
+
+impl World {
+    async fn new(database: TestDb) -> Self {
+        let test = app(database).await;
+        test.fleet.add_host();
+        tokio::spawn(test.app.feed.clone().run(test.app.db.clone(), test.app.shutdown.clone()));
+        let first = test.first().await;
+        first.put(&format!("/v1/admin/teams/{}/byoc", test.team()), json!({ "enabled": true })).await;
+        let made = first.post("/v1/hosts", json!({ "type": "byoc" })).await.json();
+        let mut agent = Agent::new();
+        let registration = agent.registration(made["registration_token"].as_str().unwrap());
+        let registered =
+            test.client.anonymous().post("/v1/hosts/register", serde_json::to_value(registration).unwrap()).await;
+        let credentials: HostCredentials = serde_json::from_slice(&registered.body).unwrap();
+        agent.credentials = Some(credentials.clone());
+        let host_client = test.client.anonymous().with(HOST_TOKEN_HEADER, &credentials.access_token);
+
+        let mut people = Vec::new();
+        for (name, role) in [("Mem", Role::Member), ("Adm", Role::Admin), ("Own", Role::Owner)] {
+            people.push((test.colleague(name, role).await, role));
+        }
+        let (stranger, demoted, platform) =
+            (test.person("Str").await, test.person("Dem").await, test.person("Pla").await);
+        for person in [&demoted, &platform] {
+            first.put(&format!("/v1/admin/users/{}/admin", person.id), json!({ "enabled": true })).await;
+        }
+        let (now, ttl) = (test.clock.now(), test.app.config.session_ttl);
+        first.put(&format!("/v1/admin/users/{}/admin", demoted.id), json!({ "enabled": false })).await;
+        let gone = test.person("Gon").await;
+        let key = gone.client.post("/v1/api-keys", json!({ "name": "k" })).await.json();
+        assert_eq!(gone.client.delete(&format!("/v1/teams/{}", gone.team)).await.status, 204);
+        let long_ago = now - ttl * 2;
+        let session = atoll_model::SessionId::new();
+        let old = Subject {
+            user: &stranger.id,
+            session: &session,
+            team: &stranger.team,
+            role: "owner",
+            email: &stranger.email,
+            name: "Str",
+            is_admin: false,
+        };
+        let expired = test.app.accounts.tokens().sign(&old, long_ago, ttl).unwrap();
+        Self {
+            host: made["host"]["id"].as_str().unwrap().to_owned(),
+            host_client,
+            people,
+            demoted: demoted.client,
+            victim: test.colleague("Vic", Role::Member).await,
+            platform: platform.client,
+            another: test.another_team().await,
+            deleted: test.client.with("x-api-key", key["key"].as_str().unwrap()),
+            expired: test.client.with_token(expired.expose_secret()),
+            stranger,
+            test,
+        }
+    }
+
+    fn client(&self, caller: Caller) -> Client {
+        let of = |role: Role| self.people.iter().find(|(_, has)| *has == role).map(|(person, _)| person.client.clone());
+        match caller {
+            Caller::Nobody => self.test.client.anonymous(),
+            Caller::BadToken => self.test.client.with_token("e30.e30.e30"),
+            Caller::Expired => self.expired.clone(),
+            Caller::Stranger => self.stranger.client.clone(),
+            Caller::DemotedAdmin => self.demoted.clone(),
+            Caller::Member => of(Role::Member).unwrap(),
+            Caller::TeamAdmin => of(Role::Admin).unwrap(),
+            Caller::Owner => of(Role::Owner).unwrap(),
+            Caller::PlatformAdmin => self.platform.clone(),
+            Caller::KeyOfT => self.test.client.clone(),
+            Caller::KeyOfAnother => self.another.clone(),
+            Caller::KeyOfDeleted => self.deleted.clone(),
+            Caller::Host => self.host_client.clone(),
+        }
+    }
+
+    /// A path with things of T in it, made anew where a request may have used them up.
+    async fn concrete(&self, path: &str) -> String {
+        let mut path = path
+            .replace("/hosts/{id}", &format!("/hosts/{}", self.host))
+            .replace("/teams/{id}", &format!("/teams/{}", self.test.team()))
+            .replace("/users/{id}", &format!("/users/{}", self.victim.id))
+            .replace("{user_id}", self.victim.id.as_str())
+            .replace("/api-keys/{id}", "/api-keys/key-aaaaaaaaaaaaaaaaaaaa")
+            .replace("/sessions/{id}", "/sessions/ses-aaaaaaaaaaaaaaaaaaaa")
+            .replace("{process}", "7")
+            .replace("{digest}", &"0".repeat(64))
+            .replace("{name}", "base");
+        if path.contains("/sandboxes/{id}") {
+            let made = self.test.client.post("/v1/sandboxes", json!({})).await.json();
+            path = path.replace("{id}", made["id"].as_str().unwrap());
+        }
+        path
+    }
+
+    /// Puts people and host back to where they were.
+    async fn restore(&self) {
+        let (db, team) = (&self.test.app.db, self.test.team());
+        let mut tx = db.begin().await.unwrap();
+        for sql in ["UPDATE sessions SET revoked_at = NULL", "UPDATE users SET is_active = TRUE"] {
+            on!(tx &mut tx, |c| sqlx::query(sql).execute(c).await.map(|_| ())).unwrap();
+        }
+        let victim = [(&self.victim, &Role::Member)];
+        for (person, role) in self.people.iter().map(|(person, role)| (person, role)).chain(victim) {
+            on!(tx &mut tx, |c| sqlx::query(
+                "INSERT INTO team_members (team_id, user_id, role, created_at) VALUES ($1, $2, $3, 0)
+                 ON CONFLICT (team_id, user_id) DO UPDATE SET role = excluded.role"
+            )
+            .bind(team.as_str())
+            .bind(person.id.as_str())
+            .bind(role.as_str())
+            .execute(c)
+            .await
+            .map(|_| ()))
+            .unwrap();
+            on!(tx &mut tx, |c| sqlx::query("UPDATE sessions SET team_id = $1 WHERE user_id = $2")
+                .bind(team.as_str())
+                .bind(person.id.as_str())
+                .execute(c)
+                .await
+                .map(|_| ()))
+            .unwrap();
+        }
+        tx.commit().await.unwrap();
+    }
+}
+
+/// Whether an answer fits a verdict. A request with nothing in it may be refused as invalid before or after its
+/// caller's rights are judged, but never answered with what it must not get.
+fn fits(verdict: Verdict, path: &str, status: u16) -> bool {
+    match verdict {
+        Verdict::Unauthorized => status == 401,
+        Verdict::Forbidden => status == 403 || status == 400,
+        Verdict::NotThere => matches!(status, 404 | 400 | 415),
+        // Not every path names a thing that is there for everybody (a session, a key, a path in a sandbox).
+        Verdict::In if path.contains('{') => !matches!(status, 401 | 403 | 500),
+        Verdict::In => !matches!(status, 401 | 403 | 404 | 500),
+    }
+}
+
+#[tokio::test]
+async fn every_route_lets_in_exactly_whom_it_is_for() {
+    for database in databases().await {
+        let world = World::new(database).await;
+        let api = world.test.client.get("/openapi.json").await.json();
+        let mut routes = BTreeSet::new();
+        for (path, item) in api["paths"].as_object().unwrap() {
+            routes.extend(item.as_object().unwrap().keys().map(|method| format!("{method} {path}")));
+        }
+        let rows: BTreeSet<_> = ROWS.iter().map(|(route, _)| (*route).to_owned()).collect();
+        assert_eq!(rows.len(), ROWS.len(), "a route has two rows");
+        let missing: Vec<_> = routes.difference(&rows).collect();
+        assert!(missing.is_empty(), "routes without a row in the caller matrix: {missing:#?}");
+        let gone: Vec<_> = rows.difference(&routes).collect();
+        assert!(gone.is_empty(), "rows of the caller matrix without a route: {gone:#?}");
+
+        let mut wrong = Vec::new();
+        for (route, access) in ROWS {
+            let (method, template) = route.split_once(' ').unwrap();
+            // What is public judges what is in the body; its own tests say how.
+            if *access == Public {
+                continue;
+            }
+            let method: Method = method.to_uppercase().parse().unwrap();
+            for caller in CALLERS {
+                let path = world.concrete(template).await;
+                let client = world.client(caller).with("content-type", "application/json");
+                // Only the head: some answers never end.
+                let status = client.head_of(method.clone(), &path, Body::empty()).await.as_u16();
+                let verdict = verdict(*access, caller);
+                if !fits(verdict, template, status) {
+                    wrong.push(format!("{route} for {caller:?}: {status}, not {verdict:?}"));
+                }
+                if method != Method::GET {
+                    world.restore().await;
+                }
+            }
+        }
+        assert!(wrong.is_empty(), "{wrong:#?}");
+    }
+}
