@@ -51,7 +51,13 @@ impl Client {
     }
 
     pub async fn create_api_key(&self, name: &str) -> Result<ApiKey, Error> {
-        self.post("/v1/api-keys", &CreateApiKeyRequest { name: name.to_owned() }).await
+        let request = CreateApiKeyRequest { name: name.to_owned(), scope: None, expires_at: None };
+        self.make_api_key(&request).await
+    }
+
+    /// The same with a scope and an end.
+    pub async fn make_api_key(&self, request: &CreateApiKeyRequest) -> Result<ApiKey, Error> {
+        self.post("/v1/api-keys", request).await
     }
 
     pub async fn list_api_keys(&self) -> Result<Page<ApiKey>, Error> {

@@ -29,6 +29,7 @@ mod sandboxes;
 mod snapshots;
 mod stream;
 mod templates;
+mod teams;
 mod transport;
 
 pub use atoll_model as model;
@@ -38,4 +39,5 @@ pub use error::{ApiError, Error};
 pub use files::Download;
 pub use sandboxes::{ListSandboxes, command};
 pub use stream::{Event, Input, Receiver, Sender, Session, Start};
+pub use teams::AuditFilter;
 pub use transport::{Auth, Client, Upload};

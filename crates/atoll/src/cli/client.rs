@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use atoll_model::{ApiKeyId, BuildId, HostId, HostType, OnTimeout, SandboxId, SandboxStatus, TeamId};
+use atoll_model::api::auth::KeyScope;
+use atoll_model::{ApiKeyId, HostId, HostType, OnTimeout, SandboxId, SandboxStatus, TeamId};
 use clap::{Args, Subcommand};
 
 /// What a new sandbox shall be.
@@ -301,6 +303,15 @@ pub enum KeyCommand {
     Create {
         /// What it is for
         name: String,
+        /// What it may do: all, sandboxes (and what is in them), or read
+        #[arg(long, value_name = "SCOPE", default_value = "all")]
+        scope: KeyScope,
+        /// Refused after so long, `30days` for example; never when absent
+        #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+        expires: Option<std::time::Duration>,
+        /// Print it in the form that E2B's SDKs take (`e2b_…`)
+        #[arg(long)]
+        e2b: bool,
         #[command(flatten)]
         person: PersonArgs,
     },

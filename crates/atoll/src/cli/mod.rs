@@ -5,6 +5,7 @@
 
 pub mod client;
 pub mod settings;
+pub mod teams;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -124,6 +125,28 @@ Examples:
 These take your account (--email), or on the machine of `atoll up` its admin's."
     )]
     Hosts(HostsCommand),
+    /// Make teams, and manage who is in them
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  atoll team create Research                prints its id
+  atoll team add team-… ada@example.com --role admin
+  atoll team usage                          sandbox hours per day, and the quotas
+
+These take your account (--email), or on the machine of `atoll up` its admin's."
+    )]
+    Team(teams::TeamCommand),
+    /// What platform admins see and switch: teams, people, quotas
+    #[command(subcommand)]
+    Admin(teams::AdminCommand),
+    /// Who did what to which thing, newest first
+    #[command(after_help = "\
+Examples:
+  atoll audit --action sandbox.create
+  atoll audit --resource sb-… --json
+  atoll audit --all --since 2026-11-25T00:00:00Z    of every team, for platform admins")]
+    Audit(teams::AuditArgs),
     /// Remember a server and an API key for this user
     Login(LoginArgs),
     /// Print a completion script for a shell

@@ -2,6 +2,8 @@
 //! running program, `terminal` and `streams` are this side's ends of it, `fresh` is a sandbox that lives as long as
 //! the command.
 
+mod admin;
+mod audit;
 mod cp;
 mod exec;
 mod fresh;
@@ -19,6 +21,7 @@ mod snapshot;
 mod streams;
 mod tarball;
 mod template;
+mod team;
 mod terminal;
 
 use anyhow::Context;
@@ -50,6 +53,9 @@ async fn dispatch(command: Command, global: &Global) -> anyhow::Result<u8> {
         Command::Cp(args) => cp::main(args, global).await,
         Command::Key(command) => key::main(command, global).await,
         Command::Hosts(command) => hosts::main(command, global).await,
+        Command::Team(command) => team::main(command, global).await,
+        Command::Admin(command) => admin::main(command, global).await,
+        Command::Audit(args) => audit::main(args, global).await,
         Command::Login(args) => login::main(args, global).await,
         Command::Up(_) | Command::Server(_) | Command::Host(_) | Command::Completion { .. } | Command::Zygote => Ok(1),
     }

@@ -1,0 +1,185 @@
+//! Options of the commands about teams, platform admins' matters and the audit trail.
+
+use atoll_model::api::auth::Role;
+use atoll_model::{TeamId, UserId};
+use clap::{Args, Subcommand};
+
+use super::client::PersonArgs;
+
+#[derive(Debug, Subcommand)]
+pub enum TeamCommand {
+    /// List the teams that you are in
+    #[command(visible_alias = "ls")]
+    List {
+        #[command(flatten)]
+        person: PersonArgs,
+    },
+    /// Make a team; you become its owner
+    Create {
+        name: String,
+        #[command(flatten)]
+        person: PersonArgs,
+    },
+    /// Show a team and its people
+    Get {
+        team: TeamId,
+        #[command(flatten)]
+        person: PersonArgs,
+    },
+    /// Give a team another name
+    Rename {
+        team: TeamId,
+        name: String,
+        #[command(flatten)]
+        person: PersonArgs,
+    },
+    /// Delete a team that has no sandboxes, hosts and templates left
+    Rm {
+        team: TeamId,
+        #[command(flatten)]
+        person: PersonArgs,
+    },
+    /// Make somebody who has an account a member
+    Add {
+        team: TeamId,
+        email: String,
+        /// owner, admin or member
+        #[arg(long, default_value = "member")]
+        role: Role,
+        #[command(flatten)]
+        person: PersonArgs,
+    },
+    /// Give a member another role
+    Role {
+        team: TeamId,
+        user: UserId,
+        /// owner, admin or member
+        role: Role,
+        #[command(flatten)]
+        person: PersonArgs,
+    },
+    /// Take a member out of a team
+    Remove {
+        team: TeamId,
+        user: UserId,
+        #[command(flatten)]
+        person: PersonArgs,
+    },
+    /// Leave a team
+    Leave {
+        team: TeamId,
+        #[command(flatten)]
+        person: PersonArgs,
+    },
+    /// What your team used per day, and what it has and may have
+    Usage {
+        #[command(flatten)]
+        person: PersonArgs,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum AdminCommand {
+    /// List all teams
+    Teams {
+        /// Part of a name
+        search: Option<String>,
+        #[command(flatten)]
+        person: PersonArgs,
+    },
+    /// List all people
+    Users {
+        /// Part of a name or address
+        search: Option<String>,
+        #[command(flatten)]
+        person: PersonArgs,
+    },
+    /// Let a team bring its own hosts, or not
+    Byoc {
+        team: TeamId,
+        #[arg(value_parser = on_or_off)]
+        state: bool,
+        #[command(flatten)]
+        person: PersonArgs,
+    },
+    /// Show what a team has and may have; with options, set all of its limits
+    #[command(after_help = "\
+Examples:
+  atoll admin quota team-…                          what it has and may have
+  atoll admin quota team-… --sandboxes 50           that limit; the others are the defaults
+  atoll admin quota team-… --defaults               all are the defaults")]
+    Quota {
+        team: TeamId,
+        #[command(flatten)]
+        limits: QuotaArgs,
+        #[command(flatten)]
+        person: PersonArgs,
+    },
+    /// Switch an account on or off
+    Active {
+        user: UserId,
+        #[arg(value_parser = on_or_off)]
+        state: bool,
+        #[command(flatten)]
+        person: PersonArgs,
+    },
+    /// Make a person a platform admin, or no more
+    Admin {
+        user: UserId,
+        #[arg(value_parser = on_or_off)]
+        state: bool,
+        #[command(flatten)]
+        person: PersonArgs,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct QuotaArgs {
+    /// Sandboxes that are not stopped
+    #[arg(long, value_name = "N")]
+    pub sandboxes: Option<u64>,
+    /// Virtual CPUs of all together
+    #[arg(long, value_name = "N")]
+    pub vcpus: Option<u64>,
+    /// Memory of all together
+    #[arg(long, value_name = "MB")]
+    pub memory_mb: Option<u64>,
+    /// Disk of all together
+    #[arg(long, value_name = "MB")]
+    pub disk_mb: Option<u64>,
+    /// No limits of its own
+    #[arg(long, conflicts_with_all = ["sandboxes", "vcpus", "memory_mb", "disk_mb"])]
+    pub defaults: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct AuditArgs {
+    /// Id of a person, a key or a host
+    #[arg(long, value_name = "ID")]
+    pub actor: Option<String>,
+    /// What was done, `sandbox.create` for example
+    #[arg(long, value_name = "ACTION")]
+    pub action: Option<String>,
+    /// Id of the thing
+    #[arg(long, value_name = "ID")]
+    pub resource: Option<String>,
+    /// From this moment on (RFC 3339)
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// At most so many, newest first
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub limit: u32,
+    /// Of every team; for platform admins
+    #[arg(long)]
+    pub all: bool,
+    #[command(flatten)]
+    pub person: PersonArgs,
+}
+
+fn on_or_off(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        other => Err(format!("`{other}` is neither on nor off")),
+    }
+}
