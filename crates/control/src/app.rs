@@ -25,6 +25,7 @@ use crate::layers::Layers;
 use crate::reconcile::Reconcile;
 use crate::sandboxes::Sandboxes;
 use crate::snapshots::Snapshots;
+use crate::webhooks::Worker;
 
 /// How often the use of an API key is noted.
 const NOTE_KEY_USE: Duration = Duration::from_secs(60);
@@ -50,6 +51,7 @@ pub struct Parts {
     pub listeners: Listeners,
     /// Connections that hosts behind NAT keep open to this replica.
     pub tunnels: Tunnels,
+    pub webhooks: Worker,
     /// A name of this replica, for leases.
     pub replica: String,
     /// Work that is finished before control ends.

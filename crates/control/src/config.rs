@@ -245,6 +245,8 @@ pub struct ControlConfig {
     pub trusted_proxies: Vec<Network>,
     /// Registries (`host` or `host:port`) that may be at private addresses and speak plain HTTP.
     pub registry_allow: Vec<String>,
+    /// Private networks that webhooks may be sent to all the same.
+    pub webhook_allow: Vec<Network>,
     /// How often idle sandboxes are looked for. Default 1 s.
     pub reaper_interval: Duration,
 }
@@ -277,6 +279,7 @@ impl ControlConfig {
             browser_session_ttl: Duration::from_secs(7 * 24 * 3600),
             trusted_proxies: Vec::new(),
             registry_allow: Vec::new(),
+            webhook_allow: Vec::new(),
             reaper_interval: Duration::from_secs(1),
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::app::App;
 use crate::db::{DbError, idempotency, leases};
 use crate::layers::{Dead, LayerError};
-use crate::{accounts, events, usage};
+use crate::{accounts, events, usage, webhooks};
 
 const HOUSEKEEPING: Duration = Duration::from_secs(300);
 const LEASE: &str = "housekeeping";
@@ -21,6 +21,7 @@ pub fn spawn(app: &App) {
     app.tasks.spawn(reaper.run_reaper(app.replica.clone(), app.config.reaper_interval, app.shutdown.clone()));
     app.tasks.spawn(app.reconcile.monitor.clone().run(app.hosts.changes(), app.shutdown.clone()));
     app.tasks.spawn(app.feed.clone().run(app.db.clone(), app.shutdown.clone()));
+    app.tasks.spawn(app.webhooks.clone().run(app.shutdown.clone()));
     app.tasks.spawn(housekeeping(app.clone()));
     app.tasks.spawn(tend_layers(app.clone()));
 }
@@ -81,6 +82,7 @@ async fn clean(app: &App) -> Result<(), DbError> {
     idempotency::prune(&app.db, now).await?;
     accounts::prune(&app.db, now).await?;
     usage::roll(&app.db, now).await?;
+    while webhooks::store::prune(&app.db, now - EVENTS_KEPT).await? > 0 {}
     while events::prune(&app.db, now - EVENTS_KEPT).await? > 0 {}
     Ok(())
 }

@@ -36,6 +36,7 @@ mod teams;
 #[cfg(test)]
 mod testing;
 mod usage;
+mod webhooks;
 
 /// The reconciler with its two sides and its clock, for the simulation of a cluster.
 #[cfg(feature = "simulation")]

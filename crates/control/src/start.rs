@@ -30,6 +30,7 @@ use crate::reconcile::Reconcile;
 use crate::sandboxes::{Placer, Sandboxes};
 use crate::snapshots::Snapshots;
 use crate::templates::{BaseImage, store as templates};
+use crate::webhooks::{Sender, Worker};
 use crate::{http, jobs};
 
 /// How long connections and tasks may take to end in order.
@@ -160,6 +161,8 @@ async fn wire(
     let puller = Puller { db: db.clone(), clock: clock.clone(), objects: layers.objects().clone(), registries };
     let builds = Builds::new(db.clone(), clock.clone(), sandboxes.clone(), layers.clone(), puller, replica.clone());
     let snapshots = Snapshots::new(db.clone(), clock.clone(), sandboxes.clone(), layers.clone());
+    let sender = Sender::new(&config.webhook_allow, config.version);
+    let webhooks = Worker { db: db.clone(), clock: clock.clone(), sender, replica: replica.clone() };
     Ok(App::new(Parts {
         requests: Arc::new(Semaphore::new(config.http.max_requests)),
         config,
@@ -176,6 +179,7 @@ async fn wire(
         listeners: http::Listeners::default(),
         tunnels,
         replica,
+        webhooks,
         tasks,
         shutdown,
         metrics: HttpMetrics::default(),

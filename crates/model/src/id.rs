@@ -141,6 +141,11 @@ id_type!(/// An audit-log entry.
 id_type!(/// A signed-in session of a person.
     SessionId, "ses-", "session");
 
+id_type!(/// A webhook.
+    WebhookId, "hook-", "webhook");
+id_type!(/// One event on its way to one webhook.
+    DeliveryId, "dlv-", "delivery");
+
 impl SandboxId {
     /// The form for DNS labels and the E2B SDKs: `i` and the 20 characters.
     #[must_use]

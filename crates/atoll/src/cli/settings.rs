@@ -69,6 +69,9 @@ pub struct ControlArgs {
     /// Networks of reverse proxies in front, whose X-Forwarded-For, -Proto and -Host are believed
     #[arg(long, env = "ATOLL_TRUSTED_PROXIES", value_name = "CIDR", value_delimiter = ',')]
     pub trusted_proxies: Vec<Network>,
+    /// Private networks that webhooks may be sent to all the same
+    #[arg(long, env = "ATOLL_WEBHOOK_ALLOW", value_name = "CIDR", value_delimiter = ',')]
+    pub webhook_allow: Vec<Network>,
     /// How a host is picked: round-robin or least-loaded
     #[arg(long, env = "ATOLL_SCHEDULER", value_name = "KIND", default_value = "round-robin")]
     pub scheduler: SchedulerKind,
@@ -84,6 +87,18 @@ pub struct ControlArgs {
     /// A registry (host or host:port) at a private address, asked without TLS, that images may come from; can be repeated
     #[arg(long, env = "ATOLL_REGISTRY_ALLOW", value_name = "HOST", value_delimiter = ',')]
     pub registry_allow: Vec<String>,
+    /// How many sandboxes a team may have that has no limit of its own (not counting stopped ones)
+    #[arg(long, env = "ATOLL_QUOTA_SANDBOXES", value_name = "N")]
+    pub quota_sandboxes: Option<u64>,
+    /// The same for the virtual CPUs of all its sandboxes
+    #[arg(long, env = "ATOLL_QUOTA_VCPUS", value_name = "N")]
+    pub quota_vcpus: Option<u64>,
+    /// The same for their memory
+    #[arg(long, env = "ATOLL_QUOTA_MEMORY_MB", value_name = "MB")]
+    pub quota_memory_mb: Option<u64>,
+    /// The same for their disks
+    #[arg(long, env = "ATOLL_QUOTA_DISK_MB", value_name = "MB")]
+    pub quota_disk_mb: Option<u64>,
     /// Bearer token that opens /metrics from elsewhere than loopback
     #[arg(long, env = "ATOLL_METRICS_TOKEN", value_name = "TOKEN", hide_env_values = true)]
     pub metrics_token: Option<String>,

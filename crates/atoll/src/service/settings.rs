@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use atoll_control::ControlConfig;
-use atoll_control::config::{DashboardFile, Overcommit, TlsFiles};
+use atoll_control::config::{DashboardFile, Overcommit, Quotas, TlsFiles};
 use atoll_host::HostConfig;
 
 use crate::cli::settings::{AgentArgs, ControlArgs, HeartbeatArgs, OnReconnect};
@@ -23,10 +23,17 @@ pub fn control(data_dir: PathBuf, cache_dir: PathBuf, args: &ControlArgs, heartb
     config.version = VERSION;
     config.signup = args.signup;
     config.trusted_proxies.clone_from(&args.trusted_proxies);
+    config.webhook_allow.clone_from(&args.webhook_allow);
     config.scheduler = args.scheduler;
     config.registry_allow.clone_from(&args.registry_allow);
     config.overcommit =
         Overcommit { cpu: args.cpu_overcommit, memory: args.memory_overcommit, disk: args.disk_overcommit };
+    config.quotas = Quotas {
+        sandboxes: args.quota_sandboxes,
+        vcpus: args.quota_vcpus,
+        memory_mb: args.quota_memory_mb,
+        disk_mb: args.quota_disk_mb,
+    };
     config.metrics_token = args.metrics_token.clone().map(Into::into);
     config.resume_on_reconnect = args.on_reconnect == OnReconnect::Resume;
     let times = &mut config.hosts;

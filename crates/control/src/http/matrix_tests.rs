@@ -31,6 +31,8 @@ enum For {
     In(Role),
     /// A person who works in T with at least this role, about its host; or a platform admin.
     HostOfT(Role),
+    /// A person who works in T with at least this role, about its webhook; being a platform admin opens nothing.
+    HookOfT(Role),
     /// A platform admin.
     Admin,
     /// The host itself.
@@ -39,7 +41,7 @@ enum For {
     Replica,
 }
 
-use For::{Admin, Host, HostOfT, In, Key, KeyOfT, Public, Replica};
+use For::{Admin, HookOfT, Host, HostOfT, In, Key, KeyOfT, Public, Replica};
 
 #[rustfmt::skip]
 const ROWS: &[(&str, For)] = &[
@@ -107,9 +109,11 @@ const ROWS: &[(&str, For)] = &[
     ("post /v1/sandboxes/{id}/files/stream/write", KeyOfT),
     ("get /v1/sandboxes/{id}/files/watch", KeyOfT),
     ("post /v1/sandboxes/{id}/files/write", KeyOfT),
+    ("post /v1/sandboxes/{id}/fork", KeyOfT),
     ("post /v1/sandboxes/{id}/links", KeyOfT),
     ("get /v1/sandboxes/{id}/logs", KeyOfT),
     ("get /v1/sandboxes/{id}/metrics", KeyOfT),
+    ("put /v1/sandboxes/{id}/network", KeyOfT),
     ("post /v1/sandboxes/{id}/pause", KeyOfT),
     ("post /v1/sandboxes/{id}/ping", KeyOfT),
     ("get /v1/sandboxes/{id}/processes", KeyOfT),
@@ -119,6 +123,10 @@ const ROWS: &[(&str, For)] = &[
     ("post /v1/sandboxes/{id}/timeout", KeyOfT),
     ("get /v1/sessions", For::Person),
     ("delete /v1/sessions/{id}", For::Person),
+    ("get /v1/snapshots", Key),
+    ("post /v1/snapshots", Key),
+    ("delete /v1/snapshots/{name}", Key),
+    ("get /v1/snapshots/{name}", Key),
     ("get /v1/teams", For::Person),
     ("post /v1/teams", For::Person),
     ("delete /v1/teams/{id}", In(Role::Owner)),
@@ -132,6 +140,13 @@ const ROWS: &[(&str, For)] = &[
     ("get /v1/templates", Key),
     ("get /v1/templates/{name}", Key),
     ("get /v1/usage", Key),
+    ("get /v1/webhooks", For::Person),
+    ("post /v1/webhooks", For::Person),
+    ("delete /v1/webhooks/{id}", HookOfT(Role::Admin)),
+    ("get /v1/webhooks/{id}", HookOfT(Role::Member)),
+    ("patch /v1/webhooks/{id}", HookOfT(Role::Admin)),
+    ("get /v1/webhooks/{id}/deliveries", HookOfT(Role::Member)),
+    ("post /v1/webhooks/{id}/test", HookOfT(Role::Admin)),
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -212,6 +227,11 @@ fn verdict(access: For, caller: Caller) -> Verdict {
             Some(_) => Forbidden,
             None => NotThere,
         },
+        HookOfT(needed) if person => match caller.role() {
+            Some(role) if role >= needed => Verdict::In,
+            Some(_) => Forbidden,
+            None => NotThere,
+        },
         Admin if person => Forbidden,
         Host if caller == Caller::Host => Verdict::In,
         _ => Unauthorized,
@@ -222,6 +242,7 @@ fn verdict(access: For, caller: Caller) -> Verdict {
 struct World {
     test: TestApp,
     host: String,
+    hook: std::sync::Mutex<Option<String>>,
     host_client: Client,
     /// (person, their role in T)
     people: Vec<(Person, Role)>,
@@ -279,6 +300,7 @@ impl World {
         Self {
             host: made["host"]["id"].as_str().unwrap().to_owned(),
             host_client,
+            hook: std::sync::Mutex::default(),
             people,
             demoted: demoted.client,
             victim: test.colleague("Vic", Role::Member).await,
@@ -311,7 +333,20 @@ impl World {
     }
 
     /// A path with things of T in it, made anew where a request may have used them up.
-    async fn concrete(&self, path: &str) -> String {
+    async fn concrete(&self, method: &Method, path: &str) -> String {
+        let mut path = path.to_owned();
+        if *method == Method::DELETE && path == "/v1/hosts/{id}" {
+            let made = self.client(Caller::Owner).post("/v1/hosts", json!({ "type": "byoc" })).await.json();
+            path = path.replace("{id}", made["host"]["id"].as_str().unwrap());
+        }
+        if path.contains("/webhooks/{id}") {
+            let made = self.client(Caller::Owner).post("/v1/webhooks", json!({ "url": "http://localhost:9/" })).await;
+            let gone = self.hook.lock().unwrap().replace(made.json()["id"].as_str().unwrap_or_default().to_owned());
+            if let Some(gone) = gone {
+                self.client(Caller::Owner).delete(&format!("/v1/webhooks/{gone}")).await;
+            }
+            path = path.replace("{id}", self.hook.lock().unwrap().as_deref().unwrap_or_default());
+        }
         let mut path = path
             .replace("/hosts/{id}", &format!("/hosts/{}", self.host))
             .replace("/teams/{id}", &format!("/teams/{}", self.test.team()))
@@ -399,7 +434,7 @@ async fn every_route_lets_in_exactly_whom_it_is_for() {
             }
             let method: Method = method.to_uppercase().parse().unwrap();
             for caller in CALLERS {
-                let path = world.concrete(template).await;
+                let path = world.concrete(&method, template).await;
                 let client = world.client(caller).with("content-type", "application/json");
                 // Only the head: some answers never end.
                 let status = client.head_of(method.clone(), &path, Body::empty()).await.as_u16();

@@ -57,6 +57,7 @@ mod tunnels;
 mod usage;
 pub mod validate;
 mod watch;
+mod webhooks;
 
 pub use events::Listeners;
 
@@ -110,6 +111,7 @@ fn quick() -> OpenApiRouter<App> {
         .merge(admin::routes())
         .merge(audit::routes())
         .merge(usage::routes())
+        .merge(webhooks::routes())
 }
 
 /// Routes that take as long as their program, stream or file does.

@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::db::{Db, DbError};
-use crate::{api_keys, hosts, sandboxes, teams, templates};
+use crate::{api_keys, hosts, sandboxes, teams, templates, webhooks};
 
 fn shown(object: Option<impl Serialize>) -> Option<Value> {
     object.and_then(|object| serde_json::to_value(object).ok())
@@ -40,6 +40,7 @@ pub async fn now(db: &Db, kind: &str, id: &str, team: Option<&TeamId>) -> Result
             let (Ok(id), Some(team)) = (id.parse::<UserId>(), team) else { return Ok(None) };
             shown(teams::store::member_now(db, team, &id).await?.map(teams::MemberRow::into_api))
         }
+        "webhook" => shown(webhooks::store::get_any(db, id).await?.map(webhooks::WebhookRow::into_api)),
         _ => None,
     })
 }

@@ -69,17 +69,7 @@ pub(super) async fn keep(
         .map(|_| ()))
         .during("keep what a team used")?;
     }
-    on!(tx &mut tx, |c| sqlx::query(
-        "INSERT INTO settings (name, value, updated_at) VALUES ($1, $2, $3)
-         ON CONFLICT (name) DO UPDATE SET value = excluded.value, updated_at = excluded.updated_at",
-    )
-    .bind(ROLLED)
-    .bind(day.to_string())
-    .bind(now)
-    .execute(c)
-    .await
-    .map(|_| ()))
-    .during("note the day that was added up")?;
+    settings::set_in(&mut tx, ROLLED, &day.to_string(), now).await?;
     tx.commit().await
 }
 

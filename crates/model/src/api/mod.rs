@@ -10,6 +10,7 @@ pub mod sandboxes;
 pub mod snapshots;
 pub mod teams;
 pub mod templates;
+pub mod webhooks;
 
 use serde::{Deserialize, Serialize};
 
