@@ -109,6 +109,8 @@ async fn what_fails_is_tried_again_with_growing_pauses_and_a_dead_webhook_is_dis
         assert!(log["items"][0]["error"].as_str().unwrap().contains("redirects are not followed"), "{log}");
         test.clock.advance(DISABLE_AFTER);
         turn(&test).await;
+        // The session ended meanwhile.
+        let owner = test.first().await;
         let dead = owner.get(&path(&hook, "")).await.json();
         assert_eq!(dead["enabled"], false);
         assert!(dead["disabled_reason"].as_str().unwrap().contains("24 hours"));
