@@ -354,6 +354,7 @@ impl World {
             .replace("{user_id}", self.victim.id.as_str())
             .replace("/api-keys/{id}", "/api-keys/key-aaaaaaaaaaaaaaaaaaaa")
             .replace("/sessions/{id}", "/sessions/ses-aaaaaaaaaaaaaaaaaaaa")
+            .replace("/snapshots/{name}", "/snapshots/none")
             .replace("{process}", "7")
             .replace("{digest}", &"0".repeat(64))
             .replace("{name}", "base");
