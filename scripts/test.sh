@@ -3,14 +3,14 @@
 # As root on Debian or its like, from a clean clone; installs what it needs. The last line is the count of all tests.
 #
 #   scripts/test.sh            all of it
-#   scripts/test.sh lint unit  only these parts: lint unit system dashboard docs leaks
+#   scripts/test.sh lint unit  only these parts: lint unit system fuzz dashboard docs leaks
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=lib.sh
 . scripts/lib.sh
 need_root "$@"
 
-parts=${*:-lint unit system dashboard docs leaks}
+parts=${*:-lint unit system fuzz dashboard docs leaks}
 wants() { [[ " $parts " == *" $1 "* ]]; }
 began=$SECONDS
 work=$(mktemp -d /tmp/atoll-test.XXXXXX)
@@ -67,6 +67,7 @@ trap 'exit 130' INT TERM
 
 say "${bold}What the tests need${plain}"
 apt_install "${BUILD_PACKAGES[@]}" "${RUN_PACKAGES[@]}" postgresql shellcheck python3-venv
+apt_install "${BUILD_PACKAGES[@]}" "${RUN_PACKAGES[@]}" postgresql python3-venv shellcheck
 wants dashboard && apt_install chromium fonts-liberation
 ensure_rust
 ensure_node
@@ -95,13 +96,13 @@ stop_postgres() {
     as_postgres "$bin/pg_ctl" -D "$work/postgres/data" -m immediate stop >>"$LOG" 2>&1 || true
 }
 as_postgres() { (cd / && setpriv --reuid=postgres --regid=postgres --clear-groups -- "$@"); }
-if wants unit || wants system; then
+if wants unit || wants system || wants fuzz; then
     run "Starting a PostgreSQL for the tests" "See its log in $work/postgres." start_postgres
     export ATOLL_TEST_POSTGRES=$work/postgres
 fi
 
 # The release binary is what people get; the tests across crates, the documents and the dashboard all use this one.
-if wants system || wants docs || wants dashboard; then
+if wants system || wants fuzz || wants docs || wants dashboard; then
     run "Building the release binary" "Run: cargo build --release --bin atoll." cargo build --release --locked --bin atoll
     export ATOLL_BIN=$program
 fi
@@ -118,6 +119,14 @@ fi
 if wants system; then
     stage "E2B's SDKs" scripts/with-atoll.sh --program "$program" scripts/e2b.sh
     stage "Tests of the real binary" cargo nextest run -p atoll-tests --locked --no-fail-fast
+fi
+if wants fuzz; then
+    fuzz_postgres() {
+        as_postgres "$(find /usr/lib/postgresql -name createdb | sort -V | tail -n 1)" -h "$work/postgres" -U postgres fuzz
+        scripts/fuzz.sh "$program" "postgres://postgres@localhost/fuzz?host=$work/postgres"
+    }
+    stage "The API against its own document, SQLite" scripts/fuzz.sh "$program"
+    stage "The API against its own document, PostgreSQL" fuzz_postgres
 fi
 if wants dashboard; then
     # The build of the release binary has installed its packages.

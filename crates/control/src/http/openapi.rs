@@ -1,10 +1,15 @@
 //! The OpenAPI document: generated from the handlers, completed with what is true of all of them.
 
+use std::collections::BTreeSet;
+
 use atoll_model::api::ErrorBody;
 use utoipa::openapi::content::ContentBuilder;
 use utoipa::openapi::path::Operation;
+use utoipa::openapi::schema::Schema;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{Components, InfoBuilder, OpenApi, OpenApiBuilder, Ref, RefOr, Response, ResponseBuilder};
+use utoipa::openapi::{
+    Components, InfoBuilder, OpenApi, OpenApiBuilder, Ref, RefOr, Required, Response, ResponseBuilder,
+};
 use utoipa::{PartialSchema, ToSchema};
 
 /// The document before the routes are added.
@@ -43,6 +48,12 @@ pub fn complete(mut api: OpenApi) -> OpenApi {
     ] {
         components.schemas.entry(name.to_owned()).or_insert(schema);
     }
+    let lenient: BTreeSet<String> = components
+        .schemas
+        .iter()
+        .filter(|(_, schema)| matches!(schema, RefOr::T(Schema::Object(object)) if object.required.is_empty()))
+        .map(|(name, _)| name.clone())
+        .collect();
     for (path, item) in &mut api.paths.paths {
         let operations = [
             ("get", &mut item.get),
@@ -57,6 +68,7 @@ pub fn complete(mut api: OpenApi) -> OpenApi {
             let Some(operation) = operation else { continue };
             operation.operation_id = Some(operation_id(method, path));
             complete_operation(path, operation);
+            optional_body(operation, &lenient);
         }
     }
     api
@@ -67,6 +79,16 @@ fn operation_id(method: &str, path: &str) -> String {
     let path = path.strip_prefix("/v1").unwrap_or(path);
     let words = path.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
     std::iter::once(method).chain(words).collect::<Vec<_>>().join("_")
+}
+
+/// A body of which nothing is required may be left out: an empty one counts as `{}`.
+fn optional_body(operation: &mut Operation, lenient: &BTreeSet<String>) {
+    let Some(RefOr::T(body)) = &mut operation.request_body else { return };
+    let Some(RefOr::T(content)) = body.content.get("application/json") else { return };
+    let Some(RefOr::Ref(schema)) = &content.schema else { return };
+    if schema.ref_location.rsplit('/').next().is_some_and(|name| lenient.contains(name)) {
+        body.required = Some(Required::False);
+    }
 }
 
 fn complete_operation(path: &str, operation: &mut Operation) {
