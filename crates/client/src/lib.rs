@@ -28,8 +28,8 @@ mod hosts;
 mod sandboxes;
 mod snapshots;
 mod stream;
-mod templates;
 mod teams;
+mod templates;
 mod transport;
 
 pub use atoll_model as model;

@@ -2,9 +2,8 @@
 
 use std::path::PathBuf;
 
-use atoll_model::{ApiKeyId, BuildId, HostId, HostType, OnTimeout, SandboxId, SandboxStatus, TeamId};
 use atoll_model::api::auth::KeyScope;
-use atoll_model::{ApiKeyId, HostId, HostType, OnTimeout, SandboxId, SandboxStatus, TeamId};
+use atoll_model::{ApiKeyId, BuildId, HostId, HostType, OnTimeout, SandboxId, SandboxStatus, TeamId};
 use clap::{Args, Subcommand};
 
 /// What a new sandbox shall be.

@@ -20,8 +20,8 @@ mod signals;
 mod snapshot;
 mod streams;
 mod tarball;
-mod template;
 mod team;
+mod template;
 mod terminal;
 
 use anyhow::Context;

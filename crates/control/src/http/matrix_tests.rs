@@ -138,7 +138,16 @@ const ROWS: &[(&str, For)] = &[
     ("delete /v1/teams/{id}/members/{user_id}", In(Role::Admin)),
     ("patch /v1/teams/{id}/members/{user_id}", In(Role::Admin)),
     ("get /v1/templates", Key),
+    ("post /v1/templates", Key),
+    ("get /v1/templates/files/{hash}", Key),
+    ("put /v1/templates/files/{hash}", Key),
+    ("delete /v1/templates/{name}", Key),
     ("get /v1/templates/{name}", Key),
+    ("get /v1/templates/{name}/builds", Key),
+    ("delete /v1/templates/{name}/builds/{build}", Key),
+    ("get /v1/templates/{name}/builds/{build}", Key),
+    ("get /v1/templates/{name}/builds/{build}/logs", Key),
+    ("get /v1/templates/{name}/tags", Key),
     ("get /v1/usage", Key),
     ("get /v1/webhooks", For::Person),
     ("post /v1/webhooks", For::Person),
@@ -357,7 +366,9 @@ impl World {
             .replace("/snapshots/{name}", "/snapshots/none")
             .replace("{process}", "7")
             .replace("{digest}", &"0".repeat(64))
-            .replace("{name}", "base");
+            .replace("{build}", "none")
+            .replace("{hash}", &"0".repeat(64))
+            .replace("{name}", "none");
         if path.contains("/sandboxes/{id}") {
             let made = self.test.client.post("/v1/sandboxes", json!({})).await.json();
             path = path.replace("{id}", made["id"].as_str().unwrap());

@@ -175,12 +175,11 @@ async fn wire(config: ControlConfig, clock: Clock, db: Db, machines: &FakeFleet)
     let registries = Registries::new(config.registry_allow.clone()).unwrap();
     let puller = Puller { db: db.clone(), clock: clock.clone(), objects: layers.objects().clone(), registries };
     let builds = Builds::new(db.clone(), clock.clone(), sandboxes.clone(), layers.clone(), puller, "test".to_owned());
-    App::new(Parts {
-        builds,
     let sender = crate::webhooks::Sender::new(&config.webhook_allow, config.version);
     let replica = "test".to_owned();
     App::new(Parts {
         webhooks: crate::webhooks::Worker { db: db.clone(), clock: clock.clone(), sender, replica },
+        builds,
         accounts: Accounts::new(db.clone(), clock.clone(), tokens, AccountSettings::from(&config)),
         snapshots: Snapshots::new(db.clone(), clock.clone(), sandboxes.clone(), layers.clone()),
         sandboxes,
