@@ -67,7 +67,6 @@ trap 'exit 130' INT TERM
 
 say "${bold}What the tests need${plain}"
 apt_install "${BUILD_PACKAGES[@]}" "${RUN_PACKAGES[@]}" postgresql shellcheck python3-venv
-apt_install "${BUILD_PACKAGES[@]}" "${RUN_PACKAGES[@]}" postgresql python3-venv shellcheck
 wants dashboard && apt_install chromium fonts-liberation
 ensure_rust
 ensure_node
