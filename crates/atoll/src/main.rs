@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
 
-use cli::{Cli, Command, HostSubcommand, SandboxCommand};
+use cli::{Cli, Command, HostSubcommand, KeysCommand, SandboxCommand, ServerSubcommand};
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
@@ -50,7 +50,10 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
     let global = cli.global;
     match cli.command {
         Command::Up(args) => service::up::main(*args, &global),
-        Command::Server(args) => service::server::main(*args, &global),
+        Command::Server(command) => match command.what {
+            None => service::server::main(command.run, &global),
+            Some(ServerSubcommand::Keys(KeysCommand::Rotate(args))) => service::keys::rotate(&args, &global),
+        },
         Command::Host(command) => match command.what {
             None => service::host::main(command.run, &global),
             Some(HostSubcommand::Check) => service::host::check(&global),

@@ -3,6 +3,7 @@
 use atoll_model::ApiKeyId;
 use atoll_model::api::Page;
 use atoll_model::api::auth::{ApiKey, AuthResponse, CreateApiKeyRequest, LoginRequest, Me, SetupRequest, Team};
+use atoll_model::api::sign_in::{DeviceLogin, DeviceRequest, DeviceTokenRequest};
 use http::Method;
 use http_body_util::{BodyExt, Empty};
 use secrecy::{ExposeSecret, SecretString};
@@ -40,6 +41,23 @@ impl Client {
             cause: "the answer has no token".to_owned(),
         })?;
         Ok(self.with_auth(Auth::Bearer(token.into())))
+    }
+
+    /// Begins the login of this program: a person has to let it in.
+    pub async fn begin_device_login(&self, client_name: &str) -> Result<DeviceLogin, Error> {
+        let request = DeviceRequest { client_name: Some(client_name.to_owned()) };
+        self.with_auth(Auth::Nobody).post("/v1/auth/device", &request).await
+    }
+
+    /// Asks whether a person has let this program in.
+    pub async fn device_token(&self, device_code: &str) -> Result<AuthResponse, Error> {
+        let request = DeviceTokenRequest { device_code: device_code.to_owned() };
+        self.with_auth(Auth::Nobody).post("/v1/auth/device/token", &request).await
+    }
+
+    /// Ends the session that this client asks with.
+    pub async fn logout(&self) -> Result<(), Error> {
+        self.json(Method::POST, "/v1/auth/logout", None::<&()>, DEADLINE).await
     }
 
     pub async fn me(&self) -> Result<Me, Error> {

@@ -15,6 +15,8 @@ const FILE_NAME: &str = "credentials.json";
 pub struct Credentials {
     pub url: String,
     pub api_key: Option<SecretString>,
+    /// Of a person who let this program in with `atoll login`; used where there is no key.
+    pub token: Option<SecretString>,
     /// Set where `atoll up` made the first admin: lets a person at the machine do what needs a signed-in user.
     pub admin: Option<(String, SecretString)>,
     /// Where they were found, for messages.
@@ -52,6 +54,8 @@ struct File {
     #[serde(default)]
     api_key: Option<String>,
     #[serde(default)]
+    token: Option<String>,
+    #[serde(default)]
     admin_email: Option<String>,
     #[serde(default)]
     admin_password: Option<String>,
@@ -77,6 +81,7 @@ impl Credentials {
             return Ok(Self {
                 url: url.clone(),
                 api_key: Some(key.clone().into()),
+                token: None,
                 admin: None,
                 source: "ATOLL_URL and ATOLL_API_KEY".to_owned(),
             });
@@ -87,7 +92,7 @@ impl Credentials {
             match Self::read(&path) {
                 Ok(found) if url.as_ref().is_none_or(|url| same_server(url, &found.url)) => {
                     return Ok(match key {
-                        Some(key) => Self { api_key: Some(key.into()), admin: None, ..found },
+                        Some(key) => Self { api_key: Some(key.into()), token: None, admin: None, ..found },
                         None => found,
                     });
                 }
@@ -98,7 +103,7 @@ impl Credentials {
         }
         match (url, key) {
             (Some(url), _) => {
-                Ok(Self { url, api_key: None, admin: None, source: "ATOLL_URL, without a key".to_owned() })
+                Ok(Self { url, api_key: None, token: None, admin: None, source: "ATOLL_URL, without a key".to_owned() })
             }
             (None, Some(_)) if unreadable.is_none() => Err(CredentialsError::KeyWithoutUrl),
             _ => Err(unreadable.unwrap_or(CredentialsError::NotFound { searched: folders.to_vec() })),
@@ -117,6 +122,7 @@ impl Credentials {
         Ok(Self {
             url: file.url,
             api_key: file.api_key.filter(|key| !key.is_empty()).map(Into::into),
+            token: file.token.filter(|token| !token.is_empty()).map(Into::into),
             admin: file.admin_email.zip(file.admin_password.map(Into::into)),
             source: path.display().to_string(),
         })

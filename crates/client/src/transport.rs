@@ -69,7 +69,8 @@ impl fmt::Debug for Client {
 
 impl Client {
     pub fn new(credentials: &Credentials) -> Result<Self, Error> {
-        let auth = credentials.api_key.clone().map_or(Auth::Nobody, Auth::ApiKey);
+        let token = credentials.token.clone().map_or(Auth::Nobody, Auth::Bearer);
+        let auth = credentials.api_key.clone().map_or(token, Auth::ApiKey);
         Self::to(Endpoint::parse(&credentials.url)?, auth)
     }
 

@@ -247,6 +247,13 @@ pub struct ControlConfig {
     pub registry_allow: Vec<String>,
     /// Private networks that webhooks may be sent to all the same.
     pub webhook_allow: Vec<Network>,
+    /// A file of the operator's with the keys that sign people's tokens (Ed25519, PEM): the first signs, all are accepted.
+    /// Keys in the database when absent.
+    pub jwt_key: Option<PathBuf>,
+    /// `smtp://` or `smtps://`, with user and password; no mail when absent.
+    pub smtp_url: Option<SecretString>,
+    /// Whom mail comes from.
+    pub smtp_from: Option<String>,
     /// How often idle sandboxes are looked for. Default 1 s.
     pub reaper_interval: Duration,
 }
@@ -280,6 +287,9 @@ impl ControlConfig {
             trusted_proxies: Vec::new(),
             registry_allow: Vec::new(),
             webhook_allow: Vec::new(),
+            jwt_key: None,
+            smtp_url: None,
+            smtp_from: None,
             reaper_interval: Duration::from_secs(1),
         }
     }

@@ -9,6 +9,7 @@ use crate::layers::{Dead, LayerError};
 use crate::{accounts, events, usage, webhooks};
 
 const HOUSEKEEPING: Duration = Duration::from_secs(300);
+const LOOK_FOR_KEYS: Duration = Duration::from_secs(60);
 const LEASE: &str = "housekeeping";
 const LAYERS_EVERY: Duration = Duration::from_secs(30);
 const LAYERS_LEASE: &str = "layers";
@@ -24,6 +25,7 @@ pub fn spawn(app: &App) {
     app.tasks.spawn(app.webhooks.clone().run(app.shutdown.clone()));
     app.tasks.spawn(housekeeping(app.clone()));
     app.tasks.spawn(tend_layers(app.clone()));
+    app.tasks.spawn(look_for_keys(app.clone()));
 }
 
 /// Stores what snapshots and templates stand on, and takes away what nobody stands on; when nudged, and now and then.
@@ -59,6 +61,23 @@ async fn tend_once(app: &App) -> Result<(), LayerError> {
     }
     leases::release(&app.db, LAYERS_LEASE, &app.replica).await?;
     Ok(())
+}
+
+/// Looks for signing keys that another replica, or `atoll server keys rotate`, has made.
+async fn look_for_keys(app: App) {
+    loop {
+        tokio::select! {
+            () = app.shutdown.cancelled() => return,
+            () = tokio::time::sleep(LOOK_FOR_KEYS) => {}
+        }
+        let users = app.accounts.tokens().refresh(app.clock.now()).await;
+        if let Err(error) = users {
+            tracing::warn!(error = &error as &dyn std::error::Error, "could not look for new signing keys");
+        }
+        if let Err(error) = app.hosts.refresh_keys().await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "could not look for new signing keys of hosts");
+        }
+    }
 }
 
 /// Removes what has outlived its use.

@@ -24,12 +24,14 @@ mod http;
 mod jobs;
 mod layers;
 mod live;
+mod mail;
 mod objects;
 mod oci;
 mod pki;
 mod quotas;
 mod reconcile;
 mod sandboxes;
+mod signing;
 mod snapshots;
 mod start;
 mod teams;
@@ -49,4 +51,4 @@ pub mod simulation {
 
 pub use accounts::{FirstAdmin, SetupError};
 pub use config::ControlConfig;
-pub use start::Control;
+pub use start::{Control, rotate_keys};

@@ -1,6 +1,7 @@
 //! Starting and ending the control plane: the wiring, the background jobs, the order of the end.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use crate::hosts::{Hosts, Loopback};
 use crate::http::listener::{self, Tls};
 use crate::http::metrics::HttpMetrics;
 use crate::layers::Layers;
+use crate::mail::Mailer;
 use crate::objects::Objects;
 use crate::oci::{Puller, Registries};
 use crate::pki::{Authority, agent_client_config};
@@ -31,8 +33,10 @@ use crate::sandboxes::{Placer, Sandboxes};
 use crate::snapshots::Snapshots;
 use crate::templates::{BaseImage, store as templates};
 use crate::webhooks::{Sender, Worker};
-use crate::{http, jobs};
+use crate::{http, jobs, signing};
 
+/// Longer than any token is good: those of programs that a person has let in last 30 days.
+const KEY_OVERLAP: Duration = Duration::from_secs(31 * 24 * 3600);
 /// How long connections and tasks may take to end in order.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -121,6 +125,24 @@ impl Control {
     }
 }
 
+/// Makes new signing keys of tokens, in the database that a server with these settings uses; it may be running. What the
+/// older ones signed stays good until it is over, or ends now with `at_once`: then everybody signs in again, and hosts
+/// refresh their tokens. Answers the new keys' ids.
+///
+/// # Errors
+/// When the database can't be had.
+pub async fn rotate_keys(database_url: Option<&str>, data_dir: &Path, at_once: bool) -> anyhow::Result<Vec<String>> {
+    let db = Db::open(database_url, data_dir).await?;
+    let overlap = if at_once { Duration::ZERO } else { KEY_OVERLAP };
+    let now = Clock::system().now();
+    let mut made = Vec::new();
+    for purpose in [signing::USERS, signing::HOSTS] {
+        made.push(signing::rotate(&db, purpose, overlap, now).await?);
+    }
+    db.close().await;
+    Ok(made)
+}
+
 async fn wire(
     config: ControlConfig,
     clock: Clock,
@@ -130,8 +152,11 @@ async fn wire(
     shutdown: CancellationToken,
 ) -> anyhow::Result<App> {
     let tasks = TaskTracker::new();
-    let tokens = UserTokens::load(&db, clock.now()).await.context("loading the key of user tokens")?;
-    let accounts = Accounts::new(db.clone(), clock.clone(), tokens, AccountSettings::from(&config));
+    let tokens = UserTokens::load(&db, config.jwt_key.as_deref(), clock.now())
+        .await
+        .context("loading the key of user tokens")?;
+    let accounts =
+        Accounts::new(db.clone(), clock.clone(), tokens, AccountSettings::from(&config), Mailer::new(&config)?);
     let loopback = if local_addr.ip().is_loopback() || local_addr.ip().is_unspecified() {
         Loopback::Allowed
     } else {

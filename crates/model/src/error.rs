@@ -16,6 +16,12 @@ pub enum ErrorCode {
     /// A cookie's request without the session's `X-CSRF-Token`.
     CsrfTokenInvalid,
     SignupClosed,
+    /// Of a program's login (RFC 8628): nobody has decided yet.
+    AuthorizationPending,
+    /// It asks too often: 5 seconds more between two questions from now on.
+    SlowDown,
+    AccessDenied,
+    ExpiredToken,
     NotFound,
     MethodNotAllowed,
     Conflict,
@@ -44,7 +50,11 @@ impl ErrorCode {
     #[must_use]
     pub const fn status(self) -> u16 {
         match self {
-            Self::InvalidRequest => 400,
+            Self::InvalidRequest
+            | Self::AuthorizationPending
+            | Self::SlowDown
+            | Self::AccessDenied
+            | Self::ExpiredToken => 400,
             Self::Unauthorized => 401,
             Self::Forbidden | Self::OriginMismatch | Self::CsrfTokenInvalid | Self::SignupClosed => 403,
             Self::NotFound => 404,
@@ -76,6 +86,10 @@ impl ErrorCode {
             Self::OriginMismatch => "origin_mismatch",
             Self::CsrfTokenInvalid => "csrf_token_invalid",
             Self::SignupClosed => "signup_closed",
+            Self::AuthorizationPending => "authorization_pending",
+            Self::SlowDown => "slow_down",
+            Self::AccessDenied => "access_denied",
+            Self::ExpiredToken => "expired_token",
             Self::NotFound => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::Conflict => "conflict",

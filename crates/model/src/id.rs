@@ -138,6 +138,8 @@ id_type!(/// A team's secret.
     SecretId, "sec-", "secret");
 id_type!(/// An audit-log entry.
     AuditId, "log-", "audit log");
+id_type!(/// An invitation into a team (not its token).
+    InvitationId, "inv-", "invitation");
 id_type!(/// A signed-in session of a person.
     SessionId, "ses-", "session");
 

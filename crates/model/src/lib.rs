@@ -12,7 +12,7 @@ pub mod sandbox;
 pub use error::ErrorCode;
 pub use host::{HostStatus, HostType};
 pub use id::{
-    ApiKeyId, AuditId, BuildId, DeliveryId, HostId, IdError, LayerId, SandboxId, SecretId, SessionId, SnapshotId,
-    TeamId, TemplateId, UserId, VolumeId, WebhookId,
+    ApiKeyId, AuditId, BuildId, DeliveryId, HostId, IdError, InvitationId, LayerId, SandboxId, SecretId, SessionId,
+    SnapshotId, TeamId, TemplateId, UserId, VolumeId, WebhookId,
 };
 pub use sandbox::{OnTimeout, SandboxStatus};

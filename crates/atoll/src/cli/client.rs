@@ -410,6 +410,7 @@ pub struct PersonArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
+  atoll login --url https://atoll.example                            shows a code; a browser lets you in
   atoll login --url https://atoll.example --email me@example.com     asks for the password and makes a key
   atoll login --url https://atoll.example --key-file ./key           stores a key that you have
   echo \"$KEY\" | atoll login --url https://atoll.example --key-file -")]
@@ -417,6 +418,9 @@ pub struct LoginArgs {
     /// Your account; the password is asked for, or read from ATOLL_PASSWORD
     #[arg(long, conflicts_with = "key_file")]
     pub email: Option<String>,
+    /// Ask for an API key that you have
+    #[arg(long, conflicts_with_all = ["email", "key_file"])]
+    pub key: bool,
     /// A file with an API key, or `-` for stdin
     #[arg(long, value_name = "FILE")]
     pub key_file: Option<PathBuf>,

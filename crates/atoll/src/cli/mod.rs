@@ -59,7 +59,8 @@ SIGTERM and Ctrl-C end it in order; sandboxes run on, and the next `atoll up` on
 data directory finds them again.")]
     Up(Box<UpArgs>),
     /// Start only the control plane, for hosts on other machines
-    Server(Box<ServerArgs>),
+    #[command(args_conflicts_with_subcommands = true)]
+    Server(Box<ServerCommand>),
     /// Start a host agent, or prepare a machine to be a host
     #[command(
         args_conflicts_with_subcommands = true,
@@ -147,8 +148,10 @@ Examples:
   atoll audit --resource sb-… --json
   atoll audit --all --since 2026-11-25T00:00:00Z    of every team, for platform admins")]
     Audit(teams::AuditArgs),
-    /// Remember a server and an API key for this user
+    /// Sign in to a server, and remember it for this user
     Login(LoginArgs),
+    /// End the session of `atoll login`, and forget the server
+    Logout,
     /// Print a completion script for a shell
     #[command(after_help = "\
 Examples:
@@ -159,6 +162,30 @@ Examples:
     /// Clones sandboxes for the agent that starts it; not for people
     #[command(hide = true)]
     Zygote,
+}
+
+#[derive(Debug, Args)]
+pub struct ServerCommand {
+    #[command(flatten)]
+    pub run: ServerArgs,
+    #[command(subcommand)]
+    pub what: Option<ServerSubcommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ServerSubcommand {
+    /// Keys that sign the tokens of people and hosts
+    #[command(subcommand)]
+    Keys(KeysCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum KeysCommand {
+    /// Make new keys; what the older ones signed stays good until it is over
+    #[command(after_help = "\
+The server may run meanwhile: it uses the new keys within a minute.
+With --jwt-key, put a new key first into that file instead, and restart.")]
+    Rotate(settings::RotateArgs),
 }
 
 #[derive(Debug, Args)]

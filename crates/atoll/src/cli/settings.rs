@@ -72,6 +72,15 @@ pub struct ControlArgs {
     /// Private networks that webhooks may be sent to all the same
     #[arg(long, env = "ATOLL_WEBHOOK_ALLOW", value_name = "CIDR", value_delimiter = ',')]
     pub webhook_allow: Vec<Network>,
+    /// Keys that sign people's tokens, Ed25519 in PEM: the first signs, all are accepted [default: in the database]
+    #[arg(long, env = "ATOLL_JWT_KEY", value_name = "FILE")]
+    pub jwt_key: Option<PathBuf>,
+    /// Where mail goes out, such as smtps://user:password@mail.example.com; needs --smtp-from and --public-url
+    #[arg(long, env = "ATOLL_SMTP_URL", value_name = "URL", hide_env_values = true)]
+    pub smtp_url: Option<String>,
+    /// Whom mail comes from, such as "Atoll <atoll@example.com>"
+    #[arg(long, env = "ATOLL_SMTP_FROM", value_name = "ADDRESS")]
+    pub smtp_from: Option<String>,
     /// How a host is picked: round-robin or least-loaded
     #[arg(long, env = "ATOLL_SCHEDULER", value_name = "KIND", default_value = "round-robin")]
     pub scheduler: SchedulerKind,
@@ -189,6 +198,18 @@ pub struct ServerArgs {
     pub control: ControlArgs,
     #[command(flatten)]
     pub heartbeat: HeartbeatArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct RotateArgs {
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// The server's database, when it is not the one in the data directory
+    #[arg(long, env = "ATOLL_DATABASE_URL", value_name = "URL", hide_env_values = true)]
+    pub database_url: Option<String>,
+    /// Refuse what the older keys signed from now on: everybody signs in again
+    #[arg(long)]
+    pub at_once: bool,
 }
 
 #[derive(Debug, Clone, Args)]

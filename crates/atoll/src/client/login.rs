@@ -1,10 +1,12 @@
-//! `atoll login`: remembers a server and an API key for this user.
+//! `atoll login`: remembers a server for this user, and what proves who asks: the session that a person let this program
+//! have (`device`), or an API key.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use atoll_client::{Auth, Client, Endpoint, ListSandboxes};
+use secrecy::ExposeSecret;
 use serde_json::json;
 
 use super::{person, terminal};
@@ -22,6 +24,19 @@ pub async fn main(args: LoginArgs, global: &Global) -> anyhow::Result<u8> {
     };
     let endpoint = Endpoint::parse(&url)?;
     let client = Client::to(endpoint.clone(), Auth::Nobody)?;
+    if args.email.is_none() && args.key_file.is_none() && !args.key {
+        let token = super::device::login(&client, global).await?;
+        let me = client.with_auth(Auth::Bearer(token.clone())).me().await.context("trying the session")?;
+        let path = target()?;
+        let text = json!({ "url": endpoint.to_string(), "token": token.expose_secret() });
+        remember(&path, &text)?;
+        if global.json {
+            output::print_json(&json!({ "url": endpoint.to_string(), "stored_in": path, "email": me.email }))?;
+        } else {
+            eprintln!("atoll: signed in to {endpoint} as {}", me.email);
+        }
+        return Ok(0);
+    }
     let key = match (&args.email, &args.key_file) {
         (Some(email), _) => {
             let password = person::password(email)?.into();
@@ -45,8 +60,7 @@ pub async fn main(args: LoginArgs, global: &Global) -> anyhow::Result<u8> {
         .await
         .with_context(|| format!("trying the key at {endpoint}"))?;
     let path = target()?;
-    let text = serde_json::to_string_pretty(&json!({ "url": endpoint.to_string(), "api_key": key }))?;
-    private_file::write(&path, text.as_bytes()).with_context(|| format!("storing the key in {}", path.display()))?;
+    remember(&path, &json!({ "url": endpoint.to_string(), "api_key": key }))?;
     if global.json {
         output::print_json(&json!({ "url": endpoint.to_string(), "stored_in": path }))?;
     } else {
@@ -67,7 +81,13 @@ fn read_key(file: &Path) -> anyhow::Result<String> {
     Ok(text)
 }
 
-fn target() -> anyhow::Result<PathBuf> {
+fn remember(path: &Path, credentials: &serde_json::Value) -> anyhow::Result<()> {
+    let text = serde_json::to_string_pretty(credentials)?;
+    private_file::write(path, text.as_bytes()).with_context(|| format!("storing it in {}", path.display()))
+}
+
+/// Where this user's server is remembered.
+pub fn target() -> anyhow::Result<PathBuf> {
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let config = variable("XDG_CONFIG_HOME").or_else(|| variable("HOME").map(|home| home.join(".config")));
     Ok(config.context("neither XDG_CONFIG_HOME nor HOME is set")?.join("atoll/credentials.json"))

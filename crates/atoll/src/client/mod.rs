@@ -5,11 +5,13 @@
 mod admin;
 mod audit;
 mod cp;
+mod device;
 mod exec;
 mod fresh;
 mod hosts;
 mod key;
 mod login;
+mod logout;
 mod person;
 pub mod program;
 mod run;
@@ -57,6 +59,7 @@ async fn dispatch(command: Command, global: &Global) -> anyhow::Result<u8> {
         Command::Admin(command) => admin::main(command, global).await,
         Command::Audit(args) => audit::main(args, global).await,
         Command::Login(args) => login::main(args, global).await,
+        Command::Logout => logout::main(global).await,
         Command::Up(_) | Command::Server(_) | Command::Host(_) | Command::Completion { .. } | Command::Zygote => Ok(1),
     }
 }

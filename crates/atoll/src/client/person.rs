@@ -1,24 +1,27 @@
 //! Some things only a signed-in person may do: finds out who that is.
 
 use anyhow::Context;
-use atoll_client::{Client, Credentials};
+use atoll_client::{Auth, Client, Credentials};
 
 use super::terminal;
 use crate::cli::Global;
 use crate::cli::client::PersonArgs;
 use crate::output::with_hint;
 
-/// A client that asks in a person's name: of `--email`, else of the admin of the Atoll on this machine.
+/// A client that asks in a person's name: of `--email`, else of whoever let this program in with `atoll login`, else of the admin of the Atoll on this machine.
 pub async fn client(args: &PersonArgs, global: &Global) -> anyhow::Result<Client> {
     let credentials = super::credentials(global)?;
     let client = Client::new(&credentials)?;
+    if let (None, None, Some(token)) = (&args.email, &credentials.api_key, &credentials.token) {
+        return Ok(client.with_auth(Auth::Bearer(token.clone())));
+    }
     let (email, password) = match (&args.email, credentials.admin) {
         (Some(email), _) => (email.clone(), password(email)?.into()),
         (None, Some(admin)) => admin,
         (None, None) => {
             return Err(with_hint(
                 "this needs your account, not only an API key",
-                "name it with --email or ATOLL_EMAIL",
+                "sign in with `atoll login`, or name it with --email or ATOLL_EMAIL",
             ));
         }
     };

@@ -5,6 +5,7 @@ mod bootstrap;
 mod halves;
 pub mod host;
 pub mod install;
+pub mod keys;
 mod lock;
 mod logging;
 pub mod private_file;

@@ -24,6 +24,9 @@ pub fn control(data_dir: PathBuf, cache_dir: PathBuf, args: &ControlArgs, heartb
     config.signup = args.signup;
     config.trusted_proxies.clone_from(&args.trusted_proxies);
     config.webhook_allow.clone_from(&args.webhook_allow);
+    config.jwt_key.clone_from(&args.jwt_key);
+    config.smtp_url = args.smtp_url.clone().map(Into::into);
+    config.smtp_from.clone_from(&args.smtp_from);
     config.scheduler = args.scheduler;
     config.registry_allow.clone_from(&args.registry_allow);
     config.overcommit =

@@ -1,14 +1,21 @@
 //! People: accounts, passwords, sessions and the tokens that prove them.
 //!
 //! `login` signs in by password, `signup` makes accounts, `setup` the first admin, `session` opens, lists and ends
-//! sessions, `rights` remembers who shows what without acting on rights that are gone, `profile` is what people change
+//! sessions, `device` lets programs in, `invitations` let people into teams, `reset` sets lost passwords anew, `rights` remembers who shows what without acting on rights that are gone, `profile` is what people change
 //! about themselves, `password` hashes, `token` signs user JWTs, `rate` bounds guessing, the `store`s have the SQL. What
 //! a cookie must bring along is decided in `http/browser.rs`, who may do what in `http/caller.rs`.
 
+mod device;
+mod device_store;
+mod invitation_store;
+mod invitations;
+mod link;
 mod login;
 mod password;
 mod profile;
 pub(crate) mod rate;
+mod reset;
+mod reset_store;
 pub(crate) mod rights;
 mod session;
 pub(crate) mod session_store;
@@ -22,18 +29,23 @@ pub(crate) mod token;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use device::DeviceError;
+pub use invitation_store::InvitationRow;
+pub use invitations::InvitationError;
 pub use login::LoginError;
 pub use password::HashError;
 pub use profile::PasswordError;
+pub use reset::{Handed, ResetError};
 pub use rights::Rights;
 pub use session::{Credential, Presented, SessionError, SignedIn, Switched, Visit};
 pub use setup::{FirstAdmin, SetupError};
 pub use signup::{Newcomer, SignupError};
-pub use token::{TokenError, UserTokens};
+pub use token::UserTokens;
 
 use crate::clock::Clock;
 use crate::config::{ControlConfig, SignupMode};
 use crate::db::{Db, DbError, Millis};
+use crate::mail::Mailer;
 
 /// Sessions that are over stay readable for so long.
 const SESSIONS_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -63,11 +75,12 @@ pub struct Accounts {
     rates: rate::Rates,
     rights: Rights,
     uses: session::Uses,
+    mailer: Mailer,
 }
 
 impl Accounts {
     #[must_use]
-    pub fn new(db: Db, clock: Clock, tokens: UserTokens, settings: AccountSettings) -> Self {
+    pub fn new(db: Db, clock: Clock, tokens: UserTokens, settings: AccountSettings, mailer: Mailer) -> Self {
         Self {
             rates: rate::Rates::new(db.clone()),
             rights: Rights::new(db.clone()),
@@ -77,12 +90,18 @@ impl Accounts {
             settings,
             hasher: password::Hasher::default(),
             uses: session::Uses::default(),
+            mailer,
         }
     }
 
     #[must_use]
     pub fn tokens(&self) -> &UserTokens {
         &self.tokens
+    }
+
+    #[must_use]
+    pub fn mailer(&self) -> &Mailer {
+        &self.mailer
     }
 
     #[must_use]
@@ -99,6 +118,7 @@ impl Accounts {
 /// Removes attempt counts and sessions that have outlived their use.
 pub async fn prune(db: &Db, now: Millis) -> Result<(), DbError> {
     rate::prune(db, now).await?;
+    store::prune_links(db, now).await?;
     while session_store::prune(db, now - SESSIONS_KEPT).await? > 0 {}
     Ok(())
 }

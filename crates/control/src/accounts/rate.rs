@@ -18,6 +18,7 @@ const LONGEST: Duration = Duration::from_secs(3600);
 const MOST_BLOCKED: usize = 10_000;
 
 const MINUTE: Duration = Duration::from_secs(60);
+const QUARTER: Duration = Duration::from_secs(900);
 
 /// A limit on one kind of attempt.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +33,19 @@ pub const LOGIN_ACCOUNT: Limit = Limit { kind: "login account", most: 10, window
 pub const LOGIN_ADDRESS: Limit = Limit { kind: "login address", most: 60, window: MINUTE };
 /// New accounts.
 pub const SIGNUP_ADDRESS: Limit = Limit { kind: "signup address", most: 20, window: MINUTE };
+/// Invitations by one person.
+pub const INVITE: Limit = Limit { kind: "invite", most: 60, window: MINUTE };
+/// Links that set a new password, asked for by whoever.
+pub const RESET_ACCOUNT: Limit = Limit { kind: "reset account", most: 3, window: QUARTER };
+pub const RESET_ADDRESS: Limit = Limit { kind: "reset address", most: 20, window: QUARTER };
+/// Tokens of such links, and of invitations, that were wrong.
+pub const LINK_ADDRESS: Limit = Limit { kind: "link address", most: 60, window: MINUTE };
+/// Programs that ask to be let in.
+pub const DEVICE_ADDRESS: Limit = Limit { kind: "device address", most: 30, window: MINUTE };
+/// Codes of such programs that one person types.
+pub const DEVICE_CODE: Limit = Limit { kind: "device code", most: 20, window: MINUTE };
+/// Registrations and refreshes of hosts that were refused.
+pub const HOST_ADDRESS: Limit = Limit { kind: "host address", most: 300, window: MINUTE };
 /// The current password, asked for by a change of it.
 pub const PASSWORD: Limit = Limit { kind: "password account", most: 10, window: MINUTE };
 /// Addresses that one person may try to add to teams: the answer says whether there is an account.
@@ -85,7 +99,7 @@ impl Rates {
     /// Counts an attempt. Answers how long to wait when there were too many in this window.
     pub async fn take(&self, bound: &Bound, now: Millis) -> Result<Option<Duration>, DbError> {
         if let Some(until) = self.blocked_until(&bound.key, now) {
-            return Ok(Some(until.since(now)));
+            return Ok(Some(until.since(now).max(Duration::from_secs(1))));
         }
         let window = bound.limit.window;
         let row: (Millis, i64) = on!(write & self.db, |c| sqlx::query_as(
@@ -108,6 +122,12 @@ impl Rates {
         let until = start + window;
         self.block(&bound.key, until, now);
         Ok(Some(until.since(now).max(Duration::from_secs(1))))
+    }
+
+    /// How long to wait, if this replica knows the limit to be exceeded. Costs no query.
+    #[must_use]
+    pub fn blocked(&self, bound: &Bound, now: Millis) -> Option<Duration> {
+        self.blocked_until(&bound.key, now).map(|until| until.since(now).max(Duration::from_secs(1)))
     }
 
     pub async fn give_back(&self, bound: &Bound) -> Result<(), DbError> {

@@ -14,12 +14,15 @@ use super::rights::{self, Person};
 use super::session_store::{self, LiveSession, NewSession, SessionRow};
 use super::store::LoginRow;
 use super::token::Subject;
-use super::{Accounts, TokenError, store};
+use super::{Accounts, store};
 use crate::audit::{self, Actor, Entry, Origin};
 use crate::db::{DbError, Millis, Tx};
+use crate::signing::SigningError;
 
 /// How often the use of a session is noted.
 const NOTE_USE: Duration = Duration::from_secs(60);
+/// How long a program that a person has let in stays so.
+const LONG: Duration = Duration::from_secs(30 * 24 * 3600);
 /// A cookie's secret: 32 random bytes in hex.
 const SECRET_LENGTH: usize = 64;
 
@@ -29,6 +32,8 @@ pub struct Visit<'a> {
     pub origin: &'a Origin,
     pub user_agent: Option<&'a str>,
     pub kind: SessionKind,
+    /// A program that was let in for long.
+    pub long: bool,
 }
 
 /// What proves a new session. Shown once.
@@ -63,7 +68,7 @@ pub struct Recognised {
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
     #[error(transparent)]
-    Token(#[from] TokenError),
+    Signing(#[from] SigningError),
     #[error(transparent)]
     Db(#[from] DbError),
 }
@@ -121,8 +126,8 @@ impl Accounts {
                     name: &user.name,
                     is_admin: user.is_admin,
                 };
-                let token = self.tokens.sign(&subject, now, self.settings.session_ttl)?;
-                (self.settings.session_ttl, Credential::Token(token), None)
+                let ttl = if visit.long { LONG } else { self.settings.session_ttl };
+                (ttl, Credential::Token(self.tokens.sign(&subject, now, ttl)?), None)
             }
             SessionKind::Browser => {
                 let secret = hex::encode(rand::random::<[u8; SECRET_LENGTH / 2]>());
@@ -157,7 +162,7 @@ impl Accounts {
     }
 
     /// Who shows this, by the database of now. See `rights`.
-    pub async fn authenticate(&self, presented: &Presented<'_>) -> Result<Option<Recognised>, DbError> {
+    pub async fn authenticate(&self, presented: &Presented<'_>) -> Result<Option<Recognised>, SessionError> {
         let (kind, text) = match *presented {
             Presented::Token(text) => ("token", text),
             Presented::Cookie(text) => ("cookie", text),
@@ -169,9 +174,10 @@ impl Accounts {
         }
         let (session, until) = match *presented {
             Presented::Token(token) => {
-                let Some(claims) = self.tokens.verify(token, now) else { return Ok(None) };
-                let session = session_store::by_id(&self.db, &claims.sid, now).await?;
-                (session.filter(|session| session.user_id.0 == claims.sub), Millis(claims.exp.saturating_mul(1000)))
+                self.tokens.refresh_for(version, now).await?;
+                let Some(verified) = self.tokens.verify(token, now).await? else { return Ok(None) };
+                let session = session_store::by_id(&self.db, &verified.claims.sid, now).await?;
+                (session.filter(|session| session.user_id.0 == verified.claims.sub), verified.expires_at)
             }
             Presented::Cookie(secret) if secret.len() == SECRET_LENGTH => {
                 (session_store::by_secret(&self.db, &hash(secret), now).await?, Millis(i64::MAX))

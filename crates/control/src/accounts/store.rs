@@ -67,6 +67,20 @@ pub async fn anybody(db: &Db) -> Result<bool, DbError> {
     Ok(row.is_some())
 }
 
+/// Removes links, codes and sign-ins that are over.
+pub async fn prune_links(db: &Db, now: Millis) -> Result<(), DbError> {
+    for statement in [
+        "DELETE FROM invitations WHERE expires_at < $1",
+        "DELETE FROM password_resets WHERE expires_at < $1",
+        "DELETE FROM device_logins WHERE expires_at < $1",
+        "DELETE FROM sign_ins WHERE expires_at < $1",
+    ] {
+        on!(write db, |c| sqlx::query(statement).bind(now).execute(c).await.map(|_| ()))
+            .during("remove links and codes that are over")?;
+    }
+    Ok(())
+}
+
 pub struct NewUser<'a> {
     pub id: &'a UserId,
     pub email: &'a str,
@@ -100,6 +114,13 @@ pub async fn rename(tx: &mut Tx, user: &UserId, name: &str, now: Millis) -> Resu
         .await
         .map(|_| ()))
     .during("rename a user")
+}
+
+pub async fn email_of(db: &Db, user: &UserId) -> Result<Option<String>, DbError> {
+    let row: Option<(String,)> =
+        on!(read db, |c| sqlx::query_as("SELECT email FROM users WHERE id = $1").bind(user.as_str()).fetch_optional(c).await)
+            .during("read a user's address")?;
+    Ok(row.map(|row| row.0))
 }
 
 pub async fn password_hash(db: &Db, user: &UserId) -> Result<Option<String>, DbError> {

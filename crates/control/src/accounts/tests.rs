@@ -8,20 +8,21 @@ use super::*;
 use crate::audit::Origin;
 use crate::db::Millis;
 use crate::db::testing::{TestDb, databases, sqlite};
+use crate::mail::Mailer;
 use atoll_model::api::auth::SessionKind;
 
 async fn accounts(test: &TestDb, clock: &Clock) -> Accounts {
-    let tokens = UserTokens::load(&test.db, clock.now()).await.unwrap();
+    let tokens = UserTokens::load(&test.db, None, clock.now()).await.unwrap();
     let settings = AccountSettings {
         signup: SignupMode::Open,
         session_ttl: Duration::from_secs(3600),
         browser_session_ttl: Duration::from_secs(86_400),
     };
-    Accounts::new(test.db.clone(), clock.clone(), tokens, settings)
+    Accounts::new(test.db.clone(), clock.clone(), tokens, settings, Mailer::default())
 }
 
 fn visit(origin: &Origin) -> Visit<'_> {
-    Visit { origin, user_agent: None, kind: SessionKind::Token }
+    Visit { origin, user_agent: None, kind: SessionKind::Token, long: false }
 }
 
 fn token(signed_in: &SignedIn) -> &str {
@@ -56,15 +57,15 @@ async fn a_token_is_good_until_it_expires_and_only_as_it_was_signed() {
     let signed_in = accounts.login("a@example.test", made.password, visit(&Origin::default())).await.unwrap();
     let token = token(&signed_in);
     let tokens = accounts.tokens();
-    assert_eq!(tokens.verify(token, clock.now()).unwrap().sub, signed_in.user_id);
+    assert_eq!(tokens.verify(token, clock.now()).await.unwrap().unwrap().claims.sub, signed_in.user_id);
     let (head, signature) = token.rsplit_once('.').unwrap();
     let (header, claims) = head.split_once('.').unwrap();
     let other = claims.replacen('J', "K", 1);
     for forged in [format!("{header}.{other}.{signature}"), format!("{header}.{claims}."), claims.to_owned()] {
-        assert!(tokens.verify(&forged, clock.now()).is_none(), "{forged}");
+        assert!(tokens.verify(&forged, clock.now()).await.unwrap().is_none(), "{forged}");
     }
     clock.advance(Duration::from_secs(3601));
-    assert!(tokens.verify(token, clock.now()).is_none());
+    assert!(tokens.verify(token, clock.now()).await.unwrap().is_none());
 }
 
 #[tokio::test]
@@ -74,7 +75,7 @@ async fn replicas_accept_each_others_tokens() {
         let (one, other) = (accounts(&test, &clock).await, accounts(&test, &clock).await);
         let made = one.first_admin("a@example.test", None).await.unwrap().unwrap();
         let signed_in = one.login("a@example.test", made.password, visit(&Origin::default())).await.unwrap();
-        assert!(other.tokens().verify(token(&signed_in), clock.now()).is_some());
+        assert!(other.tokens().verify(token(&signed_in), clock.now()).await.unwrap().is_some());
     }
 }
 

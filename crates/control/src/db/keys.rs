@@ -51,3 +51,54 @@ pub async fn current_or(db: &Db, purpose: &str, fresh: StoredKey, now: Millis) -
     .await)
     .during("read a signing key back")
 }
+
+/// A key that tokens are still accepted by.
+#[derive(Clone, sqlx::FromRow)]
+pub struct AcceptedKey {
+    #[sqlx(flatten)]
+    pub key: StoredKey,
+    /// Accepted until then; nothing for one that signs.
+    pub retired_at: Option<Millis>,
+}
+
+/// The keys for `purpose` whose time is not over.
+pub async fn accepted(db: &Db, purpose: &str, now: Millis) -> Result<Vec<AcceptedKey>, DbError> {
+    on!(read db, |c| sqlx::query_as(
+        "SELECT kid, private_pem, public_pem, retired_at FROM signing_keys
+         WHERE purpose = $1 AND (retired_at IS NULL OR retired_at > $2) ORDER BY created_at DESC, kid LIMIT 100",
+    )
+    .bind(purpose)
+    .bind(now)
+    .fetch_all(c)
+    .await)
+    .during("read the signing keys")
+}
+
+/// Keeps a new key for `purpose`; those before it are accepted until `until` and sign no more.
+pub async fn replace(db: &Db, purpose: &str, key: &StoredKey, until: Millis, now: Millis) -> Result<(), DbError> {
+    let mut tx = db.begin().await?;
+    // One whose end is near already keeps it.
+    on!(tx &mut tx, |c| sqlx::query(
+        "UPDATE signing_keys SET retired_at = $2
+         WHERE purpose = $1 AND (retired_at IS NULL OR retired_at > $2)",
+    )
+    .bind(purpose)
+    .bind(until)
+    .execute(c)
+    .await
+    .map(|_| ()))
+    .during("retire signing keys")?;
+    on!(tx &mut tx, |c| sqlx::query(
+        "INSERT INTO signing_keys (kid, purpose, private_pem, public_pem, created_at) VALUES ($1, $2, $3, $4, $5)",
+    )
+    .bind(&key.kid)
+    .bind(purpose)
+    .bind(&key.private_pem)
+    .bind(&key.public_pem)
+    .bind(now)
+    .execute(c)
+    .await
+    .map(|_| ()))
+    .during("keep a new signing key")?;
+    tx.commit().await
+}

@@ -3,9 +3,9 @@
 use atoll_model::SandboxId;
 use atoll_model::api::hosts::HostTombstone;
 
-use super::credentials::TokenError;
 use crate::db::DbError;
 use crate::pki::PkiError;
+use crate::signing::SigningError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
@@ -36,7 +36,7 @@ pub enum HostError {
     #[error(transparent)]
     Pki(PkiError),
     #[error(transparent)]
-    Token(#[from] TokenError),
+    Token(#[from] SigningError),
 }
 
 impl From<PkiError> for HostError {

@@ -43,7 +43,8 @@ impl Hosts {
     /// Checks signature, time and name of an access token. The tombstone comes before a 401: a deleted host learns of
     /// it even with an expired token.
     async fn claims(&self, host: &HostId, access_token: Option<&str>) -> Result<HostClaims, HostError> {
-        let verified = access_token.and_then(|token| self.tokens.verify(token, self.clock.now()));
+        let token = access_token.ok_or(HostError::Unauthorized)?;
+        let verified = self.tokens.verify(token, self.clock.now()).await?;
         let (claims, in_time) = verified.ok_or(HostError::Unauthorized)?;
         if claims.sub != *host {
             return Err(HostError::Forbidden);

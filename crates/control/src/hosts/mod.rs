@@ -114,6 +114,11 @@ impl Hosts {
         &self.times
     }
 
+    /// Looks for signing keys that others have made.
+    pub async fn refresh_keys(&self) -> Result<(), HostError> {
+        Ok(self.tokens.refresh(self.clock.now()).await?)
+    }
+
     fn announce(&self, change: HostChange) {
         // Nobody listens while the monitor isn't running: it will look for itself.
         let _ = self.changes.send(change);

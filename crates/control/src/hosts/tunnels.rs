@@ -98,9 +98,8 @@ impl Hosts {
     }
 
     /// Whether a replica asks for a stream to `host`.
-    #[must_use]
-    pub fn is_relay(&self, host: &HostId, token: &str) -> bool {
-        self.tokens.verify_relay(token, host, self.clock.now())
+    pub async fn is_relay(&self, host: &HostId, token: &str) -> Result<bool, HostError> {
+        Ok(self.tokens.verify_relay(token, host, self.clock.now()).await?)
     }
 }
 

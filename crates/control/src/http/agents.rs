@@ -21,6 +21,7 @@ use utoipa_axum::routes;
 use super::caller::origin;
 use super::error::{ApiError, ApiResult};
 use super::extract::Id;
+use crate::accounts::{LoginError, rate};
 use crate::app::App;
 use crate::audit;
 use crate::hosts::HostError;
@@ -55,7 +56,7 @@ impl From<HostError> for ApiError {
             HostError::Overloaded => Self::overloaded("too many heartbeats at once; try again in a moment"),
             HostError::Db(error) => error.into(),
             HostError::Pki(error) => Self::internal(error),
-            HostError::Token(error) => Self::internal(error),
+            HostError::Token(error) => error.into(),
         }
     }
 }
@@ -69,6 +70,26 @@ impl<S: Send + Sync> FromRequestParts<S> for Source {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
         Ok(Self(origin(parts)))
     }
+}
+
+/// Refuses, without a query, those whose tokens were wrong too often.
+fn not_blocked(app: &App, origin: &audit::Origin) -> ApiResult<()> {
+    let bound = origin.address.as_deref().map(|address| rate::HOST_ADDRESS.of_address(address));
+    match bound.and_then(|bound| app.accounts.rates().blocked(&bound, app.clock.now())) {
+        Some(wait) => Err(LoginError::TooMany(wait).into()),
+        None => Ok(()),
+    }
+}
+
+/// Counts wrong tokens, by the address that they came from.
+async fn counted<T>(app: &App, origin: &audit::Origin, result: Result<T, HostError>) -> ApiResult<T> {
+    if matches!(result, Err(HostError::Unauthorized))
+        && let Some(address) = &origin.address
+        && let Some(wait) = app.accounts.rates().take(&rate::HOST_ADDRESS.of_address(address), app.clock.now()).await?
+    {
+        return Err(LoginError::TooMany(wait).into());
+    }
+    Ok(result?)
 }
 
 type Body = Result<Bytes, BytesRejection>;
@@ -98,7 +119,8 @@ fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> ApiResult<T> {
 
 /// Enrols a host with its one-time registration token.
 #[utoipa::path(post, path = "/v1/hosts/register", tag = "hosts", request_body = RegisterHostRequest,
-    responses((status = 200, body = HostCredentials), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody)))]
+    responses((status = 200, body = HostCredentials), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
+        (status = 429, body = ErrorBody)))]
 pub async fn register(
     State(app): State<App>,
     Source(origin): Source,
@@ -108,9 +130,10 @@ pub async fn register(
     struct TokenOnly {
         token: String,
     }
+    not_blocked(&app, &origin)?;
     let body = whole(body)?;
     let Ok(TokenOnly { token }) = serde_json::from_slice(&body) else { return Err(ApiError::unauthorized()) };
-    app.hosts.check_registration_token(&token).await?;
+    counted(&app, &origin, app.hosts.check_registration_token(&token).await).await?;
     let request: RegisterHostRequest = parse(&body)?;
     Ok(axum::Json(app.hosts.register(&request, &origin).await?))
 }
@@ -120,20 +143,22 @@ pub async fn register(
 #[utoipa::path(post, path = "/v1/hosts/auth/refresh", tag = "hosts", request_body = RefreshHostRequest,
     params(("X-Host-Signature" = String, Header)),
     responses((status = 200, body = HostCredentials), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
-        (status = 410, body = ErrorBody)))]
+        (status = 410, body = ErrorBody), (status = 429, body = ErrorBody)))]
 pub async fn refresh(
     State(app): State<App>,
     Source(origin): Source,
     headers: HeaderMap,
     body: Body,
 ) -> ApiResult<axum::Json<HostCredentials>> {
+    not_blocked(&app, &origin)?;
     let body = whole(body)?;
     // Whatever is not a request has no credentials: 401, never 400.
     let Ok(request) = serde_json::from_slice::<RefreshHostRequest>(&body) else {
         return Err(ApiError::unauthorized());
     };
     let signature = header(&headers, HOST_SIGNATURE_HEADER);
-    Ok(axum::Json(app.hosts.refresh(&request, &body, signature, &origin).await?))
+    let refreshed = app.hosts.refresh(&request, &body, signature, &origin).await;
+    Ok(axum::Json(counted(&app, &origin, refreshed).await?))
 }
 
 /// A host says that it is there, and how it is.

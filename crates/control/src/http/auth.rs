@@ -39,25 +39,30 @@ pub fn routes() -> OpenApiRouter<App> {
 
 /// Who comes, and how they want to be known.
 pub struct Arrival {
-    origin: Origin,
+    pub origin: Origin,
     user_agent: Option<String>,
     kind: SessionKind,
-    site: Site,
+    pub site: Site,
 }
 
 impl Arrival {
     pub fn of(parts: &Parts, app: &App) -> ApiResult<Self> {
+        Ok(Self { kind: browser::wanted(parts, &app.config)?, ..Self::of_program(parts, app) })
+    }
+
+    /// A program: it gets a token, whatever it asks for.
+    pub fn of_program(parts: &Parts, app: &App) -> Self {
         let agent = parts.headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok());
-        Ok(Self {
+        Self {
             origin: caller::origin(parts),
             user_agent: agent.map(|agent| agent[..agent.len().min(MAX_USER_AGENT)].to_owned()),
-            kind: browser::wanted(parts, &app.config)?,
+            kind: SessionKind::Token,
             site: Site::of(parts, &app.config),
-        })
+        }
     }
 
     pub fn visit(&self) -> Visit<'_> {
-        Visit { origin: &self.origin, user_agent: self.user_agent.as_deref(), kind: self.kind }
+        Visit { origin: &self.origin, user_agent: self.user_agent.as_deref(), kind: self.kind, long: false }
     }
 
     /// The answer to somebody who has signed in: with a token, or with a cookie and what goes with it.
@@ -98,7 +103,7 @@ pub async fn config(State(app): State<App>) -> ApiResult<axum::Json<AuthConfig>>
         },
         setup_needed: !app.accounts.anybody().await?,
         providers: Vec::new(),
-        smtp: false,
+        smtp: app.accounts.mailer().is_on(),
     }))
 }
 
@@ -120,8 +125,20 @@ pub async fn signup(State(app): State<App>, parts: Parts, Json(request): Json<Si
     validate::email("email", &request.email)?;
     validate::line("name", &request.name, 100)?;
     let arrival = Arrival::of(&parts, &app)?;
-    let newcomer = Newcomer { email: &request.email, name: &request.name, password: request.password.into() };
-    let signed_in = app.accounts.signup(newcomer, arrival.visit()).await?;
+    let password = request.password.into();
+    let signed_in = match &request.invitation {
+        None => {
+            let newcomer = Newcomer { email: &request.email, name: &request.name, password };
+            app.accounts.signup(newcomer, arrival.visit()).await?
+        }
+        Some(token) => {
+            let (invitation, _) = super::invitations::look(&app, &parts, token).await?;
+            if invitation.email != request.email.trim().to_lowercase() {
+                return Err(ApiError::invalid("email", "the invitation is for another address"));
+            }
+            app.accounts.accept_anew(token, &request.name, password, arrival.visit()).await?
+        }
+    };
     arrival.answer(StatusCode::CREATED, signed_in)
 }
 

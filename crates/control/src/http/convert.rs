@@ -10,11 +10,15 @@ use serde_json::json;
 use std::time::Duration;
 
 use super::error::ApiError;
-use crate::accounts::{HashError, LoginError, PasswordError, SessionError, SetupError, SignupError};
+use crate::accounts::{
+    DeviceError, HashError, InvitationError, LoginError, PasswordError, ResetError, SessionError, SetupError,
+    SignupError,
+};
 use crate::fleet::FleetError;
 use crate::layers::LayerError;
 use crate::quotas::QuotaError;
 use crate::sandboxes::SandboxError;
+use crate::signing::SigningError;
 use atoll_model::HostId;
 
 impl From<SandboxError> for ApiError {
@@ -68,11 +72,20 @@ impl From<HashError> for ApiError {
     }
 }
 
+impl From<SigningError> for ApiError {
+    fn from(error: SigningError) -> Self {
+        match error {
+            SigningError::Db(error) => error.into(),
+            error => Self::internal(error),
+        }
+    }
+}
+
 impl From<SessionError> for ApiError {
     fn from(error: SessionError) -> Self {
         match error {
             SessionError::Db(error) => error.into(),
-            error @ SessionError::Token(_) => Self::internal(error),
+            SessionError::Signing(error) => error.into(),
         }
     }
 }
@@ -149,6 +162,54 @@ impl From<SignupError> for ApiError {
             SignupError::Hash(error) => error.into(),
             SignupError::Session(error) => error.into(),
             SignupError::Db(error) => error.into(),
+        }
+    }
+}
+
+impl From<InvitationError> for ApiError {
+    fn from(error: InvitationError) -> Self {
+        match error {
+            InvitationError::Gone => {
+                Self::new(ErrorCode::NotFound, "this invitation is no longer good; ask for a new one")
+            }
+            error @ InvitationError::TooMany => {
+                Self::new(ErrorCode::QuotaExceeded, error.to_string()).with_retry_after(Duration::from_secs(60))
+            }
+            InvitationError::Team(error) => error.into(),
+            InvitationError::Signup(error) => error.into(),
+            InvitationError::Db(error) => error.into(),
+        }
+    }
+}
+
+impl From<ResetError> for ApiError {
+    fn from(error: ResetError) -> Self {
+        match error {
+            error @ ResetError::Gone => Self::new(ErrorCode::ExpiredToken, error.to_string()).with_field("token"),
+            ResetError::NoUser => Self::not_found("user"),
+            ResetError::Password(PasswordError::Length) => Self::invalid("password", PasswordError::Length.to_string()),
+            ResetError::Password(error) => error.into(),
+            ResetError::Login(error) => error.into(),
+            ResetError::Signup(error) => error.into(),
+            ResetError::Db(error) => error.into(),
+        }
+    }
+}
+
+impl From<DeviceError> for ApiError {
+    fn from(error: DeviceError) -> Self {
+        let message = error.to_string();
+        match error {
+            DeviceError::Pending => Self::new(ErrorCode::AuthorizationPending, message),
+            DeviceError::SlowDown { interval } => {
+                Self::new(ErrorCode::SlowDown, message).with_detail("interval", interval.as_secs())
+            }
+            DeviceError::Denied => Self::new(ErrorCode::AccessDenied, message),
+            DeviceError::Expired => Self::new(ErrorCode::ExpiredToken, message),
+            DeviceError::NoCode => Self::new(ErrorCode::NotFound, message).with_field("user_code"),
+            DeviceError::Login(error) => error.into(),
+            DeviceError::Session(error) => error.into(),
+            DeviceError::Db(error) => error.into(),
         }
     }
 }

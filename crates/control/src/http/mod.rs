@@ -16,6 +16,7 @@ mod browser;
 pub mod caller;
 pub mod convert;
 mod dashboard;
+mod device;
 mod e2b;
 mod edge;
 pub mod error;
@@ -31,6 +32,9 @@ mod host_tests;
 mod hosts;
 pub mod idempotent;
 mod insight;
+mod invitations;
+#[cfg(test)]
+mod link_tests;
 mod links;
 pub mod listener;
 #[cfg(test)]
@@ -40,6 +44,7 @@ mod members;
 pub mod metrics;
 mod openapi;
 pub mod page;
+mod passwords;
 mod ports;
 mod processes;
 mod program;
@@ -104,6 +109,9 @@ fn quick() -> OpenApiRouter<App> {
         .merge(auth::routes())
         .merge(me::routes())
         .merge(snapshots::routes())
+        .merge(device::routes())
+        .merge(invitations::routes())
+        .merge(passwords::routes())
         .merge(hosts::routes())
         .merge(agents::routes())
         .merge(teams::routes())

@@ -102,6 +102,16 @@ impl Site {
         port.filter(|port| *port != 80 && *port != 443)
     }
 
+    /// Where the dashboard is, for links: the public address, else how the client itself has reached us. Nothing of the
+    /// latter may go to anybody but that client.
+    #[must_use]
+    pub fn base_url(&self, config: &ControlConfig) -> String {
+        match &config.public_url {
+            Some(url) => url.trim_end_matches('/').to_owned(),
+            None => format!("{}://{}", if self.https { "https" } else { "http" }, self.authority),
+        }
+    }
+
     /// Whether a page of this origin is one of ours.
     #[must_use]
     pub fn is_origin(&self, origin: &str, config: &ControlConfig) -> bool {

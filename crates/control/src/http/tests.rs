@@ -69,16 +69,22 @@ async fn bad_requests_name_their_field() {
 }
 
 /// Routes that answer without credentials, by design.
-const PUBLIC: [&str; 9] = [
+const PUBLIC: [&str; 15] = [
     "get /healthz",
     "get /metrics",
     "get /readyz",
     "get /v1/auth/config",
+    "get /v1/invitations/{token}",
+    "post /v1/auth/device",
+    "post /v1/auth/device/token",
     "post /v1/auth/login",
+    "post /v1/auth/password/reset",
+    "post /v1/auth/password/reset/confirm",
     "post /v1/auth/setup",
     "post /v1/auth/signup",
     "post /v1/hosts/auth/refresh",
     "post /v1/hosts/register",
+    "post /v1/invitations/{token}/accept",
 ];
 
 async fn operations(test: &TestApp) -> Vec<(String, String, Value)> {
@@ -98,6 +104,7 @@ fn concrete(path: &str) -> String {
         .replace("/users/{id}", "/users/user-aaaaaaaaaaaaaaaaaaaa")
         .replace("{user_id}", "user-aaaaaaaaaaaaaaaaaaaa")
         .replace("/api-keys/{id}", "/api-keys/key-aaaaaaaaaaaaaaaaaaaa")
+        .replace("{invitation}", "inv-aaaaaaaaaaaaaaaaaaaa")
         .replace("/sessions/{id}", "/sessions/ses-aaaaaaaaaaaaaaaaaaaa")
         .replace("{id}", "sb-aaaaaaaaaaaaaaaaaaaa")
         .replace("{process}", "1")

@@ -93,8 +93,9 @@ async fn serve(app: &App, host: &HostId, family: &str, io: Upgraded) {
     responses((status = 101, description = "A stream to the host's listener"), (status = 400, body = ErrorBody),
         (status = 401, body = ErrorBody), (status = 503, body = ErrorBody)))]
 pub async fn relay(State(app): State<App>, Id(host): Id<HostId>, mut request: Request) -> ApiResult<Response> {
-    let token = request.headers().get(RELAY_HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if !app.hosts.is_relay(&host, token) {
+    let token =
+        request.headers().get(RELAY_HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+    if !app.hosts.is_relay(&host, &token).await? {
         return Err(ApiError::unauthorized());
     }
     let upgrade = upgrade(&mut request)?;

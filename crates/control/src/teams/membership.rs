@@ -56,6 +56,37 @@ pub async fn add(
     Ok(made)
 }
 
+/// Whether `asker` may make the person with this address a member with that role, who is none yet.
+pub async fn may_add(tx: &mut Tx, asker: &Asker, team: &TeamId, email: &str, role: Role) -> Result<(), TeamError> {
+    may(enter(tx, asker, team).await?, None, Some(role))?;
+    if let Some(user) = store::user_by_email(tx, email).await?
+        && store::member(tx, team, &user).await?.is_some()
+    {
+        return Err(TeamError::AlreadyMember);
+    }
+    Ok(())
+}
+
+/// Whether `asker` manages the team's people.
+pub async fn must_be_admin(tx: &mut Tx, asker: &Asker, team: &TeamId) -> Result<(), TeamError> {
+    at_least(enter(tx, asker, team).await?, Role::Admin)
+}
+
+/// Makes somebody who was invited a member. Who is one already stays what they are.
+pub async fn join(tx: &mut Tx, team: &TeamId, user: &UserId, role: Role, now: Millis) -> Result<(), TeamError> {
+    store::lock(tx, team).await?.ok_or(TeamError::NotFound)?;
+    if store::member(tx, team, user).await?.is_some() {
+        return Ok(());
+    }
+    if store::count_members(tx, team).await? >= MAX_MEMBERS {
+        return Err(TeamError::TooManyMembers(MAX_MEMBERS));
+    }
+    if store::count_of_user(tx, user).await? >= MAX_TEAMS {
+        return Err(TeamError::TooManyTeams(MAX_TEAMS));
+    }
+    Ok(store::insert_member(tx, team, user, role, now).await?)
+}
+
 /// Gives a member another role.
 pub async fn set_role(
     db: &Db,

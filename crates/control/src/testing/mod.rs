@@ -4,6 +4,7 @@
 
 mod agent;
 mod client;
+mod mail;
 mod people;
 
 use std::collections::HashMap;
@@ -22,6 +23,7 @@ use tokio_util::task::TaskTracker;
 
 pub use agent::FakeAgent;
 pub use client::{Answer, Client};
+pub use mail::{FakeMailServer, secret_in};
 pub use people::Person;
 
 use crate::accounts::store::insert_team;
@@ -40,6 +42,7 @@ use crate::fleet::{
 use crate::hosts::{Hosts, Loopback};
 use crate::http::metrics::HttpMetrics;
 use crate::layers::Layers;
+use crate::mail::Mailer;
 use crate::objects::Objects;
 use crate::oci::{Puller, Registries};
 use crate::pki::{Authority, agent_client_config};
@@ -164,8 +167,9 @@ async fn wire(config: ControlConfig, clock: Clock, db: Db, machines: &FakeFleet)
     let fleet = Fleet::new(Arc::new(machines.clone()), Arc::new(machines.clone()), FleetSettings::default());
     let tls = agent_client_config(&authority).unwrap();
     let tunnels = Tunnels::new("test".to_owned(), &tls, Arc::new(hosts.clone()));
-    let tokens = UserTokens::load(&db, clock.now()).await.unwrap();
+    let tokens = UserTokens::load(&db, config.jwt_key.as_deref(), clock.now()).await.unwrap();
     let tasks = TaskTracker::new();
+    let mailer = Mailer::new(&config).unwrap();
     let placer: Arc<dyn Placer> = Arc::new(machines.clone());
     let objects = Objects::open(&config.data_dir).unwrap();
     let layers = Layers::new(db.clone(), clock.clone(), fleet.clone(), objects);
@@ -180,7 +184,7 @@ async fn wire(config: ControlConfig, clock: Clock, db: Db, machines: &FakeFleet)
     App::new(Parts {
         webhooks: crate::webhooks::Worker { db: db.clone(), clock: clock.clone(), sender, replica },
         builds,
-        accounts: Accounts::new(db.clone(), clock.clone(), tokens, AccountSettings::from(&config)),
+        accounts: Accounts::new(db.clone(), clock.clone(), tokens, AccountSettings::from(&config), mailer),
         snapshots: Snapshots::new(db.clone(), clock.clone(), sandboxes.clone(), layers.clone()),
         sandboxes,
         layers,

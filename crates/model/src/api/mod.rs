@@ -7,6 +7,7 @@ pub mod auth;
 pub mod events;
 pub mod hosts;
 pub mod sandboxes;
+pub mod sign_in;
 pub mod snapshots;
 pub mod teams;
 pub mod templates;

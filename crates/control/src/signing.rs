@@ -1,0 +1,325 @@
+//! Signing keys of tokens: JWTs, EdDSA (Ed25519), with the id of the key that signed them.
+//!
+//! Keys are in the database, shared by all replicas and made by whoever starts first; or in a file of the operator's
+//! (`--jwt-key`), the same on every replica. [`rotate`] makes a new key; older ones sign no more, and are accepted until
+//! every token that they signed is over. A replica learns of a new key by the first token with an id that it doesn't
+//! know, and within a minute by itself. A token is worth something only under the purpose that its key was made for and
+//! with that purpose's `typ`: a host's is never taken for a person's, nor the reverse.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use rustls_pki_types::PrivatePkcs8KeyDer;
+use rustls_pki_types::pem::PemObject;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::db::keys::{self, StoredKey};
+use crate::db::{Db, DbError, Millis};
+
+const ISSUER: &str = "atoll";
+/// Longer texts are no token of ours.
+const MAX_TOKEN: usize = 4096;
+/// Unknown ids make a replica look for new keys no more often than this.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// What keys are for: the name under which they are kept, and the `typ` of their tokens.
+#[derive(Debug, Clone, Copy)]
+pub struct Purpose {
+    pub name: &'static str,
+    pub typ: &'static str,
+}
+
+/// People.
+pub const USERS: Purpose = Purpose { name: "user_jwt", typ: "user" };
+/// Hosts.
+pub const HOSTS: Purpose = Purpose { name: "host_jwt", typ: "host" };
+
+#[derive(Debug, thiserror::Error)]
+pub enum SigningError {
+    #[error("could not make a signing key")]
+    MakeKey(#[source] rcgen::Error),
+    #[error("a signing key in the database is not usable")]
+    BadKey(#[source] jsonwebtoken::errors::Error),
+    #[error("could not sign a token")]
+    Sign(#[source] jsonwebtoken::errors::Error),
+    #[error("reading the signing key {path}: {cause}")]
+    File { path: String, cause: String },
+    #[error(transparent)]
+    Db(#[from] DbError),
+}
+
+/// What every token of ours says, around its own claims.
+#[derive(Serialize, Deserialize)]
+struct Envelope<C> {
+    iss: String,
+    typ: String,
+    iat: i64,
+    exp: i64,
+    #[serde(flatten)]
+    claims: C,
+}
+
+/// A token that we signed.
+#[derive(Debug)]
+pub struct Verified<C> {
+    pub claims: C,
+    pub expires_at: Millis,
+}
+
+struct VerifyingKey {
+    key: DecodingKey,
+    /// Accepted until then.
+    until: Option<Millis>,
+}
+
+struct Known {
+    kid: String,
+    signing: EncodingKey,
+    verifying: HashMap<String, VerifyingKey>,
+}
+
+/// Signs and checks tokens of one purpose.
+pub struct JwtKeys {
+    db: Db,
+    purpose: Purpose,
+    /// Of the operator's file; the first one signs.
+    own: Vec<StoredKey>,
+    known: RwLock<Arc<Known>>,
+    looked: AtomicI64,
+    validation: Validation,
+}
+
+fn generate() -> Result<StoredKey, SigningError> {
+    let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).map_err(SigningError::MakeKey)?;
+    Ok(StoredKey { kid: String::new(), private_pem: pair.serialize_pem(), public_pem: pair.public_key_pem() })
+}
+
+/// The keys in a PEM file: the first one signs, all are accepted.
+fn read_file(path: &Path) -> Result<Vec<StoredKey>, SigningError> {
+    let failed = |cause: String| SigningError::File { path: path.display().to_string(), cause };
+    let mut found = Vec::new();
+    for der in PrivatePkcs8KeyDer::pem_file_iter(path).map_err(|error| failed(error.to_string()))? {
+        let der = der.map_err(|error| failed(error.to_string()))?;
+        let pair = rcgen::KeyPair::from_pkcs8_der_and_sign_algo(&der, &rcgen::PKCS_ED25519).map_err(|error| {
+            failed(format!("{error}; expected Ed25519, as `openssl genpkey -algorithm ed25519` makes it"))
+        })?;
+        let digest = hex::encode(Sha256::digest(pair.public_key_raw()));
+        let kid = format!("file-{}", &digest[..16]);
+        found.push(StoredKey { kid, private_pem: pair.serialize_pem(), public_pem: pair.public_key_pem() });
+    }
+    if found.is_empty() {
+        return Err(failed("it holds no private key (PKCS #8, PEM)".to_owned()));
+    }
+    Ok(found)
+}
+
+fn decoding(key: &StoredKey) -> Result<DecodingKey, SigningError> {
+    DecodingKey::from_ed_pem(key.public_pem.as_bytes()).map_err(SigningError::BadKey)
+}
+
+async fn look(db: &Db, purpose: Purpose, own: &[StoredKey], now: Millis) -> Result<Known, SigningError> {
+    let accepted = keys::accepted(db, purpose.name, now).await?;
+    let mut verifying = HashMap::new();
+    for row in &accepted {
+        verifying.insert(row.key.kid.clone(), VerifyingKey { key: decoding(&row.key)?, until: row.retired_at });
+    }
+    for key in own {
+        verifying.insert(key.kid.clone(), VerifyingKey { key: decoding(key)?, until: None });
+    }
+    let current = match own.first() {
+        Some(key) => key.clone(),
+        None => keys::current_or(db, purpose.name, generate()?, now).await?,
+    };
+    verifying.entry(current.kid.clone()).or_insert(VerifyingKey { key: decoding(&current)?, until: None });
+    let signing = EncodingKey::from_ed_pem(current.private_pem.as_bytes()).map_err(SigningError::BadKey)?;
+    Ok(Known { kid: current.kid, signing, verifying })
+}
+
+impl JwtKeys {
+    /// Takes the keys from the database, or makes the first one; those of `file` come before them.
+    pub async fn load(db: &Db, purpose: Purpose, file: Option<&Path>, now: Millis) -> Result<Self, SigningError> {
+        let own = file.map(read_file).transpose()?.unwrap_or_default();
+        let known = look(db, purpose, &own, now).await?;
+        let mut validation = Validation::new(Algorithm::EdDSA);
+        validation.set_issuer(&[ISSUER]);
+        validation.set_required_spec_claims(&["exp", "iss", "sub"]);
+        validation.leeway = 0;
+        // Time comes from control's clock, and who checks decides what an expired token is worth.
+        validation.validate_exp = false;
+        Ok(Self {
+            db: db.clone(),
+            purpose,
+            own,
+            known: RwLock::new(Arc::new(known)),
+            looked: AtomicI64::new(now.0),
+            validation,
+        })
+    }
+
+    fn known(&self) -> Arc<Known> {
+        Arc::clone(&self.known.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Looks for keys that others have made or retired.
+    pub async fn refresh(&self, now: Millis) -> Result<(), SigningError> {
+        let known = look(&self.db, self.purpose, &self.own, now).await?;
+        *self.known.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(known);
+        self.looked.store(now.0, Ordering::Relaxed);
+        Ok(())
+    }
+
+    pub fn sign<C: Serialize>(&self, claims: C, now: Millis, ttl: Duration) -> Result<String, SigningError> {
+        self.sign_as(self.purpose.typ, claims, now, ttl)
+    }
+
+    /// The same for tokens of another kind, which are accepted only as that.
+    pub fn sign_as<C: Serialize>(
+        &self,
+        typ: &str,
+        claims: C,
+        now: Millis,
+        ttl: Duration,
+    ) -> Result<String, SigningError> {
+        let known = self.known();
+        let envelope = Envelope {
+            iss: ISSUER.to_owned(),
+            typ: typ.to_owned(),
+            iat: now.0 / 1000,
+            exp: (now + ttl).0 / 1000,
+            claims,
+        };
+        let mut header = Header::new(Algorithm::EdDSA);
+        header.kid = Some(known.kid.clone());
+        jsonwebtoken::encode(&header, &envelope, &known.signing).map_err(SigningError::Sign)
+    }
+
+    /// The claims of a token that we signed, expired or not; nothing for any other text.
+    pub async fn verify<C: DeserializeOwned>(
+        &self,
+        token: &str,
+        now: Millis,
+    ) -> Result<Option<Verified<C>>, SigningError> {
+        self.verify_as(self.purpose.typ, token, now).await
+    }
+
+    /// The same for tokens of another kind.
+    pub async fn verify_as<C: DeserializeOwned>(
+        &self,
+        typ: &str,
+        token: &str,
+        now: Millis,
+    ) -> Result<Option<Verified<C>>, SigningError> {
+        if token.len() > MAX_TOKEN {
+            return Ok(None);
+        }
+        let Some(kid) = jsonwebtoken::decode_header(token).ok().and_then(|header| header.kid) else { return Ok(None) };
+        if !self.known().verifying.contains_key(&kid) {
+            let looked = Millis(self.looked.load(Ordering::Relaxed));
+            if now.since(looked) < LOOK_AGAIN {
+                return Ok(None);
+            }
+            self.refresh(now).await?;
+        }
+        let known = self.known();
+        let Some(key) = known.verifying.get(&kid).filter(|key| key.until.is_none_or(|until| until > now)) else {
+            return Ok(None);
+        };
+        let decoded = jsonwebtoken::decode::<Envelope<C>>(token, &key.key, &self.validation);
+        let Ok(envelope) = decoded.map(|decoded| decoded.claims) else { return Ok(None) };
+        if envelope.typ != typ {
+            return Ok(None);
+        }
+        let expires_at = Millis(envelope.exp.saturating_mul(1000));
+        Ok(Some(Verified { claims: envelope.claims, expires_at }))
+    }
+}
+
+/// Makes a new key for `purpose`. The older ones sign no more, and are accepted for `overlap`. Answers the new one's id.
+pub async fn rotate(db: &Db, purpose: Purpose, overlap: Duration, now: Millis) -> Result<String, SigningError> {
+    let kid = format!("{}-{}", purpose.name, hex::encode(rand::random::<[u8; 6]>()));
+    let key = StoredKey { kid: kid.clone(), ..generate()? };
+    keys::replace(db, purpose.name, &key, now + overlap, now).await?;
+    Ok(kid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::testing::{databases, sqlite};
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Claims {
+        sub: String,
+    }
+
+    const START: Millis = Millis(1_800_000_000_000);
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn claims() -> Claims {
+        Claims { sub: "somebody".to_owned() }
+    }
+
+    async fn accepts(keys: &JwtKeys, token: &str, now: Millis) -> bool {
+        keys.verify::<Claims>(token, now).await.unwrap().is_some_and(|verified| verified.claims == claims())
+    }
+
+    #[tokio::test]
+    async fn a_rotation_lets_old_tokens_be_good_until_they_are_over_on_every_replica() {
+        for test in databases().await {
+            let one = JwtKeys::load(&test.db, USERS, None, START).await.unwrap();
+            let other = JwtKeys::load(&test.db, USERS, None, START).await.unwrap();
+            let old = one.sign(claims(), START, HOUR).unwrap();
+            let later = START + LOOK_AGAIN;
+            let kid = rotate(&test.db, USERS, HOUR, later).await.unwrap();
+            one.refresh(later).await.unwrap();
+            let new = one.sign(claims(), later, HOUR).unwrap();
+            assert_eq!(jsonwebtoken::decode_header(&new).unwrap().kid, Some(kid));
+            assert_ne!(jsonwebtoken::decode_header(&old).unwrap().kid, jsonwebtoken::decode_header(&new).unwrap().kid);
+            assert!(accepts(&one, &old, later).await && accepts(&one, &new, later).await);
+            assert!(accepts(&other, &new, later).await, "an id that it doesn't know makes it look");
+            let over = later + HOUR;
+            assert!(!accepts(&one, &old, over).await && !accepts(&other, &old, over).await);
+            assert!(accepts(&one, &new, over).await);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_of_another_purpose_is_worth_nothing() {
+        let test = sqlite().await;
+        let users = JwtKeys::load(&test.db, USERS, None, START).await.unwrap();
+        let hosts = JwtKeys::load(&test.db, HOSTS, None, START).await.unwrap();
+        let token = hosts.sign(claims(), START, HOUR).unwrap();
+        assert!(accepts(&hosts, &token, START).await && !accepts(&users, &token, START).await);
+        assert!(!accepts(&users, "", START).await && !accepts(&users, &"x".repeat(5000), START).await);
+    }
+
+    #[tokio::test]
+    async fn replicas_with_the_operators_key_agree_and_older_keys_of_the_file_are_accepted() {
+        let (left, right) = (sqlite().await, sqlite().await);
+        let path = left.dir.path().join("jwt.pem");
+        let made = std::process::Command::new("openssl")
+            .args(["genpkey", "-algorithm", "ed25519", "-out"])
+            .arg(&path)
+            .status()
+            .unwrap();
+        assert!(made.success());
+        let one = JwtKeys::load(&left.db, USERS, Some(&path), START).await.unwrap();
+        let other = JwtKeys::load(&right.db, USERS, Some(&path), START).await.unwrap();
+        let old = one.sign(claims(), START, HOUR).unwrap();
+        assert!(accepts(&other, &old, START).await);
+        let text = generate().unwrap().private_pem + &std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text).unwrap();
+        let rotated = JwtKeys::load(&left.db, USERS, Some(&path), START).await.unwrap();
+        let new = rotated.sign(claims(), START, HOUR).unwrap();
+        assert!(accepts(&rotated, &old, START).await && accepts(&rotated, &new, START).await);
+        assert!(!accepts(&one, &new, START + HOUR).await);
+        std::fs::write(&path, "nothing").unwrap();
+        assert!(JwtKeys::load(&left.db, USERS, Some(&path), START).await.is_err());
+    }
+}
