@@ -9,6 +9,8 @@ use std::time::Duration;
 use secrecy::SecretString;
 use tokio::sync::watch;
 
+pub use crate::sign_in::{GithubSettings, OidcSettings};
+
 /// A file of the dashboard, as the binary carries it.
 #[derive(Debug, Clone, Copy)]
 pub struct DashboardFile {
@@ -250,6 +252,9 @@ pub struct ControlConfig {
     /// A file of the operator's with the keys that sign people's tokens (Ed25519, PEM): the first signs, all are accepted.
     /// Keys in the database when absent.
     pub jwt_key: Option<PathBuf>,
+    /// Where people can sign in besides here.
+    pub oidc: Option<OidcSettings>,
+    pub github: Option<GithubSettings>,
     /// `smtp://` or `smtps://`, with user and password; no mail when absent.
     pub smtp_url: Option<SecretString>,
     /// Whom mail comes from.
@@ -288,6 +293,8 @@ impl ControlConfig {
             registry_allow: Vec::new(),
             webhook_allow: Vec::new(),
             jwt_key: None,
+            oidc: None,
+            github: None,
             smtp_url: None,
             smtp_from: None,
             reaper_interval: Duration::from_secs(1),

@@ -199,6 +199,16 @@ impl JwtKeys {
         jsonwebtoken::encode(&header, &envelope, &known.signing).map_err(SigningError::Sign)
     }
 
+    /// Whether a text is a token of this purpose by the id of its key, whatever it is still worth.
+    #[must_use]
+    pub fn made(&self, token: &str) -> bool {
+        let kid = jsonwebtoken::decode_header(token).ok().and_then(|header| header.kid);
+        kid.is_some_and(|kid| {
+            let ours = kid.strip_prefix(self.purpose.name).is_some_and(|rest| rest.starts_with('-'));
+            ours || self.known().verifying.contains_key(&kid)
+        })
+    }
+
     /// The claims of a token that we signed, expired or not; nothing for any other text.
     pub async fn verify<C: DeserializeOwned>(
         &self,

@@ -75,6 +75,30 @@ pub struct ControlArgs {
     /// Keys that sign people's tokens, Ed25519 in PEM: the first signs, all are accepted [default: in the database]
     #[arg(long, env = "ATOLL_JWT_KEY", value_name = "FILE")]
     pub jwt_key: Option<PathBuf>,
+    /// An OpenID Connect provider where people can sign in: its address
+    #[arg(long, env = "ATOLL_OIDC_ISSUER", value_name = "URL", requires_all = ["oidc_client_id", "oidc_client_secret"])]
+    pub oidc_issuer: Option<String>,
+    /// What Atoll is called there
+    #[arg(long, env = "ATOLL_OIDC_CLIENT_ID", value_name = "ID")]
+    pub oidc_client_id: Option<String>,
+    /// Its secret there. Arguments can be seen by others: prefer the variable
+    #[arg(long, env = "ATOLL_OIDC_CLIENT_SECRET", value_name = "SECRET", hide_env_values = true)]
+    pub oidc_client_secret: Option<String>,
+    /// What the button for it says
+    #[arg(long, env = "ATOLL_OIDC_NAME", value_name = "NAME", default_value = "Single sign-on")]
+    pub oidc_name: String,
+    /// Lets people sign in with GitHub: what Atoll is called there
+    #[arg(long, env = "ATOLL_GITHUB_CLIENT_ID", value_name = "ID", requires = "github_client_secret")]
+    pub github_client_id: Option<String>,
+    /// Its secret there. Arguments can be seen by others: prefer the variable
+    #[arg(long, env = "ATOLL_GITHUB_CLIENT_SECRET", value_name = "SECRET", hide_env_values = true)]
+    pub github_client_secret: Option<String>,
+    /// Where GitHub is, for a GitHub Enterprise
+    #[arg(long, env = "ATOLL_GITHUB_URL", value_name = "URL", default_value = "https://github.com")]
+    pub github_url: String,
+    /// Where its API is
+    #[arg(long, env = "ATOLL_GITHUB_API_URL", value_name = "URL", default_value = "https://api.github.com")]
+    pub github_api_url: String,
     /// Where mail goes out, such as smtps://user:password@mail.example.com; needs --smtp-from and --public-url
     #[arg(long, env = "ATOLL_SMTP_URL", value_name = "URL", hide_env_values = true)]
     pub smtp_url: Option<String>,

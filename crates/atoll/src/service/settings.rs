@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use atoll_control::ControlConfig;
 use atoll_control::config::{DashboardFile, Overcommit, Quotas, TlsFiles};
+use atoll_control::config::{DashboardFile, GithubSettings, OidcSettings, Overcommit, TlsFiles};
 use atoll_host::HostConfig;
 
 use crate::cli::settings::{AgentArgs, ControlArgs, HeartbeatArgs, OnReconnect};
@@ -25,6 +26,23 @@ pub fn control(data_dir: PathBuf, cache_dir: PathBuf, args: &ControlArgs, heartb
     config.trusted_proxies.clone_from(&args.trusted_proxies);
     config.webhook_allow.clone_from(&args.webhook_allow);
     config.jwt_key.clone_from(&args.jwt_key);
+    config.oidc = args.oidc_issuer.clone().zip(args.oidc_client_id.clone()).zip(args.oidc_client_secret.clone()).map(
+        |((issuer, client_id), client_secret)| OidcSettings {
+            name: args.oidc_name.clone(),
+            issuer,
+            client_id,
+            client_secret: client_secret.into(),
+        },
+    );
+    config.github =
+        args.github_client_id.clone().zip(args.github_client_secret.clone()).map(|(client_id, client_secret)| {
+            GithubSettings {
+                client_id,
+                client_secret: client_secret.into(),
+                web_url: args.github_url.clone(),
+                api_url: args.github_api_url.clone(),
+            }
+        });
     config.smtp_url = args.smtp_url.clone().map(Into::into);
     config.smtp_from.clone_from(&args.smtp_from);
     config.scheduler = args.scheduler;

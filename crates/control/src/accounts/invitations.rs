@@ -154,7 +154,8 @@ impl Accounts {
         let now = self.clock.now();
         let mut tx = self.db.begin().await?;
         let id = UserId::new();
-        let new = NewUser { id: &id, email: &row.email, name: name.trim(), password_hash: Some(&hash) };
+        let new =
+            NewUser { id: &id, email: &row.email, name: name.trim(), password_hash: Some(&hash), verified: false };
         people::insert_user(&mut tx, &new, now)
             .await
             .map_err(|error| if error.is_unique_violation() { SignupError::EmailTaken } else { error.into() })?;
@@ -186,7 +187,7 @@ impl Accounts {
     }
 
     /// Uses the invitation up. Somebody who is in the team already stays what they are.
-    async fn join(
+    pub(super) async fn join(
         &self,
         tx: &mut Tx,
         row: &InvitationRow,

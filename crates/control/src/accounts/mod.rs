@@ -1,12 +1,15 @@
 //! People: accounts, passwords, sessions and the tokens that prove them.
 //!
 //! `login` signs in by password, `signup` makes accounts, `setup` the first admin, `session` opens, lists and ends
-//! sessions, `device` lets programs in, `invitations` let people into teams, `reset` sets lost passwords anew, `rights` remembers who shows what without acting on rights that are gone, `profile` is what people change
+//! sessions, `device` lets programs in, `elsewhere` people who sign in
+//! with a provider, `invitations` let people into teams, `reset` sets lost passwords anew, `rights` remembers who shows what without acting on rights that are gone, `profile` is what people change
 //! about themselves, `password` hashes, `token` signs user JWTs, `rate` bounds guessing, the `store`s have the SQL. What
 //! a cookie must bring along is decided in `http/browser.rs`, who may do what in `http/caller.rs`.
 
 mod device;
 mod device_store;
+mod elsewhere;
+mod identity_store;
 mod invitation_store;
 mod invitations;
 mod link;
@@ -30,6 +33,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use device::DeviceError;
+pub use elsewhere::{ElsewhereError, TTL as SIGN_IN_TTL};
 pub use invitation_store::InvitationRow;
 pub use invitations::InvitationError;
 pub use login::LoginError;

@@ -33,6 +33,8 @@ pub const LOGIN_ACCOUNT: Limit = Limit { kind: "login account", most: 10, window
 pub const LOGIN_ADDRESS: Limit = Limit { kind: "login address", most: 60, window: MINUTE };
 /// New accounts.
 pub const SIGNUP_ADDRESS: Limit = Limit { kind: "signup address", most: 20, window: MINUTE };
+/// Sign-ins elsewhere that were begun.
+pub const SIGN_IN_ADDRESS: Limit = Limit { kind: "sign-in address", most: 60, window: MINUTE };
 /// Invitations by one person.
 pub const INVITE: Limit = Limit { kind: "invite", most: 60, window: MINUTE };
 /// Links that set a new password, asked for by whoever.

@@ -81,7 +81,7 @@ impl Accounts {
         visit: Visit<'_>,
     ) -> Result<LoginRow, SignupError> {
         let (id, now) = (UserId::new(), self.clock.now());
-        let user = NewUser { id: &id, email, name, password_hash };
+        let user = NewUser { id: &id, email, name, password_hash, verified: false };
         store::insert_user(tx, &user, now)
             .await
             .map_err(|error| if error.is_unique_violation() { SignupError::EmailTaken } else { error.into() })?;

@@ -86,19 +86,22 @@ pub struct NewUser<'a> {
     pub email: &'a str,
     pub name: &'a str,
     pub password_hash: Option<&'a str>,
+    /// The address was proven to be theirs.
+    pub verified: bool,
 }
 
 /// Inserts a person without rights; a unique violation when the address is taken.
 pub async fn insert_user(tx: &mut Tx, user: &NewUser<'_>, now: Millis) -> Result<(), DbError> {
     on!(tx tx, |c| sqlx::query(
-        "INSERT INTO users (id, email, name, password_hash, is_admin, is_active, created_at, updated_at)
-         VALUES ($1, $2, $3, $4, FALSE, TRUE, $5, $5)",
+        "INSERT INTO users (id, email, name, password_hash, email_verified, is_admin, is_active, created_at, updated_at)
+         VALUES ($1, $2, $3, $4, $6, FALSE, TRUE, $5, $5)",
     )
     .bind(user.id.as_str())
     .bind(user.email)
     .bind(user.name)
     .bind(user.password_hash)
     .bind(now)
+    .bind(user.verified)
     .execute(c)
     .await
     .map(|_| ()))

@@ -1,8 +1,8 @@
 //! Signing up, in and out.
 
-use atoll_model::api::auth::SessionKind;
 use atoll_model::api::auth::{
-    AuthConfig, AuthResponse, LoginRequest, SetupRequest, Signup, SignupRequest, SwitchTeamRequest,
+    AuthConfig, AuthResponse, LoginRequest, SessionKind, SetupRequest, SignInProvider, Signup, SignupRequest,
+    SwitchTeamRequest,
 };
 use axum::extract::State;
 use axum::http::header::{SET_COOKIE, USER_AGENT};
@@ -22,6 +22,7 @@ use crate::accounts::{Credential, Newcomer, SignedIn, Switched, Visit};
 use crate::app::App;
 use crate::audit::Origin;
 use crate::config::SignupMode;
+use crate::sign_in::Provider;
 
 /// What is kept of a client's name in its session.
 const MAX_USER_AGENT: usize = 200;
@@ -92,6 +93,10 @@ impl Arrival {
     }
 }
 
+fn provider(provider: &Provider<'_>) -> SignInProvider {
+    SignInProvider { id: provider.id().to_owned(), name: provider.name().to_owned() }
+}
+
 /// What a page for signing in needs to know.
 #[utoipa::path(get, path = "/v1/auth/config", tag = "accounts", responses((status = 200, body = AuthConfig)))]
 pub async fn config(State(app): State<App>) -> ApiResult<axum::Json<AuthConfig>> {
@@ -102,7 +107,7 @@ pub async fn config(State(app): State<App>) -> ApiResult<axum::Json<AuthConfig>>
             SignupMode::Closed => Signup::Closed,
         },
         setup_needed: !app.accounts.anybody().await?,
-        providers: Vec::new(),
+        providers: Provider::all(&app.config).iter().map(provider).collect(),
         smtp: app.accounts.mailer().is_on(),
     }))
 }

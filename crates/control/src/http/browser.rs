@@ -77,6 +77,24 @@ fn with(site: &Site, name: &str, value: &str, ttl: Duration, same_site: &str) ->
     format!("{name}={value}; Path=/; Max-Age={}; HttpOnly; SameSite={same_site}{secure}", ttl.as_secs())
 }
 
+fn state_name(site: &Site) -> String {
+    format!("{}-sign-in", name(site))
+}
+
+/// The `Set-Cookie` of a browser that goes to sign in elsewhere. `Lax`: it comes back from another site.
+pub fn set_state(site: &Site, state: &str, ttl: Duration) -> String {
+    with(site, &state_name(site), state, ttl, "Lax")
+}
+
+pub fn clear_state(site: &Site) -> String {
+    set_state(site, "", Duration::ZERO)
+}
+
+/// What that browser brings back.
+pub fn state<'a>(parts: &'a Parts, site: &Site) -> Option<&'a str> {
+    value(&parts.headers, &state_name(site))
+}
+
 /// What a page must send along with whatever the session changes. It follows from the cookie's secret, so nothing is
 /// kept of it, and says nothing about it.
 #[must_use]

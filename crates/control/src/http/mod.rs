@@ -19,6 +19,7 @@ mod dashboard;
 mod device;
 mod e2b;
 mod edge;
+mod elsewhere;
 pub mod error;
 mod events;
 mod exec;
@@ -49,6 +50,8 @@ mod ports;
 mod processes;
 mod program;
 mod sandboxes;
+#[cfg(test)]
+mod sign_in_tests;
 mod signals;
 pub mod site;
 mod snapshots;
@@ -110,6 +113,7 @@ fn quick() -> OpenApiRouter<App> {
         .merge(me::routes())
         .merge(snapshots::routes())
         .merge(device::routes())
+        .merge(elsewhere::routes())
         .merge(invitations::routes())
         .merge(passwords::routes())
         .merge(hosts::routes())

@@ -69,11 +69,13 @@ async fn bad_requests_name_their_field() {
 }
 
 /// Routes that answer without credentials, by design.
-const PUBLIC: [&str; 15] = [
+const PUBLIC: [&str; 17] = [
     "get /healthz",
     "get /metrics",
     "get /readyz",
     "get /v1/auth/config",
+    "get /v1/auth/oidc/{provider}",
+    "get /v1/auth/oidc/{provider}/callback",
     "get /v1/invitations/{token}",
     "post /v1/auth/device",
     "post /v1/auth/device/token",
