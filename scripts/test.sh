@@ -113,6 +113,8 @@ if wants lint; then
     stage "Lints" cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
 fi
 if wants unit; then
+    # A real OpenID provider, for the tests of signing in elsewhere.
+    run "Installing the OpenID provider of the tests" "It comes from npm." npm --prefix tests/oidc ci --no-audit --no-fund
     stage "Unit tests" cargo nextest run --workspace --exclude atoll-tests --features atoll/failpoints --locked --no-fail-fast
 fi
 if wants system; then

@@ -4,6 +4,9 @@
 import { createServer } from 'node:http';
 import Provider from 'oidc-provider';
 
+// Its notices must not go where the issuer is read.
+console.info = console.error;
+
 const server = createServer();
 await new Promise((listening) => server.listen(0, '127.0.0.1', listening));
 const issuer = `http://127.0.0.1:${server.address().port}`;

@@ -3,7 +3,7 @@
 use atoll_model::ApiKeyId;
 use atoll_model::api::Page;
 use atoll_model::api::auth::{ApiKey, AuthResponse, CreateApiKeyRequest, LoginRequest, Me, SetupRequest, Team};
-use atoll_model::api::sign_in::{DeviceLogin, DeviceRequest, DeviceTokenRequest};
+use atoll_model::api::sign_in::{DeviceDecisionRequest, DeviceLogin, DeviceRequest, DeviceTokenRequest};
 use http::Method;
 use http_body_util::{BodyExt, Empty};
 use secrecy::{ExposeSecret, SecretString};
@@ -53,6 +53,12 @@ impl Client {
     pub async fn device_token(&self, device_code: &str) -> Result<AuthResponse, Error> {
         let request = DeviceTokenRequest { device_code: device_code.to_owned() };
         self.with_auth(Auth::Nobody).post("/v1/auth/device/token", &request).await
+    }
+
+    /// Lets a program in that shows this code, to act in one's name, or sends it away.
+    pub async fn decide_device_login(&self, user_code: &str, approve: bool) -> Result<(), Error> {
+        let request = DeviceDecisionRequest { user_code: user_code.to_owned(), approve };
+        self.post("/v1/auth/device/decision", &request).await
     }
 
     /// Ends the session that this client asks with.
