@@ -123,7 +123,10 @@ async fn what_cant_be_started_is_refused_with_the_reason() {
     let answer = guest.exec(json!({"cmd": "true", "user": "nobody-here"})).await;
     let error = answer.json();
     assert_eq!((answer.status, &error["code"]), (401, &json!("unauthenticated")), "{error}");
-    assert!(error["message"].as_str().is_some_and(|message| message.contains("'nobody-here' doesn't exist")), "{error}");
+    assert!(
+        error["message"].as_str().is_some_and(|message| message.contains("'nobody-here' doesn't exist")),
+        "{error}"
+    );
 }
 
 #[tokio::test]

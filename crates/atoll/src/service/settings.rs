@@ -4,8 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use atoll_control::ControlConfig;
-use atoll_control::config::{DashboardFile, Overcommit, Quotas, TlsFiles};
-use atoll_control::config::{DashboardFile, GithubSettings, OidcSettings, Overcommit, TlsFiles};
+use atoll_control::config::{DashboardFile, GithubSettings, OidcSettings, Overcommit, Quotas, TlsFiles};
 use atoll_host::HostConfig;
 
 use crate::cli::settings::{AgentArgs, ControlArgs, HeartbeatArgs, OnReconnect};

@@ -57,16 +57,26 @@ const ROWS: &[(&str, For)] = &[
     ("put /v1/admin/teams/{id}/quotas", Admin),
     ("get /v1/admin/teams/{id}/usage", Admin),
     ("get /v1/admin/users", Admin),
+    ("post /v1/admin/users", Admin),
     ("get /v1/admin/users/{id}", Admin),
     ("put /v1/admin/users/{id}/active", Admin),
     ("put /v1/admin/users/{id}/admin", Admin),
+    ("post /v1/admin/users/{id}/password-reset", Admin),
     ("get /v1/api-keys", For::Person),
     ("post /v1/api-keys", For::Person),
     ("delete /v1/api-keys/{id}", For::Person),
     ("get /v1/audit-logs", For::Person),
     ("get /v1/auth/config", Public),
+    ("get /v1/auth/device", For::Person),
+    ("post /v1/auth/device", Public),
+    ("post /v1/auth/device/decision", For::Person),
+    ("post /v1/auth/device/token", Public),
     ("post /v1/auth/login", Public),
     ("post /v1/auth/logout", For::Person),
+    ("get /v1/auth/oidc/{provider}", Public),
+    ("get /v1/auth/oidc/{provider}/callback", Public),
+    ("post /v1/auth/password/reset", Public),
+    ("post /v1/auth/password/reset/confirm", Public),
     ("post /v1/auth/setup", Public),
     ("post /v1/auth/signup", Public),
     ("post /v1/auth/switch-team", For::Person),
@@ -89,6 +99,8 @@ const ROWS: &[(&str, For)] = &[
     ("get /v1/hosts/{id}/tunnel", Host),
     ("get /v1/hosts/{id}/tunnel/relay", Replica),
     ("post /v1/hosts/{id}/undrain", HostOfT(Role::Admin)),
+    ("get /v1/invitations/{token}", Public),
+    ("post /v1/invitations/{token}/accept", Public),
     ("get /v1/me", For::Person),
     ("patch /v1/me", For::Person),
     ("post /v1/me/password", For::Person),
@@ -132,6 +144,9 @@ const ROWS: &[(&str, For)] = &[
     ("delete /v1/teams/{id}", In(Role::Owner)),
     ("get /v1/teams/{id}", In(Role::Member)),
     ("patch /v1/teams/{id}", In(Role::Admin)),
+    ("get /v1/teams/{id}/invitations", In(Role::Admin)),
+    ("post /v1/teams/{id}/invitations", In(Role::Admin)),
+    ("delete /v1/teams/{id}/invitations/{invitation}", In(Role::Admin)),
     ("post /v1/teams/{id}/leave", In(Role::Member)),
     ("get /v1/teams/{id}/members", In(Role::Member)),
     ("post /v1/teams/{id}/members", In(Role::Admin)),
@@ -366,6 +381,9 @@ impl World {
             .replace("/snapshots/{name}", "/snapshots/none")
             .replace("{process}", "7")
             .replace("{digest}", &"0".repeat(64))
+            .replace("{token}", "none")
+            .replace("{provider}", "none")
+            .replace("{invitation}", "inv-aaaaaaaaaaaaaaaaaaaa")
             .replace("{build}", "none")
             .replace("{hash}", &"0".repeat(64))
             .replace("{name}", "none");
