@@ -10,6 +10,8 @@ const PAGES = [
 	'/dashboard/sandboxes',
 	'/dashboard/templates',
 	'/dashboard/snapshots',
+	'/dashboard/usage',
+	'/dashboard/webhooks',
 	'/dashboard/keys',
 	'/dashboard/team',
 	'/dashboard/audit',

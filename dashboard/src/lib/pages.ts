@@ -49,14 +49,14 @@ const ALL_TEAM_PAGES: PageGroup[] = [
 		pages: [
 			{ name: 'API keys', path: '/dashboard/keys', icon: KeyRound, words: 'tokens' },
 			{ name: 'Members', path: '/dashboard/team', icon: Users, words: 'team people invitations roles' },
-			{ name: 'Usage', path: '/dashboard/usage', icon: ChartColumn, words: 'quotas limits', soon: true },
+			{ name: 'Usage', path: '/dashboard/usage', icon: ChartColumn, words: 'quotas limits' },
 			{
 				name: 'Audit log',
 				path: '/dashboard/audit',
 				icon: ScrollText,
 				words: 'history who did what'
 			},
-			{ name: 'Webhooks', path: '/dashboard/webhooks', icon: Webhook, words: 'notifications', soon: true },
+			{ name: 'Webhooks', path: '/dashboard/webhooks', icon: Webhook, words: 'notifications' },
 			{
 				name: 'Settings',
 				path: '/dashboard/settings',

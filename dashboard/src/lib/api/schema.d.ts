@@ -10,9 +10,11 @@ export type Route =
     | "DELETE /v1/sessions/{id}"
     | "DELETE /v1/snapshots/{name}"
     | "DELETE /v1/teams/{id}"
+    | "DELETE /v1/teams/{id}/invitations/{invitation}"
     | "DELETE /v1/teams/{id}/members/{user_id}"
     | "DELETE /v1/templates/{name}"
     | "DELETE /v1/templates/{name}/builds/{build}"
+    | "DELETE /v1/webhooks/{id}"
     | "GET /healthz"
     | "GET /metrics"
     | "GET /readyz"
@@ -20,11 +22,16 @@ export type Route =
     | "GET /v1/admin/hosts"
     | "GET /v1/admin/sandboxes"
     | "GET /v1/admin/teams"
+    | "GET /v1/admin/teams/{id}/quotas"
+    | "GET /v1/admin/teams/{id}/usage"
     | "GET /v1/admin/users"
     | "GET /v1/admin/users/{id}"
     | "GET /v1/api-keys"
     | "GET /v1/audit-logs"
     | "GET /v1/auth/config"
+    | "GET /v1/auth/device"
+    | "GET /v1/auth/oidc/{provider}"
+    | "GET /v1/auth/oidc/{provider}/callback"
     | "GET /v1/events"
     | "GET /v1/hosts"
     | "GET /v1/hosts/{id}"
@@ -33,6 +40,7 @@ export type Route =
     | "GET /v1/hosts/{id}/tags"
     | "GET /v1/hosts/{id}/tunnel"
     | "GET /v1/hosts/{id}/tunnel/relay"
+    | "GET /v1/invitations/{token}"
     | "GET /v1/me"
     | "GET /v1/sandboxes"
     | "GET /v1/sandboxes/{id}"
@@ -49,6 +57,7 @@ export type Route =
     | "GET /v1/snapshots/{name}"
     | "GET /v1/teams"
     | "GET /v1/teams/{id}"
+    | "GET /v1/teams/{id}/invitations"
     | "GET /v1/teams/{id}/members"
     | "GET /v1/templates"
     | "GET /v1/templates/files/{hash}"
@@ -57,13 +66,25 @@ export type Route =
     | "GET /v1/templates/{name}/builds/{build}"
     | "GET /v1/templates/{name}/builds/{build}/logs"
     | "GET /v1/templates/{name}/tags"
+    | "GET /v1/usage"
+    | "GET /v1/webhooks"
+    | "GET /v1/webhooks/{id}"
+    | "GET /v1/webhooks/{id}/deliveries"
     | "PATCH /v1/hosts/{id}"
     | "PATCH /v1/me"
     | "PATCH /v1/teams/{id}"
     | "PATCH /v1/teams/{id}/members/{user_id}"
+    | "PATCH /v1/webhooks/{id}"
+    | "POST /v1/admin/users"
+    | "POST /v1/admin/users/{id}/password-reset"
     | "POST /v1/api-keys"
+    | "POST /v1/auth/device"
+    | "POST /v1/auth/device/decision"
+    | "POST /v1/auth/device/token"
     | "POST /v1/auth/login"
     | "POST /v1/auth/logout"
+    | "POST /v1/auth/password/reset"
+    | "POST /v1/auth/password/reset/confirm"
     | "POST /v1/auth/setup"
     | "POST /v1/auth/signup"
     | "POST /v1/auth/switch-team"
@@ -75,6 +96,7 @@ export type Route =
     | "POST /v1/hosts/{id}/tags"
     | "POST /v1/hosts/{id}/token"
     | "POST /v1/hosts/{id}/undrain"
+    | "POST /v1/invitations/{token}/accept"
     | "POST /v1/me/password"
     | "POST /v1/sandboxes"
     | "POST /v1/sandboxes/{id}/exec"
@@ -94,10 +116,14 @@ export type Route =
     | "POST /v1/sandboxes/{id}/timeout"
     | "POST /v1/snapshots"
     | "POST /v1/teams"
+    | "POST /v1/teams/{id}/invitations"
     | "POST /v1/teams/{id}/leave"
     | "POST /v1/teams/{id}/members"
     | "POST /v1/templates"
+    | "POST /v1/webhooks"
+    | "POST /v1/webhooks/{id}/test"
     | "PUT /v1/admin/teams/{id}/byoc"
+    | "PUT /v1/admin/teams/{id}/quotas"
     | "PUT /v1/admin/users/{id}/active"
     | "PUT /v1/admin/users/{id}/admin"
     | "PUT /v1/sandboxes/{id}/network"
@@ -107,6 +133,12 @@ export type paths = Record<string, never>;
 export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
+        /** @description Empty for somebody who is signed in; a new person says who they are. */
+        AcceptInvitationRequest: {
+            name?: string | null;
+            /** @description 8 to 1,024 bytes. */
+            password?: string | null;
+        };
         /**
          * @description Who acts.
          * @enum {string}
@@ -161,18 +193,36 @@ export interface components {
             /** Format: int64 */
             teams: number;
         };
+        /** @description How much of something a team has, and may have. */
+        Allowance: {
+            /**
+             * Format: int64
+             * @description None: no limit.
+             */
+            limit?: number | null;
+            /** Format: int64 */
+            used: number;
+        };
         ApiKey: {
             /** Format: date-time */
             created_at: string;
             created_by?: components["schemas"]["UserId"] | null;
+            /** @description The same key in the form that E2B's SDKs check for (`e2b_...`); both open the same. */
+            e2b_key?: string | null;
+            /** Format: date-time */
+            expires_at?: string | null;
             id: components["schemas"]["ApiKeyId"];
             /** @description The key itself; only in the answer that creates it. */
             key?: string | null;
             /** @description The first 10 characters of the key. */
             key_prefix: string;
-            /** Format: date-time */
+            /**
+             * Format: date-time
+             * @description To the minute.
+             */
             last_used_at?: string | null;
             name: string;
+            scope: components["schemas"]["KeyScope"];
         };
         ApiKeyId: string;
         /** @description Who did what to which thing, from where, with what result. */
@@ -391,7 +441,13 @@ export interface components {
             total: number;
         };
         CreateApiKeyRequest: {
+            /**
+             * Format: date-time
+             * @description Refused from then on; never when absent. In the future.
+             */
+            expires_at?: string | null;
             name: string;
+            scope?: components["schemas"]["KeyScope"] | null;
         };
         CreateHostRequest: {
             availability_zone?: string | null;
@@ -553,6 +609,92 @@ export interface components {
              */
             vcpus?: number | null;
         };
+        CreateUserRequest: {
+            email: string;
+            name: string;
+        };
+        CreateWebhookRequest: {
+            /** @description What is sent: kinds (`sandbox`) and types (`host.deleted`). Everything when absent or empty. */
+            events?: string[];
+            /** @description `https://` or `http://`, without user name, to an address that is not private. */
+            url: string;
+        };
+        /** @description One event on its way to one webhook. */
+        Delivery: {
+            /** Format: int32 */
+            attempts: number;
+            /** Format: date-time */
+            created_at: string;
+            /** Format: int64 */
+            duration_ms?: number | null;
+            error?: string | null;
+            /**
+             * Format: int64
+             * @description None: a test.
+             */
+            event_id?: number | null;
+            /** Format: date-time */
+            finished_at?: string | null;
+            id: components["schemas"]["DeliveryId"];
+            /**
+             * Format: date-time
+             * @description When it is tried again, while it is pending.
+             */
+            next_attempt_at?: string | null;
+            /**
+             * Format: int32
+             * @description Of the last attempt.
+             */
+            response_status?: number | null;
+            status: components["schemas"]["DeliveryStatus"];
+            type: string;
+        };
+        DeliveryId: string;
+        /** @enum {string} */
+        DeliveryStatus: "pending" | "delivered" | "failed";
+        DeviceDecisionRequest: {
+            /** @description Whether the program may act in one's name, in one's current team. */
+            approve: boolean;
+            user_code: string;
+        };
+        /** @description As RFC 8628 has it. */
+        DeviceLogin: {
+            /** @description For the program alone. */
+            device_code: string;
+            /**
+             * Format: int64
+             * @description Seconds.
+             */
+            expires_in: number;
+            /**
+             * Format: int64
+             * @description Seconds between two questions whether it is approved.
+             */
+            interval: number;
+            /** @description For the person. */
+            user_code: string;
+            /** @description Where the person goes. */
+            verification_uri: string;
+            verification_uri_complete: string;
+        };
+        /** @description A program that waits to be let in. */
+        DeviceLoginDetail: {
+            /** @description Where it asked from. */
+            address?: string | null;
+            client_name: string;
+            /** Format: date-time */
+            created_at: string;
+            /** Format: date-time */
+            expires_at: string;
+            user_code: string;
+        };
+        DeviceRequest: {
+            /** @description What the person is told about who asks, such as the machine's name. */
+            client_name?: string | null;
+        };
+        DeviceTokenRequest: {
+            device_code: string;
+        };
         /**
          * @description How `stdout` and `stderr` are written: as they are, or base64 when they are not UTF-8.
          * @enum {string}
@@ -563,7 +705,7 @@ export interface components {
             error: components["schemas"]["ErrorDetail"];
         };
         /** @enum {string} */
-        ErrorCode: "invalid_request" | "unauthorized" | "forbidden" | "origin_mismatch" | "csrf_token_invalid" | "signup_closed" | "not_found" | "method_not_allowed" | "conflict" | "invalid_state" | "host_has_sandboxes" | "snapshot_in_use" | "email_taken" | "name_taken" | "host_deleted" | "too_large" | "unsupported_media_type" | "rate_limited" | "quota_exceeded" | "internal" | "agent_error" | "no_hosts_available" | "host_unavailable" | "overloaded" | "not_ready" | "insufficient_storage" | "timeout";
+        ErrorCode: "invalid_request" | "unauthorized" | "forbidden" | "origin_mismatch" | "csrf_token_invalid" | "signup_closed" | "authorization_pending" | "slow_down" | "access_denied" | "expired_token" | "not_found" | "method_not_allowed" | "conflict" | "invalid_state" | "host_has_sandboxes" | "snapshot_in_use" | "email_taken" | "name_taken" | "host_deleted" | "too_large" | "unsupported_media_type" | "rate_limited" | "quota_exceeded" | "internal" | "agent_error" | "provider_error" | "no_hosts_available" | "host_unavailable" | "overloaded" | "not_ready" | "insufficient_storage" | "timeout";
         ErrorDetail: {
             code: components["schemas"]["ErrorCode"];
             /** @description The field of the request that was wrong, when one was. */
@@ -797,6 +939,45 @@ export interface components {
          * @enum {string}
          */
         HostType: "regular" | "byoc";
+        Invitation: {
+            /** Format: date-time */
+            created_at: string;
+            email: string;
+            /** Format: date-time */
+            expires_at: string;
+            id: components["schemas"]["InvitationId"];
+            invited_by?: components["schemas"]["UserId"] | null;
+            /** @description Whether it went out by mail; only in the answer that makes it. */
+            mailed?: boolean | null;
+            role: components["schemas"]["Role"];
+            /** @description To be handed to the person, when it could not be mailed; only in the answer that makes it. */
+            url?: string | null;
+        };
+        InvitationAccepted: {
+            role: components["schemas"]["Role"];
+            team_id: components["schemas"]["TeamId"];
+        };
+        /** @description What the holder of an invitation may know. */
+        InvitationDetail: {
+            email: string;
+            /** Format: date-time */
+            expires_at: string;
+            /** @description There is an account with this address: sign in, then accept. */
+            has_account: boolean;
+            role: components["schemas"]["Role"];
+            team_id: components["schemas"]["TeamId"];
+            team_name: string;
+        };
+        InvitationId: string;
+        InviteRequest: {
+            email: string;
+            role?: components["schemas"]["Role"] | null;
+        };
+        /**
+         * @description What a key may be used for.
+         * @enum {string}
+         */
+        KeyScope: "all" | "sandboxes" | "read";
         /** @description Where a port of a sandbox is reached from outside. */
         Link: {
             /**
@@ -931,14 +1112,22 @@ export interface components {
                 /** Format: date-time */
                 created_at: string;
                 created_by?: components["schemas"]["UserId"] | null;
+                /** @description The same key in the form that E2B's SDKs check for (`e2b_...`); both open the same. */
+                e2b_key?: string | null;
+                /** Format: date-time */
+                expires_at?: string | null;
                 id: components["schemas"]["ApiKeyId"];
                 /** @description The key itself; only in the answer that creates it. */
                 key?: string | null;
                 /** @description The first 10 characters of the key. */
                 key_prefix: string;
-                /** Format: date-time */
+                /**
+                 * Format: date-time
+                 * @description To the minute.
+                 */
                 last_used_at?: string | null;
                 name: string;
+                scope: components["schemas"]["KeyScope"];
             }[];
             /** @description Pass as `cursor` to get the next page; absent on the last one. */
             next_cursor?: string | null;
@@ -994,6 +1183,40 @@ export interface components {
             next_cursor?: string | null;
         };
         /** @description A page of a list. */
+        Page_Delivery: {
+            items: {
+                /** Format: int32 */
+                attempts: number;
+                /** Format: date-time */
+                created_at: string;
+                /** Format: int64 */
+                duration_ms?: number | null;
+                error?: string | null;
+                /**
+                 * Format: int64
+                 * @description None: a test.
+                 */
+                event_id?: number | null;
+                /** Format: date-time */
+                finished_at?: string | null;
+                id: components["schemas"]["DeliveryId"];
+                /**
+                 * Format: date-time
+                 * @description When it is tried again, while it is pending.
+                 */
+                next_attempt_at?: string | null;
+                /**
+                 * Format: int32
+                 * @description Of the last attempt.
+                 */
+                response_status?: number | null;
+                status: components["schemas"]["DeliveryStatus"];
+                type: string;
+            }[];
+            /** @description Pass as `cursor` to get the next page; absent on the last one. */
+            next_cursor?: string | null;
+        };
+        /** @description A page of a list. */
         Page_Host: {
             items: {
                 /** @description Where control reaches the agent: `host:port`, or `tunnel` for one that keeps a connection open to control. */
@@ -1023,6 +1246,25 @@ export interface components {
                 type: components["schemas"]["HostType"];
                 /** Format: date-time */
                 updated_at: string;
+            }[];
+            /** @description Pass as `cursor` to get the next page; absent on the last one. */
+            next_cursor?: string | null;
+        };
+        /** @description A page of a list. */
+        Page_Invitation: {
+            items: {
+                /** Format: date-time */
+                created_at: string;
+                email: string;
+                /** Format: date-time */
+                expires_at: string;
+                id: components["schemas"]["InvitationId"];
+                invited_by?: components["schemas"]["UserId"] | null;
+                /** @description Whether it went out by mail; only in the answer that makes it. */
+                mailed?: boolean | null;
+                role: components["schemas"]["Role"];
+                /** @description To be handed to the person, when it could not be mailed; only in the answer that makes it. */
+                url?: string | null;
             }[];
             /** @description Pass as `cursor` to get the next page; absent on the last one. */
             next_cursor?: string | null;
@@ -1222,6 +1464,32 @@ export interface components {
             /** @description Pass as `cursor` to get the next page; absent on the last one. */
             next_cursor?: string | null;
         };
+        /** @description A page of a list. */
+        Page_Webhook: {
+            items: {
+                /** Format: date-time */
+                created_at: string;
+                created_by?: components["schemas"]["UserId"] | null;
+                /** @description Why it was disabled, when nobody did it on purpose. */
+                disabled_reason?: string | null;
+                enabled: boolean;
+                /** @description Empty: everything. */
+                events: string[];
+                /**
+                 * Format: date-time
+                 * @description Since when nothing reached it.
+                 */
+                failing_since?: string | null;
+                id: components["schemas"]["WebhookId"];
+                /** @description What deliveries are signed with; only in the answer that creates it. */
+                secret?: string | null;
+                /** Format: date-time */
+                updated_at: string;
+                url: string;
+            }[];
+            /** @description Pass as `cursor` to get the next page; absent on the last one. */
+            next_cursor?: string | null;
+        };
         PathRequest: {
             path: string;
             user?: string | null;
@@ -1233,6 +1501,13 @@ export interface components {
             /** Format: int32 */
             pid: number;
             tag?: string | null;
+        };
+        /** @description What a team's sandboxes that are not stopped take, and may take. */
+        Quotas: {
+            disk_mb: components["schemas"]["Allowance"];
+            memory_mb: components["schemas"]["Allowance"];
+            sandboxes: components["schemas"]["Allowance"];
+            vcpus: components["schemas"]["Allowance"];
         };
         /**
          * @description The refresh token is in the body; the body is signed with the host's key (header `X-Host-Signature`,
@@ -1266,6 +1541,23 @@ export interface components {
         RegistryLogin: {
             password: string;
             username: string;
+        };
+        ResetConfirmRequest: {
+            /** @description 8 to 1,024 bytes. */
+            password: string;
+            /** @description From the link. */
+            token: string;
+        };
+        /** @description A link with which somebody sets a password, once. */
+        ResetLink: {
+            email: string;
+            /** Format: date-time */
+            expires_at: string;
+            url: string;
+            user_id: components["schemas"]["UserId"];
+        };
+        ResetRequest: {
+            email: string;
         };
         /** @description What an event is about. */
         Resource: {
@@ -1373,6 +1665,29 @@ export interface components {
              * @default null
              */
             internet?: boolean | null;
+        };
+        /** @description Sets all of a team's limits: what is absent or null is the installation's default. */
+        SetQuotasRequest: {
+            /**
+             * Format: int64
+             * @default null
+             */
+            disk_mb?: number | null;
+            /**
+             * Format: int64
+             * @default null
+             */
+            memory_mb?: number | null;
+            /**
+             * Format: int64
+             * @default null
+             */
+            sandboxes?: number | null;
+            /**
+             * Format: int64
+             * @default null
+             */
+            vcpus?: number | null;
         };
         /** @description Makes the first admin of a fresh installation. */
         SetupRequest: {
@@ -1591,6 +1906,47 @@ export interface components {
             /** @description In addresses: lower-case letters, digits and single hyphens. */
             slug?: string | null;
         };
+        /** @description Changes what is given. Enabling one again forgets that it failed. */
+        UpdateWebhookRequest: {
+            /** @default null */
+            enabled?: boolean | null;
+            /** @default null */
+            events?: string[] | null;
+            /** @default null */
+            url?: string | null;
+        };
+        Usage: {
+            /** @description Oldest first, days without any included. */
+            days: components["schemas"]["UsageDay"][];
+            quotas: components["schemas"]["Quotas"];
+        };
+        /** @description What a team used on one day (UTC). */
+        UsageDay: {
+            /** @description `2026-11-25`. */
+            date: string;
+            /**
+             * Format: double
+             * @description From creation to the end.
+             */
+            disk_mb_seconds: number;
+            /**
+             * Format: double
+             * @description Running or paused.
+             */
+            memory_mb_seconds: number;
+            /**
+             * Format: double
+             * @description Running.
+             */
+            sandbox_seconds: number;
+            /**
+             * Format: int64
+             * @description Sandboxes that there were on that day.
+             */
+            sandboxes: number;
+            /** Format: double */
+            vcpu_seconds: number;
+        };
         UserId: string;
         /** @description Text frames that the server sends on `files/watch`. */
         WatchOutput: {
@@ -1608,6 +1964,28 @@ export interface components {
             /** @enum {string} */
             type: "error";
         };
+        Webhook: {
+            /** Format: date-time */
+            created_at: string;
+            created_by?: components["schemas"]["UserId"] | null;
+            /** @description Why it was disabled, when nobody did it on purpose. */
+            disabled_reason?: string | null;
+            enabled: boolean;
+            /** @description Empty: everything. */
+            events: string[];
+            /**
+             * Format: date-time
+             * @description Since when nothing reached it.
+             */
+            failing_since?: string | null;
+            id: components["schemas"]["WebhookId"];
+            /** @description What deliveries are signed with; only in the answer that creates it. */
+            secret?: string | null;
+            /** Format: date-time */
+            updated_at: string;
+            url: string;
+        };
+        WebhookId: string;
         WrittenFile: {
             path: string;
             /** Format: int64 */

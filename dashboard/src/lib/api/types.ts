@@ -21,7 +21,7 @@ export type AuthConfig = Schemas['AuthConfig'];
 export type BrowserSession = Schemas['Session'];
 export type Team = Schemas['Team'];
 export type Role = Schemas['Role'];
-export type ApiKey = Schemas['ApiKey'] & { scope?: KeyScope; expires_at?: string | null };
+export type ApiKey = Schemas['ApiKey'];
 export type Host = Schemas['Host'];
 export type HostStatus = Schemas['HostStatus'];
 export type CreateHost = Schemas['CreateHostRequest'];
@@ -41,24 +41,17 @@ export type AdminSandbox = Schemas['AdminSandbox'];
 
 export type AuditEntry = Schemas['AuditEntry'];
 
-export type {
-	Delivery,
-	DeviceLoginDetail,
-	Invitation,
-	InvitationDetail,
-	ResetLink,
-	Usage,
-	Webhook
-} from './pending';
-
-export type KeyScope = 'all' | 'sandboxes' | 'read';
-export interface NewKey {
-	name: string;
-	scope?: KeyScope;
-	expires_at?: string;
-}
+export type KeyScope = Schemas['KeyScope'];
+export type NewKey = Schemas['CreateApiKeyRequest'];
 export type Snapshot = Schemas['Snapshot'];
 export type ForkResponse = Schemas['ForkResponse'];
 export type Build = Schemas['Build'];
 export type BuildLogLine = Schemas['BuildLogLine'];
 export type StartedBuild = Schemas['StartedBuild'];
+export type Usage = Schemas['Usage'];
+export type Invitation = Schemas['Invitation'];
+export type InvitationDetail = Schemas['InvitationDetail'];
+export type DeviceLoginDetail = Schemas['DeviceLoginDetail'];
+export type Webhook = Schemas['Webhook'];
+export type Delivery = Schemas['Delivery'];
+export type ResetLink = Schemas['ResetLink'];
