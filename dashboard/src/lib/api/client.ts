@@ -3,10 +3,9 @@
 // The session is a cookie that no script can read. What changes something bears the session's CSRF token, which lives in
 // this page's memory alone.
 import { ApiError, fromAnswer, unreachable } from './errors';
-import type { PendingRoute } from './pending';
-import type { Route as Landed } from './schema';
+import type { Route } from './schema';
 
-export type Route = Landed | PendingRoute;
+export type { Route } from './schema';
 
 export interface Options {
 	/** What stands for the `{names}` in the route's path. */
