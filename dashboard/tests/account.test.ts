@@ -18,13 +18,20 @@ it('asks for the password over the page when the session has ended, keeps what w
 			await enter(page);
 			await page.keyboard.press('c');
 			await page.getByLabel('Labels').fill('task=kept');
-			const { items } = await admin<{ items: { id: string; kind: string }[] }>(
-				'GET',
-				'/v1/sessions?limit=1000'
-			);
-			await Promise.all(
-				items.filter(({ kind }) => kind === 'browser').map(({ id }) => admin('DELETE', `/v1/sessions/${id}`))
-			);
+			// The session ends while the request is on its way: whatever else notices it, the request has been asked for.
+			let ended = false;
+			await page.route('**/v1/sandboxes', async (route) => {
+				if (route.request().method() === 'POST' && !ended) {
+					ended = true;
+					const { items } = await admin<{ items: { id: string; kind: string }[] }>(
+						'GET',
+						'/v1/sessions?limit=1000'
+					);
+					const browsers = items.filter(({ kind }) => kind === 'browser');
+					await Promise.all(browsers.map(({ id }) => admin('DELETE', `/v1/sessions/${id}`)));
+				}
+				await route.continue();
+			});
 			await page.getByRole('button', { name: 'Create sandbox' }).click();
 			await page.getByRole('heading', { name: 'Your session has ended' }).waitFor();
 			await inspect(page, 'session-ended');

@@ -52,7 +52,7 @@ it.each([
 				for (const path of [...PAGES, ...BELOW.map((below) => `/dashboard/sandboxes/${id}${below}`)]) {
 					await page.goto(path);
 					await page.locator('h1').first().waitFor();
-					await page.locator('[aria-busy=true]').waitFor({ state: 'detached' });
+					await expect.poll(() => page.locator('[aria-busy=true]').count(), { timeout: 15_000 }).toBe(0);
 					const name = path.replace(`/${id}`, '/one').slice(1).replaceAll('/', '-');
 					await inspect(page, `${name}-${scheme}-${width}`);
 					expect(

@@ -42,6 +42,7 @@ pub enum TeamCommand {
     /// Make somebody who has an account a member
     Add {
         team: TeamId,
+        #[arg(id = "member", value_name = "EMAIL")]
         email: String,
         /// owner, admin or member
         #[arg(long, default_value = "member")]
@@ -97,7 +98,7 @@ pub enum AdminCommand {
     /// Let a team bring its own hosts, or not
     Byoc {
         team: TeamId,
-        #[arg(value_parser = on_or_off)]
+        #[arg(value_name = "on|off", value_parser = on_or_off, action = clap::ArgAction::Set)]
         state: bool,
         #[command(flatten)]
         person: PersonArgs,
@@ -118,7 +119,7 @@ Examples:
     /// Switch an account on or off
     Active {
         user: UserId,
-        #[arg(value_parser = on_or_off)]
+        #[arg(value_name = "on|off", value_parser = on_or_off, action = clap::ArgAction::Set)]
         state: bool,
         #[command(flatten)]
         person: PersonArgs,
@@ -126,7 +127,7 @@ Examples:
     /// Make a person a platform admin, or no more
     Admin {
         user: UserId,
-        #[arg(value_parser = on_or_off)]
+        #[arg(value_name = "on|off", value_parser = on_or_off, action = clap::ArgAction::Set)]
         state: bool,
         #[command(flatten)]
         person: PersonArgs,
