@@ -58,7 +58,7 @@ cd "$work"
 timeout $((seconds * 3 + 60)) "$venv/bin/schemathesis" run "$url/openapi.json" \
     --header "Authorization: Bearer $jwt" \
     --checks all --exclude-checks not_a_server_error,positive_data_acceptance \
-    --phases examples,coverage,fuzzing --continue-on-failure --max-time "$seconds" --request-timeout 20 \
+    --seed "${ATOLL_FUZZ_SEED:-1}" --phases examples,coverage,fuzzing --continue-on-failure --max-time "$seconds" --request-timeout 20 \
     --warnings off --no-color \
     --exclude-path-regex '/(events|exec/stream|pty|watch|tunnel|relay)$|/auth/(logout|switch-team)|/v1/sessions|/me/password|/users/[^/]+/(active|admin)$'
 

@@ -125,7 +125,7 @@ pub async fn login(State(app): State<App>, parts: Parts, Json(request): Json<Log
 /// Makes an account with a team of its own, and signs it in. Who may do so is a setting of the server (`--signup`).
 #[utoipa::path(post, path = "/v1/auth/signup", tag = "accounts", request_body = SignupRequest,
     params(("X-Session" = Option<String>, Header, description = "`cookie` or `token` (the default)")),
-    responses((status = 201, body = AuthResponse), (status = 403), (status = 409), (status = 429)))]
+    responses((status = 201, body = AuthResponse), (status = 403), (status = 404), (status = 409), (status = 429)))]
 pub async fn signup(State(app): State<App>, parts: Parts, Json(request): Json<SignupRequest>) -> ApiResult<Response> {
     validate::email("email", &request.email)?;
     validate::line("name", &request.name, 100)?;

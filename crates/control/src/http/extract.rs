@@ -43,6 +43,10 @@ async fn body<S: Send + Sync>(request: Request, state: &S) -> ApiResult<Bytes> {
 }
 
 fn parse_json<T: DeserializeOwned>(body: &[u8]) -> ApiResult<T> {
+    // serde would take an array for the fields of an object in their order.
+    if body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[') {
+        return Err(ApiError::invalid("body", "the body must be a JSON object"));
+    }
     let mut deserializer = serde_json::Deserializer::from_slice(body);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let field = field_of(&error.path().to_string(), &error.inner().to_string());
