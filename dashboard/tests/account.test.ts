@@ -118,7 +118,7 @@ it('shows a new key once, and deletes it', () =>
 		await inspect(page, 'key-new');
 		await page.getByRole('button', { name: 'Done' }).click();
 		await page.getByText(key.slice(0, 10)).first().waitFor();
-		expect(await page.content()).not.toContain(key);
+		await expect.poll(() => page.content(), { timeout: 15_000 }).not.toContain(key);
 		await page.getByRole('button', { name: 'Actions for ci' }).click();
 		await page.getByRole('menuitem', { name: 'Delete' }).click();
 		await inspect(page, 'key-delete');
