@@ -6,6 +6,10 @@ import { join } from 'node:path';
 
 import { server } from './harness';
 
+/** The binary under test. */
+export const program =
+	process.env.ATOLL_BIN ?? new URL('../../target/release/atoll', import.meta.url).pathname;
+
 export class Agent {
 	readonly data = mkdtempSync(join(tmpdir(), 'atoll-agent-'));
 	#child: ChildProcess | undefined;
@@ -60,5 +64,3 @@ export class Agent {
 		rmSync(this.data, { recursive: true, force: true });
 	}
 }
-
-const program = process.env.ATOLL_BIN ?? new URL('../../target/release/atoll', import.meta.url).pathname;

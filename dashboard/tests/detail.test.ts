@@ -126,3 +126,97 @@ it('shows what runs and ends it, the log, the history, and charts of what it use
 		await page.getByRole('button', { name: 'Resume it' }).click();
 		await page.getByText('Nothing runs that was started from outside').waitFor();
 	}));
+
+it('draws only the files in view of a folder with thousands, and reaches the last by a key', () =>
+	withPage(async (page) => {
+		const id = await sandbox();
+		await api('POST', `/v1/sandboxes/${id}/exec`, {
+			cmd: 'sh',
+			args: ['-c', 'mkdir /home/user/many && cd /home/user/many && seq -f file-%05g 1 3000 | xargs touch']
+		});
+		await enter(page, `/dashboard/sandboxes/${id}/files`);
+		await page.getByRole('treeitem', { name: 'many' }).click();
+		const first = page.getByRole('treeitem', { name: 'file-00001' });
+		await first.waitFor();
+		expect(await first.getAttribute('aria-setsize')).toBe('3000');
+		expect(await page.getByRole('treeitem').count()).toBeLessThan(100);
+		await first.click();
+		await page.keyboard.press('End');
+		await page.keyboard.press('Home');
+		await page.getByRole('tree').evaluate((tree) => tree.scrollTo({ top: tree.scrollHeight / 2 }));
+		await page.getByRole('treeitem', { name: 'file-01500' }).waitFor();
+		expect(await page.getByRole('treeitem').count()).toBeLessThan(100);
+		await inspect(page, 'files-many');
+	}));
+
+it('makes a sandbox that reaches only what is named, and changes that while it lives', () =>
+	withPage(
+		async (page) => {
+			await enter(page);
+			await page.keyboard.press('c');
+			const dialog = page.getByRole('dialog');
+			await dialog.getByText('Isolation and network').click();
+			await dialog.getByLabel('May reach').click();
+			await page.getByRole('option', { name: /^Only these/ }).click();
+			await dialog.getByLabel('Nothing but').fill('not a name at all!');
+			await dialog.getByRole('button', { name: 'Create sandbox' }).click();
+			await dialog.locator('textarea[aria-invalid=true]').waitFor();
+			await inspect(page, 'create-network');
+			await dialog.getByLabel('Nothing but').fill('pypi.org *.pythonhosted.org');
+			await dialog.getByLabel('Isolation').click();
+			await page.getByRole('option', { name: /^Container/ }).click();
+			const created = page.waitForRequest((request) => request.method() === 'POST');
+			await dialog.getByRole('button', { name: 'Create sandbox' }).click();
+			await page.waitForURL(/\/sandboxes\/sb-[a-z0-9]{20}$/);
+			await page.getByText('Running').first().waitFor();
+			expect((await created).postDataJSON()).toMatchObject({
+				driver: 'container',
+				internet: true,
+				network: { allow_out: ['pypi.org', '*.pythonhosted.org'], deny_out: ['0.0.0.0/0'] }
+			});
+			await page.getByRole('button', { name: 'More' }).click();
+			await page.getByRole('menuitem', { name: /What it may reach/ }).click();
+			await inspect(page, 'network');
+			await dialog.getByLabel('May reach').click();
+			await page.getByRole('option', { name: /^Nothing/ }).click();
+			await dialog.getByRole('button', { name: 'Change it' }).click();
+			await page.getByText('Its network rules are changed').waitFor();
+		},
+		{ expected: /400/ }
+	));
+
+it('links to a port that a program in it serves, and changes what becomes of it when nobody uses it', () =>
+	withPage(async (page, context) => {
+		const id = await sandbox();
+		await api('POST', `/v1/sandboxes/${id}/exec`, {
+			cmd: 'sh',
+			args: [
+				'-c',
+				'mkdir /tmp/www && echo from inside > /tmp/www/index.html && cd /tmp/www && exec python3 -m http.server 8000'
+			],
+			background: true
+		});
+		await enter(page, `/dashboard/sandboxes/${id}`);
+		await page.getByRole('button', { name: 'More' }).click();
+		await page.getByRole('menuitem', { name: /Link to a port/ }).click();
+		const dialog = page.getByRole('dialog');
+		await dialog.getByLabel('Port').fill('8000');
+		await dialog.getByRole('button', { name: 'Make the link' }).click();
+		const url = await dialog.getByLabel('Address').inputValue();
+		await inspect(page, 'port-link');
+		const other = await context.newPage();
+		await expect.poll(async () => (await other.goto(url))?.status(), { timeout: 15_000 }).toBe(200);
+		await other.getByText('from inside').waitFor();
+		await other.close();
+		await dialog.getByRole('button', { name: 'Done' }).click();
+
+		await page.getByText('goes on').waitFor();
+		await page.getByRole('button', { name: 'More' }).click();
+		await page.getByRole('menuitem', { name: /When nobody uses it/ }).click();
+		await dialog.getByLabel('When idle for').click();
+		await page.getByRole('option', { name: '2 hours' }).click();
+		await inspect(page, 'idle');
+		await dialog.getByRole('button', { name: 'Change it' }).click();
+		await page.getByText('paused after 2 h').waitFor();
+		expect(await api('GET', `/v1/sandboxes/${id}`)).toMatchObject({ timeout_sec: 7200, on_timeout: 'pause' });
+	}));

@@ -19,7 +19,7 @@ interface Credentials {
 
 export const credentials = JSON.parse(readFileSync(join(data, 'credentials.json'), 'utf8')) as Credentials;
 
-let browser: Browser;
+export let browser: Browser;
 let profile: string;
 
 /** Call once per file. */
@@ -47,29 +47,51 @@ export function useBrowser(): void {
 	});
 }
 
-/** A fresh context and page. `expected` are console errors that the test is about (a refused log-in is a 401). */
+export interface Setting {
+	/** Console errors that the test is about: a refused log-in is a 401. */
+	expected?: RegExp;
+	width?: number;
+	scheme?: 'dark' | 'light';
+	/** Another Atoll than the one that all tests share. */
+	at?: string;
+	/** The origin of somebody else's pages that the test passes through. What they do is their own business. */
+	elsewhere?: string;
+}
+
+/** A fresh context and page. */
 export async function withPage(
 	run: (page: Page, context: BrowserContext) => Promise<void>,
-	options: { expected?: RegExp; width?: number; scheme?: 'dark' | 'light' } = {}
+	options: Setting = {}
 ): Promise<void> {
+	const home = options.at ?? server;
 	const context = await browser.newContext({
-		baseURL: server,
+		baseURL: home,
 		colorScheme: options.scheme ?? 'dark',
 		viewport: { width: options.width ?? 1280, height: 800 }
 	});
 	context.setDefaultTimeout(15_000);
 	const page = await context.newPage();
 	const complaints: string[] = [];
+	const isElsewhere = (url: string) => options.elsewhere !== undefined && url.startsWith(options.elsewhere);
 	page.on('console', (message) => {
 		const text = message.text();
-		if (message.type() === 'error' && !options.expected?.test(text)) complaints.push(text);
+		if (message.type() === 'error' && !options.expected?.test(text) && !isElsewhere(page.url()))
+			complaints.push(text);
 	});
-	page.on('pageerror', (error) => complaints.push(String(error)));
+	page.on('pageerror', (error) => {
+		if (!isElsewhere(page.url())) complaints.push(String(error));
+	});
 	page.on('request', (request) => {
 		const { origin, protocol } = new URL(request.url());
-		if (origin !== server && protocol.startsWith('http'))
-			complaints.push(`asked another origin: ${request.url()}`);
+		if (origin === home || !protocol.startsWith('http') || isElsewhere(request.url())) return;
+		if (!isElsewhere(page.url())) complaints.push(`asked another origin: ${request.url()}`);
 	});
+	// Nothing leaves this machine.
+	if (options.elsewhere)
+		await context.route(
+			(url) => ![home, options.elsewhere].includes(url.origin),
+			(route) => route.abort()
+		);
 	try {
 		await run(page, context);
 		expect(complaints).toEqual([]);

@@ -176,6 +176,26 @@ it(
 	120_000
 );
 
+it('gives a host tags and takes them away', () =>
+	withPage(async (page) => {
+		await enter(page, '/admin/hosts');
+		const row = page.locator('[data-row]').first();
+		const id = await row.getAttribute('data-row');
+		const tags = async () => (await admin<{ tags: string[] }>('GET', `/v1/hosts/${id}/tags`)).tags;
+		await row.getByRole('button', { name: /Actions for/ }).click();
+		await page.getByRole('menuitem', { name: 'Tags' }).click();
+		const dialog = page.getByRole('dialog');
+		await dialog.getByText('None yet.').waitFor();
+		await dialog.getByLabel('New tag').fill('gpu');
+		await page.keyboard.press('Enter');
+		await dialog.getByRole('listitem').filter({ hasText: 'gpu' }).waitFor();
+		expect(await tags()).toEqual(['gpu']);
+		await inspect(page, 'host-tags');
+		await dialog.getByRole('button', { name: 'Remove gpu' }).click();
+		await dialog.getByText('None yet.').waitFor();
+		expect(await tags()).toEqual([]);
+	}));
+
 it('slides a new row in, once', () =>
 	withPage(async (page) => {
 		await enter(page, '/admin/hosts');

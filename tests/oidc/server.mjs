@@ -19,6 +19,15 @@ const provider = new Provider(issuer, {
 			redirect_uris: ['https://atoll.example/v1/auth/oidc/oidc/callback'],
 			grant_types: ['authorization_code'],
 			response_types: ['code']
+		},
+		// The same for an Atoll on loopback, whatever its port (RFC 8252, 7.3).
+		{
+			client_id: 'atoll-on-loopback',
+			client_secret: 'a-secret-of-the-test',
+			application_type: 'native',
+			redirect_uris: ['http://127.0.0.1/v1/auth/oidc/oidc/callback'],
+			grant_types: ['authorization_code'],
+			response_types: ['code']
 		}
 	],
 	claims: { openid: ['sub'], email: ['email', 'email_verified'], profile: ['name'] },
