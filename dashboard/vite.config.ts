@@ -33,7 +33,7 @@ const withClassesInBits: Plugin = {
 
 export default defineConfig({
 	plugins: [tailwindcss(), withoutInlineStyle, withClassesInBits, sveltekit()],
-	server: { proxy },
+	server: { proxy, watch: { ignored: ['**/build/**', '**/screenshots/**'] } },
 	build: { assetsInlineLimit: 0 },
 	test: { include: ['src/**/*.test.ts'], environment: 'node' }
 });

@@ -7,15 +7,21 @@ const PACE_MS = 10_000;
 const AT_ONCE = 3;
 const KEPT = 30;
 const AT_MOST = 60;
+/** What is scrolled past is not asked for. */
+const SETTLED_MS = 300;
 
 export class Sparks {
 	points = $state.raw(new Map<string, MetricsPoint[]>());
 	#wanted: string[] = [];
+	#since = 0;
 	#asked = new Map<string, number>();
 
 	/** Which sandboxes are looked at. */
 	want(ids: string[]): void {
-		this.#wanted = ids.slice(0, AT_MOST);
+		const wanted = ids.slice(0, AT_MOST);
+		if (wanted.length !== this.#wanted.length || wanted.some((id, at) => id !== this.#wanted[at]))
+			this.#since = Date.now();
+		this.#wanted = wanted;
 	}
 
 	/** Begins; the answer ends it. For `$effect`. */
@@ -29,7 +35,7 @@ export class Sparks {
 		while (!signal.aborted) {
 			const now = Date.now();
 			const id =
-				document.visibilityState === 'visible'
+				document.visibilityState === 'visible' && now - this.#since > SETTLED_MS
 					? this.#wanted.find((wanted) => now - (this.#asked.get(wanted) ?? 0) > PACE_MS)
 					: undefined;
 			if (!id) {

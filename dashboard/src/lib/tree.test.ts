@@ -25,6 +25,18 @@ it('shows what is in opened folders, deeper', () => {
 	]);
 });
 
+it('says which of how many in its folder a row is, also of 200,000', () => {
+	const many = Array.from({ length: 200_000 }, (_, at) => entry(`/a/${at}`));
+	const known = new Map([
+		['/', [entry('/a', 'directory'), entry('/b')]],
+		['/a', many]
+	]);
+	const all = rows(known, new Set(['/a']), '/');
+	expect(all.length).toBe(200_002);
+	expect(all.at(-1)).toMatchObject({ place: 2, size: 2 });
+	expect(all.at(-2)).toMatchObject({ place: 200_000, size: 200_000 });
+});
+
 it('takes paths apart and together', () => {
 	expect(join('/', 'x')).toBe('/x');
 	expect(join('/a', 'x')).toBe('/a/x');

@@ -5,6 +5,9 @@ export interface Row {
 	entry: FileEntry;
 	depth: number;
 	open: boolean;
+	/** Which it is in its folder, from 1, and of how many. */
+	place: number;
+	size: number;
 }
 
 /** Folders first, then by name, as people count. */
@@ -17,10 +20,12 @@ export function inOrder(entries: FileEntry[]): FileEntry[] {
 
 export function rows(known: Map<string, FileEntry[]>, opened: Set<string>, from: string, depth = 0): Row[] {
 	const all: Row[] = [];
-	for (const entry of known.get(from) ?? []) {
+	const here = known.get(from) ?? [];
+	for (const [index, entry] of here.entries()) {
 		const open = entry.type === 'directory' && opened.has(entry.path);
-		all.push({ entry, depth, open });
-		if (open) all.push(...rows(known, opened, entry.path, depth + 1));
+		all.push({ entry, depth, open, place: index + 1, size: here.length });
+		// Not by spreading: a folder may have more files than a call may have arguments.
+		if (open) for (const row of rows(known, opened, entry.path, depth + 1)) all.push(row);
 	}
 	return all;
 }

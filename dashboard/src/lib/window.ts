@@ -9,7 +9,7 @@ export interface Window {
 	below: number;
 }
 
-const AROUND = 12;
+const AROUND = 8;
 
 export function visible(count: number, row: number, scrolled: number, height: number): Window {
 	const first = Math.min(count, Math.max(0, Math.floor(scrolled / row) - AROUND));

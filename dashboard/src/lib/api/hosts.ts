@@ -1,5 +1,5 @@
 import { all, request } from './client';
-import type { CreatedHost, CreateHost, Host, HostDeletePreview, RegistrationToken } from './types';
+import type { CreatedHost, CreateHost, Host, HostDeletePreview, HostTags, RegistrationToken } from './types';
 
 export const listHosts = (signal?: AbortSignal) => all<Host>('GET /v1/hosts', { signal });
 export const listAllHosts = (signal?: AbortSignal) => all<Host>('GET /v1/admin/hosts', { signal });
@@ -17,3 +17,10 @@ export const newToken = (id: string) =>
 	request<RegistrationToken>('POST /v1/hosts/{id}/token', { path: { id } });
 export const drainHost = (id: string) => request<Host>('POST /v1/hosts/{id}/drain', { path: { id } });
 export const undrainHost = (id: string) => request<Host>('POST /v1/hosts/{id}/undrain', { path: { id } });
+
+export const hostTags = async (id: string, signal?: AbortSignal) =>
+	(await request<HostTags>('GET /v1/hosts/{id}/tags', { path: { id }, signal })).tags;
+export const addTags = async (id: string, tags: string[]) =>
+	(await request<HostTags>('POST /v1/hosts/{id}/tags', { path: { id }, body: { tags } })).tags;
+export const removeTag = (id: string, tag: string) =>
+	request<undefined>('DELETE /v1/hosts/{id}/tags', { path: { id }, query: { tag } });

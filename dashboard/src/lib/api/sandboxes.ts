@@ -1,5 +1,15 @@
 import { all, request } from './client';
-import type { CreateSandbox, LogLine, Metrics, Page, Process, Sandbox, SandboxEvent } from './types';
+import type {
+	CreateSandbox,
+	Link,
+	LogLine,
+	Metrics,
+	Page,
+	Process,
+	Sandbox,
+	SandboxEvent,
+	SetNetwork
+} from './types';
 
 /** Every sandbox of the team that is not stopped. */
 export const listSandboxes = (signal?: AbortSignal) => all<Sandbox>('GET /v1/sandboxes', { signal });
@@ -18,6 +28,12 @@ export const destroySandbox = (id: string) =>
 	request<undefined>('DELETE /v1/sandboxes/{id}', { path: { id } });
 export const setTimeoutOf = (id: string, timeout_sec: number, on_timeout: Sandbox['on_timeout']) =>
 	request<Sandbox>('POST /v1/sandboxes/{id}/timeout', { path: { id }, body: { timeout_sec, on_timeout } });
+
+export const linkTo = (id: string, port: number, ttl_sec: number) =>
+	request<Link>('POST /v1/sandboxes/{id}/links', { path: { id }, body: { port, ttl_sec } });
+/** Replaces what it may reach; open connections that are no longer allowed end. */
+export const setNetworkOf = (id: string, rules: SetNetwork) =>
+	request<Sandbox>('PUT /v1/sandboxes/{id}/network', { path: { id }, body: rules });
 
 export const sandboxEvents = (id: string, signal?: AbortSignal) =>
 	all<SandboxEvent>('GET /v1/sandboxes/{id}/events', { path: { id }, signal });

@@ -33,6 +33,10 @@ export interface Page<T> {
 	items: T[];
 	next_cursor?: string | null;
 }
+export interface CountedPage<T> extends Page<T> {
+	/** How many fit the filters, over all pages. */
+	total: number;
+}
 
 export type Member = Schemas['Member'];
 export type AdminTeam = Schemas['AdminTeam'];
@@ -55,3 +59,9 @@ export type DeviceLoginDetail = Schemas['DeviceLoginDetail'];
 export type Webhook = Schemas['Webhook'];
 export type Delivery = Schemas['Delivery'];
 export type ResetLink = Schemas['ResetLink'];
+export type Quotas = Schemas['Quotas'];
+export type SetQuotas = Schemas['SetQuotasRequest'];
+export type HostTags = Schemas['HostTags'];
+export type NetworkPolicy = Schemas['NetworkPolicy'];
+export type SetNetwork = Schemas['SetNetworkRequest'];
+export type Link = Schemas['Link'];

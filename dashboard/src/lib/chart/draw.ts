@@ -48,9 +48,10 @@ export function draw(
 			scales: {
 				x: {
 					time: true,
-					// A single point, or none yet, still has a minute around it.
-					range: (_, first, last) => {
-						const end = last ?? Date.now() / 1000;
+					// A single point, or none yet, still has a minute around it. (uPlot itself takes years for one.)
+					range: (self, first, last) => {
+						const [times] = self.data;
+						const end = (times && times.length > 1 ? last : times?.[0]) ?? Date.now() / 1000;
 						return [Math.min(first ?? end, end - (options.days ? 86_400 : 60)), end];
 					}
 				},
@@ -99,7 +100,12 @@ export function draw(
 						const colour = css(line.colour);
 						return options.bars ? colour : `color-mix(in oklch, ${colour} 14%, transparent)`;
 					},
-					points: { show: false },
+					// Where there is no line yet, a dot.
+					points: {
+						show: (self: uPlot) => !bars && self.data[0].length < 3,
+						size: 6,
+						fill: () => css(line.colour)
+					},
 					...(bars ? { paths: bars } : {})
 				}))
 			],
