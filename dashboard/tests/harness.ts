@@ -118,8 +118,8 @@ export async function enter(page: Page, address = '/dashboard/sandboxes'): Promi
 }
 
 /** No serious finding of axe-core, and a picture for people. */
-export async function inspect(page: Page, name: string): Promise<void> {
-	await page.screenshot({ path: join(screenshots, `${name}.png`), animations: 'disabled' });
+export async function inspect(page: Page, name: string, fullPage = false): Promise<void> {
+	await page.screenshot({ path: join(screenshots, `${name}.png`), animations: 'disabled', fullPage });
 	// As a script of the developer tools would be: not subject to the page's policy.
 	const session = await page.context().newCDPSession(page);
 	const { result } = await session.send('Runtime.evaluate', {

@@ -53,6 +53,8 @@ it.each([
 					await page.goto(path);
 					await page.locator('h1').first().waitFor();
 					await expect.poll(() => page.locator('[aria-busy=true]').count(), { timeout: 15_000 }).toBe(0);
+					if (path.endsWith('/terminal'))
+						await page.locator('.xterm-rows').getByText('user@').first().waitFor();
 					const name = path.replace(`/${id}`, '/one').slice(1).replaceAll('/', '-');
 					await inspect(page, `${name}-${scheme}-${width}`);
 					expect(

@@ -1,0 +1,48 @@
+// The page of all components in all their states, which only the development server has: so this starts one.
+import { type ChildProcess, spawn } from 'node:child_process';
+import { afterAll, beforeAll, expect, it } from 'vitest';
+
+import { inspect, server, useBrowser, withPage } from './harness';
+import { end, firstLine } from './own';
+
+useBrowser();
+
+const dashboard = new URL('../', import.meta.url).pathname;
+let vite: ChildProcess | undefined;
+let url = '';
+beforeAll(async () => {
+	vite = spawn('node', ['node_modules/vite/bin/vite.js', 'dev', '--host', '127.0.0.1', '--port', '0'], {
+		cwd: dashboard,
+		env: { ...process.env, ATOLL_URL: server, NO_COLOR: '1', FORCE_COLOR: '0' },
+		stdio: ['ignore', 'pipe', 'inherit']
+	});
+	const line = await firstLine(vite, (said) => said.includes('Local:'));
+	url = /http:\/\/[\d.]+:\d+/.exec(line)?.[0] ?? '';
+});
+afterAll(() => end(vite));
+
+it.each(['dark', 'light'] as const)(
+	'shows every component in all its states, in %s',
+	(scheme) =>
+		withPage(
+			async (page) => {
+				await page.goto('/dev/components');
+				// The first time it puts the packages together, and loads again.
+				await page.getByRole('heading', { name: 'Components' }).waitFor({ timeout: 90_000 });
+				await page.getByRole('figure', { name: 'CPU' }).locator('canvas').waitFor();
+				await inspect(page, `components-${scheme}`, true);
+				await page.getByRole('button', { name: 'Dialog' }).click();
+				await page.getByRole('dialog').getByText('With a line about it.').waitFor();
+				await inspect(page, `components-dialog-${scheme}`);
+				await page.keyboard.press('Escape');
+				await page.getByRole('button', { name: 'Menu' }).click();
+				await page.getByRole('menuitem', { name: 'Delete' }).waitFor();
+				await page.keyboard.press('Escape');
+				await page.getByRole('button', { name: 'New row' }).click();
+				await page.locator('[data-row="row 3"][data-fresh]').waitFor();
+				expect(await page.locator('[data-row]').count()).toBe(3);
+			},
+			{ at: url, scheme }
+		),
+	120_000
+);
