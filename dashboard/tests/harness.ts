@@ -115,6 +115,8 @@ export async function enter(page: Page, address = '/dashboard/sandboxes'): Promi
 	await page.goto(`/login?next=${encodeURIComponent(address)}`);
 	await logIn(page);
 	await page.waitForURL((url) => url.pathname === address);
+	// The address changes before the page is there and hears keys.
+	await page.locator('h1').first().waitFor();
 }
 
 /** No serious finding of axe-core, and a picture for people. */
