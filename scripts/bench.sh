@@ -1,11 +1,18 @@
 #!/usr/bin/env bash
 # Measures Atoll beside the peers that run on this machine, and writes bench/RESULTS.md.
 # Usage: scripts/bench.sh [--quick] [--no-peers]
+#        scripts/bench.sh --e2b              what a program waits for that uses E2B's Python SDK
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 die() { printf 'bench: %s\n' "$*" >&2; exit 1; }
 [ "$(id -u)" = 0 ] || die "needs root (sandboxes, namespaces); try: sudo scripts/bench.sh"
+
+if [ "${1:-}" = --e2b ]; then
+  cargo build --release --bin atoll
+  export ATOLL_CPU_OVERCOMMIT=1000 ATOLL_MEMORY_OVERCOMMIT=100 ATOLL_DISK_OVERCOMMIT=1000
+  exec scripts/with-atoll.sh scripts/e2b.sh bench
+fi
 
 missing=()
 command -v crun >/dev/null || missing+=(crun)

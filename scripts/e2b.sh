@@ -1,27 +1,70 @@
 #!/usr/bin/env bash
-# Runs the tests with the unmodified E2B SDKs of both generations against the Atoll of the environment (ATOLL_URL,
-# ATOLL_API_KEY): everything over plain HTTP on one port.
+# Runs the tests with the unmodified E2B SDKs of both generations, Python and JavaScript, against the Atoll of the
+# environment (ATOLL_URL, ATOLL_API_KEY): over plain HTTP on one port, or under scripts/e2b-tls.sh with TLS and host names.
 #
-#   scripts/with-atoll.sh scripts/e2b.sh [pytest arguments]
+#   scripts/with-atoll.sh scripts/e2b.sh [python|javascript] [arguments for the test runner]
+#   scripts/with-atoll.sh scripts/e2b.sh bench      the figures through the newest Python SDK instead
+#   scripts/e2b-tls.sh scripts/with-atoll.sh scripts/e2b.sh
 set -euo pipefail
 cd "$(dirname "$0")/../tests/e2b"
 : "${ATOLL_URL:?scripts/with-atoll.sh sets it}" "${ATOLL_API_KEY:?scripts/with-atoll.sh sets it}"
 
-venvs=${ATOLL_CACHE_DIR:-/var/cache/atoll}/e2b
+languages="python javascript" generations="new old" bench=
+case ${1:-} in
+    python | javascript) languages=$1 && shift ;;
+    bench) languages=python generations=new bench=yes && shift ;;
+esac
+cache=${ATOLL_CACHE_DIR:-/var/cache/atoll}/e2b
+mkdir -p "$cache"
+
+# The older generation only takes keys that look like E2B's own.
+export E2B_API_KEY=e2b_${ATOLL_API_KEY#atl_}
+unset E2B_DOMAIN E2B_API_URL E2B_SANDBOX_URL E2B_DEBUG
+if [ -n "${ATOLL_E2B_TLS:-}" ]; then
+    export E2B_DOMAIN=$ATOLL_DOMAIN:${ATOLL_URL##*:}
+    export SSL_CERT_FILE=$ATOLL_E2B_TLS/ca.pem NODE_EXTRA_CA_CERTS=$ATOLL_E2B_TLS/ca.pem
+    # Names are looked up at a resolver of the test's own, in a mount namespace of its own.
+    within() {
+        # shellcheck disable=SC2016
+        unshare --mount sh -c 'mount --bind "$0/resolv.conf" /etc/resolv.conf && exec "$@"' "$ATOLL_E2B_TLS" "$@"
+    }
+    setup="TLS and host names"
+else
+    export E2B_API_URL=$ATOLL_URL/e2b E2B_SANDBOX_URL=$ATOLL_URL
+    within() { "$@"; }
+    setup="plain HTTP"
+fi
+
+folder_of() { echo "$cache/$1-$(sha256sum "$2" | cut -c1-16)"; }
+
 failed=0
-for generation in new old; do
-    requirements=requirements-$generation.txt
-    venv=$venvs/$generation-$(sha256sum "$requirements" | cut -c1-16)
-    if [ ! -e "$venv/ready" ]; then
-        mkdir -p "$venvs"
-        python3 -m venv "$venv"
-        "$venv/bin/pip" install --quiet --disable-pip-version-check -r "$requirements"
-        touch "$venv/ready"
-    fi
-    echo "E2B SDK, Python, $(sed -n 's/^e2b==//p' "$requirements")"
-    # The older generation only takes keys that look like E2B's own.
-    key=e2b_${ATOLL_API_KEY#atl_}
-    E2B_API_KEY=$key E2B_API_URL=$ATOLL_URL/e2b E2B_SANDBOX_URL=$ATOLL_URL \
-        "$venv/bin/python" -m pytest -n 2 "$@" || failed=1
+for generation in $generations; do
+    for language in $languages; do
+        if [ "$language" = python ]; then
+            list=requirements-$generation.txt
+            folder=$(folder_of "$generation" "$list")
+            if [ ! -e "$folder/ready" ]; then
+                python3 -m venv "$folder"
+                "$folder/bin/pip" install --quiet --disable-pip-version-check -r "$list"
+                touch "$folder/ready"
+            fi
+            if [ -n "$bench" ]; then
+                exec "$folder/bin/python" -B ../../bench/through_sdk.py
+            fi
+            echo "E2B SDK, Python, $(sed -n 's/^e2b==//p' "$list"), $setup"
+            within "$folder/bin/python" -B -m pytest -n 2 "$@" || failed=1
+        else
+            list=js/package-$generation.json
+            folder=$(folder_of "js-$generation" "$list")
+            if [ ! -e "$folder/ready" ]; then
+                mkdir -p "$folder"
+                cp "$list" "$folder/package.json"
+                npm --prefix "$folder" install --silent --no-audit --no-fund
+                touch "$folder/ready"
+            fi
+            echo "E2B SDK, JavaScript, $(sed -n 's/.*"e2b": "\([^"]*\)".*/\1/p' "$list"), $setup"
+            NODE_PATH=$folder/node_modules within node --test --test-concurrency=2 "$@" js/*.test.cjs || failed=1
+        fi
+    done
 done
 exit "$failed"

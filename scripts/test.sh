@@ -118,7 +118,8 @@ if wants unit; then
     stage "Unit tests" cargo nextest run --workspace --exclude atoll-tests --features atoll/failpoints --locked --no-fail-fast
 fi
 if wants system; then
-    stage "E2B's SDKs" scripts/with-atoll.sh --program "$program" scripts/e2b.sh
+    stage "E2B's SDKs, plain HTTP" scripts/with-atoll.sh --program "$program" scripts/e2b.sh
+    stage "E2B's SDKs, TLS and host names" scripts/e2b-tls.sh scripts/with-atoll.sh --program "$program" scripts/e2b.sh
     stage "Tests of the real binary" cargo nextest run -p atoll-tests --locked --no-fail-fast
 fi
 if wants fuzz; then

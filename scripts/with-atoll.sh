@@ -3,7 +3,7 @@
 #
 #   scripts/with-atoll.sh [--program FILE] COMMAND...
 #
-# The command finds ATOLL_URL, ATOLL_API_KEY and ATOLL_DATA_DIR in its environment, and atoll in its PATH.
+# The command finds ATOLL_URL, ATOLL_API_KEY, ATOLL_DATA_DIR and ATOLL_PID in its environment, and atoll in its PATH.
 set -euo pipefail
 program=$(realpath -m "$(dirname "$0")/../target/release/atoll")
 if [ "${1:-}" = --program ]; then
@@ -44,5 +44,5 @@ until ATOLL_URL=$(credential url) && [ -n "$ATOLL_URL" ] && curl -fsS -o /dev/nu
     sleep 0.1
 done
 ATOLL_API_KEY=$(credential api_key)
-export ATOLL_URL ATOLL_API_KEY
+export ATOLL_URL ATOLL_API_KEY ATOLL_PID=$pid
 PATH="$(dirname "$program"):$PATH" "$@"
