@@ -2,8 +2,13 @@
 # Measures Atoll beside the peers that run on this machine, and writes bench/RESULTS.md.
 # Usage: scripts/bench.sh [--quick] [--no-peers]
 #        scripts/bench.sh --e2b              what a program waits for that uses E2B's Python SDK
+#        scripts/bench.sh --api [--quick]    the API alone, into bench/API.md
 set -euo pipefail
 cd "$(dirname "$0")/.."
+if [ "${1:-}" = --api ]; then
+  shift
+  exec scripts/bench-api.sh "$@"
+fi
 
 die() { printf 'bench: %s\n' "$*" >&2; exit 1; }
 [ "$(id -u)" = 0 ] || die "needs root (sandboxes, namespaces); try: sudo scripts/bench.sh"

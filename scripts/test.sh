@@ -66,7 +66,7 @@ trap cleanup EXIT
 trap 'exit 130' INT TERM
 
 say "${bold}What the tests need${plain}"
-apt_install "${BUILD_PACKAGES[@]}" "${RUN_PACKAGES[@]}" postgresql shellcheck python3-venv
+apt_install "${BUILD_PACKAGES[@]}" "${RUN_PACKAGES[@]}" postgresql haproxy shellcheck python3-venv
 wants dashboard && apt_install chromium fonts-liberation
 ensure_rust
 ensure_node
@@ -121,6 +121,9 @@ if wants system; then
     stage "E2B's SDKs, plain HTTP" scripts/with-atoll.sh --program "$program" scripts/e2b.sh
     stage "E2B's SDKs, TLS and host names" scripts/e2b-tls.sh scripts/with-atoll.sh --program "$program" scripts/e2b.sh
     stage "Tests of the real binary" cargo nextest run -p atoll-tests --locked --no-fail-fast
+    stage "Tests of the real binary, two replicas behind a load balancer" env ATOLL_TEST_REPLICAS=2 \
+        cargo nextest run -p atoll-tests --locked --no-fail-fast \
+        -E 'binary(accounts_cli) | binary(bad_input) | binary(cp) | binary(fork) | binary(lifecycle) | binary(templates)'
 fi
 if wants fuzz; then
     fuzz_postgres() {

@@ -11,15 +11,17 @@ use atoll_model::SandboxId;
 use atoll_model::api::sandboxes::{CreateSandboxRequest, ExecResponse, Sandbox};
 
 use crate::leaks;
+use crate::replicas::{self, Second};
 use crate::wait::{PATIENCE, until};
 
-/// A running Atoll. Dropping it stops it and removes everything of it, also when the test has failed.
+/// A running Atoll: one process, or two replicas (see `replicas`). Dropping it stops it and removes everything of it, also when the test has failed.
 pub struct Atoll {
     dir: tempfile::TempDir,
     child: Child,
     args: Vec<String>,
     env: Vec<(String, String)>,
     client: Option<Client>,
+    second: Option<Second>,
 }
 
 /// The binary under test: `ATOLL_BIN`, else the newest of the workspace's builds.
@@ -58,10 +60,17 @@ impl Atoll {
     pub async fn start_with(args: &[&str], env: &[(&str, &str)]) -> Self {
         let dir = tempfile::Builder::new().prefix("atoll-test-").tempdir_in("/var/tmp").expect("temporary directory");
         let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
-        let env: Vec<_> = env.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let mut env: Vec<_> = env.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let second = replicas::wanted().then(|| Second::prepare(dir.path()));
+        env.extend(second.as_ref().map(|second| ("ATOLL_DATABASE_URL".to_owned(), second.database_url())));
         let child = spawn(dir.path(), &args, &env);
-        let mut atoll = Self { dir, child, args, env, client: None };
+        let mut atoll = Self { dir, child, args, env, client: None, second };
         atoll.wait_ready().await;
+        if let Some(second) = &mut atoll.second {
+            let mut credentials = Credentials::read(&atoll.dir.path().join("data/credentials.json")).expect("written");
+            credentials.url = second.start(atoll.dir.path(), &atoll.args, &credentials.url).await;
+            atoll.client = Some(Client::new(&credentials).expect("client"));
+        }
         atoll
     }
 
@@ -192,6 +201,9 @@ impl Atoll {
             self.client().destroy_sandbox(&sandbox.id).await.expect("destroying");
         }
         let mark = leaks::Mark::of(&self.data_dir());
+        if let Some(second) = &mut self.second {
+            second.stop();
+        }
         self.terminate().await;
         until(&format!("nothing to be left; still there: {:?}", mark.left()), || async {
             mark.left().is_empty().then_some(())
@@ -205,10 +217,16 @@ impl Drop for Atoll {
         let failed = std::thread::panicking();
         if failed {
             eprintln!("--- atoll up's log:\n{}", self.log());
+            if self.second.is_some() {
+                let log = std::fs::read_to_string(self.dir.path().join("second.log")).unwrap_or_default();
+                eprintln!("--- the second replica's log:\n{log}");
+            }
         }
         let mark = leaks::Mark::of(&self.data_dir());
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // Before the directory in which its database is.
+        self.second = None;
         mark.remove();
     }
 }

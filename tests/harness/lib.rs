@@ -5,10 +5,13 @@
 //! harms no other. What an Atoll leaves in the kernel bears its instance id, so a test can tell its own.
 
 pub mod atoll;
+pub mod balancer;
 pub mod cluster;
 pub mod command;
+pub mod invariants;
 pub mod leaks;
 pub mod registry;
+pub mod replicas;
 pub mod simulation;
 pub mod terminal;
 pub mod wait;

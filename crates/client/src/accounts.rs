@@ -2,8 +2,12 @@
 
 use atoll_model::ApiKeyId;
 use atoll_model::api::Page;
-use atoll_model::api::auth::{ApiKey, AuthResponse, CreateApiKeyRequest, LoginRequest, Me, SetupRequest, Team};
-use atoll_model::api::sign_in::{DeviceDecisionRequest, DeviceLogin, DeviceRequest, DeviceTokenRequest};
+use atoll_model::api::auth::{
+    ApiKey, AuthResponse, ChangePasswordRequest, CreateApiKeyRequest, LoginRequest, Me, SetupRequest, Team,
+};
+use atoll_model::api::sign_in::{
+    DeviceDecisionRequest, DeviceLogin, DeviceRequest, DeviceTokenRequest, ResetConfirmRequest,
+};
 use http::Method;
 use http_body_util::{BodyExt, Empty};
 use secrecy::{ExposeSecret, SecretString};
@@ -41,6 +45,21 @@ impl Client {
             cause: "the answer has no token".to_owned(),
         })?;
         Ok(self.with_auth(Auth::Bearer(token.into())))
+    }
+
+    /// Sets a new password by the token of a link.
+    pub async fn confirm_reset(&self, token: &str, password: &SecretString) -> Result<(), Error> {
+        let request = ResetConfirmRequest { token: token.to_owned(), password: password.expose_secret().to_owned() };
+        self.with_auth(Auth::Nobody).post("/v1/auth/password/reset/confirm", &request).await
+    }
+
+    /// Changes one's own password, which ends one's other sessions.
+    pub async fn change_password(&self, current: &SecretString, new: &SecretString) -> Result<(), Error> {
+        let request = ChangePasswordRequest {
+            current_password: Some(current.expose_secret().to_owned()),
+            new_password: new.expose_secret().to_owned(),
+        };
+        self.post("/v1/me/password", &request).await
     }
 
     /// Begins the login of this program: a person has to let it in.

@@ -3,6 +3,7 @@
 use atoll_model::api::admin::{AdminTeam, AdminUser, SwitchRequest};
 use atoll_model::api::audit::AuditEntry;
 use atoll_model::api::auth::{Role, Team};
+use atoll_model::api::sign_in::{CreateUserRequest, ResetLink};
 use atoll_model::api::teams::{
     AddMemberRequest, CreateTeamRequest, Member, Quotas, SetQuotasRequest, TeamDetail, UpdateMemberRequest,
     UpdateTeamRequest, Usage,
@@ -20,6 +21,10 @@ pub struct AuditFilter {
     pub actor: Option<String>,
     pub action: Option<String>,
     pub resource: Option<String>,
+    /// `ok`, `failed` or an error code.
+    pub result: Option<String>,
+    /// Part of an action, an id, an address or a name.
+    pub search: Option<String>,
     pub since: Option<String>,
     pub limit: Option<u32>,
     /// Of every team; for platform admins.
@@ -75,6 +80,8 @@ impl Client {
             ("actor", filter.actor.clone()),
             ("action", filter.action.clone()),
             ("resource", filter.resource.clone()),
+            ("result", filter.result.clone()),
+            ("q", filter.search.clone()),
             ("since", filter.since.clone()),
             ("limit", filter.limit.map(|limit| limit.to_string())),
         ]);
@@ -107,6 +114,17 @@ impl Client {
     pub async fn set_user_admin(&self, user: &UserId, enabled: bool) -> Result<(), Error> {
         let path = format!("/v1/admin/users/{user}/admin");
         self.json(Method::PUT, &path, Some(&SwitchRequest { enabled }), DEADLINE).await
+    }
+
+    /// Makes an account. The link sets its password.
+    pub async fn create_user(&self, email: &str, name: &str) -> Result<ResetLink, Error> {
+        let request = CreateUserRequest { email: email.to_owned(), name: name.to_owned() };
+        self.post("/v1/admin/users", &request).await
+    }
+
+    /// A link with which that person sets a new password.
+    pub async fn reset_link(&self, user: &UserId) -> Result<ResetLink, Error> {
+        self.json(Method::POST, &format!("/v1/admin/users/{user}/password-reset"), None::<&()>, DEADLINE).await
     }
 
     pub async fn quotas(&self, team: &TeamId) -> Result<Quotas, Error> {

@@ -59,6 +59,7 @@ pub struct Client {
     pub(crate) connector: Connector,
     pool: Pool<Connector, Upload>,
     auth: Auth,
+    once: Option<HeaderValue>,
 }
 
 impl fmt::Debug for Client {
@@ -83,7 +84,15 @@ impl Client {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(30))
             .build(connector.clone());
-        Ok(Self { endpoint, connector, pool, auth })
+        Ok(Self { endpoint, connector, pool, auth, once: None })
+    }
+
+    /// The same client for one thing that is to be made once, however often it is asked for: its POSTs bear this
+    /// `Idempotency-Key` (1 to 255 printable ASCII characters; nothing is sent of another text), and are sent again when
+    /// their answer was lost.
+    #[must_use]
+    pub fn once(&self, key: &str) -> Self {
+        Self { once: HeaderValue::from_str(key).ok(), ..self.clone() }
     }
 
     /// The same server, asked by someone else.
@@ -147,7 +156,8 @@ impl Client {
         body: Bytes,
         deadline: Duration,
     ) -> Result<Bytes, Error> {
-        let repeatable = matches!(method, Method::GET | Method::HEAD | Method::DELETE | Method::PUT);
+        let repeatable = matches!(method, Method::GET | Method::HEAD | Method::DELETE | Method::PUT)
+            || (method == Method::POST && self.once.is_some());
         let what = what(&method, path);
         let attempt = async || {
             let upload = Full::new(body.clone()).map_err(|never| match never {}).boxed_unsync();
@@ -178,7 +188,7 @@ impl Client {
     ) -> Result<Response<Incoming>, Error> {
         let what = what(&method, path);
         let mut request = Request::builder()
-            .method(method)
+            .method(&method)
             .uri(self.endpoint.url(path))
             .header(header::USER_AGENT, concat!("atoll/", env!("CARGO_PKG_VERSION")));
         if let Some(content_type) = content_type {
@@ -186,6 +196,9 @@ impl Client {
         }
         if let Some((name, value)) = self.credential() {
             request = request.header(name, value);
+        }
+        if let (&Method::POST, Some(key)) = (&method, &self.once) {
+            request = request.header("idempotency-key", key);
         }
         let request = request
             .body(body)

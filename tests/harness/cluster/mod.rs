@@ -2,6 +2,7 @@
 //! network namespace of its own with its own address, data directory and cgroups. Links can be cut, made lossy and
 //! healed, processes stopped, continued, killed and started again. All intervals are short.
 
+mod events;
 mod net;
 mod node;
 mod postgres;
@@ -13,13 +14,15 @@ use atoll_client::{Auth, Client, Endpoint, command};
 use atoll_model::api::hosts::{CreateHostRequest, Host};
 use atoll_model::api::sandboxes::{CreateSandboxRequest, Sandbox};
 use atoll_model::{HostId, HostStatus, SandboxId, SandboxStatus};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
+pub use events::EventStream;
 pub use net::Net;
 pub use node::Node;
 pub use postgres::Postgres;
 
+use crate::balancer::Balancer;
 use crate::wait::until;
 
 /// How hosts are watched in a cluster.
@@ -172,6 +175,38 @@ impl Cluster {
         exchange.await.unwrap_or_else(|error| format!("no answer: {error}"))
     }
 
+    /// A load balancer before all replicas.
+    pub fn balancer(&self) -> Balancer {
+        let replicas: Vec<_> = self.controls.iter().map(|node| format!("{}:{PORT}", node.address)).collect();
+        Balancer::start(self.dir.path(), &replicas)
+    }
+
+    /// A client of the server at `url`, with the API key.
+    pub fn client_at(&self, url: &str) -> Client {
+        at(url, Auth::ApiKey(self.key.clone()))
+    }
+
+    /// A client of the server at `url`, in the first admin's name.
+    pub fn admin_at(&self, url: &str) -> Client {
+        at(url, Auth::Bearer(self.token.clone()))
+    }
+
+    /// A client of the server at `url` without credentials.
+    pub fn nobody_at(&self, url: &str) -> Client {
+        at(url, Auth::Nobody)
+    }
+
+    /// The address of one replica.
+    pub fn url_of(&self, replica: usize) -> String {
+        format!("http://{}:{PORT}", self.controls[replica].address)
+    }
+
+    /// One replica's stream of the events that the API key may see, when it has begun.
+    pub async fn open_events(&self, replica: usize) -> EventStream {
+        let key = self.key.expose_secret();
+        EventStream::open((self.controls[replica].address, PORT).into(), key).await
+    }
+
     /// Addresses of all replicas: what a host is cut off from.
     pub fn control_addresses(&self) -> Vec<Ipv4Addr> {
         self.controls.iter().map(|node| node.address).collect()
@@ -256,8 +291,11 @@ pub fn tiny() -> CreateSandboxRequest {
 }
 
 fn client(address: Ipv4Addr, auth: Auth) -> Client {
-    let endpoint = Endpoint::parse(&format!("http://{address}:{PORT}")).expect("an address");
-    Client::to(endpoint, auth).expect("a client")
+    at(&format!("http://{address}:{PORT}"), auth)
+}
+
+fn at(url: &str, auth: Auth) -> Client {
+    Client::to(Endpoint::parse(url).expect("an address"), auth).expect("a client")
 }
 
 /// Said in the first line that a server prints.

@@ -1,8 +1,10 @@
-//! A PostgreSQL of the cluster's own, on a socket in the cluster's directory. It can be killed and started again.
+//! A PostgreSQL of a test's own, on a socket in the test's directory. It can be killed and started again.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use crate::wait::until;
 
 pub struct Postgres {
     root: PathBuf,
@@ -14,13 +16,34 @@ fn binary(name: &str) -> PathBuf {
     newest.unwrap_or_else(|| panic!("PostgreSQL's {name} is installed"))
 }
 
-/// PostgreSQL refuses to run as root.
-fn as_postgres(program: &str, arguments: &[&str]) {
+/// A program of PostgreSQL, which refuses to run as root.
+fn as_postgres(program: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups", "--"]).arg(binary(program)).args(arguments);
-    let output = command.env_remove("PGHOST").current_dir("/").output().expect("setpriv");
+    command.env_remove("PGHOST").current_dir("/");
+    command
+}
+
+fn run(program: &str, arguments: &[&str]) {
+    let output = as_postgres(program, arguments).output().expect("setpriv");
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{program} {arguments:?}: {errors}");
+}
+
+fn children(parent: i32) -> Vec<i32> {
+    let all = std::fs::read_dir("/proc").expect("/proc").flatten();
+    let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(|pid| stat(*pid).and_then(|stat| stat.get(1)?.parse().ok()) == Some(parent)).collect()
+}
+
+/// What follows a process's name in its `stat`: state, parent, ...
+fn stat(pid: i32) -> Option<Vec<String>> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    Some(text.rsplit_once(')')?.1.split_whitespace().map(str::to_owned).collect())
+}
+
+fn gone(pid: i32) -> bool {
+    stat(pid).is_none_or(|stat| stat[0] == "Z")
 }
 
 impl Postgres {
@@ -32,7 +55,7 @@ impl Postgres {
         }
         let postgres = Self { root };
         let data = postgres.data();
-        as_postgres("initdb", &["-D", &data, "-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8"]);
+        run("initdb", &["-D", &data, "-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8"]);
         postgres.run();
         postgres
     }
@@ -52,12 +75,35 @@ impl Postgres {
             self.root.display()
         );
         let log = self.root.join("log").display().to_string();
-        as_postgres("pg_ctl", &["-D", &self.data(), "-w", "-l", &log, "-o", &options, "start"]);
+        run("pg_ctl", &["-D", &self.data(), "-w", "-l", &log, "-o", &options, "start"]);
+    }
+
+    /// SIGKILL to all of its processes. What was committed is there when it [runs](Postgres::run) again.
+    pub async fn kill_9(&self) {
+        let pid = std::fs::read_to_string(self.root.join("data/postmaster.pid")).expect("its pid");
+        let postmaster: i32 = pid.lines().next().and_then(|pid| pid.trim().parse().ok()).expect("a pid");
+        let mut all = vec![postmaster];
+        all.extend(children(postmaster));
+        for pid in &all {
+            // SAFETY: kill has no memory effects; the processes are of the PostgreSQL that this value started.
+            unsafe { libc::kill(*pid, libc::SIGKILL) };
+        }
+        until("PostgreSQL's processes to be gone", || async { all.iter().all(|pid| gone(*pid)).then_some(()) }).await;
+    }
+
+    /// What a query answers: a row per line, columns with `|` between.
+    pub fn query(&self, sql: &str) -> String {
+        let host = self.root.display().to_string();
+        let mut command =
+            as_postgres("psql", &["-h", &host, "-U", "postgres", "-XAt", "-v", "ON_ERROR_STOP=1", "-c", sql]);
+        let output = command.output().expect("psql");
+        assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
     /// Ends it as a crash does.
     pub fn kill(&self) {
-        as_postgres("pg_ctl", &["-D", &self.data(), "-m", "immediate", "-w", "stop"]);
+        run("pg_ctl", &["-D", &self.data(), "-m", "immediate", "-w", "stop"]);
     }
 }
 

@@ -95,6 +95,20 @@ pub enum AdminCommand {
         #[command(flatten)]
         person: PersonArgs,
     },
+    /// Make an account, with a team of its own; prints the link by which its person sets a password
+    AddUser {
+        #[arg(id = "address", value_name = "EMAIL")]
+        email: String,
+        name: String,
+        #[command(flatten)]
+        person: PersonArgs,
+    },
+    /// Make a link by which a person sets a new password, good for 3 days and for once
+    ResetLink {
+        user: UserId,
+        #[command(flatten)]
+        person: PersonArgs,
+    },
     /// Let a team bring its own hosts, or not
     Byoc {
         team: TeamId,
@@ -155,6 +169,8 @@ pub struct QuotaArgs {
 
 #[derive(Debug, Args)]
 pub struct AuditArgs {
+    /// Part of an action, an id, an address, or of the actor's name
+    pub search: Option<String>,
     /// Id of a person, a key or a host
     #[arg(long, value_name = "ID")]
     pub actor: Option<String>,
@@ -164,6 +180,9 @@ pub struct AuditArgs {
     /// Id of the thing
     #[arg(long, value_name = "ID")]
     pub resource: Option<String>,
+    /// How it ended: ok, failed, or an error code
+    #[arg(long, value_name = "RESULT")]
+    pub result: Option<String>,
     /// From this moment on (RFC 3339)
     #[arg(long, value_name = "TIME")]
     pub since: Option<String>,

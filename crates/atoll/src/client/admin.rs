@@ -1,5 +1,6 @@
 //! `atoll admin`: what platform admins see and switch.
 
+use atoll_client::model::api::sign_in::ResetLink;
 use atoll_client::model::api::teams::SetQuotasRequest;
 use serde_json::json;
 
@@ -53,6 +54,12 @@ pub async fn main(command: AdminCommand, global: &Global) -> anyhow::Result<u8> 
             }
             table.print()?;
         }
+        AdminCommand::AddUser { email, name, person } => {
+            print_link(global, &person::client(&person, global).await?.create_user(&email, &name).await?)?;
+        }
+        AdminCommand::ResetLink { user, person } => {
+            print_link(global, &person::client(&person, global).await?.reset_link(&user).await?)?;
+        }
         AdminCommand::Byoc { team, state, person } => {
             person::client(&person, global).await?.set_byoc(&team, state).await?;
             print_id(global, &json!({ "id": team, "is_byoc": state }), &team)?;
@@ -84,4 +91,15 @@ pub async fn main(command: AdminCommand, global: &Global) -> anyhow::Result<u8> 
         }
     }
     Ok(0)
+}
+
+/// The link alone on stdout, whom it is for beside it.
+fn print_link(global: &Global, link: &ResetLink) -> anyhow::Result<()> {
+    if global.json {
+        return output::print_json(link);
+    }
+    output::print(&format!("{}\n", link.url.as_deref().unwrap_or_default()))?;
+    let until = link.expires_at.format("%Y-%m-%d %H:%M");
+    eprintln!("atoll: for {} ({}); it is good for once, until {until} UTC", link.email, link.user_id);
+    Ok(())
 }

@@ -12,6 +12,8 @@ pub async fn main(args: AuditArgs, global: &Global) -> anyhow::Result<u8> {
         actor: args.actor,
         action: args.action,
         resource: args.resource,
+        result: args.result,
+        search: args.search,
         since: args.since,
         limit: Some(args.limit),
         all: args.all,

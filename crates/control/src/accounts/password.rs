@@ -45,7 +45,9 @@ pub enum HashError {
 /// Whether a new password has a length that is allowed.
 #[must_use]
 pub fn fits(password: &SecretString) -> bool {
-    (MIN_LENGTH..=MAX_LENGTH).contains(&password.expose_secret().len())
+    let password = password.expose_secret();
+    // No character takes more than four bytes: a long text isn't counted.
+    password.len() <= MAX_LENGTH * 4 && (MIN_LENGTH..=MAX_LENGTH).contains(&password.chars().count())
 }
 
 /// Hashes and compares passwords, so many at once. Cheap to clone.
@@ -94,7 +96,7 @@ impl Hasher {
     pub async fn verify(&self, password: SecretString, stored: Option<String>) -> Result<bool, HashError> {
         let _turn = self.turn().await?;
         tokio::task::spawn_blocking(move || {
-            let too_long = password.expose_secret().len() > MAX_LENGTH;
+            let too_long = password.expose_secret().len() > MAX_LENGTH * 4;
             let text = if too_long { "" } else { password.expose_secret() };
             let known = stored.is_some() && !too_long;
             let hash = stored.unwrap_or_else(|| NOBODY.to_owned());
@@ -122,7 +124,7 @@ mod tests {
         assert!(!is_outdated(&hash), "{hash}");
         assert!(hasher.verify("correct horse".into(), Some(hash.clone())).await.unwrap());
         assert!(!hasher.verify("correct horsf".into(), Some(hash.clone())).await.unwrap());
-        assert!(!hasher.verify("x".repeat(MAX_LENGTH + 1).into(), Some(hash)).await.unwrap());
+        assert!(!hasher.verify("x".repeat(MAX_LENGTH * 4 + 1).into(), Some(hash)).await.unwrap());
     }
 
     #[tokio::test]

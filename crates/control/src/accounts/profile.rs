@@ -13,7 +13,7 @@ use crate::db::DbError;
 pub enum PasswordError {
     #[error("the current password is not right")]
     Wrong,
-    #[error("a password must have {} to {} bytes", password::MIN_LENGTH, password::MAX_LENGTH)]
+    #[error("a password must have {} to {} characters", password::MIN_LENGTH, password::MAX_LENGTH)]
     Length,
     #[error("the password was changed meanwhile")]
     Changed,

@@ -32,7 +32,7 @@ pub enum SetupError {
     /// The token is not the one that was printed last, or somebody has an account already.
     #[error("the setup token is not valid")]
     Refused,
-    #[error("a password must have {} to {} bytes", password::MIN_LENGTH, password::MAX_LENGTH)]
+    #[error("a password must have {} to {} characters", password::MIN_LENGTH, password::MAX_LENGTH)]
     Password,
     #[error(transparent)]
     Login(#[from] LoginError),

@@ -24,7 +24,7 @@ pub enum SignupError {
     InvitationNeeded,
     #[error("there is an account with this address already")]
     EmailTaken,
-    #[error("a password must have {} to {} bytes", password::MIN_LENGTH, password::MAX_LENGTH)]
+    #[error("a password must have {} to {} characters", password::MIN_LENGTH, password::MAX_LENGTH)]
     Password,
     #[error(transparent)]
     Login(#[from] LoginError),

@@ -176,6 +176,8 @@ impl SandboxRow {
 
 #[derive(Debug, Default)]
 pub struct SandboxFilter {
+    /// Part of the id, of the template's or the team's name, or a host's id.
+    pub q: Option<String>,
     pub status: Option<SandboxStatus>,
     pub team: Option<TeamId>,
     pub host: Option<HostId>,
@@ -188,6 +190,11 @@ impl SandboxFilter {
             Some(status) => sql.with(" AND s.status = ?", status.as_str()),
             None => sql.push(" AND s.status <> 'stopped'"),
         };
+        if let Some(q) = &self.q {
+            sql.with(" AND (s.id LIKE ? ESCAPE '\\' OR LOWER(s.template) LIKE ? ESCAPE '\\'", containing(q).as_str());
+            let team = " OR s.team_id IN (SELECT t.id FROM teams t WHERE LOWER(t.name) LIKE ? ESCAPE '\\')";
+            sql.with(team, containing(q).as_str()).with(" OR s.host_id = ?)", q.as_str());
+        }
         sql.with_some(" AND s.team_id = ?", self.team.as_ref().map(TeamId::as_str));
         sql.with_some(" AND s.host_id = ?", self.host.as_ref().map(HostId::as_str));
         sql.with_some(" AND s.template = ?", self.template.as_deref());

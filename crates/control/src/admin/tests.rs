@@ -102,6 +102,12 @@ async fn lists_have_filters_totals_and_pages() {
             (&all["items"][0]["id"], &all["total"], &all["items"][0]["team_name"]),
             (&id, &json!(1), &json!("Default"))
         );
+        let tail = id.as_str().unwrap().split_once('-').unwrap().1.to_owned();
+        for (q, total) in [(&*tail, 1), (&*format!("i{tail}"), 1), ("defau", 1), ("BAS", 1), ("nobody", 0), ("%25", 0)]
+        {
+            let found = admin.get(&format!("/v1/admin/sandboxes?q={q}")).await.json();
+            assert_eq!(found["total"], total, "{q}");
+        }
         assert_eq!(admin.get("/v1/admin/sandboxes?status=stopped").await.json()["total"], 0);
         admin.post("/v1/hosts", json!({ "name": "rack-1" })).await;
         let hosts = admin.get("/v1/admin/hosts?q=rack&type=regular&status=pending").await.json();

@@ -107,17 +107,32 @@ pub async fn insert(
     Ok(Made { id, prefix, secret })
 }
 
-/// Deletes a team's key: it is worth nothing from the next request on. Answers whether there was one.
+/// What came of the wish to delete a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deleted {
+    Yes,
+    /// The team has no such key.
+    NoKey,
+    /// Somebody else made it.
+    NotTheirs,
+}
+
+/// Deletes a team's key: it is worth nothing from the next request on. With `made_by`, only if that person made it.
 pub async fn delete(
     db: &Db,
     team: &TeamId,
     id: &ApiKeyId,
+    made_by: Option<&UserId>,
     actor: &Actor,
     origin: &Origin,
     now: Millis,
-) -> Result<bool, DbError> {
+) -> Result<Deleted, DbError> {
     let mut tx = db.begin().await?;
-    let Some(name) = store::delete(&mut tx, team, id).await? else { return Ok(false) };
+    let Some((name, maker)) = store::delete(&mut tx, team, id).await? else { return Ok(Deleted::NoKey) };
+    if made_by.is_some_and(|person| maker.as_ref() != Some(person)) {
+        // Not committed: it stays.
+        return Ok(Deleted::NotTheirs);
+    }
     let entry = Entry {
         team: Some(team),
         actor,
@@ -130,7 +145,7 @@ pub async fn delete(
     };
     audit::record(&mut tx, now, &entry).await?;
     tx.commit().await?;
-    Ok(true)
+    Ok(Deleted::Yes)
 }
 
 /// The key's row, if `text` is a key that exists and has not expired.

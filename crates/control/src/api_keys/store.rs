@@ -80,16 +80,20 @@ pub(super) async fn insert(
     .during("insert an API key")
 }
 
-/// Deletes a team's key and answers its name, if there was one.
-pub(super) async fn delete(tx: &mut Tx, team: &TeamId, id: &ApiKeyId) -> Result<Option<String>, DbError> {
-    let deleted: Option<(String,)> =
-        on!(tx tx, |c| sqlx::query_as("DELETE FROM api_keys WHERE id = $1 AND team_id = $2 RETURNING name")
+/// Deletes a team's key and answers its name and who made it, if there was one.
+pub(super) async fn delete(
+    tx: &mut Tx,
+    team: &TeamId,
+    id: &ApiKeyId,
+) -> Result<Option<(String, Option<UserId>)>, DbError> {
+    let deleted: Option<(String, Option<Text<UserId>>)> =
+        on!(tx tx, |c| sqlx::query_as("DELETE FROM api_keys WHERE id = $1 AND team_id = $2 RETURNING name, created_by")
             .bind(id.as_str())
             .bind(team.as_str())
             .fetch_optional(c)
             .await)
         .during("delete an API key")?;
-    Ok(deleted.map(|row| row.0))
+    Ok(deleted.map(|(name, maker)| (name, maker.map(|id| id.0))))
 }
 
 pub(super) async fn count(tx: &mut Tx, team: &TeamId) -> Result<i64, DbError> {

@@ -1,5 +1,6 @@
 //! What keys promise.
 
+use atoll_model::api::auth::Role;
 use proptest::prelude::*;
 use secrecy::ExposeSecret;
 
@@ -61,5 +62,41 @@ async fn a_key_does_what_its_scope_says_until_it_expires() {
         assert_eq!(reader.get("/v1/sandboxes").await.code(), "unauthorized");
         let past = json!({ "name": "old", "expires_at": in_an_hour });
         assert_eq!(owner.post("/v1/api-keys", past).await.field(), "expires_at");
+    }
+}
+
+#[tokio::test]
+async fn members_delete_the_keys_that_they_made_and_admins_all() {
+    for database in databases().await {
+        let test = crate::testing::app(database).await;
+        let people = [
+            test.colleague("Mem", Role::Member).await,
+            test.colleague("Mia", Role::Member).await,
+            test.colleague("Adm", Role::Admin).await,
+            test.colleague("Own", Role::Owner).await,
+        ];
+        let stranger = test.person("Str").await;
+        let make = async || {
+            let made = people[0].client.post("/v1/api-keys", json!({ "name": "k" })).await.expect(201).json();
+            format!("/v1/api-keys/{}", made["id"].as_str().unwrap())
+        };
+        let key = make().await;
+        assert_eq!(people[1].client.delete(&key).await.code(), "forbidden");
+        assert_eq!(stranger.client.delete(&key).await.code(), "not_found");
+        let listed = people[1].client.get("/v1/api-keys").await.json();
+        assert!(listed["items"].as_array().unwrap().iter().any(|item| item["name"] == "k"), "it is still there");
+        people[0].client.delete(&key).await.expect(204);
+        for person in &people[2..] {
+            person.client.delete(&make().await).await.expect(204);
+        }
+        // A platform admin counts as an owner, whatever their role in the team.
+        let key = make().await;
+        test.first().await.put(&format!("/v1/admin/users/{}/admin", people[1].id), json!({ "enabled": true })).await;
+        people[1].client.delete(&key).await.expect(204);
+        let first = test.first().await.get("/v1/api-keys").await.json()["items"][0]["id"].clone();
+        let demote = format!("/v1/admin/users/{}/admin", people[1].id);
+        test.first().await.put(&demote, json!({ "enabled": false })).await.expect(204);
+        let path = format!("/v1/api-keys/{}", first.as_str().unwrap());
+        assert_eq!(people[1].client.delete(&path).await.code(), "forbidden", "a demoted one is a member again");
     }
 }

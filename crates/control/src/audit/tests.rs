@@ -4,7 +4,7 @@ use atoll_model::TeamId;
 use atoll_model::api::auth::Role;
 use serde_json::{Value, json};
 
-use super::store::{Filter, query};
+use super::store::{Filter, Outcome, STRETCH, query};
 use super::*;
 use crate::db::testing::{databases, sqlite};
 use crate::testing::{START, app};
@@ -93,6 +93,56 @@ async fn pages_show_every_entry_once_newest_first_whatever_is_asked_for() {
 }
 
 #[tokio::test]
+async fn a_search_finds_parts_of_names_and_ids_and_what_failed() {
+    for database in databases().await {
+        let test = app(database).await;
+        let owner = test.first().await;
+        let ann = test.colleague("Ann", Role::Admin).await;
+        ann.client.post("/v1/api-keys", json!({ "name": "deploy-50%" })).await.expect(201);
+        test.client.anonymous().post("/v1/auth/login", json!({ "email": ann.email, "password": "wrong" })).await;
+        for (search, actions) in [
+            ("q=ann@exam", vec!["api_key.create"]),
+            ("q=ANN", vec!["api_key.create"]),
+            ("q=key.cre&resource_kind=api_key&limit=1", vec!["api_key.create"]),
+            ("q=192.0.2.1&actor_kind=user", vec!["api_key.create"]),
+            ("q=%25", vec![]),
+            ("q=nothing-like-it", vec![]),
+        ] {
+            let page = owner.get(&format!("/v1/audit-logs?{search}")).await.expect(200).json();
+            let found: Vec<_> = page["items"].as_array().unwrap().iter().map(|item| item["action"].clone()).collect();
+            assert_eq!(
+                (found, &page["next_cursor"]),
+                (actions.iter().map(|&a| json!(a)).collect(), &Value::Null),
+                "{search}"
+            );
+        }
+        let failed = owner.get("/v1/admin/audit-logs?result=failed").await.expect(200).json();
+        assert!(failed["items"].as_array().unwrap().iter().all(|item| item["result"] != "ok"), "{failed}");
+        assert_eq!(owner.get("/v1/audit-logs?q=").await.expect(400).field(), "q");
+    }
+}
+
+#[tokio::test]
+async fn a_search_through_a_long_trail_goes_on_page_by_page_and_misses_nothing() {
+    for database in databases().await {
+        let test = app(database).await;
+        let owner = test.first().await;
+        // The rare ones are the oldest: two whole stretches have none of them.
+        write(&test.app.db, test.team(), "needle.in", 3).await;
+        write(&test.app.db, test.team(), "hay.stack", 2 * STRETCH).await;
+        let (mut found, mut pages, mut cursor) = (0, 0, String::new());
+        loop {
+            let page = owner.get(&format!("/v1/audit-logs?q=needle{cursor}")).await.expect(200).json();
+            found += page["items"].as_array().unwrap().len();
+            pages += 1;
+            let Some(next) = page["next_cursor"].as_str() else { break };
+            cursor = format!("&cursor={next}");
+        }
+        assert_eq!((found, pages), (3, 3));
+    }
+}
+
+#[tokio::test]
 async fn members_see_their_teams_entries_and_admins_all() {
     for database in databases().await {
         let test = app(database).await;
@@ -120,11 +170,13 @@ async fn a_page_is_found_by_an_index_whatever_is_asked_for() {
         Filter { team: team.clone(), actor: Some("a".into()), ..Filter::default() },
         Filter { team, resource: Some("a".into()), ..Filter::default() },
         Filter { action: Some("a".into()), ..Filter::default() },
+        Filter { result: Some(Outcome::Failed), ..Filter::default() },
+        Filter { team: Some(TeamId::new()), result: Some(Outcome::Failed), ..Filter::default() },
         Filter { resource: Some("a".into()), since: Some(Millis(1)), until: Some(Millis(9)), ..Filter::default() },
     ];
     for filter in filters {
         for before in [None, Some((Millis(5), "log-x"))] {
-            let plan = query(&filter, before, 100).plan(&test.db).await;
+            let plan = query(&filter, before, None, 100).plan(&test.db).await;
             let of_entries: Vec<_> = plan.iter().filter(|step| step.contains(" a ") || step.ends_with(" a")).collect();
             assert!(of_entries.iter().all(|step| step.contains("USING INDEX")), "{filter:?}: {plan:?}");
             assert!(plan.iter().all(|step| !step.contains("TEMP B-TREE")), "{filter:?}: {plan:?}");

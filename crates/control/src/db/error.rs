@@ -20,6 +20,21 @@ impl DbError {
         matches!(self, Self::Statement { source: sqlx::Error::Database(error), .. } if error.is_unique_violation())
     }
 
+    /// The database is not there: it ended, is starting, or the connection to it broke. What was asked has not been
+    /// committed, unless it was the commit's own answer that was lost.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        let Self::Statement { source, .. } = self else { return false };
+        match source {
+            sqlx::Error::Io(_) | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => true,
+            // Classes 08 (connection), 57P (shut down, crashed, starting) and 53300 (too many connections).
+            sqlx::Error::Database(error) => error
+                .try_downcast_ref::<sqlx::postgres::PgDatabaseError>()
+                .is_some_and(|error| ["08", "57P", "53300"].iter().any(|class| error.code().starts_with(class))),
+            _ => false,
+        }
+    }
+
     /// No connection or lock could be had in time.
     #[must_use]
     pub fn is_overload(&self) -> bool {

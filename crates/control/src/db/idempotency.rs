@@ -10,7 +10,7 @@ use super::{Db, DbError, During, Millis, on};
 /// How long an answer is remembered.
 const LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// A request that has been under way for longer died with its replica.
-const ABANDONED: Duration = Duration::from_secs(300);
+pub const ABANDONED: Duration = Duration::from_secs(300);
 
 /// Whose key it is, and for which request.
 #[derive(Debug, Clone)]

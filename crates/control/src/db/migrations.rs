@@ -31,6 +31,7 @@ const SQLITE: &[Listed] = &[
     (40, "layers", include_str!("../../migrations/sqlite/0040_layers.sql")),
     (41, "template builds", include_str!("../../migrations/sqlite/0041_template_builds.sql")),
     (50, "sandbox lifetimes", include_str!("../../migrations/sqlite/0050_sandbox_lifetimes.sql")),
+    (60, "audit failures", include_str!("../../migrations/sqlite/0060_audit_failures.sql")),
 ];
 const POSTGRES: &[Listed] = &[
     (1, "init", include_str!("../../migrations/postgres/0001_init.sql")),
@@ -46,6 +47,7 @@ const POSTGRES: &[Listed] = &[
     (40, "layers", include_str!("../../migrations/postgres/0040_layers.sql")),
     (41, "template builds", include_str!("../../migrations/postgres/0041_template_builds.sql")),
     (50, "sandbox lifetimes", include_str!("../../migrations/postgres/0050_sandbox_lifetimes.sql")),
+    (60, "audit failures", include_str!("../../migrations/postgres/0060_audit_failures.sql")),
 ];
 
 /// The version that this program was built for.

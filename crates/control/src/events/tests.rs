@@ -71,7 +71,7 @@ impl Stream {
 
 async fn live(database: crate::db::testing::TestDb) -> TestApp {
     let test = app(database).await;
-    tokio::spawn(test.app.feed.clone().run(test.app.db.clone(), test.app.shutdown.clone()));
+    test.run_feeds();
     test
 }
 

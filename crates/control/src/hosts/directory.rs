@@ -12,7 +12,7 @@ use atoll_model::HostId;
 use atoll_model::api::hosts::TUNNEL_ADDRESS;
 
 use super::{store, tunnels};
-use crate::db::Db;
+use crate::db::{Db, DbError};
 use crate::fleet::{FleetError, HostDirectory, HostLocation};
 use crate::pki::HostKey;
 
@@ -54,14 +54,22 @@ impl HostDirectory for Directory {
             attempted: "find out where it is".to_owned(),
             cause: Arc::from(cause),
         };
-        let row = store::get(&self.db, host).await.map_err(|error| internal(error.to_string()))?;
+        let unread = |error: DbError| {
+            let cause = error.to_string();
+            if !error.is_away() && !error.is_overload() {
+                return internal(cause);
+            }
+            let attempted = "find out where it is".to_owned();
+            FleetError::Unavailable { host: host.clone(), attempted, cause: Arc::from(cause) }
+        };
+        let row = store::get(&self.db, host).await.map_err(unread)?;
         let unknown = || FleetError::Unknown { host: host.clone() };
         let row = row.ok_or_else(unknown)?;
         let (Some(address), Some(key)) = (row.address, row.public_key) else { return Err(unknown()) };
         let key = HostKey::from_hex(&key).map_err(|error| internal(error.to_string()))?;
         let certificate = row.certificate_fingerprint.unwrap_or_default();
         let tunnel = match address.as_str() {
-            TUNNEL_ADDRESS => tunnels::of(&self.db, host).await.map_err(|error| internal(error.to_string()))?,
+            TUNNEL_ADDRESS => tunnels::of(&self.db, host).await.map_err(unread)?,
             _ => None,
         };
         let location =

@@ -235,9 +235,7 @@ async fn the_use_of_a_session_is_noted_by_the_minute() {
         let test = app(database).await;
         let browser = browser(&test).await;
         let seen = async || {
-            test.app.tasks.close();
-            test.app.tasks.wait().await;
-            test.app.tasks.reopen();
+            test.settle().await;
             let listed = browser.client.get("/v1/sessions").await.json();
             listed["items"][0]["last_seen_at"].as_str().unwrap().to_owned()
         };

@@ -3,7 +3,7 @@
 use atoll_model::api::CountedPage;
 use atoll_model::api::admin::{AdminSandbox, AdminTeam, AdminUser, SwitchRequest};
 use atoll_model::api::hosts::Host;
-use atoll_model::{HostId, HostStatus, HostType, SandboxStatus, TeamId, UserId};
+use atoll_model::{HostId, HostStatus, HostType, SandboxId, SandboxStatus, TeamId, UserId};
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Deserialize;
@@ -218,6 +218,9 @@ pub struct SandboxesQuery {
     pub cursor: Option<String>,
     /// All but stopped ones when absent.
     pub status: Option<SandboxStatus>,
+    /// Part of the id, of the template's name or of the team's name, or a host's id.
+    #[param(min_length = 1, max_length = 100)]
+    pub q: Option<String>,
     pub team_id: Option<TeamId>,
     pub host_id: Option<HostId>,
     /// The template's name.
@@ -236,7 +239,11 @@ pub async fn sandboxes(
     let pages = paged!(query);
     let (limit, before) = (pages.limit()?, pages.cursor()?.unwrap_or(NEWEST));
     query.template.as_deref().map_or(Ok(()), |name| validate::line("template", name, 128))?;
+    search(query.q.as_deref())?;
+    // Its other form (`i...`) names it too.
+    let q = query.q.map(|q| q.parse::<SandboxId>().map_or(q, |id| id.to_string()));
     let filter = admin::SandboxFilter {
+        q,
         status: query.status,
         team: query.team_id,
         host: query.host_id,

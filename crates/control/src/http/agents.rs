@@ -15,12 +15,14 @@ use axum::extract::{FromRequestParts, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::caller::origin;
 use super::error::{ApiError, ApiResult};
 use super::extract::Id;
+use super::strict;
 use crate::accounts::{LoginError, rate};
 use crate::app::App;
 use crate::audit;
@@ -108,9 +110,8 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
-fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> ApiResult<T> {
-    let mut deserializer = serde_json::Deserializer::from_slice(body);
-    serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+fn parse<T: DeserializeOwned>(body: &[u8]) -> ApiResult<T> {
+    strict::from_slice(body).map_err(|error| {
         let field = error.path().to_string();
         let field = if field == "." { "body".to_owned() } else { field };
         ApiError::invalid(field, format!("the body is not valid: {}", error.inner()))
@@ -132,7 +133,7 @@ pub async fn register(
     }
     not_blocked(&app, &origin)?;
     let body = whole(body)?;
-    let Ok(TokenOnly { token }) = serde_json::from_slice(&body) else { return Err(ApiError::unauthorized()) };
+    let Ok(TokenOnly { token }) = strict::from_slice(&body) else { return Err(ApiError::unauthorized()) };
     counted(&app, &origin, app.hosts.check_registration_token(&token).await).await?;
     let request: RegisterHostRequest = parse(&body)?;
     Ok(axum::Json(app.hosts.register(&request, &origin).await?))
@@ -153,7 +154,7 @@ pub async fn refresh(
     not_blocked(&app, &origin)?;
     let body = whole(body)?;
     // Whatever is not a request has no credentials: 401, never 400.
-    let Ok(request) = serde_json::from_slice::<RefreshHostRequest>(&body) else {
+    let Ok(request) = strict::from_slice::<RefreshHostRequest>(&body) else {
         return Err(ApiError::unauthorized());
     };
     let signature = header(&headers, HOST_SIGNATURE_HEADER);

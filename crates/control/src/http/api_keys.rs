@@ -1,7 +1,7 @@
 //! A team's API keys.
 
 use atoll_model::api::Page;
-use atoll_model::api::auth::{ApiKey, CreateApiKeyRequest};
+use atoll_model::api::auth::{ApiKey, CreateApiKeyRequest, Role};
 use atoll_model::{ApiKeyId, ErrorCode};
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
@@ -13,7 +13,7 @@ use super::error::{ApiError, ApiResult};
 use super::extract::{Id, Json, Query};
 use super::page::{Cursor, PageQuery, page};
 use super::{idempotent, validate};
-use crate::api_keys::{self, NewKey};
+use crate::api_keys::{self, Deleted, NewKey};
 use crate::app::App;
 use crate::db::Millis;
 
@@ -79,13 +79,17 @@ pub async fn list(
     Ok(axum::Json(page(rows, limit, cursor, api_keys::KeyRow::into_api)))
 }
 
-/// Deletes a key: it is refused from the next request on.
+/// Deletes a key: it is refused from the next request on. Members delete the keys that they made, admins of the team all.
 #[utoipa::path(delete, path = "/v1/api-keys/{id}", tag = "api keys", params(("id" = ApiKeyId, Path)),
     responses((status = 204)), security(("bearer" = [])))]
 pub async fn delete(State(app): State<App>, user: User, Id(id): Id<ApiKeyId>) -> ApiResult<StatusCode> {
     let now = app.clock.now();
-    if api_keys::delete(&app.db, &user.team, &id, &user.actor(), &user.origin, now).await? {
-        return Ok(StatusCode::NO_CONTENT);
+    let made_by = (user.role < Role::Admin && !user.is_admin).then_some(&user.id);
+    match api_keys::delete(&app.db, &user.team, &id, made_by, &user.actor(), &user.origin, now).await? {
+        Deleted::Yes => Ok(StatusCode::NO_CONTENT),
+        Deleted::NoKey => Err(ApiError::not_found("API key")),
+        Deleted::NotTheirs => {
+            Err(ApiError::forbidden("somebody else made this key: it takes the role admin in the team"))
+        }
     }
-    Err(ApiError::not_found("API key"))
 }

@@ -15,7 +15,7 @@ use super::extract::Query;
 use super::page::{Cursor, PageQuery, page};
 use super::validate;
 use crate::app::App;
-use crate::audit::store::{self, Filter, Row};
+use crate::audit::store::{self, Filter, Outcome, Row};
 use crate::db::Millis;
 
 const MAX_TEXT: usize = 100;
@@ -46,9 +46,14 @@ pub struct AuditQuery {
     /// Id of the thing.
     #[param(min_length = 1, max_length = 100)]
     pub resource: Option<String>,
-    /// `ok`, or an error code.
+    /// `ok`, `failed` (whatever is not `ok`), or an error code.
     #[param(min_length = 1, max_length = 100)]
     pub result: Option<String>,
+    /// Part of the action, of an id (of the thing, the actor or the request), of the actor's address or name, or of
+    /// where it came from. One page looks through 10,000 entries at most, so it may hold few items or none although
+    /// there are more: `next_cursor` says so.
+    #[param(min_length = 1, max_length = 100)]
+    pub q: Option<String>,
     /// From this moment on (RFC 3339).
     pub since: Option<DateTime<Utc>>,
     /// Before this moment (RFC 3339).
@@ -92,6 +97,7 @@ async fn answer(app: &App, team: Option<TeamId>, query: AuditQuery) -> ApiResult
         ("resource_kind", &query.resource_kind),
         ("resource", &query.resource),
         ("result", &query.result),
+        ("q", &query.q),
     ];
     for (field, text) in texts {
         text.as_deref().map_or(Ok(()), |text| validate::line(field, text, MAX_TEXT))?;
@@ -105,12 +111,20 @@ async fn answer(app: &App, team: Option<TeamId>, query: AuditQuery) -> ApiResult
         action: query.action,
         resource_kind: query.resource_kind,
         resource: query.resource,
-        result: query.result,
+        result: query.result.map(|result| match result.as_str() {
+            "failed" => Outcome::Failed,
+            _ => Outcome::Is(result),
+        }),
+        text: query.q,
         since: query.since.map(Millis::from),
         until: query.until.map(Millis::from),
     };
     let before = before.as_ref().map(|cursor| (cursor.at, cursor.id.as_str()));
-    let rows = store::list(&app.db, &filter, before, limit as i64 + 1).await?;
+    let (rows, stopped) = store::list(&app.db, &filter, before, limit as i64 + 1).await?;
     let cursor = |row: &Row| Cursor { at: row.at, id: row.id.to_string() };
-    Ok(axum::Json(page(rows, limit, cursor, Row::into_api)))
+    let mut found = page(rows, limit, cursor, Row::into_api);
+    if let (None, Some((at, id))) = (&found.next_cursor, stopped) {
+        found.next_cursor = Some(Cursor { at, id: id.to_string() }.encode());
+    }
+    Ok(axum::Json(found))
 }

@@ -70,9 +70,23 @@ impl ApiError {
         Self::new(ErrorCode::Conflict, message)
     }
 
-    /// 500. The client learns the request id; the log learns the cause.
+    /// 500. The client learns the request id; the log learns the cause. When what is behind it all is a database that is
+    /// too busy or not there, 503.
     #[must_use]
     pub fn internal(cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        let cause = cause.into();
+        let mut next: Option<&(dyn StdError + 'static)> = Some(&*cause);
+        while let Some(error) = next {
+            let message = match error.downcast_ref::<DbError>() {
+                Some(error) if error.is_overload() => "the database is too busy; try again in a moment",
+                Some(error) if error.is_away() => "the database can't be reached; try again in a moment",
+                _ => {
+                    next = error.source();
+                    continue;
+                }
+            };
+            return Self::overloaded(message).with_source(cause);
+        }
         Self::new(ErrorCode::Internal, "something went wrong on our side; the log has it under this request id")
             .with_source(cause)
     }
@@ -142,9 +156,6 @@ impl IntoResponse for ApiError {
 
 impl From<DbError> for ApiError {
     fn from(error: DbError) -> Self {
-        if error.is_overload() {
-            return Self::overloaded("the database is too busy; try again in a moment").with_source(error);
-        }
         Self::internal(error)
     }
 }

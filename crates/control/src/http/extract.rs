@@ -10,6 +10,7 @@ use axum::http::request::Parts;
 use serde::de::DeserializeOwned;
 
 use super::error::{ApiError, ApiResult};
+use super::strict;
 
 /// A JSON body. An empty one counts as `{}`.
 pub struct Json<T>(pub T);
@@ -43,17 +44,10 @@ async fn body<S: Send + Sync>(request: Request, state: &S) -> ApiResult<Bytes> {
 }
 
 fn parse_json<T: DeserializeOwned>(body: &[u8]) -> ApiResult<T> {
-    // serde would take an array for the fields of an object in their order.
-    if body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[') {
-        return Err(ApiError::invalid("body", "the body must be a JSON object"));
-    }
-    let mut deserializer = serde_json::Deserializer::from_slice(body);
-    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+    strict::from_slice(body).map_err(|error| {
         let field = field_of(&error.path().to_string(), &error.inner().to_string());
         ApiError::invalid(field, format!("the body is not valid: {}", error.inner()))
-    })?;
-    deserializer.end().map_err(|error| ApiError::invalid("body", format!("the body is not valid: {error}")))?;
-    Ok(value)
+    })
 }
 
 /// The field that a parse error is about. For unknown and missing fields serde knows the name only in its message;

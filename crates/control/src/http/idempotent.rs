@@ -1,6 +1,7 @@
 //! `Idempotency-Key` on requests that create something.
 
 use std::future::Future;
+use std::time::Duration;
 
 use atoll_model::ErrorCode;
 use axum::http::header::CONTENT_TYPE;
@@ -8,13 +9,18 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
+use tokio_util::sync::CancellationToken;
 
 use super::error::{ApiError, ApiResult};
 use crate::app::App;
 use crate::db::idempotency::{self, Begun, Key};
+use crate::db::{Db, DbError};
 
 const HEADER: &str = "idempotency-key";
 const MAX_KEY: usize = 255;
+/// Pauses between attempts to note an answer while the database is away.
+const NOTE_AGAIN: Duration = Duration::from_millis(100);
+const NOTE_AGAIN_AT_MOST: Duration = Duration::from_secs(5);
 
 /// The request's key, if it has one.
 pub fn key(headers: &HeaderMap, owner: &str, route: &str, request: &impl Serialize) -> ApiResult<Option<Key>> {
@@ -54,23 +60,54 @@ where
             return Err(error.with_field("Idempotency-Key"));
         }
     }
-    let db = app.db.clone();
-    let task = app.tasks.spawn(async move {
+    let app = app.clone();
+    let task = app.tasks.clone().spawn(async move {
         let result = work.await;
-        let noted = match &result {
-            Ok(value) => match serde_json::to_string(&remembered(value)) {
-                Ok(text) => idempotency::complete(&db, &key, status.as_u16(), &text).await,
-                Err(_) => idempotency::forget(&db, &key).await,
-            },
-            Err(_) => idempotency::forget(&db, &key).await,
-        };
-        if let Err(error) = noted {
-            tracing::error!(error = &error as &dyn std::error::Error, "could not note an idempotent request's answer");
+        let answer = result.as_ref().ok().and_then(|value| serde_json::to_string(&remembered(value)).ok());
+        let ending = Ending { db: app.db.clone(), key, status, answer };
+        if let Err(error) = ending.note().await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "an idempotent request's answer is noted later");
+            app.tasks.spawn(ending.note_later(app.shutdown.clone()));
         }
         result
     });
     let value = task.await.map_err(ApiError::internal)??;
     Ok((status, axum::Json(value)).into_response())
+}
+
+/// How a request with a key ended: with this answer, or with an error, so that it can be tried again.
+struct Ending {
+    db: Db,
+    key: Key,
+    status: StatusCode,
+    answer: Option<String>,
+}
+
+impl Ending {
+    async fn note(&self) -> Result<(), DbError> {
+        match &self.answer {
+            Some(answer) => idempotency::complete(&self.db, &self.key, self.status.as_u16(), answer).await,
+            None => idempotency::forget(&self.db, &self.key).await,
+        }
+    }
+
+    /// Goes on trying, since the key would be free again after a while and the thing be made twice: as long as it is not.
+    async fn note_later(self, shutdown: CancellationToken) {
+        let (mut pause, mut waited) = (NOTE_AGAIN, Duration::ZERO);
+        while waited < idempotency::ABANDONED {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+            waited += pause;
+            pause = (pause * 2).min(NOTE_AGAIN_AT_MOST);
+            match self.note().await {
+                Ok(()) => return,
+                Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "still not noted"),
+            }
+        }
+        tracing::error!(key = self.key.key, "could not note an idempotent request's answer");
+    }
 }
 
 fn replay(status: u16, response: String) -> Response {

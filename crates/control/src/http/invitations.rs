@@ -22,10 +22,11 @@ use super::extract::{Id, Json, Query, path_parameter};
 use super::page::{Cursor, PageQuery, page};
 use super::site::Site;
 use super::teams::visible;
-use super::validate;
+use super::{idempotent, validate};
 use crate::accounts::{InvitationRow, LoginError, rate};
 use crate::app::App;
 use crate::db::Millis;
+use crate::teams::TeamRow;
 
 /// All routes of this file.
 pub fn routes() -> OpenApiRouter<App> {
@@ -67,8 +68,8 @@ pub async fn list(
 
 /// Invites somebody, in place of an earlier invitation of theirs. It goes out by mail; where there is none, `url` is to
 /// be handed on. It is good for 7 days. Takes the role admin, and owner to invite an owner.
-#[utoipa::path(post, path = "/v1/teams/{id}/invitations", tag = "teams", params(("id" = TeamId, Path)),
-    request_body = InviteRequest,
+#[utoipa::path(post, path = "/v1/teams/{id}/invitations", tag = "teams",
+    params(("id" = TeamId, Path), ("Idempotency-Key" = Option<String>, Header)), request_body = InviteRequest,
     responses((status = 201, body = Invitation), (status = 409), (status = 429)), security(("bearer" = [])))]
 pub async fn create(
     State(app): State<App>,
@@ -76,12 +77,23 @@ pub async fn create(
     user: User,
     Id(id): Id<TeamId>,
     Json(request): Json<InviteRequest>,
-) -> ApiResult<(StatusCode, axum::Json<Invitation>)> {
+) -> ApiResult<Response> {
     validate::email("email", &request.email)?;
     let team = visible(&app, &user, &id).await?;
+    let route = format!("teams/{id}/invitations");
+    let key = idempotent::key(&parts.headers, user.id.as_str(), &route, &request)?;
+    let base = Site::of(&parts, &app.config).base_url(&app.config);
+    let worker = app.clone();
+    let work = async move { invite(&worker, &user, &team, &request, &base).await };
+    // The link is shown once.
+    let remembered = |made: &Invitation| Invitation { url: None, ..made.clone() };
+    idempotent::once(&app, key, StatusCode::CREATED, work, remembered).await
+}
+
+async fn invite(app: &App, user: &User, team: &TeamRow, request: &InviteRequest, base: &str) -> ApiResult<Invitation> {
     let role = request.role.unwrap_or(Role::Member);
-    let (row, token) = app.accounts.invite(&user.asker(), &id, &request.email, role).await?;
-    let url = format!("{}/invite#{}", Site::of(&parts, &app.config).base_url(&app.config), token.expose_secret());
+    let (row, token) = app.accounts.invite(&user.asker(), &team.id.0, &request.email, role).await?;
+    let url = format!("{base}/invite#{}", token.expose_secret());
     let body = format!(
         "{} invites you into the team {} on Atoll.\n\nJoin within a week here:\n\n    {url}\n\n\
          If you don't know them, there is nothing to do.\n",
@@ -92,8 +104,7 @@ pub async fn create(
         tracing::warn!(error = &error as &dyn std::error::Error, invitation = %row.id.0, "could not mail an invitation");
         false
     });
-    let invitation = Invitation { mailed: Some(mailed), url: (!mailed).then_some(url), ..answer(row) };
-    Ok((StatusCode::CREATED, axum::Json(invitation)))
+    Ok(Invitation { mailed: Some(mailed), url: (!mailed).then_some(url), ..answer(row) })
 }
 
 /// Takes an invitation back: its link is worth nothing from then on. Takes the role admin.

@@ -283,7 +283,7 @@ impl World {
     async fn new(database: TestDb) -> Self {
         let test = app(database).await;
         test.fleet.add_host();
-        tokio::spawn(test.app.feed.clone().run(test.app.db.clone(), test.app.shutdown.clone()));
+        test.run_feeds();
         let first = test.first().await;
         first.put(&format!("/v1/admin/teams/{}/byoc", test.team()), json!({ "enabled": true })).await;
         let made = first.post("/v1/hosts", json!({ "type": "byoc" })).await.json();

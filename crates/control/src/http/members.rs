@@ -5,8 +5,9 @@ use atoll_model::api::auth::Role;
 use atoll_model::api::teams::{AddMemberRequest, Member, UpdateMemberRequest};
 use atoll_model::{ErrorCode, TeamId, UserId};
 use axum::extract::{FromRequestParts, State};
-use axum::http::StatusCode;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -15,7 +16,7 @@ use super::error::{ApiError, ApiResult};
 use super::extract::{Id, Json, Query, path_parameter};
 use super::page::{Cursor, PageQuery, page};
 use super::teams::visible;
-use super::validate;
+use super::{idempotent, validate};
 use crate::accounts::rate;
 use crate::app::App;
 use crate::db::Millis;
@@ -56,25 +57,31 @@ pub async fn list(
 }
 
 /// Makes somebody who has an account a member. Takes the role admin; making an owner takes the role owner.
-#[utoipa::path(post, path = "/v1/teams/{id}/members", tag = "teams", params(("id" = TeamId, Path)),
-    request_body = AddMemberRequest,
+#[utoipa::path(post, path = "/v1/teams/{id}/members", tag = "teams", 
+    params(("id" = TeamId, Path), ("Idempotency-Key" = Option<String>, Header)), request_body = AddMemberRequest,
     responses((status = 201, body = Member), (status = 409), (status = 429)), security(("bearer" = [])))]
 pub async fn add(
     State(app): State<App>,
     user: User,
     Id(id): Id<TeamId>,
+    headers: HeaderMap,
     Json(request): Json<AddMemberRequest>,
-) -> ApiResult<(StatusCode, axum::Json<Member>)> {
-    validate::line("email", &request.email, 254)?;
-    let (now, email) = (app.clock.now(), request.email.trim().to_lowercase());
+) -> ApiResult<Response> {
+    validate::email("email", &request.email)?;
     visible(&app, &user, &id).await?;
-    if let Some(wait) = app.accounts.rates().take(&rate::ADD_MEMBER.of(user.id.as_str()), now).await? {
-        let error = ApiError::new(ErrorCode::RateLimited, "too many people were added in this minute");
-        return Err(error.with_retry_after(wait));
-    }
-    let role = request.role.unwrap_or(Role::Member);
-    let made = teams::add(&app.db, &user.asker(), &id, &email, role, now).await?;
-    Ok((StatusCode::CREATED, axum::Json(made.into_api())))
+    let route = format!("teams/{id}/members");
+    let key = idempotent::key(&headers, user.id.as_str(), &route, &request)?;
+    let worker = app.clone();
+    let work = async move {
+        let (now, email) = (worker.clock.now(), request.email.trim().to_lowercase());
+        if let Some(wait) = worker.accounts.rates().take(&rate::ADD_MEMBER.of(user.id.as_str()), now).await? {
+            let error = ApiError::new(ErrorCode::RateLimited, "too many people were added in this minute");
+            return Err(error.with_retry_after(wait));
+        }
+        let role = request.role.unwrap_or(Role::Member);
+        Ok(teams::add(&worker.db, &user.asker(), &id, &email, role, now).await?.into_api())
+    };
+    idempotent::once(&app, key, StatusCode::CREATED, work, Member::clone).await
 }
 
 /// Gives a member another role. Takes the role admin, and owner where an owner is made or changed. The last owner

@@ -25,12 +25,15 @@ mod events;
 mod exec;
 pub mod extract;
 mod files;
+mod forms;
 mod guest;
 mod health;
 mod host_rights;
 #[cfg(test)]
 mod host_tests;
 mod hosts;
+#[cfg(test)]
+mod idempotency_tests;
 pub mod idempotent;
 mod insight;
 mod invitations;
@@ -56,6 +59,7 @@ mod signals;
 pub mod site;
 mod snapshots;
 mod streams;
+mod strict;
 mod teams;
 mod templates;
 #[cfg(test)]

@@ -12,6 +12,8 @@ use utoipa::openapi::{
 };
 use utoipa::{PartialSchema, ToSchema};
 
+use super::forms;
+
 /// The document before the routes are added.
 pub fn base(version: &str) -> OpenApi {
     let info = InfoBuilder::new()
@@ -48,6 +50,7 @@ pub fn complete(mut api: OpenApi) -> OpenApi {
     ] {
         components.schemas.entry(name.to_owned()).or_insert(schema);
     }
+    forms::of_fields(components);
     let lenient: BTreeSet<String> = components
         .schemas
         .iter()
@@ -68,6 +71,7 @@ pub fn complete(mut api: OpenApi) -> OpenApi {
             let Some(operation) = operation else { continue };
             operation.operation_id = Some(operation_id(method, path));
             complete_operation(path, operation);
+            forms::of_parameters(operation);
             optional_body(operation, &lenient);
         }
     }

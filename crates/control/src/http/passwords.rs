@@ -5,6 +5,7 @@ use atoll_model::api::sign_in::{CreateUserRequest, ResetConfirmRequest, ResetLin
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::request::Parts;
+use axum::response::Response;
 use secrecy::ExposeSecret;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -13,7 +14,7 @@ use super::caller::{Admin, origin};
 use super::error::ApiResult;
 use super::extract::{Id, Json};
 use super::site::Site;
-use super::validate;
+use super::{idempotent, validate};
 use crate::accounts::Handed;
 use crate::app::App;
 
@@ -62,35 +63,48 @@ fn answer(app: &App, parts: &Parts, handed: Handed) -> ResetLink {
     ResetLink {
         user_id: handed.user,
         email: handed.email,
-        url: format!("{base}/reset#{}", handed.secret.expose_secret()),
+        url: Some(format!("{base}/reset#{}", handed.secret.expose_secret())),
         expires_at: handed.expires_at.to_utc(),
     }
 }
 
 /// Makes a link with which that person sets a new password, to be handed to them. It is good for 3 days, and once.
-#[utoipa::path(post, path = "/v1/admin/users/{id}/password-reset", tag = "admin", params(("id" = UserId, Path)),
-    responses((status = 201, body = ResetLink)), security(("bearer" = [])))]
-pub async fn link(
-    State(app): State<App>,
-    parts: Parts,
-    Admin(user): Admin,
-    Id(id): Id<UserId>,
-) -> ApiResult<(StatusCode, axum::Json<ResetLink>)> {
-    let handed = app.accounts.reset_link(&user.id, &id, &user.origin).await?;
-    Ok((StatusCode::CREATED, axum::Json(answer(&app, &parts, handed))))
+#[utoipa::path(post, path = "/v1/admin/users/{id}/password-reset", tag = "admin",
+    params(("id" = UserId, Path), ("Idempotency-Key" = Option<String>, Header)),
+    responses((status = 201, body = ResetLink), (status = 409)), security(("bearer" = [])))]
+pub async fn link(State(app): State<App>, parts: Parts, Admin(user): Admin, Id(id): Id<UserId>) -> ApiResult<Response> {
+    let route = format!("users/{id}/password-reset");
+    let key = idempotent::key(&parts.headers, user.id.as_str(), &route, &())?;
+    let worker = app.clone();
+    let work = async move {
+        let handed = worker.accounts.reset_link(&user.id, &id, &user.origin).await?;
+        Ok(answer(&worker, &parts, handed))
+    };
+    idempotent::once(&app, key, StatusCode::CREATED, work, without_url).await
+}
+
+/// What a repeated request is told: the link is shown once.
+fn without_url(link: &ResetLink) -> ResetLink {
+    ResetLink { url: None, ..link.clone() }
 }
 
 /// Makes an account for somebody, with a team of its own. They set its password by the link in the answer.
 #[utoipa::path(post, path = "/v1/admin/users", tag = "admin", request_body = CreateUserRequest,
+    params(("Idempotency-Key" = Option<String>, Header)),
     responses((status = 201, body = ResetLink), (status = 409)), security(("bearer" = [])))]
 pub async fn create_user(
     State(app): State<App>,
     parts: Parts,
     Admin(user): Admin,
     Json(request): Json<CreateUserRequest>,
-) -> ApiResult<(StatusCode, axum::Json<ResetLink>)> {
+) -> ApiResult<Response> {
     validate::email("email", &request.email)?;
     validate::line("name", &request.name, 100)?;
-    let handed = app.accounts.create_user(&user.id, &request.email, &request.name, &user.origin).await?;
-    Ok((StatusCode::CREATED, axum::Json(answer(&app, &parts, handed))))
+    let key = idempotent::key(&parts.headers, user.id.as_str(), "users", &request)?;
+    let worker = app.clone();
+    let work = async move {
+        let handed = worker.accounts.create_user(&user.id, &request.email, &request.name, &user.origin).await?;
+        Ok(answer(&worker, &parts, handed))
+    };
+    idempotent::once(&app, key, StatusCode::CREATED, work, without_url).await
 }

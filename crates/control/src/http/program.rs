@@ -30,6 +30,7 @@ use tokio::sync::Mutex;
 use super::convert::Refusal;
 use super::error::{ApiError, ApiResult};
 use super::guest::{Guest, call, stream};
+use super::strict::{self, Refused};
 use super::{signals, validate};
 
 /// How long a client may take to say what is to be started.
@@ -133,7 +134,8 @@ async fn first_frame(source: &mut SplitStream<WebSocket>, dialect: Dialect) -> A
 }
 
 fn parse(text: &str) -> ApiResult<StreamInput> {
-    serde_json::from_str(text).map_err(|error| ApiError::invalid("frame", format!("the frame is not valid: {error}")))
+    let invalid = |error: Refused| ApiError::invalid("frame", format!("the frame is not valid: {}", error.inner()));
+    strict::from_slice(text.as_bytes()).map_err(invalid)
 }
 
 fn wanted(input: StreamInput, dialect: Dialect) -> ApiResult<Wanted> {

@@ -206,12 +206,7 @@ pub async fn timeout(
     Json(request): Json<TimeoutRequest>,
 ) -> ApiResult<axum::Json<Sandbox>> {
     let seconds = i64::try_from(validate::timeout_sec(request.timeout_sec)?).unwrap_or(i64::MAX);
-    let now = app.clock.now();
-    if let Some(set) = store::set_timeout(&app.db, &owner.team, &id, seconds, request.on_timeout, now).await? {
-        return Ok(axum::Json(set.to_api()));
-    }
-    let record = store::get(&app.db, &owner.team, &id).await?.ok_or(SandboxError::NotFound)?;
-    Err(SandboxError::InvalidState { attempted: "set the timeout of", status: record.status() }.into())
+    Ok(axum::Json(app.sandboxes.set_timeout(&owner, &id, seconds, request.on_timeout).await?.to_api()))
 }
 
 /// The sandbox's life so far, oldest first.

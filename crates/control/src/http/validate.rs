@@ -35,10 +35,11 @@ pub fn within<T: PartialOrd + Display>(field: &'static str, value: T, (low, high
     Err(ApiError::invalid(field, format!("must be between {low} and {high}, not {value}")))
 }
 
-/// A text of 1 to `max` bytes without NUL or control characters.
+/// A text of 1 to `max` characters, none of them a control character.
 pub fn line(field: &'static str, value: &str, max: usize) -> ApiResult<()> {
-    if value.is_empty() || value.len() > max {
-        return Err(ApiError::invalid(field, format!("must have 1 to {max} bytes")));
+    // No character takes more than four bytes: a long text isn't counted.
+    if value.is_empty() || value.len() > max * 4 || value.chars().count() > max {
+        return Err(ApiError::invalid(field, format!("must have 1 to {max} characters")));
     }
     if value.chars().any(char::is_control) {
         return Err(ApiError::invalid(field, "must not contain control characters"));
@@ -50,9 +51,9 @@ pub fn line(field: &'static str, value: &str, max: usize) -> ApiResult<()> {
 pub fn email(field: &'static str, value: &str) -> ApiResult<()> {
     line(field, value, 254)?;
     let parts = value.trim().rsplit_once('@');
-    let sound = parts.is_some_and(|(local, domain)| {
-        !local.is_empty() && !domain.is_empty() && !value.trim().contains(|c: char| c.is_whitespace() || c == ',')
-    });
+    let odd = |c: char| c.is_whitespace() || c == ',';
+    let sound =
+        parts.is_some_and(|(local, domain)| !local.is_empty() && !domain.is_empty() && !value.trim().contains(odd));
     if sound { Ok(()) } else { Err(ApiError::invalid(field, "must be an address like name@example.com")) }
 }
 

@@ -9,6 +9,7 @@
 //! What this never does: look at HTTP, decide who may do what, or keep anything in memory that may not be lost.
 
 mod activity;
+mod asked;
 mod create;
 mod destroy;
 mod error;

@@ -25,7 +25,7 @@ impl Sandboxes {
     /// Pauses a team's running sandbox.
     pub async fn pause(&self, owner: &Owner, id: &SandboxId) -> Result<Paused, SandboxError> {
         let record = store::get(&self.db, &owner.team, id).await?.ok_or(SandboxError::NotFound)?;
-        self.pause_record(record, "user").await
+        self.pause_record(record, "user", Some(owner.clone())).await
     }
 
     /// Pauses it for `reason`. Runs to its end although the caller may go away.
@@ -33,17 +33,24 @@ impl Sandboxes {
         &self,
         record: SandboxRecord,
         reason: &'static str,
+        asked_by: Option<Owner>,
     ) -> Result<Paused, SandboxError> {
         if record.status() != SandboxStatus::Running {
             return Err(SandboxError::InvalidState { attempted: "pause", status: record.status() });
         }
         let service = self.clone();
-        let task = self.tasks.spawn(async move { service.pause_now(record, reason).await });
+        let task = self.tasks.spawn(async move { service.pause_now(record, reason, asked_by.as_ref()).await });
         task.await.map_err(|_| SandboxError::Interrupted)?
     }
 
-    async fn pause_now(&self, record: SandboxRecord, reason: &'static str) -> Result<Paused, SandboxError> {
-        let Some(pausing) = self.decide(&record, SandboxStatus::Pausing, Some(reason), None).await? else {
+    async fn pause_now(
+        &self,
+        record: SandboxRecord,
+        reason: &'static str,
+        asked_by: Option<&Owner>,
+    ) -> Result<Paused, SandboxError> {
+        let decided = self.decide_for(asked_by, "sandbox.pause", &record, SandboxStatus::Pausing, Some(reason)).await?;
+        let Some(pausing) = decided else {
             return Err(self.moved_on(&record.id, "pause").await);
         };
         let host = pausing.host().cloned().ok_or(SandboxError::Changed { attempted: "pause" })?;

@@ -62,7 +62,7 @@ impl Sandboxes {
         let id = record.id.0.clone();
         match record.on_timeout.0.0 {
             OnTimeout::Kill => self.destroy_now(&id, "timeout").await,
-            OnTimeout::Pause => match self.pause_record(record, "timeout").await {
+            OnTimeout::Pause => match self.pause_record(record, "timeout", None).await {
                 Ok(_) => tracing::info!(sandbox = %id, "paused: idle for its timeout, or at its end"),
                 Err(SandboxError::InvalidState { .. } | SandboxError::Changed { .. }) => {}
                 Err(error) => tracing::warn!(sandbox = %id, %error, "could not pause an idle sandbox"),

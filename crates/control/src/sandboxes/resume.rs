@@ -17,21 +17,30 @@ impl Sandboxes {
     /// Resumes a team's paused sandbox.
     pub async fn resume(&self, owner: &Owner, id: &SandboxId) -> Result<(SandboxRecord, Kept), SandboxError> {
         let record = store::get(&self.db, &owner.team, id).await?.ok_or(SandboxError::NotFound)?;
-        self.resume_record(record).await
+        self.resume_record(record, Some(owner.clone())).await
     }
 
-    async fn resume_record(&self, record: SandboxRecord) -> Result<(SandboxRecord, Kept), SandboxError> {
+    async fn resume_record(
+        &self,
+        record: SandboxRecord,
+        asked_by: Option<Owner>,
+    ) -> Result<(SandboxRecord, Kept), SandboxError> {
         if record.status() != SandboxStatus::Paused {
             return Err(SandboxError::InvalidState { attempted: "resume", status: record.status() });
         }
         let service = self.clone();
-        let task = self.tasks.spawn(async move { service.resume_now(record).await });
+        let task = self.tasks.spawn(async move { service.resume_now(record, asked_by.as_ref()).await });
         task.await.map_err(|_| SandboxError::Interrupted)?
     }
 
-    async fn resume_now(&self, record: SandboxRecord) -> Result<(SandboxRecord, Kept), SandboxError> {
+    async fn resume_now(
+        &self,
+        record: SandboxRecord,
+        asked_by: Option<&Owner>,
+    ) -> Result<(SandboxRecord, Kept), SandboxError> {
         let reason = record.reason.clone();
-        let Some(resuming) = self.decide(&record, SandboxStatus::Resuming, None, None).await? else {
+        let decided = self.decide_for(asked_by, "sandbox.resume", &record, SandboxStatus::Resuming, None).await?;
+        let Some(resuming) = decided else {
             return Err(self.moved_on(&record.id, "resume").await);
         };
         let host = resuming.host().cloned().ok_or(SandboxError::Changed { attempted: "resume" })?;
@@ -73,7 +82,7 @@ impl Sandboxes {
                     self.activity.touch(id);
                     return Ok(record);
                 }
-                SandboxStatus::Paused if record.auto_resume => match self.resume_record(record).await {
+                SandboxStatus::Paused if record.auto_resume => match self.resume_record(record, None).await {
                     Ok((running, _)) => return Ok(running),
                     // Somebody else was first: look again.
                     Err(SandboxError::InvalidState { .. }) => {}

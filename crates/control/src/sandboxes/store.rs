@@ -244,14 +244,14 @@ pub async fn list(
 
 /// Sets the idle timeout and restarts the idle clock.
 pub async fn set_timeout(
-    db: &Db,
+    tx: &mut Tx,
     team: &TeamId,
     id: &SandboxId,
     timeout_sec: i64,
     on_timeout: Option<OnTimeout>,
     now: Millis,
 ) -> Result<Option<SandboxRecord>, DbError> {
-    on!(write db, |c| sqlx::query_as(concat!(
+    on!(tx tx, |c| sqlx::query_as(concat!(
         "UPDATE sandboxes SET timeout_sec = $3, on_timeout = COALESCE($4, on_timeout), \
          last_active_at = CASE WHEN last_active_at < $5 THEN $5 ELSE last_active_at END \
          WHERE id = $1 AND team_id = $2 AND status <> 'stopped' RETURNING ",

@@ -1,6 +1,8 @@
-//! A client that calls the router without a network.
+//! A client that calls the router without a network: of several replicas, each in turn, as behind a load balancer.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::Router;
 use axum::body::Body;
@@ -15,7 +17,9 @@ use crate::http::caller::Peer;
 
 #[derive(Clone)]
 pub struct Client {
-    router: Router,
+    replicas: Arc<[Router]>,
+    /// Whose turn it is; clones share it.
+    turn: Arc<AtomicUsize>,
     headers: HeaderMap,
 }
 
@@ -54,8 +58,14 @@ impl Answer {
 }
 
 impl Client {
-    pub async fn new(app: &App) -> Self {
-        Self { router: crate::http::router(app.clone()), headers: HeaderMap::new() }
+    pub fn new<'a>(apps: impl IntoIterator<Item = &'a App>) -> Self {
+        let replicas = apps.into_iter().map(|app| crate::http::router(app.clone())).collect();
+        Self { replicas, turn: Arc::default(), headers: HeaderMap::new() }
+    }
+
+    fn router(&self) -> Router {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        self.replicas[turn % self.replicas.len()].clone()
     }
 
     pub fn with_key(&self, key: &SecretString) -> Self {
@@ -80,14 +90,14 @@ impl Client {
     }
 
     pub fn anonymous(&self) -> Self {
-        Self { router: self.router.clone(), headers: HeaderMap::new() }
+        Self { headers: HeaderMap::new(), ..self.clone() }
     }
 
     pub async fn send(&self, method: Method, path: &str, body: impl Into<Body>) -> Answer {
         let mut request = Request::builder().method(method).uri(path).body(body.into()).unwrap();
         *request.headers_mut() = self.headers.clone();
         request.extensions_mut().insert(Peer(SocketAddr::from(([192, 0, 2, 1], 9))));
-        let response = self.router.clone().oneshot(request).await.unwrap();
+        let response = self.router().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let body = body.collect().await.map(|body| body.to_bytes().to_vec()).unwrap_or_default();
         Answer { status: parts.status, headers: parts.headers, body }
@@ -98,7 +108,7 @@ impl Client {
         let mut request = Request::builder().method(method).uri(path).body(body.into()).unwrap();
         *request.headers_mut() = self.headers.clone();
         request.extensions_mut().insert(Peer(SocketAddr::from(([192, 0, 2, 1], 9))));
-        self.router.clone().oneshot(request).await.unwrap().status()
+        self.router().oneshot(request).await.unwrap().status()
     }
 
     /// Sends a request whose answer's body is read as it comes.
@@ -106,7 +116,7 @@ impl Client {
         let mut request = Request::builder().uri(path).body(Body::empty()).unwrap();
         *request.headers_mut() = self.headers.clone();
         request.extensions_mut().insert(Peer(SocketAddr::from(([192, 0, 2, 1], 9))));
-        self.router.clone().oneshot(request).await.unwrap()
+        self.router().oneshot(request).await.unwrap()
     }
 
     pub async fn get(&self, path: &str) -> Answer {

@@ -1,6 +1,7 @@
 //! For tests: an app over a real database with hosts that are not there. [`FakeFleet`] stands in for the machines
-//! (their sandboxes are entries in a map); everything above the connection is the real thing. Real machines come in the
-//! workspace's `tests/`.
+//! (their sandboxes are entries in a map); everything above the connection is the real thing. On PostgreSQL there are two
+//! replicas, each with what it remembers, and clients ask them in turn: what one was told must hold on the other at
+//! once. Real machines and a real load balancer come in the workspace's `tests/`.
 
 mod agent;
 mod client;
@@ -132,6 +133,8 @@ impl Placer for FakeFleet {
 /// An app over `test`'s database, with a first admin and the template `base`.
 pub struct TestApp {
     pub app: App,
+    /// The other replica on the same database.
+    other: Option<App>,
     pub fleet: FakeFleet,
     pub clock: Clock,
     pub admin: FirstAdmin,
@@ -151,12 +154,16 @@ pub async fn app_with(test: TestDb, settings: impl FnOnce(&mut ControlConfig)) -
     let mut config = ControlConfig::new(dir.clone(), dir, ([127, 0, 0, 1], 0).into());
     config.http.queue_timeout = Duration::from_secs(5);
     settings(&mut config);
-    let app = wire(config, clock.clone(), db, &fleet).await;
+    let app = wire(config.clone(), clock.clone(), db.clone(), &fleet).await;
+    let other = match db {
+        Db::Postgres(_) => Some(wire(config, clock.clone(), db, &fleet).await),
+        Db::Sqlite { .. } => None,
+    };
     let admin = app.accounts.first_admin("admin@example.test", None).await.unwrap().expect("nobody was there before");
     let base = BaseImage { name: "base".to_owned(), digest: "0".repeat(64), size_bytes: 1, path: "/nowhere".into() };
     templates::register_base(&app.db, &base, clock.now()).await.unwrap();
-    let client = Client::new(&app).await.with_key(&admin.api_key);
-    TestApp { app, fleet, clock, admin, client, _test: test }
+    let client = Client::new([&app].into_iter().chain(&other)).with_key(&admin.api_key);
+    TestApp { app, other, fleet, clock, admin, client, _test: test }
 }
 
 async fn wire(config: ControlConfig, clock: Clock, db: Db, machines: &FakeFleet) -> App {
@@ -210,11 +217,32 @@ impl TestApp {
         &self.admin.team_id
     }
 
+    /// Every replica that clients ask.
+    pub fn replicas(&self) -> impl Iterator<Item = &App> {
+        std::iter::once(&self.app).chain(&self.other)
+    }
+
+    /// Lets every replica read the outbox.
+    pub fn run_feeds(&self) {
+        for app in self.replicas() {
+            tokio::spawn(app.feed.clone().run(app.db.clone(), app.shutdown.clone()));
+        }
+    }
+
+    /// Waits until what runs behind the answers is done.
+    pub async fn settle(&self) {
+        for app in self.replicas() {
+            app.tasks.close();
+            app.tasks.wait().await;
+            app.tasks.reopen();
+        }
+    }
+
     /// A client, without credentials, of another control on the same database.
     pub async fn replica(&self) -> Client {
         let (config, clock) = (self.app.config.clone(), self.clock.clone());
         let app = wire(config, clock, self.app.db.clone(), &self.fleet).await;
-        Client::new(&app).await
+        Client::new([&app])
     }
 
     /// A client of another team.

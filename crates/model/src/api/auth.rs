@@ -21,7 +21,7 @@ pub struct SetupRequest {
     /// What the server printed at its start.
     pub token: String,
     pub email: String,
-    /// 8 to 1,024 bytes.
+    /// 8 to 1,024 characters.
     pub password: String,
 }
 
@@ -31,7 +31,7 @@ pub struct SetupRequest {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SignupRequest {
     pub email: String,
-    /// 8 to 1,024 bytes.
+    /// 8 to 1,024 characters.
     pub password: String,
     pub name: String,
     /// The token of an invitation; needed where signing up is by invitation only. Its team is joined at once.
@@ -77,7 +77,7 @@ pub struct ChangePasswordRequest {
     /// Absent only for people who have no password yet, since they sign in elsewhere.
     #[serde(default)]
     pub current_password: Option<String>,
-    /// 8 to 1,024 bytes.
+    /// 8 to 1,024 characters.
     pub new_password: String,
 }
 

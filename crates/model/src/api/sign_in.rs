@@ -53,7 +53,7 @@ pub struct InvitationDetail {
 pub struct AcceptInvitationRequest {
     #[serde(default)]
     pub name: Option<String>,
-    /// 8 to 1,024 bytes.
+    /// 8 to 1,024 characters.
     #[serde(default)]
     pub password: Option<String>,
 }
@@ -78,7 +78,7 @@ pub struct ResetRequest {
 pub struct ResetConfirmRequest {
     /// From the link.
     pub token: String,
-    /// 8 to 1,024 bytes.
+    /// 8 to 1,024 characters.
     pub password: String,
 }
 
@@ -88,7 +88,9 @@ pub struct ResetConfirmRequest {
 pub struct ResetLink {
     pub user_id: UserId,
     pub email: String,
-    pub url: String,
+    /// Shown once: absent from the answer to a repeated request with the same `Idempotency-Key`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub url: Option<String>,
     pub expires_at: DateTime<Utc>,
 }
 

@@ -141,6 +141,6 @@ pub fn wants_html(headers: &HeaderMap) -> bool {
 
 impl From<DbError> for Refusal {
     fn from(error: DbError) -> Self {
-        if error.is_overload() { Self::Overloaded } else { Self::internal(&error) }
+        if error.is_overload() || error.is_away() { Self::Overloaded } else { Self::internal(&error) }
     }
 }

@@ -1,0 +1,147 @@
+//! The forms of texts and numbers in the OpenAPI document: what `validate` and its like take, as patterns and lengths, so
+//! that what fits the document is accepted and what doesn't is refused. A property-based tool checks both
+//! (`scripts/fuzz.sh`). A form that is named here for a field that is not there fails the test below.
+
+use utoipa::openapi::path::Operation;
+use utoipa::openapi::schema::{Object, Schema};
+use utoipa::openapi::{Components, RefOr};
+
+use super::page::CURSOR;
+
+/// Lengths in characters, and a pattern.
+#[derive(Debug, Clone, Copy)]
+pub struct Form {
+    shortest: usize,
+    longest: Option<usize>,
+    pattern: Option<&'static str>,
+}
+
+const fn form(shortest: usize, longest: usize, pattern: &'static str) -> Form {
+    Form { shortest, longest: Some(longest), pattern: Some(pattern) }
+}
+
+/// No control characters.
+const PLAIN: &str = "^[^\\u0000-\\u001F\\u007F-\\u009F]*$";
+
+const fn line(longest: usize) -> Form {
+    form(1, longest, PLAIN)
+}
+
+const EMAIL: Form = form(3, 254, "^[^\\s,\\u0000-\\u001F\\u007F-\\u009F]+@[^\\s,@\\u0000-\\u001F\\u007F-\\u009F]+$");
+const PASSWORD: Form = Form { shortest: 8, longest: Some(1024), pattern: None };
+const HEX_64: Form = form(64, 64, "^[0-9a-f]{64}$");
+/// Of a file: PATH_MAX and NAME_MAX of Linux count bytes, which a pattern can't.
+const PATH: Form = Form { shortest: 1, longest: None, pattern: Some("^[^\\u0000]+$") };
+const UNIX_USER: Form = form(1, 32, "^[^:\\u0000-\\u001F\\u007F-\\u009F]+$");
+const SIGNAL: Form = form(1, 9, "^([1-9]|[1-5][0-9]|6[0-4]|(SIG)?(HUP|INT|QUIT|KILL|USR1|USR2|TERM|CONT|STOP))$");
+const SESSION: Form = form(5, 6, "^(cookie|token)$");
+/// Printable ASCII without space at its ends, which a header loses on its way.
+const IDEMPOTENCY_KEY: Form = form(1, 255, "^[!-~]([ -~]*[!-~])?$");
+const WEB_ADDRESS: Form =
+    form(8, 2000, "^https?://[a-z0-9]([a-z0-9-]*[a-z0-9])?(\\.[a-z]([a-z0-9-]*[a-z0-9])?)+(/[!-~]*)?$");
+
+/// Parameters, by name, wherever they are.
+const PARAMETERS: [(&str, Form); 8] = [
+    ("cursor", form(2, 85, CURSOR)),
+    ("Idempotency-Key", IDEMPOTENCY_KEY),
+    ("X-Session", SESSION),
+    ("hash", HEX_64),
+    ("path", PATH),
+    ("q", line(100)),
+    ("signal", SIGNAL),
+    ("user", UNIX_USER),
+];
+
+/// Fields of request bodies.
+const FIELDS: [(&str, &str, Form); 27] = [
+    ("AcceptInvitationRequest", "name", line(100)),
+    ("AcceptInvitationRequest", "password", PASSWORD),
+    ("AddMemberRequest", "email", EMAIL),
+    ("ChangePasswordRequest", "new_password", PASSWORD),
+    ("CreateApiKeyRequest", "name", line(100)),
+    ("CreateTeamRequest", "name", line(100)),
+    ("CreateUserRequest", "email", EMAIL),
+    ("CreateUserRequest", "name", line(100)),
+    ("CreateWebhookRequest", "url", WEB_ADDRESS),
+    ("DeviceRequest", "client_name", line(100)),
+    ("ExecRequest", "cmd", PATH),
+    ("ExecRequest", "cwd", PATH),
+    ("ExecRequest", "tag", line(128)),
+    ("ExecRequest", "user", UNIX_USER),
+    ("InviteRequest", "email", EMAIL),
+    ("ListFilesRequest", "path", PATH),
+    ("MoveFileRequest", "destination", PATH),
+    ("MoveFileRequest", "source", PATH),
+    ("PathRequest", "path", PATH),
+    ("ResetConfirmRequest", "password", PASSWORD),
+    ("ResetRequest", "email", EMAIL),
+    ("SetupRequest", "email", EMAIL),
+    ("SetupRequest", "password", PASSWORD),
+    ("SignupRequest", "email", EMAIL),
+    ("SignupRequest", "name", line(100)),
+    ("SignupRequest", "password", PASSWORD),
+    ("UpdateMeRequest", "name", line(100)),
+];
+
+fn set(object: &mut Object, form: Form) {
+    object.min_length = (form.shortest > 0).then_some(form.shortest);
+    object.max_length = form.longest;
+    object.pattern = form.pattern.map(str::to_owned);
+}
+
+fn as_text(schema: &mut RefOr<Schema>) -> Option<&mut Object> {
+    match schema {
+        RefOr::T(Schema::Object(object)) => Some(object),
+        _ => None,
+    }
+}
+
+/// Says the forms of an operation's parameters.
+pub fn of_parameters(operation: &mut Operation) {
+    for parameter in operation.parameters.iter_mut().flatten() {
+        let Some((_, form)) = PARAMETERS.iter().find(|(name, _)| *name == parameter.name) else { continue };
+        if let Some(object) = parameter.schema.as_mut().and_then(as_text) {
+            set(object, *form);
+        }
+    }
+}
+
+/// Says the forms of fields.
+pub fn of_fields(components: &mut Components) {
+    for (schema, field, form) in FIELDS {
+        if let Some(object) = field_of(components, schema, field) {
+            set(object, form);
+        }
+    }
+}
+
+fn field_of<'a>(components: &'a mut Components, schema: &str, field: &str) -> Option<&'a mut Object> {
+    let object = components.schemas.get_mut(schema).and_then(as_text)?;
+    object.properties.get_mut(field).and_then(as_text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::testing::sqlite;
+    use crate::testing::app;
+
+    #[tokio::test]
+    async fn every_form_is_said_in_the_document() {
+        let test = app(sqlite().await).await;
+        let api = test.client.get("/openapi.json").await.json();
+        for (schema, field, form) in FIELDS {
+            let said = &api["components"]["schemas"][schema]["properties"][field];
+            assert_eq!(said["minLength"], form.shortest, "{schema}.{field}: {said}");
+        }
+        for (name, form) in PARAMETERS {
+            let paths = api["paths"].as_object().unwrap().values().flat_map(|item| item.as_object().unwrap().values());
+            let all = paths.filter_map(|operation| operation["parameters"].as_array()).flatten();
+            let named: Vec<_> = all.filter(|parameter| parameter["name"] == name).collect();
+            assert!(!named.is_empty(), "no parameter {name}");
+            for said in named {
+                assert_eq!(said["schema"]["minLength"], form.shortest, "{name}: {said}");
+            }
+        }
+    }
+}
