@@ -53,7 +53,15 @@ async fn teams(client: Client, seen: Arc<Seen>, worker: usize) -> BTreeSet<TeamI
         }
         let name = format!("once-{worker}-{number}");
         let asking = client.once(&name);
-        let Some(team) = again(&seen, "making a team", async || asking.create_team(&name).await).await else { break };
+        // Asked until it is done; the key makes one thing of it at most.
+        let made = loop {
+            let made = seen.note("making a team", asking.create_team(&name).await);
+            if made.is_some() || seen.end.load(Ordering::Relaxed) {
+                break made;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        let Some(team) = made else { break };
         there.insert(team.id.clone());
         tokio::time::sleep(Duration::from_millis(5)).await;
         if number % 8 != 0 {
@@ -69,19 +77,6 @@ async fn teams(client: Client, seen: Arc<Seen>, worker: usize) -> BTreeSet<TeamI
         }
     }
     there
-}
-
-/// Asks until it is done; with an `Idempotency-Key` that makes one thing at most.
-async fn again<T>(seen: &Seen, what: &str, mut ask: impl AsyncFnMut() -> Result<T, Error>) -> Option<T> {
-    loop {
-        if let Some(value) = seen.note(what, ask().await) {
-            return Some(value);
-        }
-        if seen.end.load(Ordering::Relaxed) {
-            return None;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 async fn keys(client: Client, seen: Arc<Seen>) {

@@ -103,7 +103,7 @@ async fn a_search_finds_parts_of_names_and_ids_and_what_failed() {
         for (search, actions) in [
             ("q=ann@exam", vec!["api_key.create"]),
             ("q=ANN", vec!["api_key.create"]),
-            ("q=key.cre&resource_kind=api_key&limit=1", vec!["api_key.create"]),
+            ("q=key.cre&resource_kind=api_key&actor_kind=user", vec!["api_key.create"]),
             ("q=192.0.2.1&actor_kind=user", vec!["api_key.create"]),
             ("q=%25", vec![]),
             ("q=nothing-like-it", vec![]),

@@ -32,6 +32,7 @@ const SQLITE: &[Listed] = &[
     (41, "template builds", include_str!("../../migrations/sqlite/0041_template_builds.sql")),
     (50, "sandbox lifetimes", include_str!("../../migrations/sqlite/0050_sandbox_lifetimes.sql")),
     (60, "audit failures", include_str!("../../migrations/sqlite/0060_audit_failures.sql")),
+    (61, "webhook secrets", include_str!("../../migrations/sqlite/0061_webhook_secrets.sql")),
 ];
 const POSTGRES: &[Listed] = &[
     (1, "init", include_str!("../../migrations/postgres/0001_init.sql")),
@@ -48,6 +49,7 @@ const POSTGRES: &[Listed] = &[
     (41, "template builds", include_str!("../../migrations/postgres/0041_template_builds.sql")),
     (50, "sandbox lifetimes", include_str!("../../migrations/postgres/0050_sandbox_lifetimes.sql")),
     (60, "audit failures", include_str!("../../migrations/postgres/0060_audit_failures.sql")),
+    (61, "webhook secrets", include_str!("../../migrations/postgres/0061_webhook_secrets.sql")),
 ];
 
 /// The version that this program was built for.

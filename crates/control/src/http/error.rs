@@ -70,8 +70,8 @@ impl ApiError {
         Self::new(ErrorCode::Conflict, message)
     }
 
-    /// 500. The client learns the request id; the log learns the cause. When what is behind it all is a database that is
-    /// too busy or not there, 503.
+    /// Our own fault, 500: the client learns the request id, the log the cause. When what is behind it is a database that
+    /// is too busy or not there, it is 503.
     #[must_use]
     pub fn internal(cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         let cause = cause.into();

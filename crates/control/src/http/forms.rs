@@ -3,7 +3,7 @@
 //! (`scripts/fuzz.sh`). A form that is named here for a field that is not there fails the test below.
 
 use utoipa::openapi::path::Operation;
-use utoipa::openapi::schema::{Object, Schema};
+use utoipa::openapi::schema::{ArrayItems, Object, Schema, SchemaType, Type};
 use utoipa::openapi::{Components, RefOr};
 
 use super::page::CURSOR;
@@ -40,28 +40,36 @@ const IDEMPOTENCY_KEY: Form = form(1, 255, "^[!-~]([ -~]*[!-~])?$");
 const WEB_ADDRESS: Form =
     form(8, 2000, "^https?://[a-z0-9]([a-z0-9-]*[a-z0-9])?(\\.[a-z]([a-z0-9-]*[a-z0-9])?)+(/[!-~]*)?$");
 
+/// Of a template or a snapshot.
+const IMAGE_NAME: Form = form(1, 64, "^[a-z0-9][a-z0-9-]*$");
+/// A kind, or a type of event.
+const EVENT: Form = form(4, 64, "^(sandbox|host|template|snapshot|api_key|team|member|webhook)(\\.[a-z_]+)?$");
+
 /// Parameters, by name, wherever they are.
-const PARAMETERS: [(&str, Form); 8] = [
+const PARAMETERS: [(&str, Form); 9] = [
     ("cursor", form(2, 85, CURSOR)),
     ("Idempotency-Key", IDEMPOTENCY_KEY),
     ("X-Session", SESSION),
     ("hash", HEX_64),
     ("path", PATH),
+    ("process", line(128)),
     ("q", line(100)),
     ("signal", SIGNAL),
     ("user", UNIX_USER),
 ];
 
 /// Fields of request bodies.
-const FIELDS: [(&str, &str, Form); 27] = [
+const FIELDS: [(&str, &str, Form); 34] = [
     ("AcceptInvitationRequest", "name", line(100)),
     ("AcceptInvitationRequest", "password", PASSWORD),
     ("AddMemberRequest", "email", EMAIL),
     ("ChangePasswordRequest", "new_password", PASSWORD),
     ("CreateApiKeyRequest", "name", line(100)),
+    ("CreateSnapshotRequest", "name", IMAGE_NAME),
     ("CreateTeamRequest", "name", line(100)),
     ("CreateUserRequest", "email", EMAIL),
     ("CreateUserRequest", "name", line(100)),
+    ("CreateWebhookRequest", "events", EVENT),
     ("CreateWebhookRequest", "url", WEB_ADDRESS),
     ("DeviceRequest", "client_name", line(100)),
     ("ExecRequest", "cmd", PATH),
@@ -70,9 +78,12 @@ const FIELDS: [(&str, &str, Form); 27] = [
     ("ExecRequest", "user", UNIX_USER),
     ("InviteRequest", "email", EMAIL),
     ("ListFilesRequest", "path", PATH),
+    ("ListFilesRequest", "user", UNIX_USER),
     ("MoveFileRequest", "destination", PATH),
     ("MoveFileRequest", "source", PATH),
+    ("MoveFileRequest", "user", UNIX_USER),
     ("PathRequest", "path", PATH),
+    ("PathRequest", "user", UNIX_USER),
     ("ResetConfirmRequest", "password", PASSWORD),
     ("ResetRequest", "email", EMAIL),
     ("SetupRequest", "email", EMAIL),
@@ -81,6 +92,8 @@ const FIELDS: [(&str, &str, Form); 27] = [
     ("SignupRequest", "name", line(100)),
     ("SignupRequest", "password", PASSWORD),
     ("UpdateMeRequest", "name", line(100)),
+    ("UpdateWebhookRequest", "events", EVENT),
+    ("UpdateWebhookRequest", "url", WEB_ADDRESS),
 ];
 
 fn set(object: &mut Object, form: Form) {
@@ -89,9 +102,14 @@ fn set(object: &mut Object, form: Form) {
     object.pattern = form.pattern.map(str::to_owned);
 }
 
+/// The schema itself, or that of its items.
 fn as_text(schema: &mut RefOr<Schema>) -> Option<&mut Object> {
     match schema {
         RefOr::T(Schema::Object(object)) => Some(object),
+        RefOr::T(Schema::Array(array)) => match &mut array.items {
+            ArrayItems::RefOrSchema(items) => as_text(items),
+            ArrayItems::False => None,
+        },
         _ => None,
     }
 }
@@ -99,9 +117,12 @@ fn as_text(schema: &mut RefOr<Schema>) -> Option<&mut Object> {
 /// Says the forms of an operation's parameters.
 pub fn of_parameters(operation: &mut Operation) {
     for parameter in operation.parameters.iter_mut().flatten() {
+        let RefOr::T(parameter) = parameter else { continue };
         let Some((_, form)) = PARAMETERS.iter().find(|(name, _)| *name == parameter.name) else { continue };
         if let Some(object) = parameter.schema.as_mut().and_then(as_text) {
             set(object, *form);
+            // One that is left out is not there; there is no null in an address or a header.
+            object.schema_type = SchemaType::Type(Type::String);
         }
     }
 }
@@ -132,6 +153,7 @@ mod tests {
         let api = test.client.get("/openapi.json").await.json();
         for (schema, field, form) in FIELDS {
             let said = &api["components"]["schemas"][schema]["properties"][field];
+            let said = said.get("items").unwrap_or(said);
             assert_eq!(said["minLength"], form.shortest, "{schema}.{field}: {said}");
         }
         for (name, form) in PARAMETERS {

@@ -170,6 +170,7 @@ const ROWS: &[(&str, For)] = &[
     ("get /v1/webhooks/{id}", HookOfT(Role::Member)),
     ("patch /v1/webhooks/{id}", HookOfT(Role::Admin)),
     ("get /v1/webhooks/{id}/deliveries", HookOfT(Role::Member)),
+    ("post /v1/webhooks/{id}/secret", HookOfT(Role::Admin)),
     ("post /v1/webhooks/{id}/test", HookOfT(Role::Admin)),
 ];
 

@@ -50,7 +50,9 @@ pub async fn create(
 /// Lists the team's sandboxes, newest first; stopped ones only when asked for.
 #[utoipa::path(get, path = "/v1/sandboxes", tag = "sandboxes",
     params(PageQuery,
-        ("status" = Option<String>, Query, description = "One or more, separated by commas: `running,paused`"),
+        ("status" = Option<String>, Query,
+            pattern = "^(pending|starting|running|pausing|paused|resuming|stopped|missing|error)(,(pending|starting|running|pausing|paused|resuming|stopped|missing|error))*$",
+            description = "One or more, separated by commas: `running,paused`"),
         ("metadata" = Option<String>, Query, description = "Labels that must all match, as a query string: `a=1&b=2`")),
     responses((status = 200, body = Page<Sandbox>)), security(("api_key" = []), ("bearer" = [])))]
 pub async fn list(

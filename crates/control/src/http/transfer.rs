@@ -39,6 +39,7 @@ const MAX_ANSWER: usize = 64 << 10;
 #[into_params(parameter_in = Query)]
 pub struct FileQuery {
     /// Absolute, or relative to the user's home.
+    #[param(required = true)]
     path: Option<String>,
     /// Whose rights apply, and who owns what is written; the template's user when absent.
     user: Option<String>,

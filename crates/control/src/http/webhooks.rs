@@ -31,6 +31,7 @@ pub fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(list, create))
         .routes(routes!(get, update, delete))
+        .routes(routes!(secret))
         .routes(routes!(test))
         .routes(routes!(deliveries))
 }
@@ -119,6 +120,8 @@ pub async fn create(
             url: request.url,
             events: webhooks::wanted(&request.events),
             secret: webhooks::new_secret(),
+            former_secret: None,
+            former_secret_until: None,
             enabled: true,
             disabled_reason: None,
             failing_since: None,
@@ -189,6 +192,23 @@ pub async fn update(
     record(&mut tx, &user, "webhook.update", &id, details, now).await?;
     tx.commit().await?;
     Ok(axum::Json(found(&app, &user, &id).await?.into_api()))
+}
+
+/// Gives a webhook a new secret, which is in this answer and never again. For 24 hours deliveries are signed with both, so
+/// that whoever checks them can change over.
+#[utoipa::path(post, path = "/v1/webhooks/{id}/secret", tag = "webhooks", params(("id" = WebhookId, Path)),
+    responses((status = 200, body = Webhook)), security(("bearer" = [])))]
+pub async fn secret(State(app): State<App>, user: User, Id(id): Id<WebhookId>) -> ApiResult<axum::Json<Webhook>> {
+    found(&app, &user, &id).await?;
+    user.at_least(Role::Admin)?;
+    let (now, secret) = (app.clock.now(), webhooks::new_secret());
+    let mut tx = app.db.begin().await?;
+    if !store::set_secret(&mut tx, &user.team, &id, &secret, now + webhooks::SECRETS_OVERLAP, now).await? {
+        return Err(ApiError::not_found("webhook"));
+    }
+    record(&mut tx, &user, "webhook.secret", &id, json!({}), now).await?;
+    tx.commit().await?;
+    Ok(axum::Json(Webhook { secret: Some(secret), ..found(&app, &user, &id).await?.into_api() }))
 }
 
 /// Deletes a webhook with its deliveries.

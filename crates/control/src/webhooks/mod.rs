@@ -28,6 +28,8 @@ use crate::db::Millis;
 
 /// Webhooks of one team.
 pub const MAX_WEBHOOKS: i64 = 20;
+/// How long deliveries are also signed with the secret before.
+pub const SECRETS_OVERLAP: Duration = Duration::from_secs(24 * 3600);
 const MAX_ATTEMPTS: i64 = 12;
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);

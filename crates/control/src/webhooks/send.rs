@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::signature::sign;
+use super::signature::signature;
 use super::{Target, TargetError};
 use crate::config::Network;
 use crate::db::Millis;
@@ -34,7 +34,8 @@ pub struct Attempt {
 pub struct Message<'a> {
     pub id: &'a str,
     pub url: &'a str,
-    pub secret: &'a str,
+    /// The present one first.
+    pub secrets: Vec<&'a str>,
     pub body: &'a str,
 }
 
@@ -108,7 +109,7 @@ impl Sender {
             .header("user-agent", format!("Atoll-Webhook/{}", self.version))
             .header("atoll-webhook-id", message.id)
             .header("atoll-webhook-timestamp", seconds)
-            .header("atoll-webhook-signature", sign(message.secret, seconds, message.body))
+            .header("atoll-webhook-signature", signature(&message.secrets, seconds, message.body))
             .body(Full::new(Bytes::copy_from_slice(message.body.as_bytes())))
             .map_err(SendError::Request)?;
         if !target.secure {

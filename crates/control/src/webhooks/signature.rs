@@ -4,7 +4,14 @@
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
-/// The value of the header `Atoll-Webhook-Signature`.
+/// The value of the header `Atoll-Webhook-Signature`: a signature with each secret that counts, commas between.
+#[must_use]
+pub fn signature(secrets: &[&str], timestamp: i64, body: &str) -> String {
+    let signatures: Vec<_> = secrets.iter().map(|secret| sign(secret, timestamp, body)).collect();
+    signatures.join(",")
+}
+
+/// With one secret.
 #[must_use]
 pub fn sign(secret: &str, timestamp: i64, body: &str) -> String {
     // Any length of key will do.
@@ -34,6 +41,8 @@ mod tests {
         };
         let signature = sign("s3cret", now, body);
         assert!(check(now, &signature, body));
+        assert!(check(now, &super::signature(&["new", "s3cret"], now, body), body), "while a secret is changed");
+        assert!(!check(now, &super::signature(&["new", "newer"], now, body), body), "after it was changed");
         assert!(!check(now, &signature, "{}"), "another body");
         assert!(!check(now + 1, &signature, body), "another time");
         assert!(!check(now, &sign("other", now, body), body), "another secret");

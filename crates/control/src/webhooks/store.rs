@@ -13,6 +13,9 @@ pub struct WebhookRow {
     pub url: String,
     pub events: String,
     pub secret: String,
+    /// Deliveries are signed with this one too, for a while.
+    pub former_secret: Option<String>,
+    pub former_secret_until: Option<Millis>,
     pub enabled: bool,
     pub disabled_reason: Option<String>,
     pub failing_since: Option<Millis>,
@@ -25,14 +28,22 @@ pub struct WebhookRow {
 macro_rules! hooks {
     ($rest:literal) => {
         concat!(
-            "SELECT id, team_id, url, events, secret, enabled, disabled_reason, failing_since, after_event, created_by,
-             created_at, updated_at FROM webhooks WHERE ",
+            "SELECT id, team_id, url, events, secret, former_secret, former_secret_until, enabled, disabled_reason,
+             failing_since, after_event, created_by, created_at, updated_at FROM webhooks WHERE ",
             $rest
         )
     };
 }
 
 impl WebhookRow {
+    /// What a delivery of now is signed with.
+    #[must_use]
+    pub fn secrets(&self, now: Millis) -> Vec<&str> {
+        let former =
+            self.former_secret.as_deref().filter(|_| self.former_secret_until.is_some_and(|until| until > now));
+        std::iter::once(&*self.secret).chain(former).collect()
+    }
+
     /// The answer's shape, without the secret.
     #[must_use]
     pub fn into_api(self) -> Webhook {
@@ -181,6 +192,30 @@ pub async fn update(tx: &mut Tx, row: &WebhookRow, now: Millis) -> Result<bool, 
     .await
     .map(|done| done.rows_affected() > 0))
     .during("change a webhook")
+}
+
+/// Gives a webhook another secret; the one before is good until `until`.
+pub async fn set_secret(
+    tx: &mut Tx,
+    team: &TeamId,
+    id: &WebhookId,
+    secret: &str,
+    until: Millis,
+    now: Millis,
+) -> Result<bool, DbError> {
+    on!(tx tx, |c| sqlx::query(
+        "UPDATE webhooks SET former_secret = secret, former_secret_until = $4, secret = $3, updated_at = $5
+         WHERE id = $1 AND team_id = $2"
+    )
+    .bind(id.as_str())
+    .bind(team.as_str())
+    .bind(secret)
+    .bind(until)
+    .bind(now)
+    .execute(c)
+    .await
+    .map(|done| done.rows_affected() > 0))
+    .during("change a webhook's secret")
 }
 
 pub async fn delete(tx: &mut Tx, team: &TeamId, id: &WebhookId) -> Result<Option<String>, DbError> {

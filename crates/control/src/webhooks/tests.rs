@@ -88,6 +88,31 @@ async fn what_happens_is_sent_once_signed_with_the_secret_that_was_shown_once() 
 }
 
 #[tokio::test]
+async fn a_new_secret_signs_at_once_and_the_one_before_for_a_day() {
+    for database in databases().await {
+        let (test, owner, receiver) = setup(database).await;
+        let hook = make(&owner, json!({ "url": receiver.url, "events": ["api_key"] })).await;
+        let old = hook["secret"].as_str().unwrap();
+        let changed = owner.post(&path(&hook, "/secret"), json!({})).await.expect(200).json();
+        let new = changed["secret"].as_str().unwrap();
+        assert!(new.starts_with("whsec_") && new != old);
+        assert_eq!(owner.get(&path(&hook, "")).await.json().get("secret"), None);
+        let signed = async |client: &Client, name: &str| {
+            client.post("/v1/api-keys", json!({ "name": name })).await.expect(201);
+            turn(&test).await;
+            let (headers, body) = receiver.came.lock().unwrap().last().unwrap().clone();
+            let header = |name: &str| headers[name].to_str().unwrap().to_owned();
+            (header("atoll-webhook-signature"), header("atoll-webhook-timestamp").parse().unwrap(), body)
+        };
+        let (signature, time, body) = signed(&owner, "one").await;
+        assert_eq!(signature, format!("{},{}", sign(new, time, &body), sign(old, time, &body)));
+        test.clock.advance(super::SECRETS_OVERLAP);
+        let (signature, time, body) = signed(&test.first().await, "two").await;
+        assert_eq!(signature, sign(new, time, &body));
+    }
+}
+
+#[tokio::test]
 async fn what_fails_is_tried_again_with_growing_pauses_and_a_dead_webhook_is_disabled() {
     for database in databases().await {
         let (test, owner, receiver) = setup(database).await;

@@ -135,7 +135,8 @@ impl Worker {
     /// Tries one delivery, and notes what came of it.
     pub async fn deliver(&self, delivery: DeliveryRow) -> Result<(), DbError> {
         let Some(hook) = store::get_any(&self.db, delivery.webhook_id.as_str()).await? else { return Ok(()) };
-        let message = Message { id: delivery.id.as_str(), url: &hook.url, secret: &hook.secret, body: &delivery.body };
+        let secrets = hook.secrets(self.clock.now());
+        let message = Message { id: delivery.id.as_str(), url: &hook.url, secrets, body: &delivery.body };
         let attempt = self.sender.attempt(&message, self.clock.now()).await;
         let now = self.clock.now();
         // A test is tried once.

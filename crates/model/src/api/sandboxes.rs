@@ -18,15 +18,19 @@ pub struct CreateSandboxRequest {
     pub template: Option<String>,
     /// 1 to 64; 1 when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 64))]
     pub vcpus: Option<u32>,
     /// 32 to 1,048,576; 512 when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 32, maximum = 1_048_576))]
     pub memory_mb: Option<u64>,
     /// Quota of the sandbox's own writes, thinly provisioned. 16 to 16,777,216; 5120 when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 16, maximum = 16_777_216))]
     pub disk_mb: Option<u64>,
     /// Idle time after which `on_timeout` acts; 0 (when absent) for never. At most 31,536,000.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(maximum = 31_536_000))]
     pub timeout_sec: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_timeout: Option<OnTimeout>,
@@ -37,6 +41,7 @@ pub struct CreateSandboxRequest {
     pub on_reboot: Option<OnReboot>,
     /// `container`, `vm` or `auto`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(pattern = "^(container|vm|auto)$"))]
     pub driver: Option<String>,
     /// Environment of every process in it.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -88,9 +93,11 @@ pub struct SetNetworkRequest {
 pub struct ForkRequest {
     /// 1 (when absent) to 100.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 100))]
     pub count: Option<u32>,
     /// The children's idle timeout; the sandbox's own when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(maximum = 31_536_000))]
     pub timeout_sec: Option<u64>,
     /// Their labels; the sandbox's own when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -159,6 +166,7 @@ pub struct Sandbox {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct TimeoutRequest {
     /// Idle seconds; 0 for never.
+    #[cfg_attr(feature = "openapi", schema(maximum = 31_536_000))]
     pub timeout_sec: u64,
     #[serde(default)]
     pub on_timeout: Option<OnTimeout>,
@@ -350,6 +358,7 @@ pub struct ListFilesRequest {
     pub path: String,
     /// 1 (the directory's own entries) to 32.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 32))]
     pub depth: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,

@@ -121,6 +121,7 @@ export type Route =
     | "POST /v1/teams/{id}/members"
     | "POST /v1/templates"
     | "POST /v1/webhooks"
+    | "POST /v1/webhooks/{id}/secret"
     | "POST /v1/webhooks/{id}/test"
     | "PUT /v1/admin/teams/{id}/byoc"
     | "PUT /v1/admin/teams/{id}/quotas"
@@ -136,7 +137,7 @@ export interface components {
         /** @description Empty for somebody who is signed in; a new person says who they are. */
         AcceptInvitationRequest: {
             name?: string | null;
-            /** @description 8 to 1,024 bytes. */
+            /** @description 8 to 1,024 characters. */
             password?: string | null;
         };
         /**
@@ -327,7 +328,7 @@ export interface components {
         ChangePasswordRequest: {
             /** @description Absent only for people who have no password yet, since they sign in elsewhere. */
             current_password?: string | null;
-            /** @description 8 to 1,024 bytes. */
+            /** @description 8 to 1,024 characters. */
             new_password: string;
         };
         /** @description A page of a list that also says how long the list is. */
@@ -1543,7 +1544,7 @@ export interface components {
             username: string;
         };
         ResetConfirmRequest: {
-            /** @description 8 to 1,024 bytes. */
+            /** @description 8 to 1,024 characters. */
             password: string;
             /** @description From the link. */
             token: string;
@@ -1553,7 +1554,8 @@ export interface components {
             email: string;
             /** Format: date-time */
             expires_at: string;
-            url: string;
+            /** @description Shown once: absent from the answer to a repeated request with the same `Idempotency-Key`. */
+            url?: string | null;
             user_id: components["schemas"]["UserId"];
         };
         ResetRequest: {
@@ -1692,7 +1694,7 @@ export interface components {
         /** @description Makes the first admin of a fresh installation. */
         SetupRequest: {
             email: string;
-            /** @description 8 to 1,024 bytes. */
+            /** @description 8 to 1,024 characters. */
             password: string;
             /** @description What the server printed at its start. */
             token: string;
@@ -1715,7 +1717,7 @@ export interface components {
             /** @description The token of an invitation; needed where signing up is by invitation only. Its team is joined at once. */
             invitation?: string | null;
             name: string;
-            /** @description 8 to 1,024 bytes. */
+            /** @description 8 to 1,024 characters. */
             password: string;
         };
         /** @description Sandboxes are created from it by its name or id, as from a template. */
