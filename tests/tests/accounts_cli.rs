@@ -125,7 +125,7 @@ async fn a_platform_admin_runs_the_installation_from_the_command_line() {
     let quotas = admin_json(&atoll, &["admin", "quota", &team, "--sandboxes", "0"]);
     assert_eq!(quotas["sandboxes"]["limit"], 0);
     let key = ann.does(&["key", "create", "k"]);
-    let mut create = ann.command(&["create"]);
+    let mut create = ann.command(&["sandbox", "create"]);
     let refused = create.env("ATOLL_API_KEY", &key).output().expect("atoll");
     assert!(String::from_utf8_lossy(&refused.stderr).contains("quota"), "{refused:?}");
 

@@ -46,7 +46,9 @@ const IMAGE_NAME: Form = form(1, 64, "^[a-z0-9][a-z0-9-]*$");
 const EVENT: Form = form(4, 64, "^(sandbox|host|template|snapshot|api_key|team|member|webhook)(\\.[a-z_]+)?$");
 
 /// Parameters, by name, wherever they are.
-const PARAMETERS: [(&str, Form); 9] = [
+const PARAMETERS: [(&str, Form); 15] = [
+    ("action", line(100)),
+    ("actor", line(100)),
     ("cursor", form(2, 85, CURSOR)),
     ("Idempotency-Key", IDEMPOTENCY_KEY),
     ("X-Session", SESSION),
@@ -54,7 +56,11 @@ const PARAMETERS: [(&str, Form); 9] = [
     ("path", PATH),
     ("process", line(128)),
     ("q", line(100)),
+    ("resource", line(100)),
+    ("resource_kind", line(100)),
+    ("result", line(100)),
     ("signal", SIGNAL),
+    ("template", line(128)),
     ("user", UNIX_USER),
 ];
 
