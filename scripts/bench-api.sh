@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measures the API on SQLite and on a PostgreSQL of its own, and writes bench/API.md.
-# Usage: scripts/bench.sh api [--quick]
+# Usage: scripts/bench.sh --api [--quick]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ "$(id -u)" = 0 ] || { echo "bench: needs root, to start a PostgreSQL as the user postgres" >&2; exit 1; }
@@ -29,7 +29,7 @@ as_postgres "$bin/pg_ctl" -D "$dir/data" -w -l "$dir/log" \
     cat <<TEXT
 # Measured: the API
 
-By \`scripts/bench.sh api\`. Server, database and load share the processors of one machine: the load is one thread with
+By \`scripts/bench.sh --api\`. Server, database and load share the processors of one machine: the load is one thread with
 kept-alive connections that understands nothing of an answer but its length. No TLS.
 
 - Machine: $(nproc) processors, kernel $(uname -r)
