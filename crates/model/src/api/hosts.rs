@@ -239,6 +239,10 @@ pub struct HeartbeatRequest {
     pub going_offline: bool,
     #[serde(default)]
     pub cached_images: Vec<String>,
+    /// Isolation drivers on offer, the preferred one first; empty from an agent that does not say: what it said when it
+    /// was registered stands then.
+    #[serde(default)]
+    pub drivers: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
