@@ -52,6 +52,7 @@ fn main() -> Result<()> {
         bench.create_many(&mut report, 100, if args.quick { 2 } else { 6 }).await.context("100 creates at once")?;
         bench.destroy(&mut report, 60 / scale).await.context("destroy")?;
         bench.pause_resume(&mut report, 200 / scale).await.context("pause and resume")?;
+        bench.machines(&mut report, if args.quick { 2 } else { 10 }).await.context("virtual machines")?;
         bench.memory(&mut report, 200 / scale).await.context("memory per idle sandbox")?;
         bench.files(&mut report, if args.quick { 512 } else { 2048 }).await.context("files")?;
         anyhow::Ok(())
