@@ -239,8 +239,7 @@ pub struct HeartbeatRequest {
     pub going_offline: bool,
     #[serde(default)]
     pub cached_images: Vec<String>,
-    /// Isolation drivers on offer, the preferred one first; empty from an agent that does not say: what it said when it
-    /// was registered stands then.
+    /// Isolation drivers on offer, the preferred one first; empty from an agent that doesn't say.
     #[serde(default)]
     pub drivers: Vec<String>,
 }
