@@ -42,12 +42,12 @@ mod testing;
 mod usage;
 mod webhooks;
 
-/// The reconciler with its two sides and its clock, for the simulation of a cluster.
+/// The reconciler with its two sides and its clock, for the simulation of a cluster; the schedulers, for measuring.
 #[cfg(feature = "simulation")]
 pub mod simulation {
     pub use crate::clock::Clock;
     pub use crate::db::{DbError, Millis};
-    pub use crate::fleet::FleetError;
+    pub use crate::fleet::{Candidate, Demand, FleetError, HostList, LeastLoaded, Limits, RoundRobin, Scheduler};
     pub use crate::reconcile::simulation::*;
 }
 

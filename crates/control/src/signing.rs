@@ -70,6 +70,8 @@ struct Envelope<C> {
 pub struct Verified<C> {
     pub claims: C,
     pub expires_at: Millis,
+    /// Of the key that signed it.
+    pub kid: String,
 }
 
 struct VerifyingKey {
@@ -209,6 +211,12 @@ impl JwtKeys {
         })
     }
 
+    /// Whether tokens that this key signed are accepted, as far as this replica knows.
+    #[must_use]
+    pub fn accepts(&self, kid: &str, now: Millis) -> bool {
+        self.known().verifying.get(kid).is_some_and(|key| key.until.is_none_or(|until| until > now))
+    }
+
     /// The claims of a token that we signed, expired or not; nothing for any other text.
     pub async fn verify<C: DeserializeOwned>(
         &self,
@@ -246,7 +254,7 @@ impl JwtKeys {
             return Ok(None);
         }
         let expires_at = Millis(envelope.exp.saturating_mul(1000));
-        Ok(Some(Verified { claims: envelope.claims, expires_at }))
+        Ok(Some(Verified { claims: envelope.claims, expires_at, kid }))
     }
 }
 

@@ -35,6 +35,12 @@ impl DbError {
         }
     }
 
+    /// PostgreSQL ended this transaction because it and another one waited for each other.
+    #[must_use]
+    pub fn is_deadlock(&self) -> bool {
+        matches!(self, Self::Statement { source: sqlx::Error::Database(error), .. } if error.code().as_deref() == Some("40P01"))
+    }
+
     /// No connection or lock could be had in time.
     #[must_use]
     pub fn is_overload(&self) -> bool {

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use atoll_model::HostId;
 
-use super::scheduler::{Candidate, Demand, HostList, Limits, NoHost, Scheduler};
+use super::scheduler::{Demand, HostList, NoHost, Scheduler};
 
 #[derive(Debug, Default)]
 pub struct LeastLoaded {
@@ -13,39 +13,24 @@ pub struct LeastLoaded {
     last: Mutex<Option<HostId>>,
 }
 
-/// Parts in a thousand of the scarcest resource, overcommit counted.
-fn load(host: &Candidate, limits: &Limits) -> u64 {
-    let share = |used: u64, have: u64, factor: u64| {
-        let limit = have.saturating_mul(factor.max(1));
-        used.saturating_mul(1000).checked_div(limit).unwrap_or(u64::MAX)
-    };
-    let (used, have) = (&host.committed, &host.capacity);
-    share(used.cpu_millis, have.cpu_millis, limits.overcommit.cpu)
-        .max(share(used.memory_mb, have.memory_mb, limits.overcommit.memory))
-        .max(share(used.disk_mb, have.disk_mb, limits.overcommit.disk))
-}
-
 impl Scheduler for LeastLoaded {
     fn pick(&self, demand: &Demand, list: &HostList) -> Result<HostId, NoHost> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut best: Option<((u64, bool), &Candidate)> = None;
-        for host in &list.hosts {
-            let load = load(host, &list.limits);
-            // Looked at first because it costs least.
-            if best.is_some_and(|((least, _), _)| load > least) || list.objection(demand, host).is_some() {
-                continue;
-            }
-            let lacks_image = demand.image.as_ref().is_some_and(|image| !host.cached_images.contains(image));
-            let rank = (load, lacks_image);
-            // Hosts come in the order of their ids: the first after the last one given, else the very first.
-            let its_turn = |chosen: &Candidate| last.as_ref().is_some_and(|last| chosen.id <= *last && host.id > *last);
-            match best {
-                Some((least, chosen)) if rank > least || (rank == least && !its_turn(chosen)) => {}
-                _ => best = Some((rank, host)),
-            }
-        }
-        let (_, host) = best.ok_or_else(|| list.explain(demand))?;
-        *last = Some(host.id.clone());
-        Ok(host.id.clone())
+        let eligible = |place: &usize| list.objection(demand, &list.hosts[*place]).is_none();
+        let order = list.by_load();
+        let least = order.ascending().find(|(_, place)| eligible(place));
+        let (load, first) = least.ok_or_else(|| list.explain(demand))?;
+        // Hosts come in the order of their ids: the first after the last one given, else the very first.
+        let start = last.as_ref().map_or(0, |last| list.hosts.partition_point(|host| &host.id <= last));
+        let cached = demand.image.as_ref().and_then(|image| {
+            let places = order.with_image(image, &list.hosts);
+            let (before, after) = places.split_at(places.partition_point(|place| *place < start));
+            let fits = |place: &usize| order.load_of(*place) == load && eligible(place);
+            after.iter().chain(before).copied().find(fits)
+        });
+        let picked = cached.or_else(|| order.equals(load, start).find(eligible)).unwrap_or(first);
+        let host = &list.hosts[picked].id;
+        *last = Some(host.clone());
+        Ok(host.clone())
     }
 }

@@ -17,6 +17,7 @@ mod dial;
 mod directory;
 mod error;
 mod least_loaded;
+mod load_order;
 mod placement;
 mod round_robin;
 mod scheduler;

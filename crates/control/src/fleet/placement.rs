@@ -8,7 +8,7 @@
 //!
 //! Nothing here is a promise: other replicas place at the same time, and the agent has the last word on its room.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -138,7 +138,7 @@ impl<S: CandidateSource> Placement<S> {
             disk_mb: demand.disk_mb,
         };
         if let Ok(index) = list.hosts.binary_search_by(|candidate| candidate.id.cmp(&host)) {
-            add(&mut list.hosts[index].committed, &wanted);
+            list.promise(index, &wanted);
         }
         state.placed.entry(host.clone()).or_default().push((Instant::now(), wanted));
         Some((age, Ok(host)))
@@ -162,13 +162,14 @@ impl<S: CandidateSource> Placement<S> {
         let mut state = self.state();
         state.resting.retain(|_, until| *until > now);
         let mut placed = std::mem::take(&mut state.placed);
-        placed.retain(|id, _| hosts.iter().any(|host| &host.id == id));
+        let there: HashSet<HostId> = hosts.iter().map(|host| host.id.clone()).collect();
+        placed.retain(|id, _| there.contains(id));
         for host in &mut hosts {
             host.resting = state.resting.contains_key(&host.id);
             if let Some(placed) = placed.get_mut(&host.id) {
                 placed.retain(|(at, _)| *at + FRESH > begun);
                 for (_, wanted) in placed.iter() {
-                    add(&mut host.committed, wanted);
+                    host.commit(wanted);
                 }
             }
         }
@@ -180,10 +181,4 @@ impl<S: CandidateSource> Placement<S> {
     fn nobody(&self, demand: &Demand) -> NoHost {
         HostList::new(Vec::new(), self.source.now(), self.limits.clone()).explain(demand)
     }
-}
-
-fn add(sum: &mut Capacity, more: &Capacity) {
-    sum.cpu_millis = sum.cpu_millis.saturating_add(more.cpu_millis);
-    sum.memory_mb = sum.memory_mb.saturating_add(more.memory_mb);
-    sum.disk_mb = sum.disk_mb.saturating_add(more.disk_mb);
 }

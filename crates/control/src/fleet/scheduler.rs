@@ -2,11 +2,13 @@
 //!
 //! Pure: no clock, no database, no network. `placement` feeds it and remembers what is under way.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use atoll_model::api::hosts::Capacity;
 use atoll_model::{HostId, HostStatus, HostType, TeamId};
 
+use super::load_order::LoadOrder;
 use crate::config::Overcommit;
 use crate::db::Millis;
 
@@ -54,6 +56,16 @@ pub struct Candidate {
     pub resting: bool,
 }
 
+impl Candidate {
+    /// Adds to what it has been promised.
+    pub fn commit(&mut self, more: &Capacity) {
+        let sum = &mut self.committed;
+        sum.cpu_millis = sum.cpu_millis.saturating_add(more.cpu_millis);
+        sum.memory_mb = sum.memory_mb.saturating_add(more.memory_mb);
+        sum.disk_mb = sum.disk_mb.saturating_add(more.disk_mb);
+    }
+}
+
 /// How much more than it has a host may promise, and how old its word may be.
 #[derive(Debug, Clone)]
 pub struct Limits {
@@ -74,6 +86,7 @@ pub struct HostList {
     pub hosts: Vec<Candidate>,
     pub as_of: Millis,
     pub limits: Limits,
+    by_load: OnceLock<LoadOrder>,
 }
 
 impl HostList {
@@ -81,7 +94,21 @@ impl HostList {
     #[must_use]
     pub fn new(mut hosts: Vec<Candidate>, as_of: Millis, limits: Limits) -> Self {
         hosts.sort_by(|a, b| a.id.cmp(&b.id));
-        Self { hosts, as_of, limits }
+        Self { hosts, as_of, limits, by_load: OnceLock::new() }
+    }
+
+    /// The host in this place has just been promised so much more.
+    pub fn promise(&mut self, place: usize, more: &Capacity) {
+        let host = &mut self.hosts[place];
+        host.commit(more);
+        if let Some(order) = self.by_load.get_mut() {
+            order.changed(place, host, &self.limits);
+        }
+    }
+
+    /// Its hosts in the order of their load. Promises are added by [`Self::promise`] alone from now on.
+    pub(super) fn by_load(&self) -> &LoadOrder {
+        self.by_load.get_or_init(|| LoadOrder::of(&self.hosts, &self.limits))
     }
 
     /// The first test that `host` fails for `demand`; none if it is eligible.

@@ -11,7 +11,7 @@ use atoll_model::{HostId, HostStatus};
 use serde_json::json;
 use sqlx::types::Json;
 
-use super::rotation::{self, NewToken};
+use super::refresh_tokens::{self, NewToken};
 use super::store::{self, HostRow, NewHost};
 use super::{HostChange, HostError, Hosts, address, secret};
 use crate::audit::{self, Actor, Entry, Origin};
@@ -162,9 +162,9 @@ impl Hosts {
             return Err(HostError::Unauthorized);
         }
         revoke_tokens(&mut tx, &host, now).await?;
-        rotation::revoke_all(&mut tx, &host, now).await?;
+        refresh_tokens::revoke_all(&mut tx, &host, now).await?;
         let token = NewToken::first(now, self.times.refresh_token_ttl);
-        rotation::insert(&mut tx, &host, &token).await?;
+        refresh_tokens::insert(&mut tx, &host, &token).await?;
         let certificate = self.authority.issue_host(&host, &key, self.certificate_lifetime())?;
         let specs = &request.specs;
         let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);

@@ -1,7 +1,8 @@
 //! Hosts: their rows, their credentials, and what they say of themselves.
 //!
 //! - `enrolment`: a host's row, its one-time registration token, its registration
-//! - `rotation`: refresh tokens; `credentials`: the access JWT; `tombstone`: what a deleted host is told
+//! - `rotation` and `refresh_tokens`: how credentials are renewed; `credentials`: the access JWT
+//! - `tombstone`: what a deleted host is told
 //! - `heartbeat` and `beats`: what hosts report, and how it is written for thousands of them
 //! - `tunnels`: which replica holds the connection of a host that can't be reached from outside
 //! - `directory` and `candidates`: what the fleet asks about them; `purge`: what is removed with time
@@ -18,6 +19,7 @@ mod error;
 mod heartbeat;
 mod names;
 pub mod purge;
+mod refresh_tokens;
 mod rotation;
 mod secret;
 pub mod store;

@@ -16,58 +16,17 @@
 //! clock: a host with a wrong clock must not be locked out for it, and rotation itself bounds replays, for a recorded
 //! request is worth nothing once its token's successor has been used.
 
-use std::time::Duration;
-
 use atoll_model::HostId;
 use atoll_model::api::hosts::{HostCredentials, HostSettings, RefreshHostRequest};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
+use super::refresh_tokens::{NewToken, TokenRow, by_hash, forget_surplus, host_of, insert, mark_used, revoke_all};
 use super::{HostError, Hosts, secret, store, tombstone};
 use crate::audit::{self, Actor, Entry, Origin};
-use crate::db::{DbError, During, Millis, Text, Tx, on};
+use crate::db::{During, Millis, Tx, on};
 use crate::pki::{CertificateRequest, HostKey, IssuedCertificate};
-
-/// How long a token that has been replaced still works, for requests that are under way.
-pub const GRACE: Duration = Duration::from_secs(60);
-/// Unused successors that one token may have at a time; the oldest go first. A host whose answers are always lost
-/// must not fill the table.
-const MAX_UNUSED: i64 = 16;
-
-/// A refresh token about to be issued.
-pub struct NewToken {
-    pub id: String,
-    pub family: String,
-    pub parent: Option<String>,
-    pub token: String,
-    pub created_at: Millis,
-    pub expires_at: Millis,
-}
-
-impl NewToken {
-    /// The first of a new family.
-    pub fn first(now: Millis, ttl: Duration) -> Self {
-        Self::of(secret::row_id(), None, now, ttl)
-    }
-
-    fn of(family: String, parent: Option<String>, now: Millis, ttl: Duration) -> Self {
-        let (id, token) = (secret::row_id(), secret::refresh_token());
-        Self { id, family, parent, token, created_at: now, expires_at: now + ttl }
-    }
-}
-
-#[derive(Debug, Clone, sqlx::FromRow)]
-struct TokenRow {
-    id: String,
-    host_id: Text<HostId>,
-    family_id: String,
-    expires_at: Millis,
-    used_at: Option<Millis>,
-    /// In the future: revoked from then on.
-    revoked_at: Option<Millis>,
-    parent_id: Option<String>,
-}
 
 impl Hosts {
     /// Exchanges a refresh token for new credentials. `body` is the request's exact bytes, `signature` the base64 of
@@ -109,7 +68,7 @@ impl Hosts {
             return Err(HostError::Invalid { field: "csr", message });
         }
 
-        mark_used(&mut tx, &token, now).await?;
+        mark_used(&mut tx, &[&token], now).await?;
         let successor =
             NewToken::of(token.family_id.clone(), Some(token.id.clone()), now, self.times.refresh_token_ttl);
         insert(&mut tx, &host, &successor).await?;
@@ -198,116 +157,4 @@ impl Hosts {
             settings: HostSettings { heartbeat_interval_ms: heartbeat },
         })
     }
-}
-
-/// An access token that was issued with the refresh token `id` is in use. False when that token is no longer good,
-/// so that its access token isn't either.
-pub async fn access_token_used(tx: &mut Tx, host: &HostId, id: &str, now: Millis) -> Result<bool, DbError> {
-    let row: Option<TokenRow> = on!(tx &mut *tx, |c| sqlx::query_as(
-        "SELECT id, host_id, family_id, expires_at, used_at, revoked_at, parent_id FROM host_refresh_tokens WHERE id = $1"
-    )
-    .bind(id)
-    .fetch_optional(c)
-    .await)
-    .during("read a refresh token")?;
-    // Purged long ago: the access token has its own expiry, and the family was checked.
-    let Some(row) = row else { return Ok(true) };
-    if row.host_id.0 != *host || (row.used_at.is_none() && row.revoked_at.is_some_and(|at| at <= now)) {
-        return Ok(false);
-    }
-    mark_used(tx, &row, now).await?;
-    Ok(true)
-}
-
-/// The first use of a token: its parent and its unused siblings go, after the grace.
-async fn mark_used(tx: &mut Tx, token: &TokenRow, now: Millis) -> Result<(), DbError> {
-    if token.used_at.is_some() {
-        return Ok(());
-    }
-    on!(tx &mut *tx, |c| sqlx::query("UPDATE host_refresh_tokens SET used_at = $2, revoked_at = NULL WHERE id = $1")
-        .bind(&token.id)
-        .bind(now)
-        .execute(c)
-        .await
-        .map(|_| ()))
-    .during("note the first use of a refresh token")?;
-    let Some(parent) = &token.parent_id else { return Ok(()) };
-    on!(tx &mut *tx, |c| sqlx::query(
-        "UPDATE host_refresh_tokens SET revoked_at = $2
-         WHERE revoked_at IS NULL AND (id = $1 OR (parent_id = $1 AND used_at IS NULL))"
-    )
-    .bind(parent)
-    .bind(now + GRACE)
-    .execute(c)
-    .await
-    .map(|_| ()))
-    .during("revoke a replaced refresh token")
-}
-
-pub async fn insert(tx: &mut Tx, host: &HostId, token: &NewToken) -> Result<(), DbError> {
-    on!(tx tx, |c| sqlx::query(
-        "INSERT INTO host_refresh_tokens (id, host_id, family_id, token_hash, created_at, expires_at, parent_id)
-         VALUES ($1, $2, $3, $4, $5, $6, $7)"
-    )
-    .bind(&token.id)
-    .bind(host.as_str())
-    .bind(&token.family)
-    .bind(secret::hash(&token.token))
-    .bind(token.created_at)
-    .bind(token.expires_at)
-    .bind(token.parent.as_deref())
-    .execute(c)
-    .await
-    .map(|_| ()))
-    .during("insert a refresh token")
-}
-
-/// Revokes every refresh token of the host, at once.
-pub async fn revoke_all(tx: &mut Tx, host: &HostId, now: Millis) -> Result<(), DbError> {
-    on!(tx tx, |c| sqlx::query(
-        "UPDATE host_refresh_tokens SET revoked_at = $2
-         WHERE host_id = $1 AND (revoked_at IS NULL OR revoked_at > $2)"
-    )
-    .bind(host.as_str())
-    .bind(now)
-    .execute(c)
-    .await
-    .map(|_| ()))
-    .during("revoke refresh tokens")
-}
-
-async fn host_of(tx: &mut Tx, hash: &str) -> Result<Option<HostId>, DbError> {
-    let row: Option<(Text<HostId>,)> =
-        on!(tx tx, |c| sqlx::query_as("SELECT host_id FROM host_refresh_tokens WHERE token_hash = $1")
-            .bind(hash)
-            .fetch_optional(c)
-            .await)
-        .during("look up a refresh token")?;
-    Ok(row.map(|row| row.0.0))
-}
-
-async fn by_hash(tx: &mut Tx, hash: &str) -> Result<Option<TokenRow>, DbError> {
-    on!(tx tx, |c| sqlx::query_as(
-        "SELECT id, host_id, family_id, expires_at, used_at, revoked_at, parent_id FROM host_refresh_tokens
-         WHERE token_hash = $1"
-    )
-    .bind(hash)
-    .fetch_optional(c)
-    .await)
-    .during("read a refresh token")
-}
-
-/// Forgets all but the newest unused successors of a token.
-async fn forget_surplus(tx: &mut Tx, parent: &str) -> Result<(), DbError> {
-    on!(tx tx, |c| sqlx::query(
-        "DELETE FROM host_refresh_tokens WHERE parent_id = $1 AND used_at IS NULL AND id NOT IN (
-             SELECT id FROM host_refresh_tokens WHERE parent_id = $1 AND used_at IS NULL
-             ORDER BY created_at DESC, id LIMIT $2)"
-    )
-    .bind(parent)
-    .bind(MAX_UNUSED)
-    .execute(c)
-    .await
-    .map(|_| ()))
-    .during("forget surplus refresh tokens")
 }

@@ -20,8 +20,9 @@ use super::csr::HostKey;
 use crate::clock::Clock;
 use crate::db::{Db, Millis, keys};
 
-/// Certificates are valid from a little before they are made: clocks differ.
-const SKEW: Duration = Duration::from_secs(5 * 60);
+/// Certificates are valid from well before they are made: a host whose clock is a day late, or in another time zone, must
+/// not be locked out for it.
+const SKEW: Duration = Duration::from_secs(48 * 3600);
 const CA_LIFETIME: Duration = Duration::from_secs(20 * 365 * 24 * 3600);
 const PURPOSE: &str = "ca";
 

@@ -16,6 +16,8 @@ mod image_deletion;
 mod judge;
 mod monitor;
 mod records;
+#[cfg(feature = "simulation")]
+mod scale;
 mod views;
 
 #[cfg(test)]
@@ -26,6 +28,7 @@ mod tests;
 pub mod simulation {
     pub use super::host_pass::{HostPass, Outcome};
     pub use super::judge::{Row, Seen, State};
+    pub use super::scale::Scale;
     pub use super::views::{Agents, Inventory, Records, RowChange};
 }
 
@@ -56,12 +59,35 @@ pub struct Reconcile {
     pub images: ImageDeletion,
 }
 
+/// What the reconciler looks at.
+struct Sides {
+    records: Arc<dyn views::Records>,
+    agents: Arc<dyn views::Agents>,
+}
+
+impl Sides {
+    /// The database, and hosts that are reached some way.
+    fn new(db: &Db, clock: &Clock, agents: Arc<dyn views::Agents>) -> Self {
+        Self { records: Arc::new(records::SqlRecords::new(db.clone(), clock.clone())), agents }
+    }
+}
+
 impl Reconcile {
     /// `resume_on_reconnect`: sandboxes that their host paused for loss of contact are resumed when it is back.
     #[must_use]
     pub fn new(db: &Db, clock: &Clock, hosts: &Hosts, fleet: &Fleet, resume_on_reconnect: bool) -> Self {
-        let records: Arc<dyn views::Records> = Arc::new(records::SqlRecords::new(db.clone(), clock.clone()));
-        let agents: Arc<dyn views::Agents> = Arc::new(agents::FleetAgents::new(fleet.clone()));
+        let sides = Sides::new(db, clock, Arc::new(agents::FleetAgents::new(fleet.clone())));
+        Self::over(sides, db, clock, hosts, fleet, resume_on_reconnect)
+    }
+
+    fn over(
+        Sides { records, agents }: Sides,
+        db: &Db,
+        clock: &Clock,
+        hosts: &Hosts,
+        fleet: &Fleet,
+        resume_on_reconnect: bool,
+    ) -> Self {
         let deletion = HostDeletion {
             db: db.clone(),
             clock: clock.clone(),

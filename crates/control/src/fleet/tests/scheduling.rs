@@ -112,6 +112,35 @@ proptest! {
         }
     }
 
+    /// Whatever it remembers of the list: with promises added between picks, it finds what looking at each host finds.
+    #[test]
+    fn least_loaded_finds_what_looking_at_every_host_would_find(
+        (teams, mut hosts) in any_hosts(), cached in prop::collection::vec(any::<bool>(), 40), picks in 1..12usize,
+    ) {
+        for (host, cached) in hosts.iter_mut().zip(cached) {
+            host.cached_images = if cached { vec!["wanted".to_owned()] } else { Vec::new() };
+        }
+        let mut list = list(hosts);
+        let demand = Demand { image: Some("wanted".to_owned()), ..demand(&teams[0], false) };
+        let scheduler = LeastLoaded::default();
+        for _ in 0..picks {
+            let rank = |host: &Candidate| {
+                let share = |used: u64, have: u64, factor: u64| used * 1000 / (have * factor);
+                let (used, have, times) = (&host.committed, &host.capacity, &list.limits.overcommit);
+                let load = share(used.cpu_millis, have.cpu_millis, times.cpu)
+                    .max(share(used.memory_mb, have.memory_mb, times.memory))
+                    .max(share(used.disk_mb, have.disk_mb, times.disk));
+                (load, host.cached_images.is_empty())
+            };
+            let best = list.hosts.iter().filter(|host| list.objection(&demand, host).is_none()).map(rank).min();
+            let picked = scheduler.pick(&demand, &list).ok();
+            let place = picked.as_ref().and_then(|id| list.hosts.iter().position(|host| &host.id == id));
+            prop_assert_eq!(place.map(|place| rank(&list.hosts[place])), best);
+            let Some(place) = place else { break };
+            list.promise(place, &Capacity { cpu_millis: 2000, memory_mb: 512, disk_mb: 1024 });
+        }
+    }
+
     #[test]
     fn round_robin_gives_each_host_its_turn_whatever_comes_and_goes(
         stay in 1..8usize, rounds in 1..20usize, churn in prop::collection::vec(any::<bool>(), 0..20),

@@ -43,6 +43,83 @@ async fn many_heartbeats_at_once_are_all_written() {
 }
 
 #[tokio::test]
+async fn a_heartbeat_that_says_nothing_new_writes_what_changes_and_leaves_the_rest_alone() {
+    for rig in rigs().await {
+        let (one, other) = (rig.enrolled().await, rig.enrolled().await);
+        for agent in [&one, &other] {
+            agent.beat(&rig.hosts).await.unwrap();
+        }
+        // What a quiet one would not write back if it were lost from the row.
+        on!(write & rig.db, |c| sqlx::query("UPDATE hosts SET arch = 'kept', agent_version = 'kept'")
+            .execute(c)
+            .await
+            .map(|_| ()))
+        .unwrap();
+        rig.clock.advance(Duration::from_secs(30));
+        let (of_one, of_other) = (&one.credentials().access_token, &other.credentials().access_token);
+        let (mut busier, mut moved) = (beat(), beat());
+        busier.used.memory_mb = 4096;
+        busier.sandbox_counts.running = 9;
+        moved.address = "10.9.9.9:1234".to_owned();
+        moved.cached_images = vec!["bb".to_owned()];
+        let (first, second) = tokio::join!(
+            rig.hosts.heartbeat(one.id(), Some(of_one), busier),
+            rig.hosts.heartbeat(other.id(), Some(of_other), moved),
+        );
+        first.unwrap();
+        second.unwrap();
+        let quiet = store::get(&rig.db, one.id()).await.unwrap().unwrap();
+        assert_eq!(quiet.last_heartbeat_at, Some(rig.clock.now()));
+        assert_eq!((quiet.sandboxes_running, quiet.agent_version.as_deref()), (9, Some("kept")));
+        let loud = store::get(&rig.db, other.id()).await.unwrap().unwrap();
+        assert_eq!((loud.address.as_deref(), loud.agent_version.as_deref()), (Some("10.9.9.9:1234"), Some("0.1.0")));
+    }
+}
+
+#[tokio::test]
+async fn heartbeats_of_one_host_in_one_batch_are_each_judged_by_their_own_credentials() {
+    for rig in rigs().await {
+        let mut agent = rig.enrolled().await;
+        agent.beat(&rig.hosts).await.unwrap();
+        let old = agent.credentials().access_token.clone();
+        agent.refresh(&rig.hosts).await.unwrap();
+        on!(write & rig.db, |c| sqlx::query("UPDATE hosts SET status = 'unreachable'").execute(c).await.map(|_| ()))
+            .unwrap();
+        let token = rig.hosts.renew_registration(agent.id(), &Actor::System, &Origin::default()).await.unwrap();
+        let mut fresh = Agent::new();
+        fresh.register(&rig.hosts, &token.token).await.unwrap();
+        let outcomes = tokio::join!(
+            fresh.beat(&rig.hosts),
+            agent.beat_with(&rig.hosts, &old),
+            agent.beat(&rig.hosts),
+            fresh.beat(&rig.hosts),
+        );
+        assert!(outcomes.0.is_ok() && outcomes.3.is_ok());
+        assert!(is_unauthorized(outcomes.1) && is_unauthorized(outcomes.2));
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_was_accepted_before_is_refused_when_it_is_over_or_its_key_is() {
+    for rig in rigs().await {
+        let agent = rig.enrolled().await;
+        agent.beat(&rig.hosts).await.unwrap();
+        agent.beat(&rig.hosts).await.expect("remembered");
+        let overlap = Duration::from_secs(60);
+        crate::signing::rotate(&rig.db, crate::signing::HOSTS, overlap, rig.clock.now()).await.unwrap();
+        rig.hosts.refresh_keys().await.unwrap();
+        agent.beat(&rig.hosts).await.expect("the old key is still accepted");
+        rig.clock.advance(overlap + Duration::from_secs(1));
+        assert!(is_unauthorized(agent.beat(&rig.hosts).await), "the key is retired");
+
+        let other = rig.enrolled().await;
+        other.beat(&rig.hosts).await.unwrap();
+        rig.clock.advance(8 * DAY);
+        assert!(is_unauthorized(other.beat(&rig.hosts).await), "the token has expired");
+    }
+}
+
+#[tokio::test]
 async fn a_host_that_was_away_is_online_again_and_the_monitor_hears_of_it() {
     for rig in rigs().await {
         let agent = rig.enrolled().await;

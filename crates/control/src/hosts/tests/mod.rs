@@ -3,6 +3,7 @@
 pub(crate) mod crash;
 mod enrolment;
 mod heartbeat;
+mod lives;
 mod rotation;
 
 use std::time::Duration;

@@ -1,5 +1,5 @@
 use super::*;
-use crate::hosts::rotation::GRACE;
+use crate::hosts::refresh_tokens::GRACE;
 
 #[tokio::test]
 async fn a_lost_answer_locks_nobody_out_however_long_it_takes_to_ask_again() {

@@ -110,6 +110,10 @@ impl Contact {
                 Next::Beat(Duration::ZERO)
             }
             Observation::Rejected => {
+                // Whatever has begun to run since it was rejected last (a reboot starts sandboxes) is paused as well.
+                if self.rejected {
+                    self.paused = None;
+                }
                 self.rejected = true;
                 self.failures = self.failures.saturating_add(1);
                 Next::Beat(spread(REJECTED_INTERVAL.min(self.timing.interval * 2), jitter))

@@ -1,50 +1,23 @@
-//! Writing heartbeats: whatever has come in while one batch was being written is the next batch, in one transaction.
-//! So a lone heartbeat is written at once, and thousands a second cost a few dozen transactions.
-//!
-//! Every heartbeat is answered after its batch is committed: what control has acknowledged it knows.
+//! Heartbeats that change something, or may: judged and written in one transaction, with a fixed number of statements
+//! however many they are, but for the events of hosts that come and go.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
-use atoll_model::api::hosts::HeartbeatRequest;
 use atoll_model::{HostId, HostStatus, TeamId};
 use serde_json::{Value, json};
 use sqlx::types::Json;
-use tokio::sync::{broadcast, mpsc, oneshot};
 
-use super::directory::Directory;
-use super::{HostChange, HostError, rotation};
-use crate::clock::Clock;
+use super::{Beat, BeatOutcome, quiet};
 use crate::db::{Db, DbError, During, Millis, Text, Tx};
 use crate::events;
+use crate::hosts::{HostChange, refresh_tokens};
 
-/// Heartbeats that may wait for their turn; more are told to come back.
-const QUEUE: usize = 20_000;
-const BATCH: usize = 512;
-
-/// A heartbeat whose token has been verified.
-pub struct Beat {
-    pub host: HostId,
-    pub family: String,
-    pub token_id: String,
-    pub body: HeartbeatRequest,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BeatOutcome {
-    Written,
-    /// The token's family is not the one in force.
-    Unauthorized,
-    /// There is no such host (any more).
-    Gone,
-}
-
-type Waiting = (Beat, oneshot::Sender<Result<BeatOutcome, HostError>>);
-
-/// The queue of heartbeats. Cheap to clone.
-#[derive(Clone)]
-pub struct Beats {
-    queue: mpsc::Sender<Waiting>,
+/// What others are to be told, once the transaction is committed.
+#[derive(Default)]
+pub struct News {
+    /// Their addresses are new.
+    pub moved: Vec<HostId>,
+    pub changes: Vec<HostChange>,
 }
 
 /// What must be known of a host to take its heartbeat.
@@ -60,80 +33,33 @@ struct Known {
     inventory_complete: bool,
 }
 
-impl Beats {
-    pub fn start(db: Db, clock: Clock, directory: Arc<Directory>, changes: broadcast::Sender<HostChange>) -> Self {
-        let (queue, waiting) = mpsc::channel(QUEUE);
-        tokio::spawn(run(db, clock, directory, changes, waiting));
-        Self { queue }
-    }
-
-    pub async fn write(&self, beat: Beat) -> Result<BeatOutcome, HostError> {
-        let (answer, answered) = oneshot::channel();
-        self.queue.try_send((beat, answer)).map_err(|_| HostError::Overloaded)?;
-        answered.await.map_err(|_| HostError::Overloaded)?
+impl Known {
+    /// Whether this family of credentials is the one in force.
+    fn has(&self, family: &str) -> bool {
+        self.credential_family.as_deref() == Some(family)
     }
 }
 
-async fn run(
-    db: Db,
-    clock: Clock,
-    directory: Arc<Directory>,
-    changes: broadcast::Sender<HostChange>,
-    mut waiting: mpsc::Receiver<Waiting>,
-) {
-    let mut batch = Vec::with_capacity(BATCH);
-    while waiting.recv_many(&mut batch, BATCH).await > 0 {
-        let (beats, answers): (Vec<_>, Vec<_>) = batch.drain(..).unzip();
-        match write(&db, &clock, &beats).await {
-            Ok((outcomes, news)) => {
-                for host in news.moved {
-                    directory.forget(&host);
-                }
-                for change in news.changes {
-                    let (HostChange::Returned(host) | HostChange::WentOffline(host)) = &change;
-                    directory.forget(host);
-                    let _ = changes.send(change);
-                }
-                for (answer, outcome) in answers.into_iter().zip(outcomes) {
-                    let _ = answer.send(Ok(outcome));
-                }
-            }
-            Err(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, heartbeats = beats.len(), "heartbeats lost");
-                let overload = error.is_overload();
-                for answer in answers {
-                    let error =
-                        DbError::Statement { operation: "write a heartbeat", source: sqlx::Error::WorkerCrashed };
-                    let _ = answer.send(Err(if overload { HostError::Overloaded } else { HostError::Db(error) }));
-                }
-            }
-        }
-    }
-}
-
-#[derive(Default)]
-struct News {
-    moved: Vec<HostId>,
-    changes: Vec<HostChange>,
-}
-
-async fn write(db: &Db, clock: &Clock, beats: &[Beat]) -> Result<(Vec<BeatOutcome>, News), DbError> {
-    let now = clock.now();
+/// Writes them in one transaction. What came of each, in their order.
+pub async fn write(db: &Db, beats: &[&Beat], now: Millis) -> Result<(Vec<BeatOutcome>, News), DbError> {
     let mut tx = db.begin().await?;
     let known = known(&mut tx, beats).await?;
+    let in_force = |beat: &Beat| known.get(beat.host.as_str()).filter(|host| host.has(&beat.family));
+    let unconfirmed = beats
+        .iter()
+        .filter(|beat| in_force(beat).is_some_and(|host| host.confirmed_token_id.as_deref() != Some(&beat.token_id)))
+        .map(|beat| (&beat.host, beat.token_id.as_str()));
+    let refused = refresh_tokens::access_tokens_used(&mut tx, &unconfirmed.collect::<Vec<_>>(), now).await?;
     let mut outcomes = Vec::with_capacity(beats.len());
     let mut news = News::default();
     // Of several heartbeats of one host in a batch the last one counts.
     let mut rows: HashMap<&str, Value> = HashMap::with_capacity(beats.len());
-    for beat in beats {
+    for &beat in beats {
         let Some(host) = known.get(beat.host.as_str()) else {
             outcomes.push(BeatOutcome::Gone);
             continue;
         };
-        let confirmed = host.confirmed_token_id.as_deref() == Some(&beat.token_id);
-        let good = host.credential_family.as_deref() == Some(&beat.family)
-            && (confirmed || rotation::access_token_used(&mut tx, &beat.host, &beat.token_id, now).await?);
-        if !good {
+        if !host.has(&beat.family) || refused.contains(&beat.token_id) {
             outcomes.push(BeatOutcome::Unauthorized);
             continue;
         }
@@ -150,7 +76,7 @@ async fn write(db: &Db, clock: &Clock, beats: &[Beat]) -> Result<(Vec<BeatOutcom
 }
 
 /// The hosts of these heartbeats, locked, in the order of their ids so that two replicas never wait for each other.
-async fn known(tx: &mut Tx, beats: &[Beat]) -> Result<HashMap<String, Known>, DbError> {
+async fn known(tx: &mut Tx, beats: &[&Beat]) -> Result<HashMap<String, Known>, DbError> {
     let ids: Vec<&str> = beats.iter().map(|beat| beat.host.as_str()).collect();
     let rows: Vec<Known> = match tx {
         Tx::Sqlite(c) => {
@@ -229,6 +155,8 @@ fn row(beat: &Beat, status: HostStatus) -> Value {
         "ready": body.ready && status == HostStatus::Online,
         "images": body.cached_images,
         "drivers": if body.drivers.is_empty() { Value::Null } else { json!(body.drivers) },
+        // A host that says good-bye is looked at in full when it is back.
+        "told": (status == HostStatus::Online).then(|| quiet::told(beat)),
     })
 }
 
@@ -253,13 +181,13 @@ const POSTGRES_UPDATE: &str = "
         capacity_disk_mb = b.capacity_disk_mb, used_cpu_millis = b.used_cpu_millis, used_memory_mb = b.used_memory_mb,
         used_disk_mb = b.used_disk_mb, sandboxes_running = b.running, sandboxes_paused = b.paused,
         sandboxes_other = b.other, sandbox_digest = b.digest, inventory_complete = b.inventory_complete,
-        ready = b.ready, cached_images = b.images, last_heartbeat_at = $1, updated_at = $1,
+        ready = b.ready, cached_images = b.images, told = b.told, last_heartbeat_at = $1, updated_at = $1,
         drivers = COALESCE(NULLIF(b.drivers, 'null'::jsonb), hosts.drivers)
     FROM jsonb_to_recordset($2) AS b(
         id text, status text, token_id text, address text, agent_version text, boot_id text,
         capacity_cpu_millis bigint, capacity_memory_mb bigint, capacity_disk_mb bigint, used_cpu_millis bigint,
         used_memory_mb bigint, used_disk_mb bigint, running bigint, paused bigint, other bigint, digest text,
-        inventory_complete boolean, ready boolean, images jsonb, drivers jsonb)
+        inventory_complete boolean, ready boolean, images jsonb, drivers jsonb, told text)
     WHERE hosts.id = b.id";
 
 const SQLITE_UPDATE: &str = "
@@ -273,7 +201,7 @@ const SQLITE_UPDATE: &str = "
         sandboxes_running = b.row ->> 'running', sandboxes_paused = b.row ->> 'paused',
         sandboxes_other = b.row ->> 'other', sandbox_digest = b.row ->> 'digest',
         inventory_complete = b.row ->> 'inventory_complete', ready = b.row ->> 'ready',
-        cached_images = b.row -> 'images', last_heartbeat_at = $1, updated_at = $1,
+        cached_images = b.row -> 'images', told = b.row ->> 'told', last_heartbeat_at = $1, updated_at = $1,
         drivers = COALESCE(NULLIF(b.row -> 'drivers', 'null'), hosts.drivers)
     FROM (SELECT value AS row FROM json_each($2)) AS b
     WHERE hosts.id = b.row ->> 'id'";
