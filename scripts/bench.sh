@@ -40,8 +40,10 @@ fi
 
 dir=$(mktemp -d /var/tmp/atoll-bench.XXXXXX)
 pid=
+postgres=
 finish() {
   status=$?
+  [ -z "$postgres" ] || as_postgres "$bin/pg_ctl" -D "$postgres" -m immediate stop >/dev/null || true
   if [ -n "$pid" ] && kill -0 "$pid" 2>/dev/null; then
     kill -TERM "$pid"
     wait "$pid" || true
@@ -69,4 +71,31 @@ curl -fsS -o /dev/null "$url/readyz" || die "Atoll is not ready; see $dir/up.log
 
 image=$(find "$ATOLL_CACHE_DIR/images" -name '*.erofs' -printf '%T@ %p\n' | sort -rn | sed -n '1s/^[^ ]* //p')
 [ -n "$image" ] || die "no base image in $ATOLL_CACHE_DIR/images"
-target/release/atoll-bench --data-dir "$dir/data" --pid "$pid" --image "$image" "${libcontainer[@]}" "$@"
+# Hosts: a PostgreSQL of its own, with its data in memory's reach but every commit on the disk.
+echo "bench: hosts (heartbeats, reconciling, deaths and returns)"
+bin=$(find /usr/lib/postgresql -name pg_ctl | sort -V | tail -n 1 | xargs -r dirname)
+[ -n "$bin" ] || die "needs PostgreSQL (apt-get install postgresql)"
+as_postgres() { (cd / && setpriv --reuid=postgres --regid=postgres --clear-groups -- "$@"); }
+hosts_of() { # BENCH ARGUMENTS...: on SQLite, then on an empty database of PostgreSQL
+  local database="b$RANDOM$RANDOM" program=$1
+  shift
+  "target/release/$program" --rows "$dir/hosts.md" "$@"
+  as_postgres "$bin/createdb" -h "$dir/postgres" -U postgres "$database"
+  "target/release/$program" --rows "$dir/hosts.md" "$@" \
+    --database-url "postgres://postgres@localhost/$database?host=$dir/postgres"
+}
+mkdir "$dir/postgres"
+chmod 711 "$dir"
+chown postgres "$dir/postgres"
+as_postgres "$bin/initdb" -D "$dir/postgres/data" -U postgres -A trust -E UTF8 >/dev/null
+as_postgres "$bin/pg_ctl" -D "$dir/postgres/data" -w -l "$dir/postgres/log" \
+  -o "-c listen_addresses='' -c unix_socket_directories='$dir/postgres' -c shared_buffers=512MB" start >/dev/null
+postgres=$dir/postgres/data
+hosts_of heartbeats --program target/release/atoll --hosts 5000
+hosts_of heartbeats --program target/release/atoll --hosts 5000 --rate 3400
+hosts_of reconcile
+as_postgres "$bin/pg_ctl" -D "$postgres" -m fast stop >/dev/null
+postgres=
+ATOLL_BIN=$PWD/target/release/atoll target/release/cluster --rows "$dir/hosts.md"
+
+target/release/atoll-bench --hosts "$dir/hosts.md" --data-dir "$dir/data" --pid "$pid" --image "$image" "${libcontainer[@]}" "$@"

@@ -32,6 +32,9 @@ struct Args {
     /// Where to write the report.
     #[arg(long, default_value = "bench/RESULTS.md")]
     out: PathBuf,
+    /// Rows about hosts that `heartbeats`, `reconcile` and `cluster` have measured.
+    #[arg(long)]
+    hosts: Option<PathBuf>,
     /// Fewer rounds, for a quick look.
     #[arg(long)]
     quick: bool,
@@ -57,6 +60,10 @@ fn main() -> Result<()> {
         bench.files(&mut report, if args.quick { 512 } else { 2048 }).await.context("files")?;
         anyhow::Ok(())
     })?;
+    if let Some(path) = &args.hosts {
+        let rows = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+        report.section("Hosts", rows);
+    }
     if !args.no_peers {
         run_peers(&args, &mut report, scale);
     }

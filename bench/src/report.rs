@@ -27,11 +27,13 @@ pub struct Report {
     ratios: Vec<(&'static str, f64, &'static [&'static str])>,
     steps: Vec<(String, Samples)>,
     notes: Vec<String>,
+    /// Sections of rows that other programs measured.
+    sections: Vec<(&'static str, String)>,
 }
 
 impl Report {
     pub fn new(header: Vec<String>) -> Self {
-        Self { header, rows: vec![], peers: vec![], ratios: vec![], steps: vec![], notes: vec![] }
+        Self { header, rows: vec![], peers: vec![], ratios: vec![], steps: vec![], notes: vec![], sections: vec![] }
     }
 
     /// A time in milliseconds with goals for median and p99.
@@ -65,6 +67,11 @@ impl Report {
         self.peers.push(Peer { key, what, outcome: outcome.map_err(|error| format!("{error:#}")) });
     }
 
+    /// Rows that another program has measured, as Markdown.
+    pub fn section(&mut self, title: &'static str, rows: String) {
+        self.sections.push((title, rows));
+    }
+
     pub fn note(&mut self, text: String) {
         self.notes.push(text);
     }
@@ -78,6 +85,9 @@ impl Report {
         for row in &self.rows {
             let met = row.met.map_or("", |met| if met { "yes" } else { "**no**" });
             let _ = writeln!(out, "| {} | {} | {} | {met} |", row.what, row.goal, row.measured);
+        }
+        for (title, rows) in &self.sections {
+            let _ = write!(out, "\n## {title}\n\n| what | goal | measured | met |\n| --- | --- | --- | --- |\n{rows}");
         }
         if !self.peers.is_empty() {
             out.push_str("\n## Peers, in the same run\n\n| what | p50 | p99 | n |\n| --- | --- | --- | --- |\n");

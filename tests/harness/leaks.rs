@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use atoll_model::SandboxId;
+
 /// How to recognise what belongs to one data directory.
 #[derive(Debug, Clone)]
 pub struct Mark {
@@ -91,6 +93,15 @@ impl Mark {
         };
         let pids = entries(Path::new("/proc")).into_iter().filter_map(|path| path.file_name()?.to_str()?.parse().ok());
         pids.filter(|pid| *pid != std::process::id().cast_signed()).filter(ours).collect()
+    }
+
+    /// Processes of one sandbox.
+    pub fn processes_of(&self, sandbox: &SandboxId) -> Vec<i32> {
+        let ours = |pid: &i32| {
+            let cgroups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+            cgroups.lines().any(|line| line.contains("/atoll-") && line.contains(sandbox.tail()))
+        };
+        self.processes().into_iter().filter(ours).collect()
     }
 
     /// Everything of it that is still on the machine, for people.

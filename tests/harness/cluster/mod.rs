@@ -6,8 +6,9 @@ mod events;
 mod net;
 mod node;
 mod postgres;
+mod thief;
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use atoll_client::{Auth, Client, Endpoint, command};
@@ -21,6 +22,7 @@ pub use events::EventStream;
 pub use net::Net;
 pub use node::Node;
 pub use postgres::Postgres;
+pub use thief::Thief;
 
 use crate::balancer::Balancer;
 use crate::wait::until;
@@ -44,8 +46,9 @@ const CONTROL: [&str; 14] = [
     "info",
     "--json",
 ];
-const AGENT: [&str; 9] =
-    ["host", "--disconnect-after", "2500ms", "--pool-size", "2G", "--log", "info", "--max-sandboxes", "64"];
+const AGENT: [&str; 5] = ["host", "--disconnect-after", "2500ms", "--log", "info"];
+/// Unless a test wants others.
+const AGENT_ENV: [(&str, &str); 2] = [("ATOLL_POOL_SIZE", "2G"), ("ATOLL_MAX_SANDBOXES", "64")];
 const PORT: u16 = 7420;
 const AGENT_PORT: u16 = 7421;
 const EMAIL: &str = "admin@cluster.test";
@@ -81,18 +84,29 @@ pub enum Reach {
 impl Cluster {
     /// So many replicas and hosts, all online.
     pub async fn start(replicas: u8, hosts: u8) -> Self {
-        let mut cluster = Self::without_hosts(replicas).await;
+        Self::start_with(replicas, hosts, &[]).await
+    }
+
+    /// The same, with further environment for control.
+    pub async fn start_with(replicas: u8, hosts: u8, env: &[(&str, &str)]) -> Self {
+        let mut cluster = Self::without_hosts_with(replicas, env).await;
         for _ in 0..hosts {
             cluster.add_host(Reach::Address).await;
         }
         for host in 0..cluster.hosts.len() {
             cluster.wait_host(host, HostStatus::Online).await;
         }
-        cluster.wait_ready().await;
+        if hosts > 0 {
+            cluster.wait_ready().await;
+        }
         cluster
     }
 
     pub async fn without_hosts(replicas: u8) -> Self {
+        Self::without_hosts_with(replicas, &[]).await
+    }
+
+    async fn without_hosts_with(replicas: u8, env: &[(&str, &str)]) -> Self {
         let dir = tempfile::Builder::new().prefix("atoll-cluster-").tempdir_in("/var/tmp").expect("a directory");
         let postgres = Postgres::start(dir.path());
         let mut net = Net::make();
@@ -103,6 +117,7 @@ impl Cluster {
             let mut args = CONTROL.to_vec();
             args.extend(["--listen", &listen, "--advertise", &listen]);
             let mut node = Node::new(machine, address, dir.path().join(format!("control{number}")), &args);
+            node.set(env);
             node.run(&[("ATOLL_DATABASE_URL", &postgres.url())]);
             node.says("the control plane is up").await;
             controls.push(node);
@@ -122,32 +137,48 @@ impl Cluster {
 
     /// Makes a host, starts its agent and lets it enrol. Answers with its number.
     pub async fn add_host(&mut self, reach: Reach) -> usize {
+        self.add_host_with(reach, &[]).await
+    }
+
+    /// The same, with further environment for the agent.
+    pub async fn add_host_with(&mut self, reach: Reach, env: &[(&str, &str)]) -> usize {
         let made = self.admin.create_host(&CreateHostRequest::default()).await.expect("making a host");
         let number = self.new_agent(reach, made.host.id.clone());
         let token = made.registration_token;
+        self.hosts[number].node.set(env);
         self.hosts[number].node.run(&[("ATOLL_REGISTER", &token)]);
         number
     }
 
+    pub fn control_address(&self, replica: usize) -> SocketAddr {
+        (self.controls[replica].address, PORT).into()
+    }
+
     /// An agent's machine, for the host `id`; not started.
     pub fn new_agent(&mut self, reach: Reach, id: HostId) -> usize {
+        let replica = self.hosts.len() % self.controls.len();
+        let server = format!("http://{}", self.control_address(replica));
+        self.new_agent_of(&server, reach, id)
+    }
+
+    fn new_agent_of(&mut self, server: &str, reach: Reach, id: HostId) -> usize {
         let number = self.hosts.len();
         let last = 11 + u8::try_from(number).expect("few hosts");
         let (machine, address) = (self.net.add(last), self.net.address(last));
-        let server = format!("http://{}:{PORT}", self.controls[number % self.controls.len()].address);
         let (listen, own) = (format!("0.0.0.0:{AGENT_PORT}"), format!("{address}:{AGENT_PORT}"));
         let mut args = AGENT.to_vec();
-        args.extend(["--server", &server, "--listen", &listen]);
+        args.extend(["--server", server, "--listen", &listen]);
         match reach {
             Reach::Address => args.extend(["--address", &own]),
             Reach::Tunnel => args.push("--tunnel"),
         }
-        let node = Node::new(machine, address, self.dir.path().join(format!("host{number}")), &args);
+        let mut node = Node::new(machine, address, self.dir.path().join(format!("host{number}")), &args);
+        node.set(&AGENT_ENV);
         self.hosts.push(Machine { node, id });
         number
     }
 
-    async fn wait_ready(&self) {
+    pub async fn wait_ready(&self) {
         until("the cluster to be ready", || async { self.client.ready().await.ok() }).await;
     }
 
@@ -210,6 +241,16 @@ impl Cluster {
     /// Addresses of all replicas: what a host is cut off from.
     pub fn control_addresses(&self) -> Vec<Ipv4Addr> {
         self.controls.iter().map(|node| node.address).collect()
+    }
+
+    /// What a host says is lost on its way; what control says still arrives.
+    pub fn mute(&self, host: usize) {
+        self.net.mute(&self.hosts[host].node.machine, &self.control_addresses());
+    }
+
+    /// Many packets between a host and control are lost.
+    pub fn lossy(&self, host: usize, percent: u8) {
+        self.net.lossy(&self.hosts[host].node.machine, &self.control_addresses(), percent);
     }
 
     /// Cuts a host off from all of control.
@@ -288,6 +329,25 @@ impl Cluster {
 /// As little as a sandbox can be.
 pub fn tiny() -> CreateSandboxRequest {
     CreateSandboxRequest { memory_mb: Some(64), disk_mb: Some(64), ..CreateSandboxRequest::default() }
+}
+
+/// A POST of JSON over plain HTTP/1.1, with these further headers; status and body of the answer.
+pub async fn post(to: SocketAddr, path: &str, headers: &[(&str, &str)], body: &str) -> (u16, String) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let length = body.len();
+    let request = format!(
+        "POST {path} HTTP/1.1\r\nHost: {to}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\
+         Connection: close\r\n{headers}\r\n{body}"
+    );
+    let mut stream = tokio::net::TcpStream::connect(to).await.expect("connecting to control");
+    stream.write_all(request.as_bytes()).await.expect("sending a request");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.expect("reading an answer");
+    let answer = String::from_utf8_lossy(&answer);
+    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+    let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
+    (status, body)
 }
 
 fn client(address: Ipv4Addr, auth: Auth) -> Client {

@@ -70,23 +70,29 @@ impl Net {
 
     /// Nothing passes between the machine and `others` any more, in either direction.
     pub fn cut(&self, node: &str, others: &[Ipv4Addr]) {
-        self.rules(node, others, "drop");
+        self.load(node, others, "drop", "drop");
+    }
+
+    /// What the machine sends to `others` is dropped; what they send arrives.
+    pub fn mute(&self, node: &str, others: &[Ipv4Addr]) {
+        self.load(node, others, "accept", "drop");
     }
 
     /// So many packets in a hundred get lost between the machine and `others`.
     pub fn lossy(&self, node: &str, others: &[Ipv4Addr], percent: u8) {
-        self.rules(node, others, &format!("numgen random mod 100 < {percent} drop"));
+        let verdict = format!("numgen random mod 100 < {percent} drop");
+        self.load(node, others, &verdict, &verdict);
     }
 
-    fn rules(&self, node: &str, others: &[Ipv4Addr], verdict: &str) {
+    fn load(&self, node: &str, others: &[Ipv4Addr], inward: &str, outward: &str) {
         let list = others.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let rules = format!(
             "add table ip cluster
              flush table ip cluster
              add chain ip cluster in {{ type filter hook input priority -300; }}
              add chain ip cluster out {{ type filter hook output priority -300; }}
-             add rule ip cluster in ip saddr {{ {list} }} {verdict}
-             add rule ip cluster out ip daddr {{ {list} }} {verdict}"
+             add rule ip cluster in ip saddr {{ {list} }} {inward}
+             add rule ip cluster out ip daddr {{ {list} }} {outward}"
         );
         run(&format!("ip netns exec {node} nft '{rules}'")).unwrap_or_else(|error| panic!("cutting a link: {error}"));
     }

@@ -31,12 +31,17 @@ impl Node {
         self.dir.join("data")
     }
 
-    /// Starts it, with further environment for this and later starts.
-    pub fn run(&mut self, env: &[(&str, &str)]) {
+    /// Further environment for later starts.
+    pub fn set(&mut self, env: &[(&str, &str)]) {
         for (name, value) in env {
             self.env.retain(|(known, _)| known != name);
             self.env.push(((*name).to_owned(), (*value).to_owned()));
         }
+    }
+
+    /// Starts it, with further environment for this and later starts.
+    pub fn run(&mut self, env: &[(&str, &str)]) {
+        self.set(env);
         let log = File::options().create(true).append(true).open(self.log_path()).expect("a node's log");
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/run/netns/{}", self.machine)).arg("--").arg(binary()).args(&self.args);
@@ -105,6 +110,11 @@ impl Node {
     /// Waits for a line of its log.
     pub async fn says(&self, text: &str) {
         until(&format!("a node to say {text:?}"), || async { self.log().contains(text).then_some(()) }).await;
+    }
+
+    /// How many lines of its log hold this text.
+    pub fn times_said(&self, text: &str) -> usize {
+        self.log().lines().filter(|line| line.contains(text)).count()
     }
 
     pub fn mark(&self) -> Mark {

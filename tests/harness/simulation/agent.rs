@@ -1,6 +1,7 @@
 //! One host: a machine whose processes outlive its agent, and an agent that can die at any moment.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use atoll_host::agent::heartbeat::decision::{Contact, Next, Observation, Timing};
 use atoll_host::agent::heartbeat::memory::ContactMemory;
@@ -18,7 +19,21 @@ pub struct Host {
     pub agent: Option<Agent>,
     /// Nothing passes between it and control.
     pub cut: bool,
+    /// The family of the credentials on its disk; none when it has forgotten them, because it was deleted.
+    pub family: Option<u64>,
+    /// When its access token is over.
+    pub access_until: u64,
+    /// How often the machine has booted.
+    boots: u32,
+    rebooted: bool,
     dir: tempfile::TempDir,
+}
+
+/// What an agent asks control next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ask {
+    Beat,
+    Refresh,
 }
 
 /// An agent's process: when it is dropped, nothing of it goes on.
@@ -27,6 +42,7 @@ pub struct Agent {
     keeper: Keeper,
     contact: Contact,
     memory: ContactMemory,
+    ask: Ask,
     /// When it speaks to control next, in milliseconds.
     due: u64,
 }
@@ -40,26 +56,55 @@ fn directory() -> tempfile::TempDir {
 impl Host {
     pub fn new() -> Self {
         let machine = Arc::new(FakeDriver::default());
-        Self { id: HostId::new(), machine, agent: None, cut: false, dir: directory() }
+        Self {
+            id: HostId::new(),
+            machine,
+            agent: None,
+            cut: false,
+            family: Some(0),
+            access_until: 0,
+            boots: 0,
+            rebooted: false,
+            dir: directory(),
+        }
+    }
+
+    /// The machine goes down with all that runs on it; what is on its disk stays. The agent is to be started.
+    pub fn reboot(&mut self) {
+        self.agent = None;
+        self.machine.reboot();
+        self.boots += 1;
+        self.rebooted = true;
+    }
+
+    /// It was deleted, and knows it: its agent ends and does not come back.
+    pub fn forget(&mut self) {
+        self.family = None;
+        self.agent = None;
     }
 
     /// Starts the agent: it finds its sandboxes again, and speaks to control at once.
     pub fn start(&mut self, now: u64) {
+        let rebooted = std::mem::take(&mut self.rebooted);
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
         let (dir, machine) = (self.dir.path(), Arc::clone(&self.machine));
         let keeper = runtime.block_on(async {
             let records = Records::open(dir).expect("the records");
-            let (found, torn) = records.load().expect("the records");
+            let (mut found, torn) = records.load().expect("the records");
+            for init in found.iter_mut().filter_map(|record| record.init.as_mut()).filter(|_| rebooted) {
+                "another boot".clone_into(&mut init.host_boot_id);
+            }
             let keeper = Keeper::new(dir, records, machine, Limits::default(), 64 << 30).expect("a keeper");
             keeper.recover(found, torn).await;
             keeper
         });
-        let memory = ContactMemory::new(dir, "boot".to_owned());
+        let memory = ContactMemory::new(dir, format!("boot {}", self.boots));
         let (last_contact, paused) = memory.recall(now);
         let timing =
             Timing { interval: HEARTBEAT, disconnect_after: DISCONNECT_AFTER, on_disconnect: OnDisconnect::Pause };
         let contact = Contact::new(timing, last_contact, paused);
-        let agent = Agent { runtime, keeper, contact, memory, due: now };
+        keeper.set_welcome(contact.accepts_work());
+        let agent = Agent { runtime, keeper, contact, memory, ask: Ask::Beat, due: now };
         agent.settle();
         self.agent = Some(agent);
     }
@@ -86,20 +131,35 @@ impl Agent {
         });
     }
 
-    /// Whether it speaks to control now.
-    pub fn is_due(&self, now: u64) -> bool {
-        self.due <= now
+    /// What it asks control now, if it does.
+    pub fn asks(&self, now: u64) -> Option<Ask> {
+        (self.due <= now).then_some(self.ask)
     }
 
-    /// What came of it.
-    pub fn heard(&mut self, now: u64, accepted: bool, jitter: f64) {
-        let observation = if accepted { Observation::Accepted } else { Observation::NoAnswer };
-        if let Next::Beat(wait) = self.contact.observe(now, observation, jitter) {
-            self.due = now + u64::try_from(wait.as_millis()).expect("a short wait").max(1);
-        }
-        if accepted {
+    /// What came of it. False when the host is to destroy everything and forget who it was.
+    pub fn heard(&mut self, now: u64, observation: Observation, jitter: f64) -> bool {
+        let (ask, wait) = match self.contact.observe(now, observation, jitter) {
+            Next::Beat(wait) => (Ask::Beat, wait),
+            Next::Refresh(wait) => (Ask::Refresh, wait),
+            Next::Forget => return false,
+        };
+        self.ask = ask;
+        self.due = now + u64::try_from(wait.as_millis()).expect("a short wait").max(1);
+        if observation == Observation::Accepted {
             self.memory.remember(self.contact.last_contact(), None);
         }
+        self.keeper.set_welcome(self.contact.accepts_work());
+        true
+    }
+
+    /// Whether it knows that control has rejected its credentials.
+    pub fn is_rejected(&self) -> bool {
+        !self.contact.accepts_work()
+    }
+
+    /// The host was deleted.
+    pub fn destroy_all(&self) {
+        self.order(async |keeper: &Keeper| keeper.destroy_all(Duration::from_secs(60)).await);
     }
 
     /// Pauses everything when contact has been away for too long.

@@ -11,9 +11,11 @@ use atoll_model::{HostId, HostStatus, SandboxId, SandboxStatus};
 use futures::executor::block_on;
 use rand::Rng;
 
-use super::world::{Everything, Meanwhile, STALE_AFTER, World, state_of, wish};
+use super::world::{Known, Meanwhile, World, state_of, wish};
 
 const HOSTS: usize = 3;
+/// Hosts in one life at most, deleted ones included.
+const MOST_HOSTS: usize = 6;
 /// Of faults, in seconds.
 const STORM: u32 = 420;
 const MONITOR: u32 = 15;
@@ -21,14 +23,16 @@ const TRANSITION_LIMIT: Duration = Duration::from_secs(120);
 /// Sandboxes made in one life at most.
 const MOST: usize = 30;
 
-struct Life {
-    world: World,
-    pass: HostPass,
+pub(super) struct Life {
+    pub world: World,
+    pub pass: HostPass,
     /// Seconds for which control is still down.
-    control_down: u32,
+    pub control_down: u32,
     seconds: u32,
     /// Hosts that have just come back.
-    returned: Vec<HostId>,
+    pub returned: Vec<HostId>,
+    /// No faults any more.
+    pub calm: bool,
 }
 
 /// What happened in a life.
@@ -36,6 +40,11 @@ pub struct Lived {
     pub became: BTreeMap<(SandboxStatus, SandboxStatus), u32>,
     /// Destroyed because nobody wanted them.
     pub orphans: u32,
+    /// Hosts that were deleted, rebooted, robbed of their credentials, and enrolled again.
+    pub deleted: u32,
+    pub rebooted: u32,
+    pub robbed: u32,
+    pub enrolled_again: u32,
 }
 
 /// How its hosts are.
@@ -53,7 +62,7 @@ pub enum Hosts {
 pub fn live(seed: u64, hosts: Hosts) -> Result<Lived, String> {
     let world = World::new(seed, HOSTS);
     world.state().liars = hosts == Hosts::Liars;
-    let mut life = Life { pass: pass(&world), world, control_down: 0, seconds: 0, returned: Vec::new() };
+    let mut life = Life { pass: pass(&world), world, control_down: 0, seconds: 0, returned: Vec::new(), calm: false };
     for host in 0..HOSTS {
         life.start(host);
     }
@@ -73,7 +82,14 @@ pub fn live(seed: u64, hosts: Hosts) -> Result<Lived, String> {
     }
     life.both_sides_agree()?;
     let state = life.world.state();
-    Ok(Lived { became: state.became.clone(), orphans: state.orphans })
+    Ok(Lived {
+        became: state.became.clone(),
+        orphans: state.orphans,
+        deleted: state.deleted,
+        rebooted: state.rebooted,
+        robbed: state.robbed,
+        enrolled_again: state.enrolled_again,
+    })
 }
 
 fn pass(world: &World) -> HostPass {
@@ -82,15 +98,25 @@ fn pass(world: &World) -> HostPass {
 }
 
 impl Life {
-    fn draw(&self, percent: u32) -> bool {
+    pub(super) fn draw(&self, percent: u32) -> bool {
         self.world.state().rng.random_range(0..1000) < percent * 10
     }
 
-    fn one_of(&self, many: usize) -> usize {
+    pub(super) fn one_of(&self, many: usize) -> usize {
         self.world.state().rng.random_range(0..many)
     }
 
-    fn start(&self, host: usize) {
+    /// One of those that were not deleted.
+    pub(super) fn any_host(&self) -> usize {
+        let there: Vec<usize> = {
+            let state = self.world.state();
+            let there = |host: &usize| state.hosts[*host].family.is_some();
+            (0..state.hosts.len()).filter(there).collect()
+        };
+        there[self.one_of(there.len())]
+    }
+
+    pub(super) fn start(&self, host: usize) {
         let now = self.world.millis();
         self.world.state().hosts[host].start(now);
     }
@@ -98,12 +124,12 @@ impl Life {
     /// Faults and orders of one second.
     fn something_happens(&mut self) {
         if self.draw(3) {
-            let host = self.one_of(HOSTS);
+            let host = self.any_host();
             let cut = &mut self.world.state().hosts[host].cut;
             *cut = !*cut;
         }
         if self.draw(2) {
-            let host = self.one_of(HOSTS);
+            let host = self.any_host();
             let running = self.world.state().hosts[host].agent.is_some();
             if running {
                 self.world.state().hosts[host].agent = None;
@@ -123,6 +149,7 @@ impl Life {
         if self.draw(2) {
             self.a_process_ends();
         }
+        self.something_happens_to_a_host(MOST_HOSTS);
         if self.control_down == 0 && self.draw(35) {
             self.a_user_asks();
         }
@@ -147,7 +174,7 @@ impl Life {
         Some(match self.one_of(3) {
             0 => Meanwhile::Destroy(id),
             1 => Meanwhile::Pause(id),
-            _ => Meanwhile::Create(self.one_of(HOSTS)),
+            _ => Meanwhile::Create(self.any_host()),
         })
     }
 
@@ -163,7 +190,7 @@ impl Life {
     fn a_user_asks(&self) {
         let dies = self.draw(10);
         match self.one_of(10) {
-            0..=4 => self.world.create(self.one_of(HOSTS), dies),
+            0..=4 => self.world.create(self.any_host(), dies),
             5 | 6 => {
                 if let Some(row) = self.any_row() {
                     self.world.destroy(&row.id, dies);
@@ -185,11 +212,18 @@ impl Life {
     /// No faults any more.
     fn calm(&mut self) {
         self.control_down = 0;
-        for host in 0..HOSTS {
+        self.calm = true;
+        let hosts = self.world.state().hosts.len();
+        for host in 0..hosts {
             self.world.state().hosts[host].cut = false;
-            if self.world.state().hosts[host].agent.is_none() {
+            let (there, running) = {
+                let state = self.world.state();
+                (state.hosts[host].family.is_some(), state.hosts[host].agent.is_some())
+            };
+            if there && !running {
                 self.start(host);
             }
+            self.enrol_again(host);
         }
         let mut state = self.world.state();
         state.loss = 0;
@@ -201,15 +235,18 @@ impl Life {
         self.seconds += 1;
         self.world.clock.advance(Duration::from_secs(1));
         self.control_down = self.control_down.saturating_sub(1);
-        for host in 0..HOSTS {
-            self.heartbeat(host);
+        let hosts = self.world.state().hosts.len();
+        for host in 0..hosts {
+            self.heartbeat(host)?;
         }
         if self.control_down == 0 {
+            self.finish_deletions();
             if self.seconds.is_multiple_of(MONITOR) {
                 self.passive_phase();
                 let online: Vec<HostId> = {
                     let state = self.world.state();
-                    let online = |host: &HostId| state.known[host].status == HostStatus::Online;
+                    let online =
+                        |host: &HostId| state.known.get(host).is_some_and(|known| known.status == HostStatus::Online);
                     state.hosts.iter().map(|host| host.id.clone()).filter(online).collect()
                 };
                 self.returned.extend(online);
@@ -221,51 +258,6 @@ impl Life {
         }
         self.no_sandbox_runs_twice()?;
         self.world.state().broken.take().map_or(Ok(()), Err)
-    }
-
-    fn heartbeat(&mut self, host: usize) {
-        let (now, up) = (self.world.millis(), self.control_down == 0);
-        let jitter = self.world.state().rng.random_range(-1.0..=1.0);
-        let mut state = self.world.state();
-        let heard_at = self.world.clock.now();
-        let (cut, id) = (state.hosts[host].cut, state.hosts[host].id.clone());
-        let Some(agent) = &mut state.hosts[host].agent else { return };
-        agent.settle();
-        let mut accepted = false;
-        if agent.is_due(now) {
-            accepted = up && !cut;
-            agent.heard(now, accepted, jitter);
-        }
-        agent.look_at_the_clock(now);
-        if accepted && let Some(known) = state.known.get_mut(&id) {
-            known.heard = heard_at;
-            if known.status != HostStatus::Online {
-                known.status = HostStatus::Online;
-                self.returned.push(id);
-            }
-        }
-    }
-
-    /// As control's: hosts that were not heard of, then the sandboxes of hosts that are away.
-    fn passive_phase(&self) {
-        let now = self.world.clock.now();
-        let mut state = self.world.state();
-        for known in state.known.values_mut() {
-            if known.status == HostStatus::Online && now.0 - known.heard.0 > STALE_AFTER {
-                known.status = HostStatus::Unreachable;
-            }
-        }
-        let away: Vec<HostId> =
-            state.known.iter().filter(|(_, it)| it.status != HostStatus::Online).map(|(id, _)| id.clone()).collect();
-        let Everything { rows, became, .. } = &mut *state;
-        for row in rows.values_mut() {
-            if row.status.goes_missing() && row.host.as_ref().is_some_and(|host| away.contains(host)) {
-                *became.entry((row.status, SandboxStatus::Missing)).or_default() += 1;
-                row.status = SandboxStatus::Missing;
-                row.reason = Some("host_unreachable".to_owned());
-                row.changed_at = now;
-            }
-        }
     }
 
     fn no_sandbox_runs_twice(&self) -> Result<(), String> {
@@ -304,6 +296,15 @@ impl Life {
         let state = self.world.state();
         let mut there: BTreeMap<SandboxId, (HostId, State)> = BTreeMap::new();
         for host in &state.hosts {
+            if state.tombstones.contains(&host.id) && host.family.is_some() {
+                return Err(format!("{} was deleted and does not know it", host.id));
+            }
+            if host.family.is_none() {
+                match host.machine.leftovers() {
+                    left if left.is_empty() => continue,
+                    left => return Err(format!("{} was deleted, and has still {left:?}", host.id)),
+                }
+            }
             let agent = host.agent.as_ref().ok_or("an agent is not there")?;
             for view in agent.keeper().list() {
                 there.insert(view.id.clone(), (host.id.clone(), state_of(view.state)));
@@ -358,7 +359,7 @@ impl World {
     pub fn create(&self, first: usize, dies: bool) {
         let (hosts, now) = {
             let state = self.state();
-            let online = |host: &&super::agent::Host| state.known[&host.id].status == HostStatus::Online;
+            let online = |host: &&super::agent::Host| state.known.get(&host.id).is_some_and(Known::takes_work);
             let hosts: Vec<HostId> = state.hosts.iter().filter(online).map(|host| host.id.clone()).collect();
             (hosts, self.clock.now())
         };
@@ -366,6 +367,11 @@ impl World {
             return;
         }
         let pick = |turn: usize| hosts[(first + turn) % hosts.len()].clone();
+        let rejected = |host: &HostId| {
+            let state = self.state();
+            let agent = state.hosts.iter().find(|it| it.id == *host).and_then(|it| it.agent.as_ref());
+            agent.is_some_and(super::agent::Agent::is_rejected)
+        };
         let id = SandboxId::new();
         let (status, host) = (SandboxStatus::Starting, Some(pick(0)));
         let mut row = Row { id: id.clone(), host, status, reason: None, generation: 1, changed_at: now };
@@ -386,6 +392,9 @@ impl World {
             });
             if dies {
                 return;
+            }
+            if made.is_ok() && rejected(&host) {
+                self.state().broken = Some(format!("{host} took {id} although its credentials were rejected"));
             }
             match made {
                 Ok(_) => {

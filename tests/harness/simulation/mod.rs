@@ -2,10 +2,12 @@
 //! records in memory, machines in memory, a network that loses what it likes and a clock that is set by hand.
 //!
 //! One seed is one life of a cluster: minutes of random faults and orders, second by second, then a while without
-//! faults. `world` is control's side and the network, `agent` a host's, `life` draws what happens. The invariants are
+//! faults. `world` is control's side and the network, `agent` a host's, `life` draws what happens, `hosts` what happens to
+//! whole hosts. The invariants are
 //! checked where they could break: at every change of a row, at the end of every second, and when all has settled.
 
 mod agent;
+mod hosts;
 mod life;
 mod world;
 

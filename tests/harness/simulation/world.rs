@@ -25,6 +25,21 @@ pub const STALE_AFTER: i64 = 90_000;
 pub struct Known {
     pub status: HostStatus,
     pub heard: Millis,
+    /// The family of credentials in force; none after a theft.
+    pub family: Option<u64>,
+    /// Somebody has begun to delete it.
+    pub deleting: bool,
+}
+
+impl Known {
+    pub const fn new(heard: Millis) -> Self {
+        Self { status: HostStatus::Online, heard, family: Some(0), deleting: false }
+    }
+
+    /// Whether new sandboxes may be placed on it.
+    pub fn takes_work(&self) -> bool {
+        self.status == HostStatus::Online && !self.deleting
+    }
 }
 
 pub struct Everything {
@@ -32,6 +47,8 @@ pub struct Everything {
     /// In the order in which they were made: sandboxes' ids are random, the simulation's course must not be.
     pub order: Vec<SandboxId>,
     pub known: BTreeMap<HostId, Known>,
+    /// Hosts that were deleted: what they are told when they come back.
+    pub tombstones: BTreeSet<HostId>,
     pub hosts: Vec<Host>,
     /// Processes that ended by themselves.
     pub ended: BTreeSet<SandboxId>,
@@ -44,6 +61,11 @@ pub struct Everything {
     /// What happened, so that a simulation in which nothing does is noticed.
     pub became: BTreeMap<(SandboxStatus, SandboxStatus), u32>,
     pub orphans: u32,
+    /// Hosts that were deleted, rebooted, robbed of their credentials, and enrolled again.
+    pub deleted: u32,
+    pub rebooted: u32,
+    pub robbed: u32,
+    pub enrolled_again: u32,
     /// Hosts leave a sandbox out of their lists.
     pub liars: bool,
 }
@@ -74,12 +96,12 @@ impl World {
     pub fn new(seed: u64, hosts: usize) -> Self {
         let clock = Clock::manual(Millis(1_000_000));
         let hosts: Vec<Host> = (0..hosts).map(|_| Host::new()).collect();
-        let known =
-            hosts.iter().map(|host| (host.id.clone(), Known { status: HostStatus::Online, heard: clock.now() }));
+        let known = hosts.iter().map(|host| (host.id.clone(), Known::new(clock.now())));
         let state = Everything {
             rows: BTreeMap::new(),
             order: Vec::new(),
             known: known.collect(),
+            tombstones: BTreeSet::new(),
             hosts,
             ended: BTreeSet::new(),
             rng: SmallRng::seed_from_u64(seed),
@@ -88,6 +110,10 @@ impl World {
             broken: None,
             became: BTreeMap::new(),
             orphans: 0,
+            deleted: 0,
+            rebooted: 0,
+            robbed: 0,
+            enrolled_again: 0,
             liars: false,
         };
         Self { clock, state: Arc::new(Mutex::new(state)) }
@@ -272,8 +298,19 @@ impl Agents for World {
         Ok(())
     }
 
-    async fn terminate(&self, _: &HostId, _: &str) -> Result<(), FleetError> {
-        Ok(())
+    async fn terminate(&self, host: &HostId, _: &str) -> Result<(), FleetError> {
+        let told = self.call(host, |agent| {
+            agent.destroy_all();
+            Ok(())
+        });
+        // Whether or not control hears of it.
+        let mut state = self.state();
+        if told.is_ok()
+            && let Some(host) = state.hosts.iter_mut().find(|it| it.id == *host)
+        {
+            host.forget();
+        }
+        told
     }
 }
 

@@ -1,0 +1,116 @@
+//! How long a real cluster takes to notice that a host has died, and to be right again when one returns with 500
+//! sandboxes: control on a PostgreSQL, an agent with real sandboxes in a network namespace of its own.
+//!
+//!     ATOLL_BIN=target/release/atoll cluster
+
+#[path = "../rows.rs"]
+mod rows;
+#[allow(dead_code, reason = "the main program uses more of it")]
+#[path = "../stats.rs"]
+mod stats;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use atoll_client::ListSandboxes;
+use atoll_model::{HostStatus, SandboxStatus};
+use atoll_tests::cluster::{Cluster, MONITOR_INTERVAL, Reach, STALE_AFTER, tiny};
+use clap::Parser;
+use futures::StreamExt;
+
+use stats::Samples;
+
+#[derive(Parser)]
+struct Args {
+    #[arg(long, default_value_t = 500)]
+    sandboxes: usize,
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Adds Markdown rows to this file
+    #[arg(long)]
+    rows: Option<PathBuf>,
+}
+
+const NONE_TOO_MANY: [(&str, &str); 3] =
+    [("ATOLL_CPU_OVERCOMMIT", "1000"), ("ATOLL_MEMORY_OVERCOMMIT", "100"), ("ATOLL_DISK_OVERCOMMIT", "1000")];
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let args = Args::parse();
+    let mut cluster = Cluster::start_with(1, 0, &NONE_TOO_MANY).await;
+    let most = (args.sandboxes + 10).to_string();
+    let agent = [("ATOLL_POOL_SIZE", "8G"), ("ATOLL_MAX_SANDBOXES", most.as_str()), ("ATOLL_MEMORY_OVERCOMMIT", "100")];
+    let host = cluster.add_host_with(Reach::Address, &agent).await;
+    cluster.wait_host(host, HostStatus::Online).await;
+    cluster.wait_ready().await;
+    println!("making {} sandboxes", args.sandboxes);
+    let request = tiny();
+    let client = cluster.client.clone();
+    let made = futures::stream::iter(0..args.sandboxes).map(|_| client.create_sandbox(&request)).buffer_unordered(8);
+    made.collect::<Vec<_>>().await.into_iter().collect::<Result<Vec<_>, _>>().context("making the sandboxes")?;
+
+    let (mut deaths, mut returns, mut restarts) = (Samples::default(), Samples::default(), Samples::default());
+    for _ in 0..args.rounds {
+        // Cut off until its agent has noticed and paused everything, then back.
+        let paused = cluster.hosts[host].node.times_said(PAUSED);
+        cluster.cut(host);
+        all(&cluster, SandboxStatus::Missing).await?;
+        while cluster.hosts[host].node.times_said(PAUSED) == paused {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        cluster.heal(host);
+        cluster.wait_host(host, HostStatus::Online).await;
+        let back = Instant::now();
+        all(&cluster, SandboxStatus::Running).await?;
+        returns.push(back.elapsed());
+
+        let died = Instant::now();
+        cluster.hosts[host].node.kill_9();
+        all(&cluster, SandboxStatus::Missing).await?;
+        deaths.push(died.elapsed());
+        cluster.hosts[host].node.run(&[]);
+        cluster.wait_host(host, HostStatus::Online).await;
+        let back = Instant::now();
+        all(&cluster, SandboxStatus::Running).await?;
+        restarts.push(back.elapsed());
+    }
+    let many = args.sandboxes;
+    let limit = (STALE_AFTER + MONITOR_INTERVAL).as_secs_f64() * 1e3;
+    let say = |samples: &Samples| {
+        format!("{:.0} ms p50, {:.0} ms at most (n = {})", samples.median(), samples.quantile(1.0), samples.len())
+    };
+    let row = |what: &str, goal: &str, samples: &Samples, most: f64| {
+        rows::row(args.rows.as_deref(), what, goal, &say(samples), Some(samples.quantile(1.0) <= most))
+    };
+    row(
+        &format!(
+            "a host dies: all its {many} sandboxes are missing (stale after {STALE_AFTER:?}, monitor every {MONITOR_INTERVAL:?})"
+        ),
+        "3000 ms (their sum)",
+        &deaths,
+        limit,
+    )?;
+    row(&format!("a host is back after a partition: all its {many} sandboxes run again"), "2000 ms", &returns, 2000.0)?;
+    row(&format!("a host is back after its agent was killed: all its {many} run again"), "2000 ms", &restarts, 2000.0)
+}
+
+/// Said by an agent when it has paused everything.
+const PAUSED: &str = "sandboxes were paused until control orders otherwise";
+
+/// Waits until every sandbox is in this status.
+async fn all(cluster: &Cluster, status: SandboxStatus) -> Result<()> {
+    let others = SandboxStatus::ALL.into_iter().filter(|other| *other != status).collect();
+    let others = ListSandboxes { status: others, limit: Some(1), ..ListSandboxes::default() };
+    let begin = Instant::now();
+    loop {
+        let left = cluster.client.list_sandboxes(&others).await.context("listing sandboxes")?;
+        match left.items.first() {
+            None => return Ok(()),
+            Some(left) if begin.elapsed() > Duration::from_secs(120) => {
+                anyhow::bail!("{} is {} and not {status}", left.id, left.status)
+            }
+            Some(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
+    }
+}
