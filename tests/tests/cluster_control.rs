@@ -52,7 +52,7 @@ async fn a_database_that_fails_over_stops_nothing() {
     let cluster = Cluster::start(1, 1).await;
     let id = cluster.sandbox_on(0).await;
     let process = cluster.long_process(&id).await;
-    cluster.postgres.kill();
+    cluster.postgres.kill_9().await;
     until("an answer that says that the database is away", || async { cluster.client.get_sandbox(&id).await.err() })
         .await;
     cluster.hosts[0].node.says("contact with control is lost").await;
@@ -97,6 +97,35 @@ async fn control_killed_in_the_middle_of_creates_and_destroys_leaves_no_orphan()
         (settled && on_host == (u32::try_from(running).ok()?, 0)).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn control_killed_in_the_middle_of_a_forced_deletion_finishes_it() {
+    let mut cluster = Cluster::start(1, 1).await;
+    for _ in 0..8 {
+        cluster.sandbox_on(0).await;
+    }
+    let mark = cluster.hosts[0].node.mark();
+    // Stopped where it is: the deletion is begun, and waits for this host's answers.
+    cluster.hosts[0].node.freeze();
+    let (admin, id) = (cluster.admin.clone(), cluster.hosts[0].id.clone());
+    let deletion = tokio::spawn(async move { admin.delete_host(&id, true).await });
+    until("the host to be draining", || async { cluster.host(0).await.draining.then_some(()) }).await;
+    cluster.controls[0].kill_9();
+    deletion.abort();
+    cluster.hosts[0].node.thaw();
+    cluster.controls[0].run(&[]);
+    until("the host to be gone", || async {
+        let gone = cluster.admin.get_host(&cluster.hosts[0].id).await.err()?;
+        (gone.status() == Some(404)).then_some(())
+    })
+    .await;
+    cluster.hosts[0].node.ended().await;
+    until("nothing to be left of the host", || async { mark.left().is_empty().then_some(()) }).await;
+    let stopped = ListSandboxes { status: vec![SandboxStatus::Stopped], ..ListSandboxes::default() };
+    let list = cluster.client.list_sandboxes(&stopped).await.expect("sandboxes").items;
+    assert_eq!(list.len(), 8);
+    assert!(list.iter().all(|sandbox| sandbox.reason.as_deref() == Some("host_deleted")), "{list:?}");
 }
 
 #[tokio::test]

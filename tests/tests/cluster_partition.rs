@@ -49,28 +49,51 @@ async fn an_agent_killed_and_started_again_during_a_partition_loses_nothing() {
 }
 
 #[tokio::test]
-async fn what_is_destroyed_and_paused_during_a_partition_is_so_when_the_host_is_back() {
+async fn what_is_destroyed_and_paused_while_a_host_is_away_is_so_when_it_is_back() {
     let cluster = Cluster::start(1, 1).await;
-    let (doomed, kept) = (cluster.sandbox_on(0).await, cluster.sandbox_on(0).await);
+    let (doomed, kept, rests) = (cluster.sandbox_on(0).await, cluster.sandbox_on(0).await, cluster.sandbox_on(0).await);
     let process = cluster.long_process(&kept).await;
+    let resting = cluster.long_process(&rests).await;
+    // The order to pause still arrives; that it was carried out is never heard of.
+    cluster.mute(0);
+    let client = cluster.client.clone();
+    let pause = tokio::spawn({
+        let id = rests.clone();
+        async move { client.pause_sandbox(&id).await }
+    });
+    let record = cluster.hosts[0].node.data_dir().join(format!("sandboxes/{rests}/record.json"));
+    until("the host to have paused it", || async {
+        std::fs::read_to_string(&record).ok()?.contains(r#""state":"paused""#).then_some(())
+    })
+    .await;
+    // From now on no order arrives either.
     cluster.cut(0);
     cluster.wait_sandbox(&doomed, SandboxStatus::Missing).await;
+    cluster.wait_sandbox(&rests, SandboxStatus::Missing).await;
+    // Not while it is missing: nobody knows whether there is anything to pause.
+    let refused = cluster.client.pause_sandbox(&kept).await.unwrap_err();
+    assert!(matches!(refused.status(), Some(409 | 503)), "{refused}");
     // Whether it is told at once or has to wait for its host: it must not come back.
     let _ = cluster.client.destroy_sandbox(&doomed).await;
     let stopped = cluster.sandbox(&doomed).await.status;
     cluster.heal(0);
     cluster.wait_sandbox(&kept, SandboxStatus::Running).await;
     assert_the_same_process(&cluster, &kept, &process).await;
+    let _ = pause.await.expect("the task of the pause");
+    let paused = cluster.wait_sandbox(&rests, SandboxStatus::Paused).await;
+    assert_eq!(paused.reason.as_deref(), Some("user"));
     if stopped == SandboxStatus::Missing {
         cluster.wait_sandbox(&doomed, SandboxStatus::Running).await;
         cluster.client.destroy_sandbox(&doomed).await.expect("destroying");
     }
-    until("the host to have one sandbox", || async {
+    until("the host to have two sandboxes", || async {
         let counts = cluster.host(0).await.sandbox_counts;
-        ((counts.running, counts.paused, counts.other) == (1, 0, 0)).then_some(())
+        ((counts.running, counts.paused, counts.other) == (1, 1, 0)).then_some(())
     })
     .await;
     assert_eq!(cluster.sandbox(&doomed).await.status, SandboxStatus::Stopped);
+    cluster.client.resume_sandbox(&rests).await.expect("resuming");
+    assert_the_same_process(&cluster, &rests, &resting).await;
 }
 
 #[tokio::test]

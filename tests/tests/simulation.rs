@@ -1,5 +1,5 @@
 //! Lives of simulated clusters under random faults: no sandbox is lost, none runs twice, and all is right again when the
-//! faults have stopped. `ATOLL_SIMULATION_SECONDS` says for how long (30), `ATOLL_SIMULATION_SEED` lives one life again.
+//! faults have stopped. `ATOLL_SIMULATION_SECONDS` says for how long (35; an hour is 3600), `ATOLL_SIMULATION_SEED` lives one life again.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,8 +25,9 @@ fn no_fault_loses_a_sandbox_or_runs_it_twice_and_all_is_right_again_afterwards()
         one(seed);
         return;
     }
-    let long = Duration::from_secs(number("ATOLL_SIMULATION_SECONDS").unwrap_or(30));
+    let long = Duration::from_secs(number("ATOLL_SIMULATION_SECONDS").unwrap_or(35));
     let (begin, mut lives, mut orphans) = (Instant::now(), 0_u32, 0);
+    let mut hosts: BTreeMap<&str, u32> = BTreeMap::new();
     let mut became: BTreeMap<(SandboxStatus, SandboxStatus), u32> = BTreeMap::new();
     // Some that are always the same, then others each time.
     let mut seeds = (0..20).chain(std::iter::repeat_with(rand::random::<u64>));
@@ -34,16 +35,25 @@ fn no_fault_loses_a_sandbox_or_runs_it_twice_and_all_is_right_again_afterwards()
         let lived = one(seeds.next().expect("endless"));
         lives += 1;
         orphans += lived.orphans;
+        for (what, times) in [
+            ("deleted", lived.deleted),
+            ("rebooted", lived.rebooted),
+            ("robbed of its credentials", lived.robbed),
+            ("enrolled again", lived.enrolled_again),
+        ] {
+            *hosts.entry(what).or_default() += times;
+        }
         for (change, times) in lived.became {
             *became.entry(change).or_default() += times;
         }
     }
-    println!("{lives} lives of a cluster, {orphans} orphans, changes of status: {became:?}");
+    println!("{lives} lives of a cluster, {orphans} orphans, hosts: {hosts:?}, changes of status: {became:?}");
     // What the invariants are about has happened, and often.
     for change in [(Starting, Running), (Running, Missing), (Missing, Running), (Missing, Paused), (Running, Stopped)] {
         assert!(became.get(&change).is_some_and(|times| *times > 20), "hardly ever: {change:?}");
     }
     assert!(orphans > 5, "hardly ever an orphan");
+    assert!(hosts.values().all(|times| *times > 5), "hardly ever: {hosts:?}");
 }
 
 #[test]
