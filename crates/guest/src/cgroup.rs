@@ -1,10 +1,12 @@
 //! What the sandbox uses, as its own control group counts it.
 //!
 //! The launcher shows the sandbox its own group somewhere below /sys/fs/cgroup, in either version's layout; which files
-//! are there is found out once, by trying. Nothing here writes. Neighbours: `metrics` and `proc_files` read it.
+//! are there is found out once, by trying, when somebody first asks. Nothing here writes. Neighbours: `metrics` and
+//! `proc_files` read it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct MemoryUse {
@@ -42,24 +44,17 @@ enum Source {
     Machine(PathBuf),
 }
 
-#[derive(Debug, Clone, Default)]
-pub struct Cgroup {
+#[derive(Debug, Default)]
+pub struct Cgroup(OnceLock<Files>);
+
+#[derive(Debug, Default)]
+struct Files {
     memory: Option<Source>,
     cpu: Option<Source>,
     pids: Option<PathBuf>,
 }
 
-impl Cgroup {
-    pub fn find() -> Self {
-        Self::find_below(Path::new("/sys/fs/cgroup"))
-    }
-
-    /// For a sandbox that is a machine of its own.
-    pub fn of_machine() -> Self {
-        let proc = || Some(Source::Machine(PathBuf::from("/proc")));
-        Self { memory: proc(), cpu: proc(), pids: None }
-    }
-
+impl Files {
     fn find_below(root: &Path) -> Self {
         let v1 = |names: &[&str], file: &str| {
             names.iter().map(|name| root.join(name)).find(|folder| folder.join(file).exists()).map(Source::V1)
@@ -77,9 +72,21 @@ impl Cgroup {
                 .find(|file| file.exists()),
         }
     }
+}
+
+impl Cgroup {
+    /// For a sandbox that is a machine of its own.
+    pub fn of_machine() -> Self {
+        let proc = || Some(Source::Machine(PathBuf::from("/proc")));
+        Self(Files { memory: proc(), cpu: proc(), pids: None }.into())
+    }
+
+    fn files(&self) -> &Files {
+        self.0.get_or_init(|| Files::find_below(Path::new("/sys/fs/cgroup")))
+    }
 
     pub fn memory(&self) -> Option<MemoryUse> {
-        let (used, stat, prefix) = match self.memory.as_ref()? {
+        let (used, stat, prefix) = match self.files().memory.as_ref()? {
             Source::Machine(proc) => return machine_memory(&fs::read_to_string(proc.join("meminfo")).ok()?),
             Source::V1(folder) => {
                 (number(&folder.join("memory.usage_in_bytes"))?, folder.join("memory.stat"), "total_")
@@ -98,7 +105,7 @@ impl Cgroup {
     }
 
     pub fn cpu(&self) -> Option<CpuUse> {
-        match self.cpu.as_ref()? {
+        match self.files().cpu.as_ref()? {
             Source::Machine(proc) => machine_cpu(&fs::read_to_string(proc.join("stat")).ok()?),
             Source::V1(folder) => {
                 let total_us = number(&folder.join("cpuacct.usage"))? / 1000;
@@ -115,7 +122,7 @@ impl Cgroup {
     }
 
     pub fn processes(&self) -> Option<u64> {
-        number(self.pids.as_ref()?)
+        number(self.files().pids.as_ref()?)
     }
 }
 
@@ -155,6 +162,12 @@ fn key(text: &str, name: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
+    impl Cgroup {
+        fn below(root: &Path) -> Self {
+            Self(Files::find_below(root).into())
+        }
+    }
+
     fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
         let root = tempfile::tempdir().expect("a temporary folder");
         for (name, text) in files {
@@ -174,7 +187,7 @@ mod tests {
             ("cpu,cpuacct/cpuacct.stat", "user 300\nsystem 100\n"),
             ("pids/pids.current", "7\n"),
         ]);
-        let group = Cgroup::find_below(root.path());
+        let group = Cgroup::below(root.path());
         let memory = group.memory().expect("memory");
         assert_eq!((memory.used, memory.cache(), memory.anonymous), (1000, 500, 400));
         assert_eq!(group.cpu(), Some(CpuUse { user_us: 4_000_000, system_us: 1_000_000 }));
@@ -198,11 +211,11 @@ mod tests {
             ("memory.stat", "anon 400\nactive_file 300\ninactive_file 200\n"),
             ("cpu.stat", "usage_usec 5\nuser_usec 3\nsystem_usec 2\n"),
         ]);
-        let group = Cgroup::find_below(root.path());
+        let group = Cgroup::below(root.path());
         assert_eq!(group.memory().map(|memory| (memory.used, memory.anonymous)), Some((1000, 400)));
         assert_eq!(group.cpu().map(|cpu| cpu.total_us()), Some(5));
         let empty = tempfile::tempdir().expect("a temporary folder");
-        let nothing = Cgroup::find_below(empty.path());
+        let nothing = Cgroup::below(empty.path());
         assert_eq!((nothing.memory(), nothing.cpu(), nothing.processes()), (None, None, None));
     }
 }

@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, CpuUse};
 use crate::config::{Config, Settings};
 use crate::filesystem::watch::Hub;
 use crate::logs::Logs;
@@ -25,17 +25,19 @@ pub struct Guest {
 }
 
 impl Guest {
-    pub fn new(config: Config, proc_folder: Option<OwnedFd>, echo_logs: bool, virtual_machine: bool) -> Arc<Self> {
-        let cgroup = if virtual_machine { Cgroup::of_machine() } else { Cgroup::find() };
+    pub fn new(config: Config, proc_folder: Option<OwnedFd>, development: bool, virtual_machine: bool) -> Arc<Self> {
+        let cgroup = if virtual_machine { Cgroup::of_machine() } else { Cgroup::default() };
+        // A sandbox's group is as young as this process: there is nothing to read yet, and a start has no time for it.
+        let used = if development || virtual_machine { cgroup.cpu().unwrap_or_default() } else { CpuUse::default() };
         let cpus = config.cpu_count();
         Arc::new(Self {
             settings: Mutex::new(Settings::from_config(&config)),
             reaper: Arc::default(),
             processes: Table::default(),
             watches: Arc::default(),
-            logs: Logs::new(echo_logs),
-            meter: Meter::new(cpus, config.memory_bytes, &cgroup),
-            proc_files: ProcFiles::new(proc_folder, cpus, config.memory_bytes, &cgroup),
+            logs: Logs::new(development),
+            meter: Meter::new(cpus, config.memory_bytes, used),
+            proc_files: ProcFiles::new(proc_folder, cpus, config.memory_bytes, used),
             cgroup,
             config,
         })

@@ -109,6 +109,7 @@ fn run(start: Start) -> io::Result<()> {
         if let Some(ready) = ready {
             // The socket queues connections already, and the very next thing done is to accept them.
             rustix::io::write(&ready, b"ready\n")?;
+            memory::map_program();
         }
         guest.logs.info(format!("guest of sandbox {} is ready", guest.config.sandbox_id));
         startup::begin(&guest);

@@ -28,6 +28,23 @@ pub fn be_thrifty() {
     }
 }
 
+/// Maps the whole program in, in one go: the first request then meets no page fault for its code. Done right after the
+/// guest has said that it is ready, when whoever waited for that works on another processor. The pages are the same for
+/// all sandboxes; a kernel before 5.14 refuses, and nothing is lost.
+pub fn map_program() {
+    unsafe extern "C" {
+        static __executable_start: u8;
+        static etext: u8;
+    }
+    const PAGE: usize = 4096;
+    let start = (&raw const __executable_start).addr() & !(PAGE - 1);
+    let length = (&raw const etext).addr().saturating_sub(start);
+    // SAFETY: the linker's two symbols bound this program's own read-only and code pages, and the advice only reads.
+    unsafe {
+        libc::madvise(std::ptr::with_exposed_provenance_mut(start), length, libc::MADV_POPULATE_READ);
+    }
+}
+
 /// Returns what is free inside the heap to the kernel; worth its while when the guest turns idle.
 pub fn give_back() {
     #[cfg(target_env = "gnu")]

@@ -5,7 +5,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, CpuUse};
 
 #[derive(Debug, Serialize)]
 pub struct Metrics {
@@ -36,8 +36,9 @@ pub struct Meter {
 }
 
 impl Meter {
-    pub fn new(cpus: u32, memory_bytes: u64, cgroup: &Cgroup) -> Self {
-        let used_us = cgroup.cpu().unwrap_or_default().total_us();
+    /// `used` is what the group has used up to now.
+    pub fn new(cpus: u32, memory_bytes: u64, used: CpuUse) -> Self {
+        let used_us = used.total_us();
         Self { cpus, memory_bytes, mark: Mutex::new(Mark { at: Instant::now(), used_us, percent: 0.0 }) }
     }
 

@@ -75,9 +75,9 @@ pub struct ProcFiles {
 }
 
 impl ProcFiles {
-    pub fn new(folder: Option<OwnedFd>, cpus: u32, memory_bytes: u64, cgroup: &Cgroup) -> Self {
+    /// `cpu` is what the group has used up to now.
+    pub fn new(folder: Option<OwnedFd>, cpus: u32, memory_bytes: u64, cpu: CpuUse) -> Self {
         let now = Instant::now();
-        let cpu = cgroup.cpu().unwrap_or_default();
         Self {
             folder,
             cpus,
