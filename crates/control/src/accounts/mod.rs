@@ -1,10 +1,11 @@
 //! People: accounts, passwords, sessions and the tokens that prove them.
 //!
 //! `login` signs in by password, `signup` makes accounts, `setup` the first admin, `session` opens, lists and ends
-//! sessions, `device` lets programs in, `elsewhere` people who sign in
-//! with a provider, `invitations` let people into teams, `reset` sets lost passwords anew, `rights` remembers who shows what without acting on rights that are gone, `profile` is what people change
-//! about themselves, `password` hashes, `token` signs user JWTs, `rate` bounds guessing, the `store`s have the SQL. What
-//! a cookie must bring along is decided in `http/browser.rs`, who may do what in `http/caller.rs`.
+//! sessions, `device` lets programs in, `elsewhere` people who sign in with a provider, `invitations` let people into
+//! teams, `reset` sets lost passwords anew, `key` recognises API keys, `rights` remembers who shows what without acting
+//! on rights that are gone, `profile` is what people change about themselves, `password` hashes, `token` signs user
+//! JWTs, `rate` bounds guessing, the `store`s have the SQL. What a cookie must bring along is decided in
+//! `http/browser.rs`, who may do what in `http/caller.rs`.
 
 mod device;
 mod device_store;
@@ -12,6 +13,7 @@ mod elsewhere;
 mod identity_store;
 mod invitation_store;
 mod invitations;
+mod key;
 mod link;
 mod login;
 mod password;

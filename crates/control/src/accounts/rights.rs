@@ -14,10 +14,11 @@ use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
 use super::session_store::{self, LiveSession};
+use crate::api_keys::LiveKey;
 use crate::db::{Db, DbError, Millis};
 use crate::teams::TeamRow;
 
-/// People remembered at most; beyond it all are forgotten.
+/// People and keys remembered at most; beyond it all are forgotten.
 const MOST: usize = 20_000;
 
 /// The SHA-256 of what a caller showed.
@@ -40,6 +41,7 @@ pub struct Person {
 struct Known {
     version: i64,
     people: HashMap<Shown, Arc<Person>>,
+    keys: HashMap<Shown, Arc<LiveKey>>,
     /// The first page of a person's teams.
     teams: HashMap<UserId, Arc<[TeamRow]>>,
 }
@@ -86,7 +88,7 @@ impl Rights {
 
     fn known<T>(&self, version: i64, look: impl FnOnce(&mut Known) -> T) -> T {
         let mut known = self.0.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.version < version || known.people.len() + known.teams.len() > MOST {
+        if known.version < version || known.people.len() + known.keys.len() + known.teams.len() > MOST {
             *known = Known { version, ..Known::default() };
         }
         if known.version == version {
@@ -104,6 +106,17 @@ impl Rights {
     /// `person` was read after `version` was.
     pub fn remember(&self, version: i64, shown: Shown, person: &Arc<Person>) {
         self.known(version, |known| known.people.insert(shown, Arc::clone(person)));
+    }
+
+    /// The API key that has this digest.
+    #[must_use]
+    pub fn key(&self, version: i64, shown: &Shown, now: Millis) -> Option<Arc<LiveKey>> {
+        self.known(version, |known| known.keys.get(shown).cloned()).filter(|key| key.is_live(now))
+    }
+
+    /// `key` was read after `version` was.
+    pub fn remember_key(&self, version: i64, shown: Shown, key: &Arc<LiveKey>) {
+        self.known(version, |known| known.keys.insert(shown, Arc::clone(key)));
     }
 
     #[must_use]

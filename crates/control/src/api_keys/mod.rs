@@ -148,8 +148,13 @@ pub async fn delete(
     Ok(Deleted::Yes)
 }
 
-/// The key's row, if `text` is a key that exists and has not expired.
-pub async fn authenticate(db: &Db, text: &str, now: Millis) -> Result<Option<LiveKey>, DbError> {
-    let Some(material) = material(text) else { return Ok(None) };
-    store::by_hash(db, &hash(&format!("{PREFIX}{material}")), now).await
+/// The SHA-256 of a text that has the form of a key, in either spelling of it.
+#[must_use]
+pub fn digest(text: &str) -> Option<[u8; 32]> {
+    material(text).map(|material| Sha256::new().chain_update(PREFIX).chain_update(material).finalize().into())
+}
+
+/// What the key with this digest may act on, if there is one that has not expired.
+pub async fn by_digest(db: &Db, digest: &[u8; 32], now: Millis) -> Result<Option<LiveKey>, DbError> {
+    store::by_hash(db, &hex::encode(digest), now).await
 }

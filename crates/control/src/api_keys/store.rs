@@ -14,6 +14,15 @@ pub struct LiveKey {
     pub team_is_byoc: bool,
     pub last_used_at: Option<Millis>,
     pub scope: Text<KeyScope>,
+    pub expires_at: Option<Millis>,
+}
+
+impl LiveKey {
+    /// Whether it has not expired.
+    #[must_use]
+    pub fn is_live(&self, now: Millis) -> bool {
+        self.expires_at.is_none_or(|at| at > now)
+    }
 }
 
 #[derive(sqlx::FromRow)]
@@ -107,7 +116,7 @@ pub(super) async fn count(tx: &mut Tx, team: &TeamId) -> Result<i64, DbError> {
 
 pub(super) async fn by_hash(db: &Db, hash: &str, now: Millis) -> Result<Option<LiveKey>, DbError> {
     on!(read db, |c| sqlx::query_as(
-        "SELECT k.id, k.team_id, t.is_byoc AS team_is_byoc, k.last_used_at, k.scope
+        "SELECT k.id, k.team_id, t.is_byoc AS team_is_byoc, k.last_used_at, k.scope, k.expires_at
          FROM api_keys k JOIN teams t ON t.id = k.team_id
          WHERE k.key_hash = $1 AND (k.expires_at IS NULL OR k.expires_at > $2)",
     )

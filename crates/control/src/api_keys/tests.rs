@@ -21,13 +21,29 @@ async fn a_key_opens_its_team_and_is_kept_only_as_a_hash() {
         let key = made.secret.expose_secret();
         assert!(material(key).is_some() && key.starts_with(&made.prefix));
         for form in [key.to_owned(), e2b_form(&made.secret).unwrap()] {
-            assert_eq!(authenticate(&test.db, &form, now).await.unwrap().unwrap().team_id.0, team, "{form}");
+            let digest = digest(&form).unwrap();
+            assert_eq!(by_digest(&test.db, &digest, now).await.unwrap().unwrap().team_id.0, team, "{form}");
         }
-        assert!(authenticate(&test.db, &key.replace("atl_", "atl-"), now).await.unwrap().is_none());
+        assert_eq!(digest(&key.replace("atl_", "atl-")), None);
         let (kept,): (String,) =
             crate::db::on!(read & test.db, |c| sqlx::query_as("SELECT key_hash FROM api_keys").fetch_one(c).await)
                 .unwrap();
         assert_eq!(kept, hex::encode(Sha256::digest(key)));
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_was_in_use_a_moment_ago_opens_nothing_once_it_is_deleted() {
+    for database in databases().await {
+        let test = crate::testing::app(database).await;
+        let owner = test.first().await;
+        let made = owner.post("/v1/api-keys", json!({ "name": "gone" })).await.json();
+        let user = test.client.with("x-api-key", made["key"].as_str().unwrap());
+        for _ in 0..3 {
+            assert_eq!(user.get("/v1/sandboxes").await.status, 200);
+        }
+        owner.delete(&format!("/v1/api-keys/{}", made["id"].as_str().unwrap())).await;
+        assert_eq!(user.get("/v1/sandboxes").await.status, 401);
     }
 }
 

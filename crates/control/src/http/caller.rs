@@ -165,17 +165,16 @@ impl FromRequestParts<App> for Key {
             return User::from_request_parts(parts, app).await.map(|user| Self(user.owner()));
         };
         let key = key.to_str().map_err(|_| ApiError::unauthorized())?;
-        let now = app.clock.now();
-        let key = api_keys::authenticate(&app.db, key, now).await?.ok_or_else(ApiError::unauthorized)?;
+        let key = app.accounts.authenticate_key(key).await?.ok_or_else(ApiError::unauthorized)?;
         if !api_keys::allows(key.scope.0, &parts.method, parts.uri.path()) {
             let message = format!("this API key's scope is `{}`, which does not cover this", key.scope.as_str());
             return Err(ApiError::forbidden(message));
         }
         app.note_key_use(&key);
         Ok(Self(Owner {
-            team: key.team_id.0,
+            team: key.team_id.0.clone(),
             team_is_byoc: key.team_is_byoc,
-            actor: Actor::ApiKey(key.id.0),
+            actor: Actor::ApiKey(key.id.0.clone()),
             origin: origin(parts),
         }))
     }

@@ -209,7 +209,9 @@ impl Sandboxes {
         };
         let mut tx = self.db.begin().await?;
         self.insert_row(&mut tx, &record).await?;
-        layers::store::refer(&mut tx, record.id.as_str(), layers).await?;
+        if !layers.is_empty() {
+            layers::store::refer(&mut tx, record.id.as_str(), layers).await?;
+        }
         if let Some(seconds) = new.lifetime_sec {
             lifetime::set(&mut tx, &record.id, signed(seconds), now).await?;
         }
