@@ -45,6 +45,12 @@ impl Mark {
         all.filter(|path| path.is_dir()).collect()
     }
 
+    /// Sandboxes that still have a cgroup: those of template builds too, which no list of control shows.
+    pub fn sandboxes(&self) -> Vec<PathBuf> {
+        let children = self.cgroups().into_iter().flat_map(|path| entries(&path));
+        children.filter(|path| path.is_dir()).collect()
+    }
+
     fn links(&self) -> Vec<String> {
         let ours = |name: &String| {
             self.blocks.iter().any(|block| name.len() == 7 && name.starts_with(&format!("atl{block:02x}")))
