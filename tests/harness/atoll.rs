@@ -201,7 +201,7 @@ impl Atoll {
             self.client().destroy_sandbox(&sandbox.id).await.expect("destroying");
         }
         let mark = leaks::Mark::of(&self.data_dir());
-// What lives when Atoll is told to stop lives on: that is no leak, so nothing may live any more.
+        // What lives when Atoll is told to stop lives on: that is no leak, so nothing may live any more.
         until("every sandbox to be destroyed, those of builds too", || async {
             mark.sandboxes().is_empty().then_some(())
         })
