@@ -56,9 +56,6 @@ pub use wake::{writes, wrote};
 
 /// How long a statement waits for a lock or a connection before it fails.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
-/// The same for a connection to PostgreSQL. Shorter: a request may wait for several while the database is away, one after
-/// the other, and has to be refused long before its client gives up.
-const POSTGRES_ACQUIRE_TIMEOUT: Duration = Duration::from_secs(4);
 const SQLITE_READERS: u32 = 4;
 const POSTGRES_CONNECTIONS: u32 = 16;
 
@@ -165,7 +162,7 @@ impl Db {
         let database = format!("{}:{}", options.get_host(), options.get_port());
         let pool = PgPoolOptions::new()
             .max_connections(POSTGRES_CONNECTIONS)
-            .acquire_timeout(POSTGRES_ACQUIRE_TIMEOUT)
+            .acquire_timeout(BUSY_TIMEOUT)
             .test_before_acquire(false)
             .connect_with(options.application_name("atoll"))
             .await
