@@ -217,6 +217,8 @@ impl Builds {
             on_reboot: OnReboot::Stop,
             driver: None,
             env: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            volumes: Vec::new(),
             metadata: BTreeMap::new(),
             network: Network::default(),
             keep_if_abandoned: true,

@@ -32,6 +32,7 @@ struct State {
     fails: BTreeSet<&'static str>,
     hangs: bool,
     pid: i32,
+    readings: usize,
 }
 
 struct Cgroup {
@@ -40,6 +41,7 @@ struct Cgroup {
     paused: bool,
     cannot_pause: bool,
     oom_kills: u64,
+    used: Use,
 }
 
 struct FakeLife {
@@ -100,6 +102,16 @@ impl FakeDriver {
         let mut state = self.state();
         state.cgroups.clear();
         state.links.clear();
+    }
+
+    /// What it uses from now on.
+    pub fn set_use(&self, id: &SandboxId, used: Use) {
+        self.state().cgroups.get_mut(id).unwrap().used = used;
+    }
+
+    /// How often all that a sandbox uses was read.
+    pub fn readings(&self) -> usize {
+        self.state().readings
     }
 
     pub fn force_paused(&self, id: &SandboxId, paused: bool) {
@@ -215,7 +227,8 @@ impl Machine for FakeDriver {
         state.pid += 1;
         let init = InitProcess { pid: state.pid, start_time: 1, host_boot_id: host_boot_id().to_owned() };
         let (exit, watched) = watch::channel(None);
-        let cgroup = Cgroup { init: init.clone(), exit, paused: false, cannot_pause: false, oom_kills: 0 };
+        let used = Use::default();
+        let cgroup = Cgroup { init: init.clone(), exit, paused: false, cannot_pause: false, oom_kills: 0, used };
         state.cgroups.insert(spec.id, cgroup);
         Ok(Arc::new(FakeLife { init, exit: watched }))
     }
@@ -260,8 +273,13 @@ impl Machine for FakeDriver {
         Ok(())
     }
 
+    fn cpu_usec(&self, id: &SandboxId) -> Option<u64> {
+        self.state().cgroups.get(id).map(|cgroup| cgroup.used.cpu_usec)
+    }
+
     fn usage(&self, id: &SandboxId, _: Option<Slot>) -> Use {
-        let oom_kills = self.state().cgroups.get(id).map_or(0, |cgroup| cgroup.oom_kills);
-        Use { oom_kills, ..Use::default() }
+        let mut state = self.state();
+        state.readings += 1;
+        state.cgroups.get(id).map_or_else(Use::default, |cgroup| Use { oom_kills: cgroup.oom_kills, ..cgroup.used })
     }
 }

@@ -23,6 +23,7 @@ pub fn demand(team: &TeamId, byoc: bool) -> Demand {
         disk_mb: 1024,
         image: None,
         only: None,
+        volumes_on: None,
         tried: Vec::new(),
     }
 }
