@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use atoll_model::{HostId, SandboxId, SandboxStatus};
 use atoll_model::api::Page;
 use atoll_model::api::sandboxes::{LogLine, Metrics, MetricsPoint};
+use atoll_model::{HostId, SandboxId, SandboxStatus};
 use atoll_rpc::atoll::guest::v1::LogsRequest;
 use atoll_rpc::atoll::host::v1::{HistoryPoint, SandboxHistoryRequest, SandboxMetrics, SandboxMetricsRequest};
 use atoll_rpc::connectrpc::client::CallOptions;
@@ -185,7 +185,8 @@ mod tests {
         for (text, seconds) in [("5m", 300), ("60m", 3600), ("24h", 86_400), ("30d", 2_592_000), ("720h", 2_592_000)] {
             assert_eq!(range(text).unwrap(), Duration::from_secs(seconds), "{text}");
         }
-        for text in ["", "m", "4m", "31d", "0d", "-5m", "+5m", "5", "5 m", "5s", "1w", "1h30m", "99999999999999999999d"] {
+        for text in ["", "m", "4m", "31d", "0d", "-5m", "+5m", "5", "5 m", "5s", "1w", "1h30m", "99999999999999999999d"]
+        {
             assert_eq!(range(text).unwrap_err().field.as_deref(), Some("range"), "{text}");
         }
     }

@@ -262,7 +262,9 @@ fn volumes(mounts: &[VolumeMount]) -> ApiResult<Vec<Wish>> {
         let plain = |part: &str| !part.is_empty() && part != "." && part != ".." && part.len() <= MAX_PATH_COMPONENT;
         let inside = path.strip_prefix('/').is_some_and(|rest| rest.split('/').all(plain));
         if !inside || path.len() > MAX_VOLUME_PATH || path.contains('\0') {
-            return invalid(format!("a path must be absolute, not the root, without `.` and `..`, and of {MAX_VOLUME_PATH} bytes at most"));
+            return invalid(format!(
+                "a path must be absolute, not the root, without `.` and `..`, and of {MAX_VOLUME_PATH} bytes at most"
+            ));
         }
         let below = |other: &str| path == other || path.strip_prefix(other).is_some_and(|rest| rest.starts_with('/'));
         if ["/proc", "/sys", "/dev"].into_iter().any(below) {
@@ -360,13 +362,25 @@ mod tests {
     #[test]
     fn volumes_have_places_of_their_own_that_are_not_the_systems() {
         let at = |paths: &[&str]| {
-            let mount = |path: &&str| VolumeMount { volume: "v".to_owned(), path: (*path).to_owned(), read_only: false };
+            let mount =
+                |path: &&str| VolumeMount { volume: "v".to_owned(), path: (*path).to_owned(), read_only: false };
             volumes(&paths.iter().map(mount).collect::<Vec<_>>())
         };
         assert_eq!(at(&["/data/", "/srv/x", "/database", "/process"]).unwrap()[0].path, "/data");
         let wrong: [&[&str]; 13] = [
-            &["data"], &["/"], &[""], &["/a//b"], &["/a/../b"], &["/./a"], &["/a\0"], &["/proc"], &["/dev/shm"],
-            &["/sys/x"], &["/a", "/a"], &["/a", "/a/b"], &["/a/b", "/a"],
+            &["data"],
+            &["/"],
+            &[""],
+            &["/a//b"],
+            &["/a/../b"],
+            &["/./a"],
+            &["/a\0"],
+            &["/proc"],
+            &["/dev/shm"],
+            &["/sys/x"],
+            &["/a", "/a"],
+            &["/a", "/a/b"],
+            &["/a/b", "/a"],
         ];
         for paths in wrong {
             assert_eq!(field(at(paths)).as_deref(), Some("volumes"), "{paths:?}");
@@ -382,7 +396,9 @@ mod tests {
             new_sandbox(CreateSandboxRequest { secrets, env, ..Default::default() }, false)
         };
         assert!(with(&[("KEY", "my.key-1_A"), ("KEY2", "my.key-1_A")]).is_ok());
-        for pair in [("PLAIN", "s"), ("", "s"), ("A=B", "s"), ("A", ""), ("A", "-s"), ("A", "a b"), ("A", &"x".repeat(65))] {
+        for pair in
+            [("PLAIN", "s"), ("", "s"), ("A=B", "s"), ("A", ""), ("A", "-s"), ("A", "a b"), ("A", &"x".repeat(65))]
+        {
             assert_eq!(field(with(&[pair])).as_deref(), Some("secrets"), "{pair:?}");
         }
     }

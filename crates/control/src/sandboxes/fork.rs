@@ -81,8 +81,7 @@ impl Sandboxes {
         let ground = Ground { template: &template, layers: &chain, mounts: &mounts };
         self.insert_children(owner, &parent, &host, &children, &ground).await?;
         fail::fail_point!("control::fork::after_rows");
-        let starts =
-            children.into_iter().map(|child| self.start_child(child, &host, &ground, &parent).boxed());
+        let starts = children.into_iter().map(|child| self.start_child(child, &host, &ground, &parent).boxed());
         let mut results: Vec<Child> = futures::stream::iter(starts).buffered(AT_ONCE).collect().await;
         results.extend(refused);
         let (layers, holder) = (self.layers.clone(), parent.id.to_string());

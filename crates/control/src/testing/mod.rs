@@ -122,7 +122,10 @@ impl Placer for FakeFleet {
         let free = machines
             .order
             .iter()
-            .find(|host| !demand.tried.contains(host) && [&demand.only, &demand.volumes_on].into_iter().flatten().all(|only| only == *host))
+            .find(|host| {
+                !demand.tried.contains(host)
+                    && [&demand.only, &demand.volumes_on].into_iter().flatten().all(|only| only == *host)
+            })
             .cloned();
         let considered = machines.order.len();
         free.ok_or(SandboxError::NoHost(NoHost { considered, byoc: demand.team_is_byoc, failed: Vec::new() }))
@@ -184,9 +187,17 @@ async fn wire(config: ControlConfig, clock: Clock, db: Db, machines: &FakeFleet)
     let objects = Objects::open(&config.data_dir).unwrap();
     let layers = Layers::new(db.clone(), clock.clone(), fleet.clone(), objects);
     let secrets = Secrets::new(db.clone(), clock.clone(), Cipher::load(None, &config.data_dir).unwrap());
-    let sandboxes =
-        Sandboxes::new(db.clone(), clock.clone(), fleet.clone(), placer, layers.clone(), secrets.clone(), &config.http, tasks.clone())
-            .with_quotas(config.quotas.into());
+    let sandboxes = Sandboxes::new(
+        db.clone(),
+        clock.clone(),
+        fleet.clone(),
+        placer,
+        layers.clone(),
+        secrets.clone(),
+        &config.http,
+        tasks.clone(),
+    )
+    .with_quotas(config.quotas.into());
     let volumes = Volumes::new(db.clone(), clock.clone(), config.quotas.into());
     let registries = Registries::new(config.registry_allow.clone()).unwrap();
     let puller = Puller { db: db.clone(), clock: clock.clone(), objects: layers.objects().clone(), registries };

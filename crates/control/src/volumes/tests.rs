@@ -1,8 +1,8 @@
 //! What volumes promise, over both databases and hosts that are not there.
 
+use atoll_model::HostId;
 use atoll_model::api::sandboxes::{ForkResponse, Sandbox};
 use atoll_model::api::volumes::{Volume, VolumeMode};
-use atoll_model::HostId;
 use serde_json::{Value, json};
 
 use crate::db::testing::databases;
@@ -131,7 +131,10 @@ async fn a_create_that_fails_gives_the_choice_of_the_host_back() {
         let (second, _) = host(&test).await;
         agent.fail_creates(1);
         let moved: Sandbox = test.client.post("/v1/sandboxes", with(&["data"])).await.expect(201).parsed();
-        assert_eq!((&moved.host_id, &shown(&test, "data").await.host_id), (&Some(second.clone()), &Some(second.clone())));
+        assert_eq!(
+            (&moved.host_id, &shown(&test, "data").await.host_id),
+            (&Some(second.clone()), &Some(second.clone()))
+        );
         // What has had a sandbox stays, whatever fails later.
         test.client.delete(&format!("/v1/sandboxes/{}", moved.id)).await.expect(204);
         assert_eq!(shown(&test, "data").await.host_id, Some(second));
@@ -189,18 +192,4 @@ async fn volumes_count_as_disk_and_keep_their_team() {
         let held = owner.delete(&format!("/v1/teams/{}", test.team())).await.expect(409);
         assert_eq!(held.json()["error"]["volumes"], 2);
     }
-}
-
-#[tokio::test]
-async fn a_host_that_a_volume_needs_is_named_by_the_scheduler() {
-    use crate::fleet::{HostList, Limits, RoundRobin, Scheduler};
-    let (team, other) = (atoll_model::TeamId::new(), HostId::new());
-    let mut demand = crate::fleet::tests::scheduling::demand(&team, false);
-    let host = crate::fleet::tests::scheduling::candidate(atoll_model::HostType::Regular, None);
-    let list = HostList::new(vec![host.clone()], crate::fleet::tests::scheduling::NOW, Limits::default());
-    demand.volumes_on = Some(host.id.clone());
-    assert_eq!(RoundRobin::default().pick(&demand, &list).unwrap(), host.id);
-    demand.volumes_on = Some(other);
-    let none = RoundRobin::default().pick(&demand, &list).unwrap_err();
-    assert!(none.to_string().contains("1 lacks_volumes"), "{none}");
 }

@@ -133,9 +133,9 @@ impl History {
 
     fn sample_one(&self, view: &View, due: bool, now: u32, when: Instant) {
         let before = self.running().get(&view.id).map(|series| series.last);
-        let rests = before.filter(|_| !due).filter(|before| {
-            self.shared.machine.cpu_usec(&view.id).is_some_and(|usec| usec == before.used.cpu_usec)
-        });
+        let rests = before
+            .filter(|_| !due)
+            .filter(|before| self.shared.machine.cpu_usec(&view.id).is_some_and(|usec| usec == before.used.cpu_usec));
         let used = match rests {
             Some(before) => before.used,
             None => self.shared.machine.usage(&view.id, view.slot),
