@@ -430,10 +430,10 @@ fn demand(owner: &Owner, new: &NewSandbox, template: &Template) -> Demand {
 fn details(record: &SandboxRecord, new: &NewSandbox, mounts: &[Mount]) -> serde_json::Value {
     let mut details = json!({ "template": record.template, "driver": record.driver });
     if !new.secrets.is_empty() {
-        details["secrets"] = new.secrets.values().collect::<Vec<_>>().into();
+        details["secrets"] = json!(new.secrets.values().collect::<Vec<_>>());
     }
     if !mounts.is_empty() {
-        details["volumes"] = mounts.iter().map(|mount| mount.volume.name.as_str()).collect::<Vec<_>>().into();
+        details["volumes"] = json!(mounts.iter().map(|mount| mount.volume.name.as_str()).collect::<Vec<_>>());
     }
     details
 }
