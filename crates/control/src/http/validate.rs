@@ -396,9 +396,15 @@ mod tests {
             new_sandbox(CreateSandboxRequest { secrets, env, ..Default::default() }, false)
         };
         assert!(with(&[("KEY", "my.key-1_A"), ("KEY2", "my.key-1_A")]).is_ok());
-        for pair in
-            [("PLAIN", "s"), ("", "s"), ("A=B", "s"), ("A", ""), ("A", "-s"), ("A", "a b"), ("A", &"x".repeat(65))]
-        {
+        for pair in [
+            ("PLAIN", "s"),
+            ("", "s"),
+            ("A=B", "s"),
+            ("A", ""),
+            ("A", "-s"),
+            ("A", "a b"),
+            ("A", "x".repeat(65).as_str()),
+        ] {
             assert_eq!(field(with(&[pair])).as_deref(), Some("secrets"), "{pair:?}");
         }
     }

@@ -179,7 +179,7 @@ mod tests {
     fn a_value_is_of_one_place_and_one_key_alone() {
         let (cipher, team, secret) = (Cipher::for_tests(1), TeamId::new(), SecretId::new());
         let sealed = cipher.seal(&team, &secret, "hunter2").unwrap();
-        let open = |cipher: &Cipher, team, secret| {
+        let open = |cipher: &Cipher, team: &TeamId, secret: &SecretId| {
             cipher.open(team, secret, cipher.id(), &sealed).map(|value| value.expose_secret().to_owned())
         };
         assert_eq!(open(&cipher, &team, &secret).unwrap(), "hunter2");
