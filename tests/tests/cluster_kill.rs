@@ -54,7 +54,7 @@ async fn settled(cluster: &Cluster) -> Vec<(SandboxId, SandboxStatus)> {
 async fn kill_in_the_middle(victim: Victim) {
     let mut cluster = Cluster::start(1, 1).await;
     let id = cluster.sandbox_on(0).await;
-    cluster.sh(&id, "echo here > ~/file; (i=0; while :; do i=$((i+1)); echo $i > ~/counter; sleep 0.05; done) &").await;
+    cluster.sh(&id, "echo here > ~/file; sync").await;
     let process = cluster.long_process(&id).await;
     let deeds = [Deed::Pause, Deed::Resume, Deed::Snapshot, Deed::Fork];
     for (round, (deed, moment)) in deeds.into_iter().flat_map(|deed| [(deed, 1), (deed, 8)]).enumerate() {
