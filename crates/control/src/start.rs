@@ -29,7 +29,7 @@ use crate::objects::Objects;
 use crate::oci::{Puller, Registries};
 use crate::pki::{Authority, agent_client_config};
 use crate::reconcile::Reconcile;
-use crate::sandboxes::{Placer, Sandboxes};
+use crate::sandboxes::{Placer, Sandboxes, Sources};
 use crate::secrets::Secrets;
 use crate::secrets::cipher::Cipher;
 use crate::snapshots::Snapshots;
@@ -186,10 +186,9 @@ async fn wire(
     let secrets = Secrets::new(db.clone(), clock.clone(), cipher);
     secrets.check_key().await?;
     let volumes = Volumes::new(db.clone(), clock.clone(), config.quotas.into());
-    let (own_layers, own_secrets) = (layers.clone(), secrets.clone());
-    let sandboxes =
-        Sandboxes::new(db.clone(), clock.clone(), fleet, placer, own_layers, own_secrets, &config.http, tasks.clone())
-            .with_quotas(config.quotas.into());
+    let sources = Sources { layers: layers.clone(), secrets: secrets.clone() };
+    let sandboxes = Sandboxes::new(db.clone(), clock.clone(), fleet, placer, sources, &config.http, tasks.clone())
+        .with_quotas(config.quotas.into());
     let registries = Registries::new(config.registry_allow.clone()).context("setting up TLS for registries")?;
     let puller = Puller { db: db.clone(), clock: clock.clone(), objects: layers.objects().clone(), registries };
     let builds = Builds::new(db.clone(), clock.clone(), sandboxes.clone(), layers.clone(), puller, replica.clone());

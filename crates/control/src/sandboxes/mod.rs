@@ -53,6 +53,12 @@ use crate::secrets::Secrets;
 /// How long a host may take to create, pause or resume a sandbox.
 const HOST_DEADLINE: Duration = Duration::from_secs(60);
 
+/// What sandboxes are made from, besides templates.
+pub struct Sources {
+    pub layers: Layers,
+    pub secrets: Secrets,
+}
+
 /// The service. Cheap to clone.
 #[derive(Clone)]
 pub struct Sandboxes {
@@ -79,8 +85,7 @@ impl Sandboxes {
         clock: Clock,
         fleet: Fleet,
         placer: Arc<dyn Placer>,
-        layers: Layers,
-        secrets: Secrets,
+        sources: Sources,
         limits: &crate::config::HttpLimits,
         tasks: TaskTracker,
     ) -> Self {
@@ -90,8 +95,8 @@ impl Sandboxes {
             clock,
             fleet,
             placer,
-            layers,
-            secrets,
+            layers: sources.layers,
+            secrets: sources.secrets,
             creates: Arc::new(Semaphore::new(limits.max_creates)),
             queue_timeout: limits.queue_timeout,
             quotas: Limits::default(),

@@ -48,7 +48,7 @@ use crate::objects::Objects;
 use crate::oci::{Puller, Registries};
 use crate::pki::{Authority, agent_client_config};
 use crate::reconcile::Reconcile;
-use crate::sandboxes::{Placer, SandboxError, Sandboxes};
+use crate::sandboxes::{Placer, SandboxError, Sandboxes, Sources};
 use crate::secrets::Secrets;
 use crate::secrets::cipher::Cipher;
 use crate::snapshots::Snapshots;
@@ -187,17 +187,10 @@ async fn wire(config: ControlConfig, clock: Clock, db: Db, machines: &FakeFleet)
     let objects = Objects::open(&config.data_dir).unwrap();
     let layers = Layers::new(db.clone(), clock.clone(), fleet.clone(), objects);
     let secrets = Secrets::new(db.clone(), clock.clone(), Cipher::load(None, &config.data_dir).unwrap());
-    let sandboxes = Sandboxes::new(
-        db.clone(),
-        clock.clone(),
-        fleet.clone(),
-        placer,
-        layers.clone(),
-        secrets.clone(),
-        &config.http,
-        tasks.clone(),
-    )
-    .with_quotas(config.quotas.into());
+    let sources = Sources { layers: layers.clone(), secrets: secrets.clone() };
+    let sandboxes =
+        Sandboxes::new(db.clone(), clock.clone(), fleet.clone(), placer, sources, &config.http, tasks.clone())
+            .with_quotas(config.quotas.into());
     let volumes = Volumes::new(db.clone(), clock.clone(), config.quotas.into());
     let registries = Registries::new(config.registry_allow.clone()).unwrap();
     let puller = Puller { db: db.clone(), clock: clock.clone(), objects: layers.objects().clone(), registries };

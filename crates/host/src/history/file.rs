@@ -150,7 +150,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let file = HistoryFile::create(&dir.path().join("h")).unwrap();
             for (tier, shape) in TIERS.iter().enumerate() {
-                let starts: Vec<u32> = times.iter().map(|at| shape.start_of(1_000_000 + at)).collect();
+                let starts: Vec<u32> = times.iter().map(|at| shape.start_of(1_800_000_000 + at)).collect();
                 for at in &starts {
                     file.put(tier, &point(*at)).unwrap();
                 }
