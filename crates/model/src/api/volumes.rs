@@ -45,6 +45,7 @@ pub struct CreateVolumeRequest {
     /// 1 to 64 lower-case letters, digits and hyphens, not beginning with a hyphen.
     pub name: String,
     /// What it may hold. 16 to 16,777,216; 1024 when absent.
+    #[cfg_attr(feature = "openapi", schema(minimum = 16, maximum = 16_777_216))]
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub size_mb: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
