@@ -11,7 +11,7 @@ set -euo pipefail
     for status in /proc/[0-9]*/comm; do
         name=$(cat "$status" 2>/dev/null || true)
         case $name in
-        atoll | atoll-* | postgres) echo "process $(echo "$status" | cut -d/ -f3) $name" ;;
+        atoll | atoll-* | postgres | qemu-system-*) echo "process $(echo "$status" | cut -d/ -f3) $name" ;;
         esac
     done
     awk '/atoll/ {print "mount", $5}' /proc/self/mountinfo

@@ -54,6 +54,7 @@ fn main() -> Result<()> {
         bench.destroy(&mut report, 60 / scale).await.context("destroy")?;
         bench.pause_resume(&mut report, 200 / scale).await.context("pause and resume")?;
         bench.fork(&mut report, 100, if args.quick { 2 } else { 6 }).await.context("fork into 100")?;
+        bench.machines(&mut report, if args.quick { 2 } else { 10 }).await.context("virtual machines")?;
         bench.memory(&mut report, 200 / scale).await.context("memory per idle sandbox")?;
         bench.idle(&mut report, 1000 / scale).await.context("many idle sandboxes")?;
         bench.files(&mut report, if args.quick { 512 } else { 2048 }).await.context("files")?;

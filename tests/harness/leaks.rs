@@ -36,10 +36,11 @@ impl Mark {
 
     fn cgroups(&self) -> Vec<PathBuf> {
         let Some(instance) = &self.instance else { return Vec::new() };
-        let name = format!("atoll-{instance}");
+        let names = [format!("atoll-{instance}"), format!("atoll-{instance}-vm")];
         let mut roots = vec![PathBuf::from("/sys/fs/cgroup")];
         roots.extend(entries(Path::new("/sys/fs/cgroup")));
-        roots.into_iter().map(|root| root.join(&name)).filter(|path| path.is_dir()).collect()
+        let all = roots.iter().flat_map(|root| names.iter().map(|name| root.join(name)));
+        all.filter(|path| path.is_dir()).collect()
     }
 
     fn links(&self) -> Vec<String> {

@@ -19,6 +19,9 @@ fn main() -> ExitCode {
     if first == "zygote" {
         service::host::zygote();
     }
+    if first == service::host::VM_JAIL {
+        service::host::vm_jail();
+    }
     if ["up", "server", "host"].iter().any(|service| first == *service) {
         // Before any thread exists, since it changes the environment.
         let _ = dotenvy::from_path(".env");

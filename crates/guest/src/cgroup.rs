@@ -38,6 +38,8 @@ impl CpuUse {
 enum Source {
     V1(PathBuf),
     V2(PathBuf),
+    /// All of the machine: `/proc`.
+    Machine(PathBuf),
 }
 
 #[derive(Debug, Clone, Default)]
@@ -50,6 +52,12 @@ pub struct Cgroup {
 impl Cgroup {
     pub fn find() -> Self {
         Self::find_below(Path::new("/sys/fs/cgroup"))
+    }
+
+    /// For a sandbox that is a machine of its own.
+    pub fn of_machine() -> Self {
+        let proc = || Some(Source::Machine(PathBuf::from("/proc")));
+        Self { memory: proc(), cpu: proc(), pids: None }
     }
 
     fn find_below(root: &Path) -> Self {
@@ -72,6 +80,7 @@ impl Cgroup {
 
     pub fn memory(&self) -> Option<MemoryUse> {
         let (used, stat, prefix) = match self.memory.as_ref()? {
+            Source::Machine(proc) => return machine_memory(&fs::read_to_string(proc.join("meminfo")).ok()?),
             Source::V1(folder) => {
                 (number(&folder.join("memory.usage_in_bytes"))?, folder.join("memory.stat"), "total_")
             }
@@ -90,6 +99,7 @@ impl Cgroup {
 
     pub fn cpu(&self) -> Option<CpuUse> {
         match self.cpu.as_ref()? {
+            Source::Machine(proc) => machine_cpu(&fs::read_to_string(proc.join("stat")).ok()?),
             Source::V1(folder) => {
                 let total_us = number(&folder.join("cpuacct.usage"))? / 1000;
                 // In ticks of 1/100 s; the remainder between them and the exact total is counted as the user's.
@@ -107,6 +117,29 @@ impl Cgroup {
     pub fn processes(&self) -> Option<u64> {
         number(self.pids.as_ref()?)
     }
+}
+
+/// From `/proc/meminfo`, in kilobytes.
+fn machine_memory(text: &str) -> Option<MemoryUse> {
+    let bytes = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)
+    };
+    Some(MemoryUse {
+        used: bytes("MemTotal")?.saturating_sub(bytes("MemFree")?),
+        active_file: bytes("Active(file)")?,
+        inactive_file: bytes("Inactive(file)")?,
+        shared: bytes("Shmem").unwrap_or(0),
+        anonymous: bytes("AnonPages").unwrap_or(0),
+    })
+}
+
+/// From the first line of `/proc/stat`, in hundredths of a second: user, nice, system, idle, iowait, irq, softirq.
+fn machine_cpu(text: &str) -> Option<CpuUse> {
+    let line = text.lines().find_map(|line| line.strip_prefix("cpu "))?;
+    let ticks: Vec<u64> = line.split_whitespace().map_while(|word| word.parse().ok()).collect();
+    let of = |index: usize| ticks.get(index).copied().unwrap_or(0) * 10_000;
+    Some(CpuUse { user_us: of(0) + of(1), system_us: of(2) + of(5) + of(6) })
 }
 
 fn number(path: &Path) -> Option<u64> {
@@ -146,6 +179,16 @@ mod tests {
         assert_eq!((memory.used, memory.cache(), memory.anonymous), (1000, 500, 400));
         assert_eq!(group.cpu(), Some(CpuUse { user_us: 4_000_000, system_us: 1_000_000 }));
         assert_eq!(group.processes(), Some(7));
+    }
+
+    #[test]
+    fn a_machine_of_its_own_is_read_from_proc() {
+        let text = "MemTotal: 1000 kB\nMemFree: 400 kB\nActive(file): 50 kB\nInactive(file): 30 kB\nShmem: 1 kB\n";
+        let memory = machine_memory(text).expect("memory");
+        assert_eq!((memory.used, memory.cache(), memory.shared), (600 << 10, 80 << 10, 1 << 10));
+        let cpu = machine_cpu("cpu  3 1 5 100 7 2 1 0 0 0\ncpu0 1 1 1\n").expect("processors");
+        assert_eq!((cpu.user_us, cpu.system_us), (40_000, 80_000));
+        assert_eq!((machine_memory(""), machine_cpu("intr 1")), (None, None));
     }
 
     #[test]

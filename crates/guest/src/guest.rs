@@ -25,8 +25,8 @@ pub struct Guest {
 }
 
 impl Guest {
-    pub fn new(config: Config, proc_folder: Option<OwnedFd>, echo_logs: bool) -> Arc<Self> {
-        let cgroup = Cgroup::find();
+    pub fn new(config: Config, proc_folder: Option<OwnedFd>, echo_logs: bool, virtual_machine: bool) -> Arc<Self> {
+        let cgroup = if virtual_machine { Cgroup::of_machine() } else { Cgroup::find() };
         let cpus = config.cpu_count();
         Arc::new(Self {
             settings: Mutex::new(Settings::from_config(&config)),

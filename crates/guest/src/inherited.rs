@@ -2,7 +2,8 @@
 //!
 //! The launcher leaves the control socket (3), the configuration (4), the pipe that says ready (5) and the directory of
 //! /proc files (6). They are marked close-on-exec at once, so that no program ever sees them. Started with `--listen`
-//! and `--config` instead, the guest is an ordinary process: that is how tests and developers run it.
+//! and `--config` instead, the guest is an ordinary process: that is how tests and developers run it. In a virtual
+//! machine the kernel starts it with the word `vm`, and there is nothing to inherit.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -14,6 +15,7 @@ use rustix::io::FdFlags;
 
 use crate::config::{Config, MAX_CONFIG_BYTES};
 use crate::server::Listener;
+use crate::vm::{self, port::Port};
 
 const SOCKET: RawFd = 3;
 const CONFIG: RawFd = 4;
@@ -28,6 +30,8 @@ pub enum ListenAt {
     Inherited(UnixListener),
     Unix(String),
     Tcp(String),
+    /// Of a virtual machine.
+    Port(Port),
 }
 
 impl ListenAt {
@@ -40,6 +44,7 @@ impl ListenAt {
                     .map_err(|error| io::Error::new(error.kind(), format!("listening on {path} failed: {error}")))?;
                 Listener::control(listener)
             }
+            Self::Port(port) => Ok(Listener::port(port)),
             Self::Tcp(address) => Listener::tcp(&address)
                 .await
                 .map_err(|error| io::Error::new(error.kind(), format!("listening on {address} failed: {error}"))),
@@ -53,6 +58,8 @@ pub struct Start {
     pub ready: Option<OwnedFd>,
     pub proc_folder: Option<OwnedFd>,
     pub development: bool,
+    /// The kernel is this sandbox's own.
+    pub virtual_machine: bool,
 }
 
 impl Start {
@@ -61,6 +68,9 @@ impl Start {
         let mut config = None;
         let mut arguments = arguments;
         while let Some(argument) = arguments.next() {
+            if argument == vm::ARGUMENT && std::process::id() == 1 {
+                return vm::boot();
+            }
             let target = match argument.as_str() {
                 "--listen" => &mut listen,
                 "--config" => &mut config,
@@ -87,7 +97,7 @@ impl Start {
         };
         // As PID 1 would, so that what a program leaves behind is collected here too. Older kernels may refuse.
         let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
-        Ok(Self { config, listener, ready: None, proc_folder: None, development: true })
+        Ok(Self { config, listener, ready: None, proc_folder: None, development: true, virtual_machine: false })
     }
 
     fn from_launcher() -> io::Result<Self> {
@@ -96,7 +106,8 @@ impl Start {
         let socket = socket.ok_or_else(|| usage("descriptor 3, the control socket, is missing"))?;
         let config = config.ok_or_else(|| usage("descriptor 4, the configuration, is missing"))?;
         let listener = ListenAt::Inherited(UnixListener::from(socket));
-        Ok(Self { config: parse(File::from(config))?, listener, ready, proc_folder, development: false })
+        let config = parse(File::from(config))?;
+        Ok(Self { config, listener, ready, proc_folder, development: false, virtual_machine: false })
     }
 }
 

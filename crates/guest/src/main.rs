@@ -7,6 +7,7 @@
 //! A map: `inherited` takes over what the launcher left, `server` is the way in for requests (`auth`, `users` and
 //! `paths` decide who and where), `process` and `exec` run programs on top of `spawn` and `reaper`, `files` moves
 //! contents, `filesystem` answers about names and watches them, `metrics`, `cgroup` and `proc_files` tell what is used.
+//! In a virtual machine, where no launcher has been before, `vm` makes of the bare kernel what the rest expects.
 //! Everything runs on one thread, with a few more for what may wait for a disk.
 
 // The services answer with their own messages, which is narrower than the generated traits ask for.
@@ -35,6 +36,7 @@ mod server;
 mod spawn;
 mod startup;
 mod users;
+mod vm;
 
 use std::io;
 use std::process::ExitCode;
@@ -79,7 +81,7 @@ fn main() -> ExitCode {
 }
 
 fn run(start: Start) -> io::Result<()> {
-    let Start { config, listener, ready, proc_folder, development } = start;
+    let Start { config, listener, ready, proc_folder, development, virtual_machine } = start;
     spawn::prepare_guest();
     // What the guest makes for callers gets the modes that the protocol promises.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
@@ -95,7 +97,7 @@ fn run(start: Start) -> io::Result<()> {
         .build()?;
     runtime.block_on(async move {
         let children = reaper::Reaper::listen()?;
-        let guest = Guest::new(config, proc_folder, development);
+        let guest = Guest::new(config, proc_folder, development, virtual_machine);
         tokio::spawn(guest.reaper.clone().run(children));
         if let Some(port) = guest.config.tcp_port {
             match Listener::loopback(port).await {

@@ -9,7 +9,9 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use atoll_host::driver::{ContainerConfig, ContainerDriver, Driver, LaunchSpec, NetworkAttach, Steps, sealed_program};
+use atoll_host::driver::{
+    ContainerConfig, ContainerDriver, Driver, Kind, LaunchSpec, NetworkAttach, Steps, sealed_program,
+};
 use atoll_host::slots::{LAST_BLOCK, SandboxNetwork, Slot};
 use atoll_model::SandboxId;
 
@@ -18,6 +20,10 @@ struct NoNetwork;
 impl NetworkAttach for NoNetwork {
     fn attach(&self, _slot: &Slot, _netns: std::os::fd::BorrowedFd<'_>) -> std::io::Result<()> {
         Ok(())
+    }
+
+    fn tap(&self, _slot: &Slot) -> std::io::Result<Option<atoll_host::network::Tap>> {
+        Ok(None)
     }
 }
 
@@ -34,8 +40,10 @@ fn spec(dir: &Path, number: usize) -> LaunchSpec {
     LaunchSpec {
         slot: Slot::new(SandboxNetwork::default(), LAST_BLOCK - u8::try_from(number / 255).expect("few"), index)
             .expect("a slot"),
-        lowers: vec![dir.join("base")],
+        lowers: vec![dir.join("base").into()],
         volume,
+        kind: Kind::Container,
+        disk_bytes: 1 << 30,
         volumes: Vec::new(),
         vcpus: std::env::var("VCPUS").ok().and_then(|text| text.parse().ok()).unwrap_or(1),
         memory_bytes: 512 << 20,

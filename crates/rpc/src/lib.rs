@@ -3,6 +3,7 @@
 //! The code is generated at build time; the `.proto` files are where its documentation stands.
 #![allow(clippy::all, clippy::pedantic, refining_impl_trait, missing_docs)]
 
+pub mod channel;
 pub mod hop;
 
 connectrpc::include_generated!();

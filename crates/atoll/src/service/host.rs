@@ -74,6 +74,14 @@ pub fn check(global: &Global) -> anyhow::Result<u8> {
     Ok(u8::from(!good))
 }
 
+/// The word for [`vm_jail`].
+pub const VM_JAIL: &str = atoll_host::driver::vm::JAIL;
+
+/// What `atoll vm-jail` does: it becomes QEMU, in a jail.
+pub fn vm_jail() -> ! {
+    atoll_host::driver::vm::jail_main()
+}
+
 /// What `atoll zygote` does: it never comes back to the rest of this program.
 pub fn zygote() -> ! {
     atoll_host::zygote::zygote_main()

@@ -215,7 +215,8 @@ impl Builds {
             on_timeout: OnTimeout::Kill,
             auto_resume: false,
             on_reboot: OnReboot::Stop,
-            driver: None,
+            // Its steps are kept as layers, which other sandboxes stand on: containers make such.
+            driver: Some("container".to_owned()),
             env: BTreeMap::new(),
             secrets: BTreeMap::new(),
             volumes: Vec::new(),

@@ -51,7 +51,7 @@ pub use error::FleetError;
 pub use least_loaded::LeastLoaded;
 pub use placement::{CandidateSource, PlaceError, Placement};
 pub use round_robin::RoundRobin;
-pub use scheduler::{Candidate, Demand, HostList, Limits, NoHost, Scheduler};
+pub use scheduler::{ANY_DRIVER, Candidate, Demand, HostList, Limits, NoHost, Scheduler};
 pub use transport::{GuestTransport, HostTransport};
 pub use tunnel::{RELAY_HEADER, RelayTokens, Tunnels};
 

@@ -88,6 +88,15 @@ impl<S: CandidateSource> Placement<S> {
             .map_err(PlaceError::NoHost)
     }
 
+    /// The driver that this host offers first; none when it is not in the list.
+    #[must_use]
+    pub fn preferred_driver(&self, host: &HostId) -> Option<String> {
+        let state = self.state();
+        let (_, list) = state.list.as_ref()?;
+        let index = list.hosts.binary_search_by(|candidate| candidate.id.cmp(host)).ok()?;
+        list.hosts[index].drivers.first().cloned()
+    }
+
     /// The create failed on this host: pass it over for a moment, and take back what it was promised.
     pub fn failed(&self, host: &HostId) {
         let mut state = self.state();

@@ -10,13 +10,16 @@ use atoll_model::{HostId, HostStatus, HostType, TeamId};
 use crate::config::Overcommit;
 use crate::db::Millis;
 
+/// The driver of those that take whichever a host offers first.
+pub const ANY_DRIVER: &str = "auto";
+
 /// What a new sandbox asks of a host.
 #[derive(Debug, Clone)]
 pub struct Demand {
     pub team: TeamId,
     /// A byoc team uses its own hosts and no other; every other team uses regular ones and no other.
     pub team_is_byoc: bool,
-    /// `container` or `vm`.
+    /// `container`, `vm`, or [`ANY_DRIVER`].
     pub driver: String,
     pub vcpus: u32,
     pub memory_mb: u64,
@@ -42,6 +45,7 @@ pub struct Candidate {
     pub draining: bool,
     /// The agent says that a create would succeed.
     pub ready: bool,
+    /// On offer, the preferred one first.
     pub drivers: Vec<String>,
     pub capacity: Capacity,
     /// What its sandboxes have been promised.
@@ -108,7 +112,7 @@ impl HostList {
             Some(Objection::Stale)
         } else if !host.ready {
             Some(Objection::NotReady)
-        } else if !host.drivers.iter().any(|driver| driver == &demand.driver) {
+        } else if !host.drivers.iter().any(|driver| demand.driver == ANY_DRIVER || driver == &demand.driver) {
             Some(Objection::NoDriver)
         } else if !fits(have.cpu_millis, limits.overcommit.cpu, used.cpu_millis, u64::from(demand.vcpus) * 1000) {
             Some(Objection::NoCpu)

@@ -228,6 +228,7 @@ fn row(beat: &Beat, status: HostStatus) -> Value {
         "inventory_complete": body.inventory_complete,
         "ready": body.ready && status == HostStatus::Online,
         "images": body.cached_images,
+        "drivers": if body.drivers.is_empty() { Value::Null } else { json!(body.drivers) },
     })
 }
 
@@ -252,12 +253,13 @@ const POSTGRES_UPDATE: &str = "
         capacity_disk_mb = b.capacity_disk_mb, used_cpu_millis = b.used_cpu_millis, used_memory_mb = b.used_memory_mb,
         used_disk_mb = b.used_disk_mb, sandboxes_running = b.running, sandboxes_paused = b.paused,
         sandboxes_other = b.other, sandbox_digest = b.digest, inventory_complete = b.inventory_complete,
-        ready = b.ready, cached_images = b.images, last_heartbeat_at = $1, updated_at = $1
+        ready = b.ready, cached_images = b.images, last_heartbeat_at = $1, updated_at = $1,
+        drivers = COALESCE(NULLIF(b.drivers, 'null'::jsonb), hosts.drivers)
     FROM jsonb_to_recordset($2) AS b(
         id text, status text, token_id text, address text, agent_version text, boot_id text,
         capacity_cpu_millis bigint, capacity_memory_mb bigint, capacity_disk_mb bigint, used_cpu_millis bigint,
         used_memory_mb bigint, used_disk_mb bigint, running bigint, paused bigint, other bigint, digest text,
-        inventory_complete boolean, ready boolean, images jsonb)
+        inventory_complete boolean, ready boolean, images jsonb, drivers jsonb)
     WHERE hosts.id = b.id";
 
 const SQLITE_UPDATE: &str = "
@@ -271,6 +273,7 @@ const SQLITE_UPDATE: &str = "
         sandboxes_running = b.row ->> 'running', sandboxes_paused = b.row ->> 'paused',
         sandboxes_other = b.row ->> 'other', sandbox_digest = b.row ->> 'digest',
         inventory_complete = b.row ->> 'inventory_complete', ready = b.row ->> 'ready',
-        cached_images = b.row -> 'images', last_heartbeat_at = $1, updated_at = $1
+        cached_images = b.row -> 'images', last_heartbeat_at = $1, updated_at = $1,
+        drivers = COALESCE(NULLIF(b.row -> 'drivers', 'null'), hosts.drivers)
     FROM (SELECT value AS row FROM json_each($2)) AS b
     WHERE hosts.id = b.row ->> 'id'";

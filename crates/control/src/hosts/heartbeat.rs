@@ -10,6 +10,7 @@ use super::{HostError, Hosts, address, store, tombstone};
 
 const MAX_IMAGES: usize = 10_000;
 const MAX_TEXT: usize = 256;
+const MAX_DRIVERS: usize = 8;
 
 impl Hosts {
     /// Takes a heartbeat of `host`. The answer comes when it has been written.
@@ -72,6 +73,9 @@ fn check(body: &HeartbeatRequest) -> Result<(), HostError> {
         if text.len() > MAX_TEXT || text.contains(char::is_control) {
             return invalid(field, "too long, or not plain text");
         }
+    }
+    if body.drivers.len() > MAX_DRIVERS || body.drivers.iter().any(|driver| driver.len() > MAX_TEXT) {
+        return invalid("drivers", "`drivers` must be at most 8 names");
     }
     if body.cached_images.len() > MAX_IMAGES || body.cached_images.iter().any(|image| image.len() > MAX_TEXT) {
         return invalid("cached_images", "`cached_images` must be at most 10,000 digests");

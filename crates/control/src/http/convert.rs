@@ -32,6 +32,7 @@ impl From<SandboxError> for ApiError {
                 "no build of the template `{name}` has come to a good end yet; its builds' logs say how far they are"
             ))
             .with_field("template"),
+            SandboxError::WrongDriver { .. } => Self::conflict(error.to_string()).with_field("driver"),
             SandboxError::InvalidState { attempted, status } => {
                 Self::new(ErrorCode::InvalidState, format!("can't {attempted} a sandbox that is {status}"))
                     .with_detail("status", status.as_str())

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::error::{ApiError, ApiResult};
 use crate::app::App;
-use crate::fleet::{CandidateSource, Demand, HostList, Limits};
+use crate::fleet::{ANY_DRIVER, CandidateSource, Demand, HostList, Limits};
 use crate::templates::store as templates;
 
 #[derive(Serialize, utoipa::ToSchema)]
@@ -62,7 +62,7 @@ async fn no_host(app: &App) -> ApiResult<Option<String>> {
     let demand = Demand {
         team: TeamId::new(),
         team_is_byoc: false,
-        driver: "container".to_owned(),
+        driver: ANY_DRIVER.to_owned(),
         vcpus: 1,
         memory_mb: 512,
         disk_mb: 5120,

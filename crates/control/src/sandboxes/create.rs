@@ -33,7 +33,7 @@ use super::timing::StepTimes;
 use super::{HOST_DEADLINE, Network, Owner, SandboxError, SandboxRecord, Sandboxes};
 use crate::audit::{self, Entry};
 use crate::db::Text;
-use crate::fleet::{Demand, FleetError};
+use crate::fleet::{ANY_DRIVER, Demand, FleetError};
 use crate::layers::{self, LayerRow};
 use crate::templates::store::{self as templates, Template};
 use crate::volumes::{self, Mount, Wish};
@@ -44,7 +44,7 @@ const READY_AGAIN: Duration = Duration::from_millis(100);
 const DEFAULT_VCPUS: u32 = 1;
 const DEFAULT_MEMORY_MB: u64 = 512;
 const DEFAULT_DISK_MB: u64 = 5120;
-/// The driver of templates that work with any.
+/// The driver of hosts that don't say which they offer.
 const DEFAULT_DRIVER: &str = "container";
 
 /// What is asked for, validated.
@@ -132,6 +132,9 @@ impl Sandboxes {
         let (started, times) = (Instant::now(), new.times.clone());
         let mounts = volumes::find_all(&self.db, &owner.team, &new.volumes).await?;
         let mut demand = demand(owner, &new, &template);
+        if template.driver != ANY_DRIVER && template.driver != demand.driver {
+            return Err(SandboxError::WrongDriver { template: template.name, driver: template.driver });
+        }
         demand.only = layers::pinned(&layers, owner.team_is_byoc)?;
         demand.volumes_on = volumes::hosts_of(&mounts)?;
         let mut env = new.env.clone();
@@ -139,6 +142,10 @@ impl Sandboxes {
             env.insert(variable, value.expose_secret().to_owned());
         }
         let host = self.placer.place(&demand).await?;
+        if demand.driver == ANY_DRIVER {
+            // From here on it is that one, wherever it is tried.
+            demand.driver = self.placer.preferred_driver(&host).unwrap_or_else(|| DEFAULT_DRIVER.to_owned());
+        }
         times.end("place", started);
         let inserting = Instant::now();
         let ground = Ground { template: &template, layers: &layers, mounts: &mounts };
@@ -408,11 +415,11 @@ impl Sandboxes {
 
 fn demand(owner: &Owner, new: &NewSandbox, template: &Template) -> Demand {
     let size = |value: Option<i64>| value.and_then(|value| u64::try_from(value).ok());
-    let driver = new.driver.as_deref().filter(|driver| *driver != "auto").unwrap_or(&template.driver);
+    let driver = new.driver.as_deref().filter(|driver| *driver != ANY_DRIVER).unwrap_or(&template.driver);
     Demand {
         team: owner.team.clone(),
         team_is_byoc: owner.team_is_byoc,
-        driver: if driver == "auto" { DEFAULT_DRIVER.to_owned() } else { driver.to_owned() },
+        driver: driver.to_owned(),
         vcpus: new
             .vcpus
             .or_else(|| size(template.vcpus).and_then(|value| u32::try_from(value).ok()))

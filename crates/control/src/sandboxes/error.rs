@@ -19,6 +19,9 @@ pub enum SandboxError {
     /// There is one, but no build of it has come to a good end yet.
     #[error("the template `{name}` was never built")]
     NotBuilt { name: String },
+    /// It holds what one driver has left, which another can't go on with.
+    #[error("the template `{template}` is for the driver `{driver}`")]
+    WrongDriver { template: String, driver: String },
     /// What was asked for can't be done in this status.
     #[error("can't {attempted} a sandbox that is {status}")]
     InvalidState { attempted: &'static str, status: SandboxStatus },

@@ -10,6 +10,10 @@ use crate::fleet::{CandidateSource, Demand, PlaceError, Placement};
 pub trait Placer: Send + Sync + 'static {
     /// Picks a host.
     async fn place(&self, demand: &Demand) -> Result<HostId, SandboxError>;
+    /// The driver that the host offers first.
+    fn preferred_driver(&self, _host: &HostId) -> Option<String> {
+        None
+    }
     /// A create failed there: pass it over for a moment.
     fn failed(&self, host: &HostId);
 }
@@ -25,6 +29,10 @@ where
             PlaceError::NoHost(none) => SandboxError::NoHost(none),
             PlaceError::Source(source) => SandboxError::ListHosts(Box::new(source)),
         })
+    }
+
+    fn preferred_driver(&self, host: &HostId) -> Option<String> {
+        Placement::preferred_driver(self, host)
     }
 
     fn failed(&self, host: &HostId) {

@@ -12,16 +12,20 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore, mpsc};
 
 use super::{Door, Router};
 use crate::guest::Guest;
+use crate::vm::port::{Port, Stream};
 
 /// Connections per listener. Each stream has one of its own, and there may be a thousand watches and more.
 const MAX_CONNECTIONS: usize = 4096;
 
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json; charset=utf-8\r\n\
 connection: close\r\ncontent-length: 68\r\n\r\n{\"code\":503,\"message\":\"the guest has as many connections as it may\"}";
+
+/// Connections through a port that wait to be accepted.
+const BACKLOG: usize = 64;
 
 /// A pause after a failed accept (no descriptors left), in which others may end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -34,6 +38,8 @@ pub struct Listener {
 enum Socket {
     Unix(UnixListener),
     Tcp(TcpListener),
+    /// Of a virtual machine.
+    Port(Mutex<mpsc::Receiver<Stream>>),
 }
 
 impl Listener {
@@ -50,9 +56,25 @@ impl Listener {
         Ok(Self { socket: Socket::Tcp(TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?), door: Door::Tcp })
     }
 
+    /// The host's port of a virtual machine; to be called inside the runtime. Without its port the machine is lost.
+    pub fn port(port: Port) -> Self {
+        let (streams, receiver) = mpsc::channel(BACKLOG);
+        tokio::spawn(async move {
+            if let Err(error) = port.serve(streams).await {
+                eprintln!("atoll-guest: the host's port is lost: {error}");
+                std::process::exit(1);
+            }
+        });
+        Self { socket: Socket::Port(Mutex::new(receiver)), door: Door::Control }
+    }
+
     async fn accept(&self) -> io::Result<Connection> {
         match &self.socket {
             Socket::Unix(listener) => Ok(Connection::Unix(listener.accept().await?.0)),
+            Socket::Port(streams) => match streams.lock().await.recv().await {
+                Some(stream) => Ok(Connection::Port(stream)),
+                None => std::future::pending().await,
+            },
             Socket::Tcp(listener) => {
                 let stream = listener.accept().await?.0;
                 // Small answers must not wait for the peer's acknowledgement.
@@ -94,6 +116,7 @@ pub async fn serve(guest: Arc<Guest>, listener: Listener) {
 enum Connection {
     Unix(UnixStream),
     Tcp(TcpStream),
+    Port(Stream),
 }
 
 macro_rules! either {
@@ -101,6 +124,7 @@ macro_rules! either {
         match $self.get_mut() {
             Self::Unix($stream) => $call,
             Self::Tcp($stream) => $call,
+            Self::Port($stream) => $call,
         }
     };
 }

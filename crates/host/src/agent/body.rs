@@ -50,6 +50,7 @@ impl Body for HostBody {
             ready: self.readiness.problem().is_none(),
             going_offline: false,
             cached_images,
+            drivers: self.specs.drivers.clone(),
         }
     }
 

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use anyhow::Context;
 
 use super::control::HttpControl;
+use super::drivers;
 use super::image_source::ControlImages;
 use super::machine_specs::memory_bytes;
 use super::run::Agent;
 use super::trust::Trust;
-use crate::driver::{ContainerConfig, ContainerDriver, Driver, sealed_program};
+use crate::driver::{Both, ContainerConfig, ContainerDriver, Driver, sealed_program};
 use crate::images::{ImageOptions, Images};
 use crate::network::{Network, NetworkConfig};
 use crate::sandboxes::floor::Floor;
@@ -24,7 +25,7 @@ pub(super) struct Foundations {
     slots: Option<Arc<Slots>>,
     network: Option<Arc<Network>>,
     pool: Option<Arc<Pool>>,
-    driver: Option<Arc<ContainerDriver>>,
+    driver: Option<Arc<dyn Driver>>,
 }
 
 impl Foundations {
@@ -110,9 +111,18 @@ impl Agent {
             .context("opening the image store")?;
         let driver = ContainerDriver::start(ContainerConfig::new(self.instance.id(), program))
             .context("starting the container driver")?;
-        let driver: Arc<dyn Driver> = foundations.driver.insert(Arc::new(driver)).clone();
+        let container = Arc::new(driver);
+        let container_alone: Arc<dyn Driver> = container.clone();
+        foundations.driver = Some(container_alone);
+        let machines = drivers::machines(&self.config, &self.instance, &found, &self.drivers).await?;
+        let driver: Arc<dyn Driver> = match machines {
+            Some(vm) => Arc::new(Both { container, vm: Arc::new(vm) }),
+            None => container,
+        };
+        foundations.driver = Some(driver.clone());
+        let drivers = self.drivers.clone();
         let fetch = Arc::new(ControlImages { control: control.clone(), store: self.store.clone() });
-        let floor = Arc::new(Floor { driver, network, pool, images: Arc::new(images), slots, fetch });
+        let floor = Arc::new(Floor { driver, drivers, network, pool, images: Arc::new(images), slots, fetch });
         let keeper = Keeper::new(&data_dir, records, floor.clone(), self.config.limits.clone(), memory_bytes())
             .context("opening the sandboxes' records")?;
         Ok(House { floor, keeper, control, records: found, torn })

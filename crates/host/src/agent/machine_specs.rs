@@ -8,15 +8,15 @@ use atoll_model::api::hosts::HostSpecs;
 
 use super::endpoint::Endpoint;
 
-/// Processor architecture, cores, memory and disk.
+/// Processor architecture, cores, memory and disk, and the drivers on offer.
 #[must_use]
-pub fn specs(data_dir: &Path, version: &str) -> HostSpecs {
+pub fn specs(data_dir: &Path, version: &str, drivers: &[String]) -> HostSpecs {
     HostSpecs {
         arch: std::env::consts::ARCH.to_owned(),
         cpu_cores: std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1)),
         memory_mb: memory_bytes() >> 20,
         disk_gb: disk_bytes(data_dir) >> 30,
-        drivers: vec!["container".to_owned()],
+        drivers: drivers.to_vec(),
         agent_version: version.to_owned(),
     }
 }

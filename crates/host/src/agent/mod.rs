@@ -7,6 +7,7 @@ mod body;
 mod control;
 pub(crate) mod credentials;
 mod dial;
+mod drivers;
 mod endpoint;
 mod enrolment;
 mod foundations;

@@ -17,12 +17,22 @@ pub fn check() -> Vec<Check> {
         loop_devices(),
         disk(Path::new(DATA_DIR)),
         driver::kvm::check(),
+        machines(),
     ]);
     checks
 }
 
 /// Where the data directory is unless a setting says otherwise.
 const DATA_DIR: &str = "/var/lib/atoll";
+
+/// Containers need none of it, so it is no fault.
+fn machines() -> Check {
+    let detail = match driver::vm::has_qemu() {
+        Ok(()) => "QEMU is installed: `--driver vm` makes every sandbox a virtual machine".to_owned(),
+        Err(why) => format!("none: {why}"),
+    };
+    Check { name: "virtual machines", ok: true, detail, remedy: "" }
+}
 
 fn loop_devices() -> Check {
     let name = "loop devices";

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::body::HostBody;
 use super::credentials::{CredentialStore, Durability, replace};
+use super::drivers;
 use super::endpoint::Endpoint;
 use super::enrolment::{self, Enrolment};
 use super::foundations::House;
@@ -35,7 +36,7 @@ use super::registration_token::RegistrationToken;
 use super::renewal::Renewal;
 use super::service::HostService;
 use super::tunnel::Tunnel;
-use crate::config::{DriverChoice, HostConfig};
+use crate::config::HostConfig;
 use crate::driver::host_boot_id;
 use crate::history::History;
 use crate::instance::{Instance, InstanceLock};
@@ -61,9 +62,6 @@ pub async fn run(config: HostConfig, shutdown: CancellationToken) -> anyhow::Res
 /// # Errors
 /// When another agent works on the data directory, or a setting is wrong.
 pub async fn start(config: HostConfig, shutdown: CancellationToken) -> anyhow::Result<HostHandle> {
-    if config.driver == DriverChoice::Vm {
-        bail!("this version of the agent offers the driver `container` only");
-    }
     let endpoint = Endpoint::parse(&config.server_url)?;
     let token = config.register_token.as_ref().map(RegistrationToken::parse).transpose()?;
     let instance = Instance::open(&config.data_dir).context("opening the data directory")?;
@@ -81,7 +79,8 @@ pub async fn start(config: HostConfig, shutdown: CancellationToken) -> anyhow::R
     let bound = listener.bound();
     let starting = Status { problem: Some("the agent is starting".to_owned()), ..Status::default() };
     let (status, watched) = watch::channel(starting);
-    let agent = Agent { config, endpoint, token, instance, store, status, shutdown, _lock: lock };
+    let drivers = drivers::on_offer(&config).await?;
+    let agent = Agent { config, drivers, endpoint, token, instance, store, status, shutdown, _lock: lock };
     let task = tokio::spawn(agent.run(listener));
     Ok(HostHandle { bound, status: watched, task })
 }
@@ -116,6 +115,8 @@ fn raise_descriptor_limit() {
 
 pub(super) struct Agent {
     pub(super) config: HostConfig,
+    /// On offer, the preferred one first.
+    pub(super) drivers: Vec<String>,
     pub(super) endpoint: Endpoint,
     pub(super) token: Option<RegistrationToken>,
     pub(super) instance: Instance,
@@ -146,7 +147,7 @@ impl Agent {
             Some(address) => address.clone(),
             None => own_address(&self.endpoint, listener.bound()),
         };
-        let specs = specs(self.instance.data_dir(), &self.config.version);
+        let specs = specs(self.instance.data_dir(), &self.config.version, &self.drivers);
         let records = Records::open(self.instance.data_dir())?;
         let (found, torn) = records.load()?;
         let has_sandboxes = !found.is_empty() || !torn.is_empty();

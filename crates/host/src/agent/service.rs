@@ -12,7 +12,7 @@ use chrono::Utc;
 use tokio_util::sync::CancellationToken;
 
 use super::readiness::Readiness;
-use crate::driver::Step;
+use crate::driver::{Step, vm};
 use crate::history::{History, Measured};
 use crate::images::{ImageError, Images};
 use crate::sandboxes::machine::Machine;
@@ -267,7 +267,12 @@ impl wire::HostService for HostService {
         let mut leases = Vec::new();
         for layer in request.to_owned_message().layers {
             let layer = Layer { id: layer_id(&layer.id)?, digest: layer.digest };
-            leases.push(self.machine.layer(&layer).await.map_err(OrderError::from)?);
+            let lease = self.machine.layer(&layer).await.map_err(OrderError::from)?;
+            if lease.file.is_none() && vm::disk::of_layer(&lease.path).is_some() {
+                let text = format!("layers: {} is the disk of a virtual machine, which only this host has", layer.id);
+                return Err(ConnectError::failed_precondition(text));
+            }
+            leases.push(lease);
         }
         if leases.is_empty() {
             return Err(ConnectError::invalid_argument("layers: must be at least one"));

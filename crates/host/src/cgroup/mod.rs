@@ -173,6 +173,12 @@ impl Cgroups {
         if path.exists() { kill::all(hierarchy.version, &path) } else { Ok(()) }
     }
 
+    /// Whether the sandbox has a directory where it would be frozen and killed.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.freezer(name).is_ok_and(|(_, path)| path.exists())
+    }
+
     /// Whether a process of the sandbox lives.
     #[must_use]
     pub fn is_populated(&self, name: &str) -> bool {

@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use super::files::Processors;
 use super::launch::Launcher;
-use super::{Driver, DriverError, InitProcess, LaunchSpec, NetworkAttach, Running, Steps, Usage};
+use super::{Driver, DriverError, InitProcess, LaunchSpec, NetworkAttach, Paused, Running, Steps, Usage};
 use crate::cgroup::{Cgroups, Hierarchies};
 use crate::zygote::{Zygote, ZygoteCommand};
 
@@ -53,7 +53,7 @@ impl ContainerConfig {
 const LAUNCHES_PER_CPU: usize = 4;
 
 /// How long a pause waits for memory to go to swap.
-const RECLAIM_PATIENCE: Duration = Duration::from_millis(500);
+pub(super) const RECLAIM_PATIENCE: Duration = Duration::from_millis(500);
 
 pub struct ContainerDriver {
     launcher: Arc<Launcher>,
@@ -109,7 +109,7 @@ impl ContainerDriver {
 }
 
 /// Whether there is anywhere to put memory.
-fn has_swap() -> bool {
+pub(super) fn has_swap() -> bool {
     // The first line is a heading.
     std::fs::read_to_string("/proc/swaps").is_ok_and(|text| text.lines().count() > 1)
 }
@@ -152,8 +152,8 @@ impl Driver for ContainerDriver {
         Some(Running::new(id.clone(), init.clone(), pidfd, Arc::clone(&self.launcher.cgroups)))
     }
 
-    async fn pause(&self, id: &SandboxId) -> Result<(), DriverError> {
-        self.blocking("pausing", id, |launcher, name| launcher.cgroups.freeze(name)).await
+    async fn pause(&self, id: &SandboxId) -> Result<Paused, DriverError> {
+        self.blocking("pausing", id, |launcher, name| launcher.cgroups.freeze(name)).await.map(|()| Paused::Standing)
     }
 
     async fn resume(&self, id: &SandboxId) -> Result<(), DriverError> {

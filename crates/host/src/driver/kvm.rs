@@ -40,6 +40,11 @@ pub fn check() -> Check {
     Check { name: "kvm", ok: true, detail: tell(&find()), remedy: "" }
 }
 
+/// Whether a guest has booted under KVM here. Takes up to five seconds, as [`check`] does.
+pub(super) fn is_proven() -> bool {
+    matches!(find(), Found::Booted(_))
+}
+
 fn tell(found: &Found) -> String {
     let software = "virtual machines run in software here, many times slower";
     match found {

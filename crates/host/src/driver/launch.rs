@@ -65,7 +65,7 @@ impl From<Failure> for Problem {
 
 /// For fault tests; nothing in a release.
 #[allow(unused_variables)]
-fn failpoint(name: &str) -> io::Result<()> {
+pub(super) fn failpoint(name: &str) -> io::Result<()> {
     fail::fail_point!(name, |_| Err(io::Error::other("failing on purpose")));
     Ok(())
 }
@@ -331,7 +331,7 @@ fn layers(spec: &LaunchSpec, pid: i32) -> io::Result<(Go, Vec<OwnedFd>)> {
     let userns = namespace(pid, "user")?;
     let mut fds = vec![mounts::idmapped(&spec.volume, userns.as_fd(), false)?];
     for lower in &spec.lowers {
-        fds.push(mounts::idmapped(lower, userns.as_fd(), true)?);
+        fds.push(mounts::idmapped(&lower.path, userns.as_fd(), true)?);
     }
     for shared in &spec.volumes {
         fds.push(mounts::idmapped(&shared.source, userns.as_fd(), shared.read_only)?);
@@ -341,7 +341,7 @@ fn layers(spec: &LaunchSpec, pid: i32) -> io::Result<(Go, Vec<OwnedFd>)> {
 }
 
 /// The same at each start of a sandbox, and another one for each sandbox, whatever it was forked from.
-fn machine_id(id: &SandboxId) -> String {
+pub(super) fn machine_id(id: &SandboxId) -> String {
     use sha2::{Digest, Sha256};
     hex::encode(&Sha256::digest(format!("machine-id of {id}"))[..16])
 }

@@ -2,18 +2,19 @@
 //!
 //! [`Driver`] is the seam between the keeper of sandboxes (above: records, queue per sandbox, storage volumes, images)
 //! and one way of running them. [`container::ContainerDriver`] is the default: namespaces, an overlay, cgroups and a
-//! seccomp profile, made by a launcher of our own (see `docs/isolation.md`). A driver makes and removes only what
+//! seccomp profile, made by a launcher of our own (see `docs/isolation.md`). [`vm::VmDriver`] runs virtual machines. A driver makes and removes only what
 //! lives in the kernel and the sandbox's socket; it never touches records, volumes or images, and it never decides
 //! *whether* something should run.
 //!
 //! ```text
 //! launch --> Running --(guest ends, or kill)--> exited() says why --> clean_up
-//!              ^  pause / resume: frozen and thawed where it stands
+//!              ^  pause / resume: frozen and thawed where it stands; or stored, and launched again
 //! adopt -------+  after an agent's restart: the same process, found by pid, start time and boot id
 //! ```
 //!
 //! Every method may be called again after a crash in its middle: `kill` and `clean_up` succeed when there is nothing.
 
+mod both;
 pub mod check;
 pub mod container;
 pub(crate) mod dev;
@@ -28,6 +29,7 @@ mod spec;
 mod steps;
 #[cfg(test)]
 mod tests;
+pub mod vm;
 mod wait;
 
 use std::os::fd::BorrowedFd;
@@ -36,15 +38,18 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use atoll_model::SandboxId;
 
+pub use both::Both;
 pub use check::{Check, check};
 pub use container::{ContainerConfig, ContainerDriver};
 pub use files::sealed_program;
 pub use process::{InitProcess, host_boot_id};
 pub use running::{Exit, Running};
 pub use socket::{SocketName, connectable};
-pub use spec::{LaunchSpec, SharedVolume};
+pub use spec::{Kind, LaunchSpec, Lower, SharedVolume};
 pub use steps::{Step, Steps};
+pub use vm::RESTORED;
 
+use crate::network::Tap;
 use crate::slots::Slot;
 
 /// Gives a new network namespace its link, address and routes. Called once per launch from a blocking thread, while
@@ -53,6 +58,12 @@ pub trait NetworkAttach: Send + Sync {
     /// # Errors
     /// When the namespace could not be connected; the launch fails with it.
     fn attach(&self, slot: &Slot, netns: BorrowedFd<'_>) -> std::io::Result<()>;
+
+    /// The same link for a machine, as a device that goes when the last descriptor of it is closed. `None`: no network.
+    ///
+    /// # Errors
+    /// When it could not be made; nothing is left then.
+    fn tap(&self, slot: &Slot) -> std::io::Result<Option<Tap>>;
 }
 
 /// What a sandbox uses, from its cgroups.
@@ -66,6 +77,15 @@ pub struct Usage {
     pub processes: u32,
     /// Processes that the kernel killed because the sandbox's memory was full.
     pub oom_kills: u64,
+}
+
+/// How a sandbox stands still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Paused {
+    /// Its processes are there, and do nothing.
+    Standing,
+    /// It lies on the disk, memory and all, and nothing of it is in the kernel: the next launch goes on with it.
+    Stored { freed_bytes: u64 },
 }
 
 /// Why a driver could not do what it was asked.
@@ -105,8 +125,8 @@ pub trait Driver: Send + Sync {
     /// Stops every process where it stands; answers when the kernel says that all are.
     ///
     /// # Errors
-    /// When the cgroup is gone or does not freeze within a few seconds.
-    async fn pause(&self, id: &SandboxId) -> Result<(), DriverError>;
+    /// When the cgroup is gone or does not freeze within a few seconds. It may stand still half way: resume it.
+    async fn pause(&self, id: &SandboxId) -> Result<Paused, DriverError>;
 
     /// # Errors
     /// When the cgroup is gone or does not thaw within a few seconds.
@@ -115,8 +135,21 @@ pub trait Driver: Send + Sync {
     /// Gives up what memory it can of a paused sandbox, for a bounded time; how many bytes went.
     async fn reclaim(&self, id: &SandboxId) -> u64;
 
+    /// Has what was written inside a running sandbox reach its volume, where that takes asking.
+    ///
+    /// # Errors
+    /// When the sandbox does not answer.
+    async fn settle(&self, _id: &SandboxId) -> Result<(), DriverError> {
+        Ok(())
+    }
+
     /// Whether the sandbox is frozen now; false when it is not there.
     fn is_paused(&self, id: &SandboxId) -> bool;
+
+    /// Whether a pause has left its memory on the disk.
+    fn is_stored(&self, _id: &SandboxId) -> bool {
+        false
+    }
 
     /// Kills every process, frozen or not; answers when all have ended. Success when there are none.
     ///

@@ -21,15 +21,41 @@ pub struct SharedVolume {
     pub read_only: bool,
 }
 
+/// Which driver runs a sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Kind {
+    #[default]
+    Container,
+    Vm,
+}
+
+/// A read-only layer of the root file system.
+#[derive(Debug, Clone)]
+pub struct Lower {
+    /// The directory: a mounted image, or what another sandbox has left in the pool.
+    pub path: PathBuf,
+    /// The image that is mounted there, if one is.
+    pub file: Option<PathBuf>,
+}
+
+impl From<PathBuf> for Lower {
+    fn from(path: PathBuf) -> Self {
+        Self { path, file: None }
+    }
+}
+
 #[derive(Clone)]
 pub struct LaunchSpec {
     pub id: SandboxId,
+    pub kind: Kind,
     /// Address, gateway and the 65,536 user ids.
     pub slot: Slot,
     /// Read-only layers of the root file system, topmost first: the mounted template image last.
-    pub lowers: Vec<PathBuf>,
+    pub lowers: Vec<Lower>,
     /// The volume of the sandbox; holds the directories `up` and `work` (made when missing) on one file system.
     pub volume: PathBuf,
+    /// Of its own files at most.
+    pub disk_bytes: u64,
     /// Mounted into it.
     pub volumes: Vec<SharedVolume>,
     /// At least 1.

@@ -70,6 +70,8 @@ fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Imag
 #[derive(Debug)]
 pub struct Mounted {
     pub path: PathBuf,
+    /// The image itself.
+    pub file: PathBuf,
 }
 
 /// One image; the lock is held while it is fetched, mounted or deleted.
@@ -114,7 +116,7 @@ impl Images {
             return Ok(Arc::clone(mounted));
         }
         match self.mount(digest, fetch).await {
-            Ok(path) => Ok(Arc::clone(mounted.insert(Arc::new(Mounted { path })))),
+            Ok(image) => Ok(Arc::clone(mounted.insert(Arc::new(image)))),
             Err(error) => {
                 drop(mounted);
                 // Names that lead nowhere are not kept. Two: the map's and this one.
@@ -218,11 +220,9 @@ impl Images {
     }
 
     /// Mounts the image at its place, unless an earlier agent has left it there.
-    async fn mount(&self, digest: &str, fetch: &dyn Fetch) -> Result<PathBuf, ImageError> {
+    async fn mount(&self, digest: &str, fetch: &dyn Fetch) -> Result<Mounted, ImageError> {
         let point = self.mounts.join(digest);
-        if mount::is_mounted(&point).map_err(io_error("looking at", &point))? {
-            return Ok(point);
-        }
+        let is_mounted = mount::is_mounted(&point).map_err(io_error("looking at", &point))?;
         let file = match self.file(digest)? {
             Some(file) => file,
             None => {
@@ -231,13 +231,16 @@ impl Images {
                 fetch::fetch(digest, fetch, &self.store, &self.options).await?
             }
         };
-        let (target, force_loop) = (point.clone(), self.options.force_loop);
-        let mounting = tokio::task::spawn_blocking(move || mount::mount(&file, &target, force_loop)).await;
+        if is_mounted {
+            return Ok(Mounted { path: point, file });
+        }
+        let (image, target, force_loop) = (file.clone(), point.clone(), self.options.force_loop);
+        let mounting = tokio::task::spawn_blocking(move || mount::mount(&image, &target, force_loop)).await;
         mounting
             .map_err(io::Error::other)
             .and_then(|result| result)
             .map_err(io_error("mounting an image at", &point))?;
-        Ok(point)
+        Ok(Mounted { path: point, file })
     }
 
     fn entries(&self) -> MutexGuard<'_, HashMap<String, Entry>> {

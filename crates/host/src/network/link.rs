@@ -130,7 +130,13 @@ fn host_side(slot: Slot, group: u32, mtu: u32, netns: BorrowedFd<'_>) -> Vec<Cha
         vec![Change { what: "making the veth pair", message: RouteNetlinkMessage::NewLink(link), flags: create }];
     changes.extend(keep_ipv6_off(index_of(slot)));
     changes.push(up(index_of(slot)));
-    changes.push(Change {
+    changes.push(route_to(slot));
+    changes
+}
+
+/// The host's route to the sandbox.
+pub(super) fn route_to(slot: Slot) -> Change {
+    Change {
         what: "routing to the sandbox",
         message: route(
             slot.address(),
@@ -140,8 +146,7 @@ fn host_side(slot: Slot, group: u32, mtu: u32, netns: BorrowedFd<'_>) -> Vec<Cha
             &[RouteAttribute::PrefSource(RouteAddress::Inet(slot.gateway()))],
         ),
         flags: NLM_F_CREATE | NLM_F_REPLACE,
-    });
-    changes
+    }
 }
 
 fn inner_side(slot: Slot) -> Vec<Change> {
@@ -163,7 +168,7 @@ fn inner_side(slot: Slot) -> Vec<Change> {
 /// Before a link is up: otherwise the kernel gives it a link-local address, and looks for others that have it.
 ///
 /// (Writing `disable_ipv6` in /proc costs more, and ever more the more namespaces there are.)
-fn keep_ipv6_off(index: u32) -> Option<Change> {
+pub(super) fn keep_ipv6_off(index: u32) -> Option<Change> {
     if !super::sysctl::has_ipv6() {
         return None;
     }
@@ -174,14 +179,18 @@ fn keep_ipv6_off(index: u32) -> Option<Change> {
     Some(Change { what: "keeping IPv6 off the link", message: RouteNetlinkMessage::SetLink(message), flags: 0 })
 }
 
+/// Locally administered, and the same at both ends.
+pub(super) const fn hardware_address(slot: Slot) -> [u8; 6] {
+    [0x02, 0x61, 0x74, 0x6c, slot.block(), slot.index()]
+}
+
 /// What both ends have in common.
 fn end(name: String, index: u32, slot: Slot, mtu: u32) -> LinkMessage {
     let mut message = LinkMessage::default();
     message.header.index = index;
     message.attributes = vec![
         LinkAttribute::IfName(name),
-        // Locally administered, and the same at both ends.
-        LinkAttribute::Address(vec![0x02, 0x61, 0x74, 0x6c, slot.block(), slot.index()]),
+        LinkAttribute::Address(hardware_address(slot).to_vec()),
         LinkAttribute::Mtu(mtu),
         // One queue, not one per processor: a sandbox's memory is counted in megabytes.
         LinkAttribute::NumTxQueues(1),

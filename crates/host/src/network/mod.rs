@@ -1,4 +1,4 @@
-//! The sandboxes' network: one veth pair each, routed, behind one nft table per data directory.
+//! The sandboxes' network: one veth pair (or, for a machine, one TAP device) each, routed, behind one nft table per data directory.
 //!
 //! Neighbours: [`crate::slots`] says which address, link name and interface group a sandbox has; the driver makes the
 //! namespace and passes it to [`Network::attach`]. What a sandbox may reach is decided by the table alone ([`rules`],
@@ -13,6 +13,7 @@ mod policy;
 mod rtnetlink;
 mod rules;
 mod sysctl;
+mod tap;
 mod uplink;
 
 use std::collections::{HashMap, HashSet};
@@ -27,6 +28,7 @@ use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 
 pub use cidr::{Ipv4Cidr, NotACidr};
 pub use policy::Policy;
+pub use tap::Tap;
 
 use crate::instance::Instance;
 use crate::slots::{Slot, Slots};
@@ -145,6 +147,16 @@ impl Network {
     pub fn attach(&self, slot: Slot, netns: BorrowedFd<'_>) -> io::Result<()> {
         self.ensure_gateway(slot.gateway())?;
         self.with_connection(|host| link::attach(host, slot, self.group, self.mtu, netns))
+    }
+
+    /// The same for a machine: a device for its emulator, which has the link's name and index and lives as long as the
+    /// descriptor.
+    ///
+    /// # Errors
+    /// When the kernel refuses; nothing is left then.
+    pub fn tap(&self, slot: Slot) -> io::Result<Tap> {
+        self.ensure_gateway(slot.gateway())?;
+        self.with_connection(|host| tap::make(host, slot, self.group, self.mtu))
     }
 
     /// Takes the sandbox's way out, names included (`NetworkPolicy.deny_egress`), or gives it back. Connections that

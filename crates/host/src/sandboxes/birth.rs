@@ -4,6 +4,7 @@
 //! thing removed.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use atoll_model::SandboxId;
 
@@ -13,9 +14,12 @@ use super::machine::{Life, MachineError};
 use super::owner::{Flow, Owner};
 use super::record::{Phase, State};
 use super::spec::Secrets;
-use crate::driver::{LaunchSpec, SharedVolume, Steps};
+use crate::driver::{Kind, LaunchSpec, Lower, SharedVolume, Steps, vm};
 use crate::failpoint;
 use crate::network::Policy;
+
+/// What a machine gets beyond what any launch may take.
+const MACHINE_BOOT: Duration = Duration::from_secs(20);
 
 /// Processes and threads of one sandbox.
 const PIDS_MAX: u32 = 2048;
@@ -67,13 +71,14 @@ impl Owner {
             .map_err(|error| OrderError::failed("writing the sandbox's record", &error))?;
         steps.done("record");
         failpoint!("agent.create.after_record");
+        let limit = self.launch_limit();
         let launched = tokio::select! {
-            launched = tokio::time::timeout(shared.limits.launch, self.launch(secrets, &mut steps)) => launched,
+            launched = tokio::time::timeout(limit, self.launch(secrets, &mut steps)) => launched,
             () = give_up.cancelled() => return Err(OrderError::Destroyed),
         };
         launched.map_err(|_| OrderError::Failed {
             attempted: "making the sandbox",
-            cause: format!("it was not ready within {:?}", shared.limits.launch),
+            cause: format!("it was not ready within {limit:?}"),
         })??;
         failpoint!("agent.create.after_launch");
         self.record.phase = Phase::Live;
@@ -82,6 +87,12 @@ impl Owner {
         failpoint!("agent.create.after_running");
         tracing::debug!(sandbox = %self.record.id, took = ?steps.elapsed(), steps = %steps_in_words(&steps), "created");
         Ok(Answer { steps: steps.as_slice().to_vec(), ..self.answer(Kept::Memory) })
+    }
+
+    /// A machine boots, which without hardware help takes seconds of a processor.
+    fn launch_limit(&self) -> Duration {
+        let limit = self.shared.limits.launch;
+        if self.record.spec.kind() == Kind::Vm { limit + MACHINE_BOOT } else { limit }
     }
 
     /// Image, volume, network, processes. What it made is removed by whoever called, when it fails.
@@ -102,7 +113,7 @@ impl Owner {
         let volume = async {
             match machine.find_volume(&id) {
                 Some(volume) => Ok(volume),
-                None => machine.create_volume(&id, spec.disk_bytes).await,
+                None => machine.create_volume(&id, spec.volume_bytes()).await,
             }
         };
         let layers = futures::future::try_join_all(spec.layers.iter().map(|layer| machine.layer(layer)));
@@ -112,6 +123,12 @@ impl Owner {
         }));
         let (image, layers, volumes, volume) =
             tokio::try_join!(machine.image(&spec.image.digest), layers, shared_volumes, volume)?;
+        if spec.kind() == Kind::Container
+            && layers.iter().any(|layer| layer.file.is_none() && vm::disk::of_layer(&layer.path).is_some())
+        {
+            let problem = "it is the disk of a virtual machine".to_owned();
+            return Err(OrderError::Unsupported { what: "a layer", problem });
+        }
         steps.done("image and volume");
         failpoint!("agent.create.after_volume");
         let policy = spec.network_policy();
@@ -122,9 +139,15 @@ impl Owner {
         let socket_path = shared.records.directory_of(&id).join("guest.sock");
         let launch = LaunchSpec {
             id: id.clone(),
+            kind: spec.kind(),
             slot,
-            lowers: layers.iter().map(|layer| layer.path.clone()).chain([image.path.clone()]).collect(),
+            lowers: layers
+                .iter()
+                .chain([&image])
+                .map(|it| Lower { path: it.path.clone(), file: it.file.clone() })
+                .collect(),
             volume,
+            disk_bytes: spec.disk_bytes,
             volumes,
             vcpus: spec.vcpus,
             memory_bytes: spec.memory_bytes,
@@ -149,7 +172,7 @@ impl Owner {
         let frozen = machine.is_paused(&id);
         let result = match (self.record.state, frozen) {
             // A pause writes first and freezes then: the crash came in between.
-            (State::Paused, false) => machine.pause(&id).await,
+            (State::Paused, false) => self.stand_still().await.map(drop),
             (State::Paused, true) => Ok(()),
             (_, true) => machine.resume(&id).await,
             (_, false) => Ok(()),
@@ -208,11 +231,10 @@ impl Owner {
             shared.machine.detach(slot).await?;
         }
         let mut steps = Steps::new();
-        tokio::time::timeout(shared.limits.launch, self.launch(&secrets, &mut steps)).await.map_err(|_| {
-            OrderError::Failed {
-                attempted: "starting the sandbox from its disk",
-                cause: format!("it was not ready within {:?}", shared.limits.launch),
-            }
+        let limit = self.launch_limit();
+        tokio::time::timeout(limit, self.launch(&secrets, &mut steps)).await.map_err(|_| OrderError::Failed {
+            attempted: "starting the sandbox from its disk",
+            cause: format!("it was not ready within {limit:?}"),
         })??;
         self.set_state(State::Running, "");
         Ok(steps.as_slice().to_vec())

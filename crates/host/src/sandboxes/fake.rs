@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use atoll_model::{LayerId, SandboxId, VolumeId};
 use tokio::sync::watch;
 
-use crate::driver::{DriverError, Exit, InitProcess, LaunchSpec, Steps, host_boot_id};
+use crate::driver::{DriverError, Exit, InitProcess, LaunchSpec, Paused, RESTORED, Steps, host_boot_id};
 use crate::network::Policy;
 use crate::sandboxes::machine::{ImageLease, Life, Machine, MachineError, Use};
 use crate::sandboxes::spec::Layer;
@@ -31,6 +31,9 @@ struct State {
     cgroups: BTreeMap<SandboxId, Cgroup>,
     fails: BTreeSet<&'static str>,
     hangs: bool,
+    /// Pauses go to the disk.
+    stores: bool,
+    stored: BTreeSet<SandboxId>,
     pid: i32,
     readings: usize,
 }
@@ -73,6 +76,15 @@ impl FakeDriver {
 
     pub fn heal(&self) {
         self.state().fails.clear();
+    }
+
+    /// Pauses from now on go to the disk.
+    pub fn store_pauses(&self) {
+        self.state().stores = true;
+    }
+
+    pub fn lose_stored(&self) {
+        self.state().stored.clear();
     }
 
     /// Launches from now on never come to an end.
@@ -147,6 +159,10 @@ impl FakeDriver {
 
 #[async_trait]
 impl Machine for FakeDriver {
+    fn drivers(&self) -> Vec<String> {
+        vec!["container".to_owned()]
+    }
+
     fn take_slot(&self) -> Result<Slot, MachineError> {
         self.step("slot").map_err(|error| MachineError::Full(error.to_string()))?;
         let mut state = self.state();
@@ -182,7 +198,7 @@ impl Machine for FakeDriver {
 
     async fn image(&self, _: &str) -> Result<ImageLease, MachineError> {
         self.step("image")?;
-        Ok(ImageLease { path: PathBuf::from("/image"), held: None })
+        Ok(ImageLease { path: PathBuf::from("/image"), file: None, held: None })
     }
 
     async fn set_policy(&self, _: Slot, _: &Policy) -> Result<(), MachineError> {
@@ -198,7 +214,7 @@ impl Machine for FakeDriver {
 
     async fn layer(&self, layer: &Layer) -> Result<ImageLease, MachineError> {
         match self.state().layers.contains(&layer.id) {
-            true => Ok(ImageLease { path: PathBuf::from(format!("/{}", layer.id)), held: None }),
+            true => Ok(ImageLease { path: PathBuf::from(format!("/{}", layer.id)), file: None, held: None }),
             false => Err(MachineError::NoImage(format!("no layer {}", layer.id))),
         }
     }
@@ -216,7 +232,7 @@ impl Machine for FakeDriver {
         0
     }
 
-    async fn launch(&self, spec: LaunchSpec, _: &mut Steps) -> Result<Arc<dyn Life>, DriverError> {
+    async fn launch(&self, spec: LaunchSpec, steps: &mut Steps) -> Result<Arc<dyn Life>, DriverError> {
         let hangs = self.state().hangs;
         self.state().links.insert(spec.slot);
         if hangs {
@@ -227,6 +243,9 @@ impl Machine for FakeDriver {
         state.pid += 1;
         let init = InitProcess { pid: state.pid, start_time: 1, host_boot_id: host_boot_id().to_owned() };
         let (exit, watched) = watch::channel(None);
+        if state.stored.remove(&spec.id) {
+            steps.done(RESTORED);
+        }
         let used = Use::default();
         let cgroup = Cgroup { init: init.clone(), exit, paused: false, cannot_pause: false, oom_kills: 0, used };
         state.cgroups.insert(spec.id, cgroup);
@@ -239,18 +258,28 @@ impl Machine for FakeDriver {
         Some(Arc::new(FakeLife { init: init.clone(), exit: cgroup.exit.subscribe() }))
     }
 
-    async fn pause(&self, id: &SandboxId) -> Result<(), DriverError> {
+    async fn pause(&self, id: &SandboxId) -> Result<Paused, DriverError> {
         if self.state().cgroups[id].cannot_pause {
             return Err(DriverError::Lost { action: "pausing", id: id.clone() });
         }
-        self.state().cgroups.get_mut(id).unwrap().paused = true;
-        Ok(())
+        let mut state = self.state();
+        if state.stores {
+            state.cgroups.remove(id);
+            state.stored.insert(id.clone());
+            return Ok(Paused::Stored { freed_bytes: 1 << 20 });
+        }
+        state.cgroups.get_mut(id).unwrap().paused = true;
+        Ok(Paused::Standing)
     }
 
     async fn resume(&self, id: &SandboxId) -> Result<(), DriverError> {
         self.driver_step("resume", id)?;
         self.state().cgroups.get_mut(id).unwrap().paused = false;
         Ok(())
+    }
+
+    fn is_stored(&self, id: &SandboxId) -> bool {
+        self.state().stored.contains(id)
     }
 
     fn is_paused(&self, id: &SandboxId) -> bool {

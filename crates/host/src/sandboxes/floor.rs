@@ -11,15 +11,17 @@ use atoll_model::{LayerId, SandboxId, VolumeId};
 
 use super::machine::{ImageLease, Life, Machine, MachineError, Use};
 use super::spec::Layer;
-use crate::driver::{Driver, DriverError, Exit, InitProcess, LaunchSpec, NetworkAttach, Running, Steps};
+use crate::driver::{Driver, DriverError, Exit, InitProcess, LaunchSpec, NetworkAttach, Paused, Running, Steps};
 use crate::images::{Fetch, ImageError, Images};
-use crate::network::{Network, Policy};
+use crate::network::{Network, Policy, Tap};
 use crate::slots::{Slot, Slots};
 use crate::storage::{Pool, StorageError};
 
 /// Everything that sandboxes are made of on this machine.
 pub struct Floor {
     pub driver: Arc<dyn Driver>,
+    /// On offer, the preferred one first.
+    pub drivers: Vec<String>,
     pub network: Arc<Network>,
     pub pool: Arc<Pool>,
     pub images: Arc<Images>,
@@ -56,6 +58,10 @@ impl NetworkAttach for Attach {
     fn attach(&self, slot: &Slot, netns: BorrowedFd<'_>) -> io::Result<()> {
         self.0.attach(*slot, netns)
     }
+
+    fn tap(&self, slot: &Slot) -> io::Result<Option<Tap>> {
+        self.0.tap(*slot).map(Some)
+    }
 }
 
 #[async_trait]
@@ -71,6 +77,10 @@ impl Life for Running {
 
 #[async_trait]
 impl Machine for Floor {
+    fn drivers(&self) -> Vec<String> {
+        self.drivers.clone()
+    }
+
     fn take_slot(&self) -> Result<Slot, MachineError> {
         self.slots.take().map_err(|error| MachineError::Full(error.to_string()))
     }
@@ -100,7 +110,7 @@ impl Machine for Floor {
 
     async fn image(&self, digest: &str) -> Result<ImageLease, MachineError> {
         let mounted = self.images.mounted(digest, &*self.fetch).await?;
-        Ok(ImageLease { path: mounted.path.clone(), held: Some(mounted) })
+        Ok(ImageLease { path: mounted.path.clone(), file: Some(mounted.file.clone()), held: Some(mounted) })
     }
 
     async fn set_policy(&self, slot: Slot, policy: &Policy) -> Result<(), MachineError> {
@@ -112,13 +122,14 @@ impl Machine for Floor {
     }
 
     async fn snapshot(&self, id: &SandboxId, layer: &LayerId) -> Result<(), MachineError> {
+        self.driver.settle(id).await.map_err(|error| MachineError::Failed(error.to_string()))?;
         let (pool, id, layer) = (self.pool.clone(), id.clone(), layer.clone());
         Ok(tokio::task::spawn_blocking(move || pool.snapshot_volume(&id, &layer)).await.map_err(lost)??)
     }
 
     async fn layer(&self, layer: &Layer) -> Result<ImageLease, MachineError> {
         if let Some(path) = self.pool.layer(&layer.id) {
-            return Ok(ImageLease { path, held: None });
+            return Ok(ImageLease { path, file: None, held: None });
         }
         if layer.digest.is_empty() {
             return Err(MachineError::NoImage(format!("layer {} is not on this host and can't be fetched", layer.id)));
@@ -151,7 +162,7 @@ impl Machine for Floor {
         Some(Arc::new(running))
     }
 
-    async fn pause(&self, id: &SandboxId) -> Result<(), DriverError> {
+    async fn pause(&self, id: &SandboxId) -> Result<Paused, DriverError> {
         self.driver.pause(id).await
     }
 
@@ -161,6 +172,10 @@ impl Machine for Floor {
 
     fn is_paused(&self, id: &SandboxId) -> bool {
         self.driver.is_paused(id)
+    }
+
+    fn is_stored(&self, id: &SandboxId) -> bool {
+        self.driver.is_stored(id)
     }
 
     async fn kill(&self, id: &SandboxId) -> Result<(), DriverError> {

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use atoll_model::{LayerId, SandboxId, VolumeId};
 
 use super::spec::Layer;
-use crate::driver::{DriverError, Exit, InitProcess, LaunchSpec, Steps};
+use crate::driver::{DriverError, Exit, InitProcess, LaunchSpec, Paused, Steps};
 use crate::network::Policy;
 use crate::slots::Slot;
 
@@ -28,6 +28,8 @@ pub trait Life: Send + Sync + 'static {
 #[derive(Clone)]
 pub struct ImageLease {
     pub path: PathBuf,
+    /// The image that is mounted there; none for what lies in the pool.
+    pub file: Option<PathBuf>,
     pub held: Option<Arc<dyn Any + Send + Sync>>,
 }
 
@@ -58,6 +60,9 @@ pub struct Use {
 
 #[async_trait]
 pub trait Machine: Send + Sync + 'static {
+    /// The drivers on offer, the preferred one first.
+    fn drivers(&self) -> Vec<String>;
+
     fn take_slot(&self) -> Result<Slot, MachineError>;
 
     fn give_back_slot(&self, slot: Slot);
@@ -96,11 +101,14 @@ pub trait Machine: Send + Sync + 'static {
 
     async fn adopt(&self, id: &SandboxId, init: &InitProcess) -> Option<Arc<dyn Life>>;
 
-    async fn pause(&self, id: &SandboxId) -> Result<(), DriverError>;
+    async fn pause(&self, id: &SandboxId) -> Result<Paused, DriverError>;
 
     async fn resume(&self, id: &SandboxId) -> Result<(), DriverError>;
 
     fn is_paused(&self, id: &SandboxId) -> bool;
+
+    /// Whether a pause has left its memory on the disk.
+    fn is_stored(&self, id: &SandboxId) -> bool;
 
     async fn kill(&self, id: &SandboxId) -> Result<(), DriverError>;
 

@@ -165,7 +165,7 @@ impl Keeper {
         wish: wire::SandboxSpec,
         env_of: Option<&SandboxId>,
     ) -> Result<Answer, OrderError> {
-        let (spec, mut secrets) = spec::parse(&id, wish)?;
+        let (spec, mut secrets) = spec::parse(&id, wish, &self.shared.machine.drivers())?;
         let seen = Seen::create(generation, spec::digest(&spec, &secrets));
         if let Some(other) = env_of {
             let inherited = self.shared.records.secrets(other);
@@ -193,6 +193,7 @@ impl Keeper {
                         spec,
                         slot: None,
                         init: None,
+                        stored: false,
                     };
                     sandboxes.insert(id.clone(), self.start(record, Start::Create { secrets, reply }));
                     None

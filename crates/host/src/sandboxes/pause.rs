@@ -8,6 +8,7 @@ use super::error::OrderError;
 use super::generation::{Seen, Verdict};
 use super::owner::Owner;
 use super::record::{Phase, State};
+use crate::driver::{DriverError, Paused, RESTORED};
 use crate::failpoint;
 
 impl Owner {
@@ -37,15 +38,32 @@ impl Owner {
         self.set_state(State::Paused, &reason);
         failpoint!("agent.pause.after_record");
         let id = self.record.id.clone();
-        if let Err(error) = self.shared.machine.pause(&id).await {
-            // It runs on, and says so. What was half stopped goes on as well.
-            let _runs_anyway = self.shared.machine.resume(&id).await;
-            self.record.seen = former.0;
-            self.set_state(State::Running, &former.1);
-            return Err(OrderError::failed("pausing the sandbox", &error));
-        }
-        let freed_bytes = self.shared.machine.reclaim(&id).await;
+        let freed_bytes = match self.stand_still().await {
+            Ok(freed_bytes) => freed_bytes,
+            Err(error) => {
+                // It runs on, and says so. What was half stopped goes on as well.
+                let _runs_anyway = self.shared.machine.resume(&id).await;
+                self.record.seen = former.0;
+                self.set_state(State::Running, &former.1);
+                return Err(OrderError::failed("pausing the sandbox", &error));
+            }
+        };
         Ok(Answer { freed_bytes, ..self.answer(Kept::Memory) })
+    }
+
+    /// Stops it, and gives up what memory it can; how much.
+    pub(super) async fn stand_still(&mut self) -> Result<u64, DriverError> {
+        let id = self.record.id.clone();
+        match self.shared.machine.pause(&id).await? {
+            Paused::Standing => Ok(self.shared.machine.reclaim(&id).await),
+            Paused::Stored { freed_bytes } => {
+                self.life = None;
+                self.record.init = None;
+                self.record.stored = true;
+                self.save();
+                Ok(freed_bytes)
+            }
+        }
     }
 
     pub(super) async fn resume(&mut self, seen: Seen) -> Result<Answer, OrderError> {
@@ -61,15 +79,22 @@ impl Owner {
             }
             _ => return Err(self.wrong_state("only a paused one can be resumed")),
         }
-        let kept = self.kept();
+        let mut kept = self.kept();
         let former = std::mem::replace(&mut self.record.seen, seen);
-        let steps = match kept {
-            Kept::Memory => {
+        let steps = match self.life {
+            Some(_) => {
                 let resumed = self.shared.machine.resume(&self.record.id).await;
                 resumed.map(|()| Vec::new()).map_err(|error| OrderError::failed("resuming the sandbox", &error))
             }
-            Kept::Files => self.wake_from_disk().await,
+            None => self.wake_from_disk().await,
         };
+        if let Ok(steps) = &steps
+            && std::mem::take(&mut self.record.stored)
+            && !steps.iter().any(|step| step.name == RESTORED)
+        {
+            // What was stored could not be gone on with; it says so.
+            kept = Kept::Files;
+        }
         match steps {
             Ok(steps) => {
                 failpoint!("agent.resume.before_record");
@@ -84,7 +109,7 @@ impl Owner {
         }
     }
 
-    /// One that was paused when the machine rebooted has its files and nothing else.
+    /// Without processes it has its files: after a reboot of the machine nothing else, when it was stored its memory too.
     async fn wake_from_disk(&mut self) -> Result<Vec<crate::driver::Step>, OrderError> {
         let shared = self.shared.clone();
         let _turn = shared.admission.turn(&self.entry.give_up.clone()).await?;
@@ -109,6 +134,6 @@ impl Owner {
     }
 
     const fn kept(&self) -> Kept {
-        if self.life.is_some() { Kept::Memory } else { Kept::Files }
+        if self.life.is_some() || self.record.stored { Kept::Memory } else { Kept::Files }
     }
 }

@@ -77,6 +77,9 @@ pub struct Record {
     pub slot: Option<Slot>,
     /// The first process; none when there is none, as for one that was paused when the machine rebooted.
     pub init: Option<InitProcess>,
+    /// It is paused, and its memory lies on the disk.
+    #[serde(default)]
+    pub stored: bool,
 }
 
 /// A directory in which a record was, but can't be read.
@@ -214,7 +217,7 @@ pub(super) mod tests {
     use crate::sandboxes::spec;
 
     pub(crate) fn record(id: &SandboxId) -> Record {
-        let (spec, _) = spec::parse(id, spec::tests::wish()).unwrap();
+        let (spec, _) = spec::parse(id, spec::tests::wish(), &spec::tests::offered()).unwrap();
         Record {
             id: id.clone(),
             seen: Seen::create(1, "x".to_owned()),
@@ -226,6 +229,7 @@ pub(super) mod tests {
             spec,
             slot: None,
             init: None,
+            stored: false,
         }
     }
 

@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | live, this boot | there | adopted: they were never touched |
 //! | live, this boot | gone | exited, and reported until control knows |
+//! | paused, any boot | none, but its memory lies on the disk | at rest until its next resume |
 //! | live, another boot | gone | started from its disk, or (paused) at its next resume, or exited: as its setting says |
 //! | being created or destroyed | either | taken down to nothing |
 //! | torn by a power cut | gone | exited, `record_damaged`: control decides |
@@ -104,6 +105,17 @@ impl Keeper {
         if record.state == State::Exited {
             return (record, Start::AtRest);
         }
+        if record.state == State::Paused && self.shared.machine.is_stored(&record.id) {
+            // Whether or not the record was brought up to date before the agent died; and a reboot does it no harm.
+            if let Some(init) = record.init.take()
+                && let Some(life) = self.shared.machine.adopt(&record.id, &init).await
+            {
+                record.init = Some(init);
+                return (record, Start::Adopted(life));
+            }
+            record.stored = true;
+            return (record, Start::AtRest);
+        }
         let Some(init) = record.init.clone() else {
             // Paused over an earlier reboot, or cut short while it was started from its disk.
             return if record.state == State::Paused { (record, Start::AtRest) } else { after_reboot(record) };
@@ -184,6 +196,7 @@ fn damaged(torn: Torn) -> (Record, Start) {
         spec,
         slot: None,
         init: None,
+        stored: false,
     };
     exit(&mut record, "record_damaged");
     (record, Start::AtRest)

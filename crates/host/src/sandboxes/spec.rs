@@ -11,14 +11,18 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::error::OrderError;
+use crate::driver::Kind;
 use crate::network::{Ipv4Cidr, Policy};
 use crate::zygote::{MAX_LOWERS, MAX_VOLUMES};
 
 pub const DRIVER_CONTAINER: &str = "container";
+pub const DRIVER_VM: &str = "vm";
 
 const MAX_VCPUS: u32 = 64;
 const MIN_MEMORY: u64 = 16 << 20;
 const MAX_MEMORY: u64 = 1 << 40;
+/// A kernel of its own and the guest agent.
+const MIN_VM_MEMORY: u64 = 128 << 20;
 const MIN_DISK: u64 = 16 << 20;
 const MAX_DISK: u64 = 16 << 40;
 const MAX_ENV_BYTES: usize = 1 << 20;
@@ -54,6 +58,21 @@ pub struct Spec {
 }
 
 impl Spec {
+    /// What its volume may take. A machine's disk is a file there: what is written over before it goes counts twice for a
+    /// while, and a guest whose own disk is not full must never be told that it is.
+    #[must_use]
+    pub fn volume_bytes(&self) -> u64 {
+        match self.kind() {
+            Kind::Container => self.disk_bytes,
+            Kind::Vm => self.disk_bytes + self.disk_bytes / 2 + (64 << 20),
+        }
+    }
+
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        if self.driver == DRIVER_VM { Kind::Vm } else { Kind::Container }
+    }
+
     /// Records of older agents say no more than whether the network is closed.
     #[must_use]
     pub fn network_policy(&self) -> Policy {
@@ -99,11 +118,15 @@ pub struct Secrets {
     pub access_token: String,
 }
 
-/// Reads control's wish.
+/// Reads control's wish. Of the drivers on offer the first is for those that don't mind.
 ///
 /// # Errors
 /// When it can't be a sandbox on this host; the field is named.
-pub fn parse(id: &atoll_model::SandboxId, spec: wire::SandboxSpec) -> Result<(Spec, Secrets), OrderError> {
+pub fn parse(
+    id: &atoll_model::SandboxId,
+    spec: wire::SandboxSpec,
+    offered: &[String],
+) -> Result<(Spec, Secrets), OrderError> {
     let image = spec.template.into_option().unwrap_or_default();
     require("template.digest", is_digest(&image.digest), "must be a SHA-256 in lower-case hex")?;
     require("vcpus", (1..=MAX_VCPUS).contains(&spec.vcpus), "must be 1 to 64")?;
@@ -131,11 +154,19 @@ pub fn parse(id: &atoll_model::SandboxId, spec: wire::SandboxSpec) -> Result<(Sp
         _ => return Err(invalid("on_reboot", "must be `restart` or `stop`")),
     };
     let driver = match spec.driver.as_str() {
-        "" | "auto" | DRIVER_CONTAINER => DRIVER_CONTAINER.to_owned(),
+        "" | "auto" => offered.first().cloned().unwrap_or_else(|| DRIVER_CONTAINER.to_owned()),
+        known if offered.iter().any(|driver| driver == known) => known.to_owned(),
         other => {
             return Err(OrderError::Unsupported { what: "the driver", problem: format!("`{other}` is not offered") });
         }
     };
+    if driver == DRIVER_VM {
+        require("memory_bytes", spec.memory_bytes >= MIN_VM_MEMORY, "must be 128 MiB at least for a virtual machine")?;
+        if !spec.volumes.is_empty() {
+            let problem = "virtual machines mount none yet".to_owned();
+            return Err(OrderError::Unsupported { what: "a volume", problem });
+        }
+    }
     let policy = policy(spec.network.into_option().unwrap_or_default())?;
     require("layers", spec.layers.len() < MAX_LOWERS, "must be 15 at most")?;
     let layers = spec.layers.iter().map(layer).collect::<Result<_, _>>()?;
@@ -263,10 +294,31 @@ pub(super) mod tests {
         }
     }
 
+    pub(crate) fn offered() -> Vec<String> {
+        vec!["container".to_owned()]
+    }
+
+    #[test]
+    fn the_driver_is_the_one_that_was_asked_for_or_the_hosts_first() {
+        let both = ["vm".to_owned(), "container".to_owned()];
+        let driver = |asked: &str, offered: &[String]| {
+            let wish = wire::SandboxSpec { driver: asked.to_owned(), ..wish() };
+            parse(&SandboxId::new(), wish, offered).map(|(spec, _)| spec.driver)
+        };
+        assert_eq!(driver("auto", &both).unwrap(), "vm");
+        assert_eq!(driver("container", &both).unwrap(), "container");
+        assert_eq!(driver("", &offered()).unwrap(), "container");
+        assert!(matches!(driver("vm", &offered()), Err(OrderError::Unsupported { .. })));
+        let small = wire::SandboxSpec { memory_bytes: 64 << 20, ..wish() };
+        assert!(parse(&SandboxId::new(), small.clone(), &offered()).is_ok());
+        let refused = parse(&SandboxId::new(), small, &both).err();
+        assert!(matches!(refused, Some(OrderError::Invalid { field: "memory_bytes", .. })));
+    }
+
     #[test]
     fn a_plain_wish_gets_the_defaults() {
         let id = SandboxId::new();
-        let (spec, _) = parse(&id, wish()).unwrap();
+        let (spec, _) = parse(&id, wish(), &offered()).unwrap();
         assert_eq!((spec.driver.as_str(), spec.on_reboot), ("container", OnReboot::Restart));
         assert_eq!(spec.hostname, id.dns_label());
     }
@@ -289,7 +341,7 @@ pub(super) mod tests {
         for (field, spoil) in cases {
             let mut wish = wish();
             spoil(&mut wish);
-            match parse(&SandboxId::new(), wish) {
+            match parse(&SandboxId::new(), wish, &offered()) {
                 Err(OrderError::Invalid { field: named, .. }) => assert_eq!(named, *field),
                 Err(other) => panic!("{field}: {other:?}"),
                 Ok(_) => panic!("{field} was accepted"),
@@ -300,7 +352,7 @@ pub(super) mod tests {
     #[test]
     fn wishes_that_differ_in_a_secret_alone_are_told_apart() {
         let id = SandboxId::new();
-        let (spec, secrets) = parse(&id, wish()).unwrap();
+        let (spec, secrets) = parse(&id, wish(), &offered()).unwrap();
         let other = Secrets { access_token: "t".to_owned(), ..secrets.clone() };
         assert_ne!(digest(&spec, &secrets), digest(&spec, &other));
         assert_eq!(digest(&spec, &secrets), digest(&spec.clone(), &secrets.clone()));

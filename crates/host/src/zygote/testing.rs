@@ -1,4 +1,4 @@
-//! For tests: lets the test executable be its own zygote and its own guest agent.
+//! For tests: lets the test executable be its own zygote, its own jail and its own guest agent.
 //!
 //! A hook that runs before `main` looks at how the executable was called. As a guest it says that it is ready, and runs
 //! shell commands for whoever connects.
@@ -26,6 +26,9 @@ extern "C" fn before_main(count: c_int, arguments: *const *const c_char, _enviro
     };
     if argument(1) == b"zygote" {
         super::zygote_main();
+    }
+    if argument(1) == crate::driver::vm::JAIL.as_bytes() {
+        crate::driver::vm::jail_main();
     }
     if argument(0) == b"atoll-guest" {
         guest_main();

@@ -239,6 +239,9 @@ pub struct HeartbeatRequest {
     pub going_offline: bool,
     #[serde(default)]
     pub cached_images: Vec<String>,
+    /// Isolation drivers on offer, the preferred one first; empty from an agent that doesn't say.
+    #[serde(default)]
+    pub drivers: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -876,6 +876,8 @@ export interface components {
             boot_id: string;
             cached_images?: string[];
             capacity: components["schemas"]["Capacity"];
+            /** @description Isolation drivers on offer, the preferred one first; empty from an agent that doesn't say. */
+            drivers?: string[];
             /** @description Set when the agent shuts down in order. */
             going_offline?: boolean;
             /** @description False while the agent is still finding its sandboxes again. */

@@ -150,6 +150,7 @@ impl Agent {
 
 pub fn beat() -> HeartbeatRequest {
     HeartbeatRequest {
+        drivers: Vec::new(),
         agent_version: "0.1.0".to_owned(),
         boot_id: "b1".to_owned(),
         address: "10.1.2.3:7070".to_owned(),

@@ -30,6 +30,7 @@ impl Body for FakeBody {
     fn report(&self) -> HeartbeatRequest {
         *self.reports.lock().unwrap() += 1;
         HeartbeatRequest {
+            drivers: vec!["container".to_owned()],
             agent_version: "0".to_owned(),
             boot_id: "b".to_owned(),
             address: "127.0.0.1:1".to_owned(),

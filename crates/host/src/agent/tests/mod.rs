@@ -41,7 +41,7 @@ async fn try_enrol(
     shutdown: &CancellationToken,
 ) -> anyhow::Result<bool> {
     let endpoint = Endpoint::parse(url).unwrap();
-    let specs = specs(std::path::Path::new("/"), "0");
+    let specs = specs(std::path::Path::new("/"), "0", &["container".to_owned()]);
     let enrolment = Enrolment { endpoint: &endpoint, token, address: "127.0.0.1:1".to_owned(), specs, has_sandboxes };
     enrol(store, enrolment, shutdown).await
 }

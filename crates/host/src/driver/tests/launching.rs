@@ -106,7 +106,7 @@ async fn layers_lie_upon_each_other_and_stay_as_they_are() {
     fs::create_dir_all(above.join("srv")).unwrap();
     fs::write(above.join("srv/note"), "above the image\n").unwrap();
     // The host's /usr as the root: its programs are in /bin, its libraries in /lib.
-    let spec = LaunchSpec { lowers: vec![above.clone(), below], ..fixture.spec() };
+    let spec = LaunchSpec { lowers: vec![above.clone().into(), below.into()], ..fixture.spec() };
     let sandbox = fixture.launch_spec(spec).await.unwrap();
     assert_eq!(sandbox.ok("cat /srv/note && echo changed > /srv/note"), "above the image");
     assert_eq!(sandbox.ok("cat /srv/note"), "changed");

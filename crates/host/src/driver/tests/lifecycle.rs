@@ -96,18 +96,23 @@ async fn a_guest_that_ends_at_once_is_an_error_that_says_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_launch_that_fails_says_what_failed_and_leaves_nothing() {
     let fixture = Fixture::new();
-    let no_layer = LaunchSpec { lowers: vec![PathBuf::from("/no/such/layer")], ..fixture.spec() };
+    let no_layer = LaunchSpec { lowers: vec![PathBuf::from("/no/such/layer").into()], ..fixture.spec() };
     let error = fixture.launch_spec(no_layer).await.err().unwrap().to_string();
     assert!(error.contains("idmapped mounts") && error.contains("/no/such/layer"), "{error}");
 
     // The kernel refuses a layer within another; it is the child that learns of it.
-    let overlapping = LaunchSpec { lowers: vec![PathBuf::from("/usr"), PathBuf::from("/")], ..fixture.spec() };
+    let overlapping =
+        LaunchSpec { lowers: vec![PathBuf::from("/usr").into(), PathBuf::from("/").into()], ..fixture.spec() };
     let error = fixture.launch_spec(overlapping).await.err().unwrap().to_string();
     assert!(error.contains("mount overlay: the overlay: "), "{error}");
 
     struct Broken;
     impl NetworkAttach for Broken {
         fn attach(&self, _slot: &Slot, _netns: BorrowedFd<'_>) -> std::io::Result<()> {
+            Err(std::io::Error::other("no cable"))
+        }
+
+        fn tap(&self, _slot: &Slot) -> std::io::Result<Option<crate::network::Tap>> {
             Err(std::io::Error::other("no cable"))
         }
     }

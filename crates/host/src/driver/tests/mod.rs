@@ -29,6 +29,10 @@ impl NetworkAttach for NoNetwork {
     fn attach(&self, _slot: &Slot, netns: BorrowedFd<'_>) -> std::io::Result<()> {
         rustix::fs::fstat(netns).map(drop).map_err(Into::into)
     }
+
+    fn tap(&self, _slot: &Slot) -> std::io::Result<Option<crate::network::Tap>> {
+        Ok(None)
+    }
 }
 
 /// One driver with a directory of its own; what it launched is gone when it is dropped.
@@ -65,8 +69,10 @@ impl Fixture {
         LaunchSpec {
             socket_path: self.dir.path().join(format!("{id}.sock")),
             slot: Slot::new(SandboxNetwork::default(), LAST_BLOCK, index).unwrap(),
-            lowers: vec![PathBuf::from("/")],
+            lowers: vec![PathBuf::from("/").into()],
             volume,
+            kind: Kind::Container,
+            disk_bytes: 1 << 30,
             volumes: Vec::new(),
             vcpus: 1,
             memory_bytes: 512 << 20,

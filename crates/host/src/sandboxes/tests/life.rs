@@ -222,3 +222,31 @@ async fn an_orderly_shutdown_ends_no_sandbox() {
     assert!(house.keeper.create(SandboxId::new(), 1, wish()).await.is_err());
     assert_eq!(house.machine.running(), [id]);
 }
+
+#[tokio::test]
+async fn what_is_stored_by_a_pause_has_no_processes_and_goes_on_with_its_memory() {
+    let house = House::new().await;
+    let id = house.created().await;
+    house.machine.store_pauses();
+    let paused = house.keeper.pause(&id, 2, "user".to_owned()).await.unwrap();
+    assert_eq!((paused.kept, paused.freed_bytes), (Kept::Memory, 1 << 20));
+    assert!(house.machine.running().is_empty());
+    // Its end by the pause is not taken for an end, by this agent or the next one; nor is a record that came too late.
+    assert_eq!(state_of(&house.keeper, &id), Some((State::Paused, "user".to_owned())));
+    house.rewrite(&id, |record| {
+        record.stored = false;
+        record.init = Some(crate::driver::InitProcess {
+            pid: 1,
+            start_time: 1,
+            host_boot_id: crate::driver::host_boot_id().to_owned(),
+        });
+    });
+    let house = house.restart_agent().await;
+    assert_eq!(state_of(&house.keeper, &id), Some((State::Paused, "user".to_owned())));
+    assert_eq!(house.keeper.resume(&id, 3).await.unwrap().kept, Kept::Memory);
+    assert_eq!(house.machine.running(), std::slice::from_ref(&id));
+    // What was stored could not be used: the answer says so.
+    house.keeper.pause(&id, 4, "user".to_owned()).await.unwrap();
+    house.machine.lose_stored();
+    assert_eq!(house.keeper.resume(&id, 5).await.unwrap().kept, Kept::Files);
+}

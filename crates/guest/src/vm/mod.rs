@@ -1,0 +1,76 @@
+//! The guest agent as the first process of a virtual machine: what the launcher does for a container is done here.
+//!
+//! The kernel starts it from an initramfs that holds nothing but it and some modules. It finds the host's port,
+//! greets (see `atoll_rpc::channel`), and is told in a letter who it is: then the disks become the root
+//! file system ([`root`]), the network comes up ([`network`]), and it goes on as in any sandbox, serving the
+//! connections that come through the port ([`port`]). Before the letter it knows nothing of any sandbox, so a machine
+//! that waits for it can be copied.
+
+mod identity;
+mod modules;
+mod network;
+pub mod port;
+mod root;
+
+use std::io;
+
+use atoll_rpc::channel::{Answer, Orders, letter};
+
+use crate::config::Config;
+use crate::inherited::{ListenAt, Start};
+use port::Port;
+
+/// What the kernel passes to its first process.
+pub const ARGUMENT: &str = "vm";
+
+/// Names what was attempted.
+trait During<T> {
+    fn during(self, what: &str) -> io::Result<T>;
+}
+
+impl<T, E: Into<io::Error>> During<T> for Result<T, E> {
+    fn during(self, what: &str) -> io::Result<T> {
+        self.map_err(|error| {
+            let error = error.into();
+            io::Error::new(error.kind(), format!("{what}: {error}"))
+        })
+    }
+}
+
+/// From the kernel's first jump to a sandbox that can be served.
+///
+/// # Errors
+/// When the machine isn't as it should be. The host has been told then, if it could be.
+pub fn boot() -> io::Result<Start> {
+    root::first_mounts().during("mounting the first file systems")?;
+    modules::load_all().during("loading modules")?;
+    let port = Port::find().during("looking for the host's port")?;
+    let (mut talk, orders) = port.greet(false)?;
+    match begin(orders) {
+        Ok(config) => Ok(Start {
+            config,
+            listener: ListenAt::Port(port),
+            ready: None,
+            proc_folder: None,
+            development: false,
+            virtual_machine: true,
+        }),
+        Err(error) => {
+            let answer = Answer { error: Some(error.to_string()) };
+            io::Write::write_all(&mut talk, &letter(&serde_json::to_vec(&answer)?))?;
+            Err(error)
+        }
+    }
+}
+
+fn begin(orders: Orders) -> io::Result<Config> {
+    identity::take(&orders)?;
+    let start = orders.start.ok_or_else(|| io::Error::other("the first letter doesn't say who this is"))?;
+    rustix::system::sethostname(start.hostname.as_bytes()).during("setting the host name")?;
+    let network = start.network.as_ref();
+    if let Some(network) = network {
+        network::bring_up(network).during("bringing the network up")?;
+    }
+    root::enter(&start).during("making the root file system")?;
+    Config::parse(start.guest.as_bytes()).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}

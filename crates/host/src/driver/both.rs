@@ -1,0 +1,94 @@
+//! Two drivers side by side: what a sandbox was launched with decides which one is asked about it.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use atoll_model::SandboxId;
+
+use super::vm::VmDriver;
+use super::{
+    ContainerDriver, Driver, DriverError, InitProcess, Kind, LaunchSpec, NetworkAttach, Paused, Running, Steps, Usage,
+};
+
+#[derive(Debug)]
+pub struct Both {
+    pub container: Arc<ContainerDriver>,
+    pub vm: Arc<VmDriver>,
+}
+
+impl Both {
+    /// The driver of a sandbox that was launched. A machine is known by its cgroup, so this holds over restarts.
+    fn of(&self, id: &SandboxId) -> &dyn Driver {
+        if self.vm.owns(id) { &*self.vm } else { &*self.container }
+    }
+}
+
+#[async_trait]
+impl Driver for Both {
+    async fn launch(
+        &self,
+        spec: LaunchSpec,
+        network: Arc<dyn NetworkAttach>,
+        trace: &mut Steps,
+    ) -> Result<Running, DriverError> {
+        match spec.kind {
+            Kind::Container => self.container.launch(spec, network, trace).await,
+            Kind::Vm => self.vm.launch(spec, network, trace).await,
+        }
+    }
+
+    async fn adopt(&self, id: &SandboxId, init: &InitProcess) -> Option<Running> {
+        self.of(id).adopt(id, init).await
+    }
+
+    async fn pause(&self, id: &SandboxId) -> Result<Paused, DriverError> {
+        self.of(id).pause(id).await
+    }
+
+    async fn resume(&self, id: &SandboxId) -> Result<(), DriverError> {
+        self.of(id).resume(id).await
+    }
+
+    async fn reclaim(&self, id: &SandboxId) -> u64 {
+        self.of(id).reclaim(id).await
+    }
+
+    async fn settle(&self, id: &SandboxId) -> Result<(), DriverError> {
+        self.of(id).settle(id).await
+    }
+
+    fn is_paused(&self, id: &SandboxId) -> bool {
+        self.of(id).is_paused(id)
+    }
+
+    fn is_stored(&self, id: &SandboxId) -> bool {
+        self.vm.is_stored(id)
+    }
+
+    async fn kill(&self, id: &SandboxId) -> Result<(), DriverError> {
+        self.of(id).kill(id).await
+    }
+
+    async fn clean_up(&self, id: &SandboxId) -> Result<(), DriverError> {
+        self.of(id).clean_up(id).await
+    }
+
+    fn cpu_usec(&self, id: &SandboxId) -> Result<u64, DriverError> {
+        self.of(id).cpu_usec(id)
+    }
+
+    fn usage(&self, id: &SandboxId) -> Result<Usage, DriverError> {
+        self.of(id).usage(id)
+    }
+
+    fn leftovers(&self) -> Vec<SandboxId> {
+        let mut all = self.container.leftovers();
+        all.extend(self.vm.leftovers());
+        all
+    }
+
+    async fn shut_down(&self) {
+        self.vm.shut_down().await;
+        self.container.shut_down().await;
+    }
+}

@@ -1,0 +1,102 @@
+//! Hardware or software: what runs the guest's instructions, and what the guest's kernel must be told for it.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use crate::driver::{host_boot_id, kvm};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accel {
+    Kvm,
+    /// Software: runs everywhere, many times slower.
+    Tcg,
+}
+
+impl Accel {
+    /// KVM where a guest has booted under it. Where it does not work the proof takes seconds, so it is made once per boot
+    /// of the machine and remembered in the cache.
+    #[must_use]
+    pub fn of_this_machine(cache: &Path) -> Self {
+        if !Path::new("/dev/kvm").exists() {
+            return Self::Tcg;
+        }
+        let memory = cache.join("kernels").join("kvm");
+        let told = |works: bool| format!("{} {}\n", host_boot_id(), if works { "works" } else { "does not work" });
+        let known = fs::read_to_string(&memory).unwrap_or_default();
+        for works in [true, false] {
+            if !host_boot_id().is_empty() && known == told(works) {
+                return if works { Self::Kvm } else { Self::Tcg };
+            }
+        }
+        let works = kvm::is_proven();
+        let remember = || -> io::Result<()> {
+            fs::create_dir_all(cache.join("kernels"))?;
+            fs::write(&memory, told(works))
+        };
+        if let Err(error) = remember() {
+            tracing::debug!(%error, "whether KVM works can't be remembered");
+        }
+        if works { Self::Kvm } else { Self::Tcg }
+    }
+
+    pub(super) fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Kvm => &["-accel", "kvm", "-cpu", "host"],
+            Self::Tcg => &["-accel", "tcg,thread=multi,tb-size=64", "-cpu", "max"],
+        }
+    }
+
+    /// Memory of the emulator itself, beyond the guest's.
+    pub(super) const fn overhead_bytes(self) -> u64 {
+        match self {
+            Self::Kvm => 128 << 20,
+            // Translated code is kept in 64 MiB.
+            Self::Tcg => 224 << 20,
+        }
+    }
+
+    /// On a busy machine a guest that is emulated may fail to measure its clock, and stops: so it is told.
+    pub(super) fn kernel_parameters(self) -> String {
+        match self {
+            Self::Kvm => String::new(),
+            Self::Tcg => fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| clock(&text)).unwrap_or_default(),
+        }
+    }
+}
+
+/// The guest's counter runs as the host's does. Linux measures 500 of its cycles as one "bogomips" and 250 ticks a second.
+fn clock(cpuinfo: &str) -> Option<String> {
+    let line = cpuinfo.lines().find(|line| line.starts_with("bogomips"))?;
+    let bogomips: f64 = line.split_once(':')?.1.trim().parse().ok()?;
+    let khz = (bogomips * 500.0).round() as u64;
+    let per_tick = khz * 1000 / 250;
+    Some(format!("no_timer_check tsc_early_khz={khz} lpj={per_tick}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_guests_clock_follows_from_the_hosts() {
+        let text = "processor\t: 0\nbogomips\t: 5000.00\n";
+        assert_eq!(clock(text).as_deref(), Some("no_timer_check tsc_early_khz=2500000 lpj=10000000"));
+        assert_eq!(clock("nothing"), None);
+    }
+
+    #[test]
+    fn what_was_found_out_in_this_boot_is_not_tried_again() {
+        let cache = tempfile::tempdir().unwrap();
+        fs::create_dir(cache.path().join("kernels")).unwrap();
+        let memory = cache.path().join("kernels/kvm");
+        if Path::new("/dev/kvm").exists() {
+            for (word, accel) in [("works", Accel::Kvm), ("does not work", Accel::Tcg)] {
+                fs::write(&memory, format!("{} {word}\n", host_boot_id())).unwrap();
+                assert_eq!(Accel::of_this_machine(cache.path()), accel);
+            }
+        } else {
+            assert_eq!(Accel::of_this_machine(cache.path()), Accel::Tcg);
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! The order of a launch: everything that QEMU inherits is opened, QEMU begins in its jail, the guest boots, is told who
+//! it is, and says that it is ready. Undone as a whole when any part of it fails.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use atoll_model::SandboxId;
+use atoll_rpc::channel::{Beginning, Network};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+
+use super::channel::{Bridge, Talk};
+use super::qmp::{Qmp, ReadConsole};
+use super::{GUEST_SOCKET, PORT_SOCKET, QMP_SOCKET, Shared, disk, jail, qemu};
+use crate::cgroup::Limits;
+use crate::driver::launch::{failpoint, machine_id};
+use crate::driver::{DriverError, InitProcess, LaunchSpec, NetworkAttach, Running, Steps, socket};
+use crate::zygote::wire;
+
+/// From QEMU's first instruction to the guest's word that it is ready: two seconds in software on an idle machine,
+/// many more on one whose processors are all busy.
+const PATIENCE: Duration = Duration::from_secs(45);
+/// The process gets so much more of them than its guest has processors; it opens nothing by itself.
+const THREADS: u32 = 192;
+const OPEN_FILES: u64 = 1024;
+/// What QEMU may say of why it ended.
+const LOG_BYTES: u64 = 16 << 10;
+/// Of a console, so much is told in an error.
+const SHOWN: usize = 600;
+
+/// The step by which a stored machine that goes on is known.
+pub const RESTORED: &str = "restore";
+
+struct Problem(String, io::Error);
+
+trait InStep<T> {
+    fn in_step(self, step: &str) -> Result<T, Problem>;
+}
+
+impl<T, E: Into<io::Error>> InStep<T> for Result<T, E> {
+    fn in_step(self, step: &str) -> Result<T, Problem> {
+        self.map_err(|error| Problem(step.to_owned(), error.into()))
+    }
+}
+
+/// QEMU, begun.
+struct Begun {
+    init: InitProcess,
+    pidfd: OwnedFd,
+    /// Of the sandbox's own socket.
+    listener: OwnedFd,
+    log: OwnedFd,
+    beginning: Beginning,
+}
+
+impl Shared {
+    pub(super) async fn launch(
+        self: Arc<Self>,
+        spec: LaunchSpec,
+        network: Arc<dyn NetworkAttach>,
+        trace: &mut Steps,
+    ) -> Result<Running, DriverError> {
+        let id = spec.id.clone();
+        if self.cgroups.is_populated(id.as_str()) {
+            let source = io::Error::new(io::ErrorKind::AlreadyExists, "its processes are running");
+            return Err(DriverError::Launch { id, step: "looking for an earlier launch".to_owned(), source });
+        }
+        let result = self.attempt(spec, network, trace).await;
+        if result.is_err() {
+            self.undo(id.clone()).await;
+        }
+        result.map_err(|Problem(step, source)| DriverError::Launch { id, step, source })
+    }
+
+    /// Takes everything back; logs what can't be.
+    pub(super) async fn undo(self: &Arc<Self>, id: SandboxId) {
+        let (shared, name) = (Arc::clone(self), id.clone());
+        match tokio::task::spawn_blocking(move || shared.remove(&name)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%id, %error, "undoing the launch of a machine"),
+            Err(error) => tracing::error!(%id, %error, "undoing the launch of a machine"),
+        }
+    }
+
+    /// Goes on with what was stored of it, if that can be done, and boots it otherwise.
+    async fn attempt(
+        self: &Arc<Self>,
+        spec: LaunchSpec,
+        network: Arc<dyn NetworkAttach>,
+        trace: &mut Steps,
+    ) -> Result<Running, Problem> {
+        trace.skip();
+        let id = spec.id.clone();
+        let stored = self.open_stored(&id).in_step("opening its stored memory")?;
+        if stored.is_some() {
+            match self.once(spec.clone(), network.clone(), stored, trace).await {
+                Ok(running) => return Ok(running),
+                Err(Problem(step, error)) => {
+                    tracing::warn!(%id, step, %error, "a stored machine can't go on: it is booted from its disk");
+                    self.undo(id.clone()).await;
+                    self.forget_stored(&id).in_step("removing its stored memory")?;
+                }
+            }
+        }
+        self.once(spec, network, None, trace).await
+    }
+
+    async fn once(
+        self: &Arc<Self>,
+        spec: LaunchSpec,
+        network: Arc<dyn NetworkAttach>,
+        stored: Option<OwnedFd>,
+        trace: &mut Steps,
+    ) -> Result<Running, Problem> {
+        let (shared, id, restores) = (Arc::clone(self), spec.id.clone(), stored.is_some());
+        let beginning = tokio::task::spawn_blocking(move || shared.begin(&spec, &*network, stored));
+        let begun = beginning.await.map_err(io::Error::other).in_step("starting QEMU")??;
+        trace.done("start qemu");
+        let port = self.socket(&id, PORT_SOCKET);
+        if restores {
+            self.wake(&id).await.in_step("reading its stored memory")?;
+            trace.done("load memory");
+        }
+        let talk = self.talk(&id, &port, &begun).await?;
+        failpoint("vm::ready").in_step("waiting for the guest")?;
+        trace.done(if restores { RESTORED } else { "boot" });
+        let bridge = Bridge::start(begun.listener, port, Some(talk)).in_step("serving the guest's socket")?;
+        self.bridges().insert(id.clone(), bridge);
+        Ok(Running::new(id, begun.init, begun.pidfd, Arc::clone(&self.cgroups)))
+    }
+
+    /// Everything up to QEMU's begin. Blocks for some ten milliseconds.
+    fn begin(&self, spec: &LaunchSpec, network: &dyn NetworkAttach, stored: Option<OwnedFd>) -> Result<Begun, Problem> {
+        spec.check().in_step("checking the request")?;
+        if !spec.volumes.is_empty() {
+            let error = io::Error::new(io::ErrorKind::Unsupported, "the vm driver mounts no volumes yet");
+            return Err(Problem("checking the request".to_owned(), error));
+        }
+        let name = spec.id.as_str();
+        let into = self.cgroups.begin(name).in_step("making cgroups")?;
+        let limits = Limits {
+            vcpus: spec.vcpus,
+            memory_bytes: spec.memory_bytes + self.accel.overhead_bytes(),
+            pids_max: spec.vcpus + THREADS,
+        };
+        let tasks = self.cgroups.complete(name, &limits).in_step("setting limits")?;
+        failpoint("vm::cgroups").in_step("setting limits")?;
+        let (lowers, parent) = layers(spec)?;
+        let disk = disk::open_or_make(&spec.volume, parent.as_deref(), spec.disk_bytes).in_step("making its disk")?;
+        failpoint("vm::disk").in_step("making its disk")?;
+        let listen =
+            |name: &str| socket::listener(&self.socket(&spec.id, name)).in_step(&format!("listening on {name}"));
+        let (listener, port, qmp) = (listen(GUEST_SOCKET)?, listen(PORT_SOCKET)?, listen(QMP_SOCKET)?);
+        let tap = network.tap(&spec.slot).in_step("attaching the network")?;
+        failpoint("vm::network").in_step("attaching the network")?;
+        let beginning = Beginning {
+            guest: spec.guest_config.to_string(),
+            hostname: spec.hostname.clone(),
+            machine_id: machine_id(&spec.id),
+            network: tap.as_ref().map(|tap| Network {
+                address: spec.slot.address(),
+                gateway: spec.slot.gateway(),
+                mtu: tap.mtu,
+            }),
+            lowers: lowers.len(),
+        };
+        let machine = qemu::Machine {
+            accel: self.accel,
+            vcpus: spec.vcpus,
+            memory_bytes: spec.memory_bytes,
+            lowers,
+            disk: disk.map(OwnedFd::from),
+            port,
+            qmp,
+            tap,
+            stored,
+        };
+        let qemu::Command { arguments, descriptors } = machine.command();
+        let log = log().in_step("making a log")?;
+        let plan = jail::Plan {
+            unified: into.is_some(),
+            tasks: tasks.len(),
+            program: self.qemu.clone(),
+            arguments,
+            id: spec.slot.id_base(),
+            files: vec![
+                (self.kernel.image.clone(), qemu::KERNEL.to_owned()),
+                (self.kernel.initramfs.clone(), qemu::INITRAMFS.to_owned()),
+            ],
+            kvm: self.accel == super::Accel::Kvm,
+            max_open_files: OPEN_FILES,
+        };
+        let mut fds: Vec<_> = into.iter().map(AsFd::as_fd).collect();
+        fds.extend(wire::borrowed(&tasks));
+        fds.push(log.as_fd());
+        fds.extend(wire::borrowed(&descriptors));
+        let (pid, pidfd) = jail::start(&self.jail, &plan, &fds).in_step("starting QEMU")?;
+        failpoint("vm::started").in_step("starting QEMU")?;
+        let init = InitProcess::of(pid).in_step("reading QEMU's start time")?;
+        Ok(Begun { init, pidfd, listener, log, beginning })
+    }
+
+    /// Waits for the guest to come up, and tells it who it is.
+    async fn talk(&self, id: &SandboxId, port: &Path, begun: &Begun) -> Result<Talk, Problem> {
+        let step = "waiting for the guest";
+        let watched = Running::new(
+            id.clone(),
+            begun.init.clone(),
+            begun.pidfd.try_clone().in_step(step)?,
+            Arc::clone(&self.cgroups),
+        );
+        let why = tokio::select! {
+            talk = tokio::time::timeout(PATIENCE, Talk::begin(port, Some(&begun.beginning))) => match talk {
+                Ok(Ok(talk)) => return Ok(talk),
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => format!("it said nothing for {} s", PATIENCE.as_secs()),
+            },
+            exit = watched.exited() => format!("QEMU ended ({:?})", exit.ok().and_then(|exit| exit.code)),
+        };
+        let mut words = vec![why];
+        words.extend(said(&begun.log));
+        if let Ok(mut qmp) = Qmp::connect(&self.socket(id, QMP_SOCKET)).await
+            && let Ok(console) = qmp.execute(&ReadConsole { device: "console", size: 64 << 10 }).await
+        {
+            words.extend(end_of(&console).map(|text| format!("its console: {text}")));
+        }
+        Err(Problem(step.to_owned(), io::Error::other(words.join("; "))))
+    }
+}
+
+/// The read-only disks, and the disk to begin with: that of the topmost layer which another machine has left.
+fn layers(spec: &LaunchSpec) -> Result<(Vec<OwnedFd>, Option<std::path::PathBuf>), Problem> {
+    let mut lowers = Vec::new();
+    let mut parent = None;
+    for lower in &spec.lowers {
+        match (&lower.file, disk::of_layer(&lower.path)) {
+            (Some(file), _) => {
+                let opened = File::open(file).in_step(&format!("opening {}", file.display()))?;
+                lowers.push(opened.into());
+            }
+            // What lies below is in it already.
+            (None, Some(disk)) => {
+                parent.get_or_insert(disk);
+            }
+            (None, None) => {
+                let error = io::Error::new(
+                    io::ErrorKind::Unsupported,
+                    "it stands on files that a container has left on this host, which a machine can't mount",
+                );
+                return Err(Problem("opening its layers".to_owned(), error));
+            }
+        }
+    }
+    Ok((lowers, parent))
+}
+
+/// A file in memory that can't grow: whatever QEMU says, it fills no disk.
+fn log() -> io::Result<OwnedFd> {
+    let log = memfd_create("atoll-qemu-log", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    ftruncate(&log, LOG_BYTES)?;
+    fcntl_add_seals(&log, SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
+    Ok(log)
+}
+
+fn said(log: &OwnedFd) -> Option<String> {
+    let mut bytes = vec![0; usize::try_from(LOG_BYTES).ok()?];
+    File::from(log.try_clone().ok()?).read_at(&mut bytes, 0).ok()?;
+    let text = String::from_utf8_lossy(&bytes).replace('\0', "");
+    end_of(&text).map(|text| format!("QEMU said: {text}"))
+}
+
+fn end_of(text: &str) -> Option<String> {
+    let text = text.trim();
+    let skip = text.chars().count().saturating_sub(SHOWN);
+    let end: String = text.chars().skip(skip).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    (!end.is_empty()).then_some(end)
+}

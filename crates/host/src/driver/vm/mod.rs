@@ -1,0 +1,294 @@
+//! The vm driver: each sandbox a virtual machine of its own, with its own kernel, run by QEMU's `microvm`.
+//!
+//! Above the driver nothing differs from a container: the same guest agent answers on the same unix socket, the sandbox
+//! has the same address behind the same rules. docs/vm.md says how it is built. Files: [`launch`] the order of a start,
+//! [`jail`] where QEMU runs, [`qemu`] what it is told, [`qmp`] its own protocol, [`channel`] the talk with the guest,
+//! [`disk`] the writable disk, [`stored`] pauses, [`kernel`] and [`initramfs`] what is booted, [`accel`] hardware or software.
+//!
+//! QEMU is nobody's child. After an agent's restart it is found by pid, start time and boot id, and a new [`channel`]
+//! begins; nothing about machines is kept in memory but those channels.
+
+mod accel;
+mod channel;
+pub mod disk;
+mod initramfs;
+mod jail;
+mod kernel;
+mod launch;
+mod qemu;
+mod qmp;
+mod stored;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use atoll_model::SandboxId;
+use tokio::sync::{Semaphore, oneshot};
+
+use super::container::{RECLAIM_PATIENCE, has_swap};
+use super::{Driver, DriverError, InitProcess, LaunchSpec, NetworkAttach, Paused, Running, Steps, Usage, socket};
+use crate::cgroup::{Cgroups, Hierarchies};
+use crate::zygote::ZygoteCommand;
+pub use accel::Accel;
+use channel::Bridge;
+pub use jail::{ARGUMENT as JAIL, jail_main};
+pub use kernel::Kernel;
+pub use launch::RESTORED;
+
+/// Guests that boot at the same time, per processor: each keeps one busy for a second where there is no hardware help.
+const LAUNCHES_PER_CPU: usize = 2;
+
+const GUEST_SOCKET: &str = "guest.sock";
+const PORT_SOCKET: &str = "port.sock";
+const QMP_SOCKET: &str = "qmp.sock";
+
+/// How the driver is set up.
+pub struct VmConfig {
+    /// The instance's id: part of the cgroups' name.
+    pub instance: String,
+    /// Where each sandbox has a directory of its name, for its sockets.
+    pub sandboxes: PathBuf,
+    pub kernel: Kernel,
+    pub accel: Accel,
+    pub hierarchies: Option<Hierarchies>,
+    /// Something that ends up in [`jail_main`].
+    pub jail: ZygoteCommand,
+}
+
+impl VmConfig {
+    #[must_use]
+    pub fn new(instance: &str, sandboxes: PathBuf, kernel: Kernel, accel: Accel) -> Self {
+        let jail = ZygoteCommand::default();
+        Self { instance: instance.to_owned(), sandboxes, kernel, accel, hierarchies: None, jail }
+    }
+}
+
+/// Whether QEMU is on this machine.
+///
+/// # Errors
+/// What to do when it is not.
+pub fn has_qemu() -> Result<(), &'static str> {
+    if !cfg!(target_arch = "x86_64") {
+        return Err("virtual machines are offered on x86-64 only");
+    }
+    qemu::program().map(drop).ok_or("QEMU is not installed: run `apt-get install qemu-system-x86`")
+}
+
+struct Shared {
+    cgroups: Arc<Cgroups>,
+    sandboxes: PathBuf,
+    kernel: Kernel,
+    accel: Accel,
+    qemu: PathBuf,
+    jail: ZygoteCommand,
+    bridges: Mutex<HashMap<SandboxId, Bridge>>,
+}
+
+impl Shared {
+    fn bridges(&self) -> MutexGuard<'_, HashMap<SandboxId, Bridge>> {
+        self.bridges.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn socket(&self, id: &SandboxId, name: &str) -> PathBuf {
+        self.sandboxes.join(id.as_str()).join(name)
+    }
+
+    /// Ends whatever there is of a machine, and removes what it had. Blocks.
+    fn remove(&self, id: &SandboxId) -> io::Result<()> {
+        self.bridges().remove(id);
+        self.cgroups.kill(id.as_str())?;
+        for name in [GUEST_SOCKET, PORT_SOCKET, QMP_SOCKET] {
+            remove_file(&self.socket(id, name))?;
+        }
+        // Last: as long as it is there, the machine is known to be ours.
+        self.cgroups.remove(id.as_str())
+    }
+}
+
+fn remove_file(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+pub struct VmDriver {
+    shared: Arc<Shared>,
+    launches: Arc<Semaphore>,
+}
+
+impl fmt::Debug for VmDriver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VmDriver").field("accel", &self.shared.accel).finish_non_exhaustive()
+    }
+}
+
+impl VmDriver {
+    /// Makes the instance's cgroups for machines.
+    ///
+    /// # Errors
+    /// When QEMU is missing, or a cgroup controller.
+    pub fn start(config: VmConfig) -> io::Result<Self> {
+        has_qemu().map_err(io::Error::other)?;
+        let qemu = qemu::program().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        let hierarchies = config.hierarchies.map_or_else(Hierarchies::detect, Ok)?;
+        let cgroups = Cgroups::open(&hierarchies, None, &format!("{}-vm", config.instance))?;
+        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let shared = Shared {
+            cgroups: Arc::new(cgroups),
+            sandboxes: config.sandboxes,
+            kernel: config.kernel,
+            accel: config.accel,
+            qemu,
+            jail: config.jail,
+            bridges: Mutex::default(),
+        };
+        Ok(Self { shared: Arc::new(shared), launches: Arc::new(Semaphore::new(cpus * LAUNCHES_PER_CPU)) })
+    }
+
+    /// Whether this is a machine of this driver: something of it is in the kernel.
+    #[must_use]
+    pub fn owns(&self, id: &SandboxId) -> bool {
+        self.shared.cgroups.has(id.as_str())
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        action: &'static str,
+        id: &SandboxId,
+        work: impl FnOnce(&Shared, &SandboxId) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, DriverError> {
+        let (shared, name) = (Arc::clone(&self.shared), id.clone());
+        match tokio::task::spawn_blocking(move || work(&shared, &name)).await {
+            Ok(result) => result.map_err(|source| DriverError::Operation { action, id: id.clone(), source }),
+            Err(_) => Err(DriverError::Lost { action, id: id.clone() }),
+        }
+    }
+}
+
+#[async_trait]
+impl Driver for VmDriver {
+    async fn launch(
+        &self,
+        spec: LaunchSpec,
+        network: Arc<dyn NetworkAttach>,
+        trace: &mut Steps,
+    ) -> Result<Running, DriverError> {
+        let lost = DriverError::Lost { action: "launching", id: spec.id.clone() };
+        let Ok(permit) = Arc::clone(&self.launches).acquire_owned().await else { return Err(lost) };
+        trace.done("wait for a turn");
+        let (shared, mut own) = (Arc::clone(&self.shared), trace.fork());
+        let (answer, answered) = oneshot::channel();
+        // A task of its own, so that a launch that nobody waits for any more is undone all the same.
+        tokio::spawn(async move {
+            let id = spec.id.clone();
+            let result = shared.clone().launch(spec, network, &mut own).await;
+            if let Err((Ok(_), _)) = answer.send((result, own)) {
+                shared.undo(id).await;
+            }
+            drop(permit);
+        });
+        let Ok((result, own)) = answered.await else { return Err(lost) };
+        trace.absorb(own);
+        result
+    }
+
+    async fn adopt(&self, id: &SandboxId, init: &InitProcess) -> Option<Running> {
+        let pidfd = init.open()?;
+        let (socket, port) = (self.shared.socket(id, GUEST_SOCKET), self.shared.socket(id, PORT_SOCKET));
+        let bridge = socket::listener(&socket).and_then(|listener| Bridge::start(listener, port, None));
+        match bridge {
+            Ok(bridge) => drop(self.shared.bridges().insert(id.clone(), bridge)),
+            // It runs, and is listed; nobody can reach into it until the next start of the agent.
+            Err(error) => tracing::error!(sandbox = %id, %error, "the socket of an adopted machine can't be made"),
+        }
+        Some(Running::new(id.clone(), init.clone(), pidfd, Arc::clone(&self.shared.cgroups)))
+    }
+
+    async fn pause(&self, id: &SandboxId) -> Result<Paused, DriverError> {
+        // While it stands still it can't be asked any more, and its files may be wanted.
+        if let Err(error) = self.settle(id).await {
+            tracing::warn!(sandbox = %id, %error, "a machine is paused with files that its disk does not have yet");
+        }
+        let freed_bytes = self.usage(id).map_or(0, |usage| usage.memory_bytes);
+        let storing = self.shared.store(id).await;
+        storing.map_err(|source| DriverError::Operation { action: "storing", id: id.clone(), source })?;
+        self.blocking("removing the emptied machine of", id, Shared::remove).await?;
+        Ok(Paused::Stored { freed_bytes })
+    }
+
+    async fn resume(&self, id: &SandboxId) -> Result<(), DriverError> {
+        self.blocking("resuming", id, |shared, id| shared.cgroups.thaw(id.as_str())).await?;
+        // One whose storing failed half way stands still although it is not frozen.
+        let gone_on = self.shared.go_on(id).await;
+        gone_on.map_err(|source| DriverError::Operation { action: "resuming", id: id.clone(), source })
+    }
+
+    async fn reclaim(&self, id: &SandboxId) -> u64 {
+        if !has_swap() {
+            return 0;
+        }
+        let before = self.usage(id).map_or(0, |usage| usage.memory_bytes);
+        let reclaiming =
+            self.blocking("reclaiming the memory of", id, |shared, id| shared.cgroups.reclaim(id.as_str()));
+        // What takes longer goes on behind the answer.
+        if let Ok(Err(error)) = tokio::time::timeout(RECLAIM_PATIENCE, reclaiming).await {
+            tracing::debug!(sandbox = %id, %error, "its memory stays where it is");
+        }
+        before.saturating_sub(self.usage(id).map_or(before, |usage| usage.memory_bytes))
+    }
+
+    async fn settle(&self, id: &SandboxId) -> Result<(), DriverError> {
+        if self.is_paused(id) {
+            return Ok(());
+        }
+        let syncing = self.shared.bridges().get(id).map(Bridge::sync);
+        let synced = match syncing {
+            Some(syncing) => syncing.await,
+            None => Err(io::ErrorKind::NotConnected.into()),
+        };
+        let action = "writing to the disk of";
+        synced.map_err(|source| DriverError::Operation { action, id: id.clone(), source })
+    }
+
+    fn is_paused(&self, id: &SandboxId) -> bool {
+        self.shared.cgroups.is_frozen(id.as_str())
+    }
+
+    fn is_stored(&self, id: &SandboxId) -> bool {
+        self.shared.memory_file(id).is_file()
+    }
+
+    async fn kill(&self, id: &SandboxId) -> Result<(), DriverError> {
+        self.blocking("killing", id, |shared, id| {
+            shared.bridges().remove(id);
+            shared.cgroups.kill(id.as_str())
+        })
+        .await
+    }
+
+    async fn clean_up(&self, id: &SandboxId) -> Result<(), DriverError> {
+        self.blocking("cleaning up", id, Shared::remove).await
+    }
+
+    fn usage(&self, id: &SandboxId) -> Result<Usage, DriverError> {
+        let usage = self.shared.cgroups.usage(id.as_str());
+        usage.map_err(|source| DriverError::Operation { action: "measuring", id: id.clone(), source })
+    }
+
+    fn leftovers(&self) -> Vec<SandboxId> {
+        self.shared.cgroups.names().iter().filter_map(|name| name.parse().ok()).collect()
+    }
+
+    async fn shut_down(&self) {
+        let shared = Arc::clone(&self.shared);
+        shared.bridges().clear();
+        let _runtime_gone = tokio::task::spawn_blocking(move || shared.cgroups.remove_base()).await;
+    }
+}

@@ -1,0 +1,137 @@
+//! The machine as QEMU is told of it. Everything comes as a descriptor: the process can open hardly any path.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use super::accel::Accel;
+use crate::network::Tap;
+
+/// Bytes of the guest's console that are kept, for whoever asks why it did not come up.
+const CONSOLE_BYTES: usize = 64 << 10;
+
+/// Where the program and what it loads are found inside its jail.
+pub(super) const KERNEL: &str = "/kernel";
+pub(super) const INITRAMFS: &str = "/initramfs";
+
+/// A machine to be started.
+pub(super) struct Machine {
+    pub accel: Accel,
+    pub vcpus: u32,
+    pub memory_bytes: u64,
+    /// Read-only, topmost first.
+    pub lowers: Vec<OwnedFd>,
+    /// For writing, and the same for reading only: it is opened in both ways.
+    pub disk: [OwnedFd; 2],
+    /// Listening sockets.
+    pub port: OwnedFd,
+    pub qmp: OwnedFd,
+    pub tap: Option<Tap>,
+    /// What a machine of the same shape was when it was paused: this one goes on with it, once it is told to.
+    pub stored: Option<OwnedFd>,
+}
+
+/// Its arguments, and the descriptors that they speak of: the first is to have the number [`FIRST`].
+pub(super) struct Command {
+    pub arguments: Vec<String>,
+    pub descriptors: Vec<OwnedFd>,
+}
+
+/// Below are the standard streams; nothing else is open.
+pub(super) const FIRST: usize = 10;
+
+pub(super) fn program() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).map(|dir| dir.join("qemu-system-x86_64")).find(|path| path.is_file())
+}
+
+impl Machine {
+    pub fn command(self) -> Command {
+        let mut descriptors = Vec::new();
+        let mut inherit = |fd: OwnedFd| {
+            descriptors.push(fd);
+            FIRST + descriptors.len() - 1
+        };
+        let memory = self.memory_bytes >> 20;
+        let mut arguments: Vec<String> = Vec::new();
+        let mut say = |words: &[&str]| arguments.extend(words.iter().map(|word| (*word).to_owned()));
+        say(&["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]);
+        say(&["-machine", "microvm,memory-backend=ram,x-option-roms=off,isa-serial=on,pit=off,rtc=off"]);
+        say(self.accel.arguments());
+        say(&["-smp", &self.vcpus.to_string(), "-m", &format!("{memory}M")]);
+        say(&["-object", &format!("memory-backend-memfd,id=ram,size={memory}M,share=on")]);
+        say(&["-kernel", KERNEL, "-initrd", INITRAMFS, "-append", &kernel_command_line(self.accel)]);
+        say(&["-chardev", &format!("ringbuf,id=console,size={CONSOLE_BYTES}"), "-serial", "chardev:console"]);
+
+        let lowers = self.lowers.into_iter().enumerate().map(|(number, fd)| (format!("lower{number}"), true, vec![fd]));
+        let disk = ("disk".to_owned(), false, self.disk.into());
+        for (set, (name, read_only, fds)) in lowers.chain([disk]).enumerate() {
+            for fd in fds {
+                say(&["-add-fd", &format!("fd={},set={set}", inherit(fd))]);
+            }
+            let read_only = if read_only { "readonly=on" } else { "discard=unmap,detect-zeroes=unmap" };
+            // A full pool is told to the guest as an error; the default would stop the machine.
+            let file = format!("file=/dev/fdset/{set},file.locking=off,format=raw,if=none,id={name}");
+            say(&["-drive", &format!("{file},werror=report,rerror=report,{read_only}")]);
+            say(&["-device", &format!("virtio-blk-device,drive={name},serial={name}")]);
+        }
+
+        let port = inherit(self.port);
+        say(&["-chardev", &format!("socket,id=port,fd={port},server=on,wait=off")]);
+        say(&["-device", "virtio-serial-device,max_ports=2"]);
+        say(&["-device", &format!("virtserialport,chardev=port,name={}", atoll_rpc::channel::PORT)]);
+        if let Some(tap) = self.tap {
+            let mac = tap.mac.map(|byte| format!("{byte:02x}")).join(":");
+            let (fd, mtu) = (inherit(tap.fd), tap.mtu);
+            say(&["-netdev", &format!("tap,id=net,fd={fd},vhost=off")]);
+            say(&["-device", &format!("virtio-net-device,netdev=net,mac={mac},host_mtu={mtu}")]);
+        }
+        say(&["-object", "rng-builtin,id=rng", "-device", "virtio-rng-device,rng=rng"]);
+        say(&["-device", "virtio-balloon-device,id=balloon,free-page-reporting=on"]);
+        let qmp = inherit(self.qmp);
+        say(&["-chardev", &format!("socket,id=qmp,fd={qmp},server=on,wait=off")]);
+        say(&["-mon", "chardev=qmp,mode=control"]);
+        if let Some(stored) = self.stored {
+            say(&["-S", "-incoming", &format!("fd:{}", inherit(stored))]);
+        }
+        say(&["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]);
+        Command { arguments, descriptors }
+    }
+}
+
+fn kernel_command_line(accel: Accel) -> String {
+    let first = "console=ttyS0 loglevel=3 edd=off reboot=t panic=-1 random.trust_cpu=on rdinit=/init";
+    // What follows the dashes is for the guest agent.
+    format!("{first} {} -- vm", accel.kernel_parameters())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fd() -> OwnedFd {
+        std::fs::File::open("/dev/null").unwrap().into()
+    }
+
+    #[test]
+    fn every_descriptor_is_spoken_of_by_its_number() {
+        let machine = Machine {
+            accel: Accel::Tcg,
+            vcpus: 2,
+            memory_bytes: 256 << 20,
+            lowers: vec![fd(), fd()],
+            disk: [fd(), fd()],
+            port: fd(),
+            qmp: fd(),
+            stored: None,
+            tap: Some(Tap { fd: fd(), mtu: 1400, mac: [2, 0x61, 0x74, 0x6c, 0x70, 1] }),
+        };
+        let command = machine.command();
+        let text = command.arguments.join(" ");
+        for number in FIRST..FIRST + command.descriptors.len() {
+            assert!(text.contains(&format!("fd={number},")), "{number}: {text}");
+        }
+        assert_eq!(command.descriptors.len(), 7);
+        assert!(text.contains("mac=02:61:74:6c:70:01,host_mtu=1400"));
+        assert!(text.contains("-sandbox on") && text.contains("serial=lower1") && text.contains("serial=disk"));
+    }
+}

@@ -1,0 +1,339 @@
+//! Real machines, by the real QEMU, with the real guest agent. The root file system is a small erofs made of this
+//! machine's own shell and tools.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::fd::BorrowedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use atoll_model::LayerId;
+use base64::Engine;
+use tempfile::TempDir;
+
+use super::*;
+use crate::driver::{Kind, Lower};
+use crate::slots::{LAST_BLOCK, SandboxNetwork, Slot};
+use crate::storage::{Pool, PoolOptions};
+
+/// A machine without a network.
+struct NoNetwork;
+
+impl NetworkAttach for NoNetwork {
+    fn attach(&self, _slot: &Slot, _netns: BorrowedFd<'_>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn tap(&self, _slot: &Slot) -> io::Result<Option<crate::network::Tap>> {
+        Ok(None)
+    }
+}
+
+struct Fixture {
+    driver: VmDriver,
+    dir: TempDir,
+}
+
+static NEXT: AtomicU8 = AtomicU8::new(100);
+
+/// What the tests call inside.
+const TOOLS: [&str; 10] = ["sh", "cat", "cut", "ls", "dd", "sleep", "uname", "id", "mount", "sync"];
+
+fn sh(command: &str) -> String {
+    let output = Command::new("sh").args(["-ec", command]).output().unwrap();
+    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// A root file system of this machine's tools and the libraries that they need.
+fn make_image(dir: &Path) {
+    let root = dir.join("root");
+    let shown = root.display();
+    sh(&format!(
+        "mkdir -p {shown}/bin {shown}/etc {shown}/tmp {shown}/root; echo root:x:0:0::/root:/bin/sh > {shown}/etc/passwd; echo root:x:0: > {shown}/etc/group"
+    ));
+    for tool in TOOLS {
+        let path = sh(&format!("readlink -f $(command -v {tool})"));
+        let path = path.trim();
+        sh(&format!(
+            "cp {path} {shown}/bin/{tool}; ldd {path} | grep -o '/[^ ]*' | while read -r lib; do \
+             mkdir -p {shown}$(dirname $lib); cp -L $lib {shown}$lib; done"
+        ));
+    }
+    let image = dir.join("root.erofs");
+    sh(&format!("mkfs.erofs {} {shown}", image.display()));
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let dir = tempfile::Builder::new().prefix("atoll-vm-").tempdir_in("/var/tmp").unwrap();
+        let cache =
+            std::env::var_os("ATOLL_CACHE_DIR").map_or_else(|| PathBuf::from("/var/cache/atoll"), PathBuf::from);
+        let kernel = Kernel::ensure(&cache, atoll_assets::GUEST).unwrap();
+        let instance = format!("t{}", dir.path().file_name().unwrap().to_str().unwrap().replace("atoll-vm-", ""));
+        let config = VmConfig::new(&instance, dir.path().to_owned(), kernel, Accel::of_this_machine(&cache));
+        Self { driver: VmDriver::start(config).unwrap(), dir }
+    }
+
+    /// Another driver on the same machines, as a new agent has it.
+    fn another(&self) -> VmDriver {
+        let cache =
+            std::env::var_os("ATOLL_CACHE_DIR").map_or_else(|| PathBuf::from("/var/cache/atoll"), PathBuf::from);
+        let kernel = Kernel::ensure(&cache, atoll_assets::GUEST).unwrap();
+        let instance = format!("t{}", self.dir.path().file_name().unwrap().to_str().unwrap().replace("atoll-vm-", ""));
+        VmDriver::start(VmConfig::new(&instance, self.dir.path().to_owned(), kernel, Accel::of_this_machine(&cache)))
+            .unwrap()
+    }
+
+    fn spec(&self) -> LaunchSpec {
+        let image = self.dir.path().join("root.erofs");
+        if !image.exists() {
+            make_image(self.dir.path());
+        }
+        let id = SandboxId::new();
+        let (home, volume) = (self.dir.path().join(id.as_str()), self.dir.path().join(format!("{id}.volume")));
+        fs::create_dir(&home).unwrap();
+        fs::create_dir(&volume).unwrap();
+        let slot = Slot::new(SandboxNetwork::default(), LAST_BLOCK, NEXT.fetch_add(1, Ordering::Relaxed)).unwrap();
+        LaunchSpec {
+            socket_path: home.join("guest.sock"),
+            kind: Kind::Vm,
+            slot,
+            lowers: vec![Lower { path: PathBuf::from("/"), file: Some(image) }],
+            volume,
+            disk_bytes: 256 << 20,
+            volumes: Vec::new(),
+            vcpus: 1,
+            memory_bytes: 256 << 20,
+            pids_max: 128,
+            hostname: "island".to_owned(),
+            guest_config: serde_json::json!({ "sandbox_id": id.as_str() }),
+            id,
+        }
+    }
+
+    async fn launch(&self, spec: &LaunchSpec) -> Result<Running, DriverError> {
+        let mut steps = Steps::new();
+        let launched = self.driver.launch(spec.clone(), Arc::new(NoNetwork), &mut steps).await;
+        for step in steps.as_slice() {
+            println!("{:>8} ms  {}", step.took.as_millis(), step.name);
+        }
+        launched
+    }
+
+    /// What a failed or ended machine has left: cgroups, sockets, processes.
+    fn leavings(&self) -> Vec<String> {
+        let mut left: Vec<String> = self.driver.leftovers().iter().map(ToString::to_string).collect();
+        let homes = fs::read_dir(self.dir.path()).unwrap().flatten().map(|entry| entry.path());
+        for home in homes.filter(|path| path.is_dir() && path.extension().is_none()) {
+            let files = fs::read_dir(home).unwrap().flatten().map(|it| it.path());
+            left.extend(
+                files.filter(|it| it.extension().is_some_and(|it| it == "sock")).map(|it| it.display().to_string()),
+            );
+        }
+        left
+    }
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(async {
+                    for id in self.driver.leftovers() {
+                        let _removed = self.driver.clean_up(&id).await;
+                    }
+                    self.driver.shut_down().await;
+                });
+            });
+        });
+    }
+}
+
+/// Runs a shell command inside: its exit code and output.
+fn run(socket: &Path, command: &str) -> (i64, String) {
+    let body = serde_json::json!({ "cmd": "/bin/sh", "args": ["-c", command] }).to_string();
+    let mut stream = UnixStream::connect(socket).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let head = format!(
+        "POST /atoll.guest.v1.GuestService/Exec HTTP/1.1\r\nhost: guest\r\nx-atoll-trusted: 1\r\n\
+         content-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all((head + &body).as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, text) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200"), "{answer}");
+    let answer: serde_json::Value = serde_json::from_str(text).unwrap();
+    let bytes = |name: &str| {
+        let text = answer.get(name).and_then(serde_json::Value::as_str).unwrap_or_default();
+        String::from_utf8(base64::engine::general_purpose::STANDARD.decode(text).unwrap()).unwrap()
+    };
+    let code = answer.get("exitCode").and_then(serde_json::Value::as_i64).unwrap_or(0);
+    (code, bytes("stdout") + &bytes("stderr"))
+}
+
+async fn ok(spec: &LaunchSpec, command: &str) -> String {
+    let (socket, command) = (spec.socket_path.clone(), command.to_owned());
+    tokio::task::spawn_blocking(move || {
+        let (code, output) = run(&socket, &command);
+        assert_eq!(code, 0, "{command}: {output}");
+        output.trim_end().to_owned()
+    })
+    .await
+    .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_lives_through_a_new_agent_a_pause_and_a_second_start_with_its_files() {
+    let fixture = Fixture::new();
+    let spec = fixture.spec();
+    let running = fixture.launch(&spec).await.unwrap();
+
+    // A kernel of its own, root of it, its own name, nothing of the host's.
+    assert!(ok(&spec, "uname -r").await.contains("cloud"));
+    assert_eq!(ok(&spec, "id -u; cat /etc/hostname; cat /proc/sys/kernel/hostname").await, "0\nisland\nisland");
+    assert!(ok(&spec, "mount").await.contains("overlay on / type overlay"));
+    ok(&spec, "echo kept > /root/file; echo gone > /bin/extra").await;
+
+    // QEMU is nobody: its own ids, no capability, nothing but its own files, no network.
+    let proc = PathBuf::from(format!("/proc/{}", running.init.pid));
+    let status = fs::read_to_string(proc.join("status")).unwrap();
+    let id = spec.slot.id_base();
+    assert!(status.contains(&format!("Uid:\t{id}\t{id}\t{id}\t{id}")), "{status}");
+    for line in ["CapEff:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2", "Groups:\t \n"] {
+        assert!(status.contains(line), "{line}: {status}");
+    }
+    for name in ["net", "mnt", "ipc", "uts", "pid"] {
+        let namespace = |of: &Path| fs::read_link(of.join("ns").join(name)).unwrap();
+        assert_ne!(namespace(&proc), namespace(Path::new("/proc/self")), "{name}");
+    }
+    let mut seen: Vec<_> = fs::read_dir(proc.join("root")).unwrap().flatten().map(|it| it.file_name()).collect();
+    seen.sort();
+    let expected = ["dev", "etc", "initramfs", "kernel", "lib", "lib32", "lib64", "usr"];
+    assert!(seen.iter().all(|name| expected.contains(&name.to_str().unwrap())), "{seen:?}");
+
+    // The agent is replaced: the machine goes on, and the new agent reaches it.
+    let mark = ok(&spec, "sleep 1000 > /dev/null 2>&1 & echo $!").await;
+    let another = fixture.another();
+    assert!(another.adopt(&spec.id, &running.init).await.is_some());
+    fixture.driver.shared.bridges().clear();
+    assert_eq!(ok(&spec, &format!("cat /proc/{mark}/comm")).await, "sleep");
+    let later = InitProcess { start_time: running.init.start_time + 1, ..running.init.clone() };
+    assert!(another.adopt(&spec.id, &later).await.is_none());
+
+    // It stands still, and nothing of it is left but a file; it goes on as if nothing had been.
+    assert!(another.usage(&spec.id).unwrap().memory_bytes > 16 << 20);
+    let begun = ok(&spec, &format!("cut -d' ' -f22 /proc/{mark}/stat")).await;
+    for _ in 0..2 {
+        let paused = another.pause(&spec.id).await.unwrap();
+        assert!(matches!(paused, Paused::Stored { freed_bytes } if freed_bytes > 16 << 20), "{paused:?}");
+        assert!(!running.is_alive() && !another.owns(&spec.id));
+        assert_eq!(fixture.leavings(), Vec::<String>::new());
+        let memory = spec.socket_path.with_file_name("memory");
+        assert_eq!(fs::metadata(&memory).unwrap().permissions().mode() & 0o777, 0o600);
+        let mut steps = Steps::new();
+        another.launch(spec.clone(), Arc::new(NoNetwork), &mut steps).await.unwrap();
+        assert!(steps.as_slice().iter().any(|step| step.name == RESTORED), "{steps:?}");
+        assert!(!memory.exists(), "it would not fit the disk any more");
+        assert_eq!(
+            ok(&spec, &format!("cut -d' ' -f22 /proc/{mark}/stat; cat /root/file")).await,
+            format!("{begun}\nkept")
+        );
+    }
+    // What is no memory of a machine is not gone on with: it boots.
+    another.pause(&spec.id).await.unwrap();
+    fs::write(spec.socket_path.with_file_name("memory"), b"nonsense").unwrap();
+    let mut steps = Steps::new();
+    another.launch(spec.clone(), Arc::new(NoNetwork), &mut steps).await.unwrap();
+    assert!(!steps.as_slice().iter().any(|step| step.name == RESTORED), "{steps:?}");
+    assert_eq!(ok(&spec, "cat /root/file").await, "kept");
+
+    // Its end, and a second life on the same disk.
+    another.settle(&spec.id).await.unwrap();
+    another.clean_up(&spec.id).await.unwrap();
+    assert_eq!(fixture.leavings(), Vec::<String>::new());
+    drop(another);
+    fixture.launch(&spec).await.unwrap();
+    assert_eq!(ok(&spec, "cat /root/file; ls /bin/extra").await, "kept\n/bin/extra");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_a_disk_has_its_files_and_goes_its_own_way() {
+    let fixture = Fixture::new();
+    let data = fixture.dir.path().join("data");
+    fs::create_dir(&data).unwrap();
+    let options = PoolOptions { reserve: 1 << 20, ..PoolOptions::default() };
+    let pool = Pool::open(&data, &options).unwrap();
+    let on_pool = |mut spec: LaunchSpec| {
+        spec.volume = pool.create_volume(&spec.id, spec.disk_bytes).unwrap().path;
+        spec
+    };
+    let parent = on_pool(fixture.spec());
+    fixture.launch(&parent).await.unwrap();
+    ok(&parent, "echo parent > /root/file").await;
+    fixture.driver.settle(&parent.id).await.unwrap();
+    let layer = LayerId::new();
+    pool.snapshot_volume(&parent.id, &layer).unwrap();
+
+    let mut child = on_pool(fixture.spec());
+    child.lowers.insert(0, pool.layer(&layer).unwrap().into());
+    fixture.launch(&child).await.unwrap();
+    assert_eq!(ok(&child, "cat /root/file").await, "parent");
+    ok(&child, "echo child > /root/file; sync").await;
+    assert_eq!(ok(&parent, "cat /root/file").await, "parent");
+    assert_ne!(ok(&child, "cat /etc/machine-id").await, ok(&parent, "cat /etc/machine-id").await);
+
+    for spec in [&parent, &child] {
+        fixture.driver.clean_up(&spec.id).await.unwrap();
+        pool.delete_volume(&spec.id).unwrap();
+    }
+    pool.delete_layer(&layer).unwrap();
+    assert!(pool.close().unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_launch_that_fails_says_why_and_leaves_nothing() {
+    let fixture = Fixture::new();
+    let turns = fixture.driver.launches.available_permits();
+    let spec = fixture.spec();
+
+    // What a container has left is a directory, which is no disk.
+    let foreign = LaunchSpec { lowers: vec![PathBuf::from("/usr").into()], ..spec.clone() };
+    let error = fixture.launch(&foreign).await.err().unwrap().to_string();
+    assert!(error.contains("that a container has left"), "{error}");
+
+    // No file system on the template: the guest says so, and its words arrive.
+    let nonsense = fixture.dir.path().join("nonsense");
+    fs::write(&nonsense, vec![7; 1 << 20]).unwrap();
+    let broken = LaunchSpec { lowers: vec![Lower { path: "/".into(), file: Some(nonsense) }], ..spec.clone() };
+    let error = fixture.launch(&broken).await.err().unwrap().to_string();
+    assert!(error.contains("the guest") && error.contains("lower0") && error.contains("erofs"), "{error}");
+
+    // QEMU refuses: its words arrive.
+    let huge = LaunchSpec { memory_bytes: 1 << 50, ..spec.clone() };
+    let error = fixture.launch(&huge).await.err().unwrap().to_string();
+    assert!(error.contains("QEMU"), "{error}");
+
+    // Nobody waits any more.
+    let mut steps = Steps::new();
+    {
+        let launch = fixture.driver.launch(spec.clone(), Arc::new(NoNetwork), &mut steps);
+        tokio::select! {
+            _ = launch => panic!("it can't be done yet"),
+            () = tokio::time::sleep(Duration::from_millis(50)) => {}
+        }
+    }
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    while fixture.driver.launches.available_permits() < turns {
+        assert!(std::time::Instant::now() < deadline, "{:?}", fixture.leavings());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(fixture.leavings(), Vec::<String>::new());
+}

@@ -1,0 +1,223 @@
+//! What host agent and guest agent say on a virtio-serial port before HTTP/2 begins.
+//!
+//! Such a port has no connections: whoever opens it may find the other end in mid-sentence, of a talk with an agent
+//! that is gone, or from before a snapshot. So each talk begins with an epoch, a random number of the host's:
+//!
+//! ```text
+//! host                                   guest
+//!   | -- Hello(epoch), again and again ->  |   whatever came before it is skipped
+//!   | <- Ack(epoch) for each ------------  |   whatever came before the first is skipped
+//!   | -- Go(epoch) ---------------------->  |   further Hellos are skipped
+//!   | <- Go(epoch) ----------------------  |   from here on both ends are in step
+//!   | -- orders, a letter --------------->  |
+//!   | <- its answer, a letter -----------  |
+//!   | == HTTP/2: the guest is the server ==|
+//! ```
+//!
+//! Each `CONNECT` in it is a new connection to the guest, as one over a sandbox's unix socket is; `POST /sync` answers when
+//! all that was written inside has reached the disk. Only words and bytes here, no I/O.
+
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+
+/// No HTTP/2 frame may begin like this (its length would be above every limit), so a server that is still in another
+/// talk gives up when it reads one.
+const MAGIC: [u8; 8] = [0xff, 0xff, 0xff, 0x61, 0x74, 0x6f, 0x6c, 0x6c];
+const FRAME: usize = MAGIC.len() + 1 + 16;
+/// The longest letter: a guest's configuration is a megabyte at most.
+pub const MAX_LETTER: usize = 4 << 20;
+/// The port's name, by which the guest finds it.
+pub const PORT: &str = "atoll";
+
+pub type Epoch = [u8; 16];
+
+/// One word of the greeting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Word {
+    Hello,
+    /// The guest was configured in an earlier talk, or not.
+    Ack {
+        configured: bool,
+    },
+    Go,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Frame {
+    pub word: Word,
+    pub epoch: Epoch,
+}
+
+impl Frame {
+    #[must_use]
+    pub fn encode(&self) -> [u8; FRAME] {
+        let mut bytes = [0; FRAME];
+        bytes[..MAGIC.len()].copy_from_slice(&MAGIC);
+        bytes[MAGIC.len()] = match self.word {
+            Word::Hello => 1,
+            Word::Ack { configured: false } => 2,
+            Word::Ack { configured: true } => 3,
+            Word::Go => 4,
+        };
+        bytes[MAGIC.len() + 1..].copy_from_slice(&self.epoch);
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (kind, epoch) = bytes.get(MAGIC.len()..FRAME)?.split_first()?;
+        let word = match kind {
+            1 => Word::Hello,
+            2 => Word::Ack { configured: false },
+            3 => Word::Ack { configured: true },
+            4 => Word::Go,
+            _ => return None,
+        };
+        Some(Self { word, epoch: epoch.try_into().ok()? })
+    }
+}
+
+/// Finds frames among bytes that may be anything.
+#[derive(Debug, Default)]
+pub struct Finder {
+    bytes: Vec<u8>,
+}
+
+impl Finder {
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// The next frame among what was pushed; what lies before it is dropped.
+    pub fn next_frame(&mut self) -> Option<Frame> {
+        loop {
+            let start = self.bytes.windows(MAGIC.len()).position(|window| window == MAGIC);
+            let Some(start) = start else {
+                // The beginning of a frame may be among the last bytes.
+                let keep = self.bytes.len().min(MAGIC.len() - 1);
+                self.bytes.drain(..self.bytes.len() - keep);
+                return None;
+            };
+            self.bytes.drain(..start);
+            if self.bytes.len() < FRAME {
+                return None;
+            }
+            match Frame::decode(&self.bytes) {
+                Some(frame) => {
+                    self.bytes.drain(..FRAME);
+                    return Some(frame);
+                }
+                None => drop(self.bytes.drain(..1)),
+            }
+        }
+    }
+
+    /// What was pushed behind the last frame.
+    #[must_use]
+    pub fn rest(self) -> Vec<u8> {
+        self.bytes
+    }
+}
+
+/// The letter that begins each talk.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Orders {
+    /// The host's clock, nanoseconds since 1970.
+    pub now_ns: u64,
+    /// Fresh randomness: a copy must not go on with that of its original.
+    pub entropy: [u8; 32],
+    /// Who this is; for a guest that does not know yet.
+    pub start: Option<Beginning>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Beginning {
+    /// The guest agent's configuration, JSON.
+    pub guest: String,
+    pub hostname: String,
+    /// 32 hex digits.
+    pub machine_id: String,
+    pub network: Option<Network>,
+    /// Read-only disks below the writable one; `lower0` is the topmost.
+    pub lowers: usize,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Network {
+    pub address: Ipv4Addr,
+    pub gateway: Ipv4Addr,
+    pub mtu: u32,
+}
+
+/// The answer to it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Answer {
+    pub error: Option<String>,
+}
+
+/// A letter: its length, then its text.
+#[must_use]
+pub fn letter(text: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
+    [&length.to_be_bytes(), text].concat()
+}
+
+/// The length of a letter whose first four bytes these are; none when it is too long to be one.
+#[must_use]
+pub fn letter_length(head: [u8; 4]) -> Option<usize> {
+    let length = u32::from_be_bytes(head) as usize;
+    (length <= MAX_LETTER).then_some(length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn frame() -> impl Strategy<Value = Frame> {
+        let words = vec![Word::Hello, Word::Ack { configured: false }, Word::Ack { configured: true }, Word::Go];
+        (proptest::sample::select(words), any::<Epoch>()).prop_map(|(word, epoch)| Frame { word, epoch })
+    }
+
+    proptest! {
+        #[test]
+        fn frames_are_found_among_anything_however_it_is_cut(
+            noise in proptest::collection::vec(any::<u8>(), 0..200),
+            frames in proptest::collection::vec(frame(), 1..4),
+            cut in 1_usize..40,
+        ) {
+            // Noise that holds the mark of a frame is no noise.
+            prop_assume!(!noise.windows(MAGIC.len()).any(|window| window == MAGIC));
+            let mut text = noise;
+            text.push(0);
+            frames.iter().for_each(|frame| text.extend(frame.encode()));
+            text.extend(*b"rest");
+            let mut finder = Finder::default();
+            let mut found = Vec::new();
+            for piece in text.chunks(cut) {
+                finder.push(piece);
+                while found.len() < frames.len() {
+                    let Some(frame) = finder.next_frame() else { break };
+                    found.push(frame);
+                }
+            }
+            prop_assert_eq!(found, frames);
+            prop_assert_eq!(finder.rest(), b"rest");
+        }
+
+        #[test]
+        fn noise_is_never_kept(noise in proptest::collection::vec(any::<u8>(), 0..5000)) {
+            let mut finder = Finder::default();
+            finder.push(&noise);
+            while finder.next_frame().is_some() {}
+            prop_assert!(finder.rest().len() < FRAME);
+        }
+    }
+
+    #[test]
+    fn a_letter_that_is_too_long_is_none() {
+        assert_eq!(letter(b"ab"), [0, 0, 0, 2, b'a', b'b']);
+        assert_eq!(letter_length([0, 0, 0, 2]), Some(2));
+        assert_eq!(letter_length([0xff; 4]), None);
+    }
+}
