@@ -24,7 +24,9 @@ use crate::http::metrics::HttpMetrics;
 use crate::layers::Layers;
 use crate::reconcile::Reconcile;
 use crate::sandboxes::Sandboxes;
+use crate::secrets::Secrets;
 use crate::snapshots::Snapshots;
+use crate::volumes::Volumes;
 use crate::webhooks::Worker;
 
 /// How often the use of an API key is noted.
@@ -42,6 +44,8 @@ pub struct Parts {
     pub hosts: Hosts,
     pub sandboxes: Sandboxes,
     pub layers: Layers,
+    pub secrets: Secrets,
+    pub volumes: Volumes,
     pub snapshots: Snapshots,
     pub builds: Builds,
     pub reconcile: Reconcile,

@@ -252,6 +252,9 @@ pub struct ControlConfig {
     /// A file of the operator's with the keys that sign people's tokens (Ed25519, PEM): the first signs, all are accepted.
     /// Keys in the database when absent.
     pub jwt_key: Option<PathBuf>,
+    /// The key that secrets are encrypted under: a file with 64 hexadecimal characters. One in the data directory, made at
+    /// the first start, when absent.
+    pub secrets_key: Option<PathBuf>,
     /// Where people can sign in besides here.
     pub oidc: Option<OidcSettings>,
     pub github: Option<GithubSettings>,
@@ -293,6 +296,7 @@ impl ControlConfig {
             registry_allow: Vec::new(),
             webhook_allow: Vec::new(),
             jwt_key: None,
+            secrets_key: None,
             oidc: None,
             github: None,
             smtp_url: None,

@@ -29,9 +29,12 @@ use crate::objects::Objects;
 use crate::oci::{Puller, Registries};
 use crate::pki::{Authority, agent_client_config};
 use crate::reconcile::Reconcile;
-use crate::sandboxes::{Placer, Sandboxes};
+use crate::sandboxes::{Placer, Sandboxes, Sources};
+use crate::secrets::Secrets;
+use crate::secrets::cipher::Cipher;
 use crate::snapshots::Snapshots;
 use crate::templates::{BaseImage, store as templates};
+use crate::volumes::Volumes;
 use crate::webhooks::{Sender, Worker};
 use crate::{http, jobs, signing};
 
@@ -179,9 +182,13 @@ async fn wire(
     let reconcile = Reconcile::new(&db, &clock, &hosts, &fleet, config.resume_on_reconnect);
     let objects = Objects::open(&config.data_dir).context("opening the object store")?;
     let layers = Layers::new(db.clone(), clock.clone(), fleet.clone(), objects);
-    let sandboxes =
-        Sandboxes::new(db.clone(), clock.clone(), fleet, placer, layers.clone(), &config.http, tasks.clone())
-            .with_quotas(config.quotas.into());
+    let cipher = Cipher::load(config.secrets_key.as_deref(), &config.data_dir).context("loading the key of secrets")?;
+    let secrets = Secrets::new(db.clone(), clock.clone(), cipher);
+    secrets.check_key().await?;
+    let volumes = Volumes::new(db.clone(), clock.clone(), config.quotas.into());
+    let sources = Sources { layers: layers.clone(), secrets: secrets.clone() };
+    let sandboxes = Sandboxes::new(db.clone(), clock.clone(), fleet, placer, sources, &config.http, tasks.clone())
+        .with_quotas(config.quotas.into());
     let registries = Registries::new(config.registry_allow.clone()).context("setting up TLS for registries")?;
     let puller = Puller { db: db.clone(), clock: clock.clone(), objects: layers.objects().clone(), registries };
     let builds = Builds::new(db.clone(), clock.clone(), sandboxes.clone(), layers.clone(), puller, replica.clone());
@@ -197,6 +204,8 @@ async fn wire(
         hosts,
         sandboxes,
         layers,
+        secrets,
+        volumes,
         snapshots,
         builds,
         reconcile,

@@ -24,6 +24,12 @@ pub struct Shape {
     /// Environment of its processes; `NAME` alone takes the value from here
     #[arg(long, short = 'e', value_name = "NAME=VALUE")]
     pub env: Vec<String>,
+    /// A secret as environment, under its own name or another: `NAME`, or `VARIABLE=NAME`
+    #[arg(long, value_name = "VARIABLE=NAME")]
+    pub secret: Vec<String>,
+    /// A volume at a path of the sandbox; `:ro` behind it to read only
+    #[arg(long, short = 'v', value_name = "NAME:PATH")]
+    pub volume: Vec<String>,
     /// Labels, for lists
     #[arg(long, short = 'l', value_name = "NAME=VALUE")]
     pub label: Vec<String>,
@@ -279,6 +285,54 @@ pub enum SnapshotCommand {
     /// Show one snapshot
     Get { name: String },
     /// Delete snapshots; sandboxes that were made from them live on
+    Rm {
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SecretCommand {
+    /// Keep a value: from --file, from stdin, or asked for
+    Set {
+        /// Letters, digits, `_`, `-` and `.`
+        name: String,
+        /// Where the value is; `-` for stdin
+        #[arg(long, short = 'f', value_name = "FILE")]
+        file: Option<PathBuf>,
+        /// Take the place of the one of that name
+        #[arg(long)]
+        overwrite: bool,
+    },
+    /// List secrets, without their values
+    #[command(visible_alias = "ls")]
+    List,
+    /// Delete secrets; sandboxes that have them keep them
+    Rm {
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum VolumeCommand {
+    /// Make a volume
+    Create {
+        /// Lower-case letters, digits and hyphens
+        name: String,
+        /// What it may hold, in MB [default: 1024]
+        #[arg(long, value_name = "MB")]
+        size: Option<u64>,
+        /// One sandbox at a time
+        #[arg(long)]
+        exclusive: bool,
+    },
+    /// List volumes
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show one volume
+    Get { name: String },
+    /// Delete volumes with their files; refused while sandboxes have them mounted
     Rm {
         #[arg(required = true)]
         names: Vec<String>,

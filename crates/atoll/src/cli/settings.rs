@@ -75,6 +75,10 @@ pub struct ControlArgs {
     /// Keys that sign people's tokens, Ed25519 in PEM: the first signs, all are accepted [default: in the database]
     #[arg(long, env = "ATOLL_JWT_KEY", value_name = "FILE")]
     pub jwt_key: Option<PathBuf>,
+    /// The key that secrets are encrypted under: 64 hexadecimal characters, the same for all servers of a database
+    /// [default: made in the data directory]
+    #[arg(long, env = "ATOLL_SECRETS_KEY", value_name = "FILE")]
+    pub secrets_key: Option<PathBuf>,
     /// An OpenID Connect provider where people can sign in: its address
     #[arg(long, env = "ATOLL_OIDC_ISSUER", value_name = "URL", requires_all = ["oidc_client_id", "oidc_client_secret"])]
     pub oidc_issuer: Option<String>,

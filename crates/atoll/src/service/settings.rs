@@ -25,6 +25,7 @@ pub fn control(data_dir: PathBuf, cache_dir: PathBuf, args: &ControlArgs, heartb
     config.trusted_proxies.clone_from(&args.trusted_proxies);
     config.webhook_allow.clone_from(&args.webhook_allow);
     config.jwt_key.clone_from(&args.jwt_key);
+    config.secrets_key.clone_from(&args.secrets_key);
     config.oidc = args.oidc_issuer.clone().zip(args.oidc_client_id.clone()).zip(args.oidc_client_secret.clone()).map(
         |((issuer, client_id), client_secret)| OidcSettings {
             name: args.oidc_name.clone(),

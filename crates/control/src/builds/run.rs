@@ -218,6 +218,8 @@ impl Builds {
             // Its steps are kept as layers, which other sandboxes stand on: containers make such.
             driver: Some("container".to_owned()),
             env: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            volumes: Vec::new(),
             metadata: BTreeMap::new(),
             network: Network::default(),
             keep_if_abandoned: true,

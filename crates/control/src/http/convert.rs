@@ -56,6 +56,8 @@ impl From<SandboxError> for ApiError {
             SandboxError::Queue => Self::overloaded("too many sandboxes are being created; try again in a moment"),
             SandboxError::Layers(error) => error.into(),
             SandboxError::Quota(error) => error.into(),
+            SandboxError::Secret(error) => Self::from(error).with_field("secrets"),
+            SandboxError::Volume(error) => Self::from(error).with_field("volumes"),
             SandboxError::Host(error) => error.into(),
             SandboxError::Db(error) => error.into(),
             SandboxError::ListHosts(cause) => Self::internal(cause),

@@ -42,9 +42,9 @@ impl From<SnapshotError> for ApiError {
 #[derive(Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct Overwrite {
-    /// Take the place of a snapshot of the same name.
+    /// Take the place of the one of the same name.
     #[serde(default)]
-    overwrite: bool,
+    pub overwrite: bool,
 }
 
 /// A name that a team may give.

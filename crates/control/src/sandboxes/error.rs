@@ -6,6 +6,8 @@ use crate::db::DbError;
 use crate::fleet::{FleetError, NoHost};
 use crate::layers::LayerError;
 use crate::quotas::QuotaError;
+use crate::secrets::SecretError;
+use crate::volumes::VolumeError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
@@ -41,6 +43,10 @@ pub enum SandboxError {
     /// What it stands on can't be had.
     #[error(transparent)]
     Layers(#[from] LayerError),
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
     #[error(transparent)]
     Host(#[from] FleetError),
     #[error(transparent)]
