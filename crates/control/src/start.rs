@@ -205,6 +205,7 @@ async fn wire(
         tunnels,
         replica,
         webhooks,
+        signed: Default::default(),
         tasks,
         shutdown,
         metrics: HttpMetrics::default(),

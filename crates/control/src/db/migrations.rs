@@ -33,6 +33,7 @@ const SQLITE: &[Listed] = &[
     (50, "sandbox lifetimes", include_str!("../../migrations/sqlite/0050_sandbox_lifetimes.sql")),
     (60, "audit failures", include_str!("../../migrations/sqlite/0060_audit_failures.sql")),
     (61, "webhook secrets", include_str!("../../migrations/sqlite/0061_webhook_secrets.sql")),
+    (70, "E2B: builds in two steps, pauses of files", include_str!("../../migrations/sqlite/0070_e2b.sql")),
 ];
 const POSTGRES: &[Listed] = &[
     (1, "init", include_str!("../../migrations/postgres/0001_init.sql")),
@@ -50,6 +51,7 @@ const POSTGRES: &[Listed] = &[
     (50, "sandbox lifetimes", include_str!("../../migrations/postgres/0050_sandbox_lifetimes.sql")),
     (60, "audit failures", include_str!("../../migrations/postgres/0060_audit_failures.sql")),
     (61, "webhook secrets", include_str!("../../migrations/postgres/0061_webhook_secrets.sql")),
+    (70, "E2B: builds in two steps, pauses of files", include_str!("../../migrations/postgres/0070_e2b.sql")),
 ];
 
 /// The version that this program was built for.

@@ -26,6 +26,8 @@ const MAX_ARGUMENT: usize = 131_071;
 const MAX_ARGUMENTS: usize = 2 * 1024 * 1024 - 64 * 1024;
 const MAX_USER: usize = 32;
 const MAX_TAG: usize = 128;
+/// `name:tag`.
+const MAX_TEMPLATE: usize = 257;
 
 /// `value` if it lies in the range.
 pub fn within<T: PartialOrd + Display>(field: &'static str, value: T, (low, high): (T, T)) -> ApiResult<T> {
@@ -209,7 +211,7 @@ fn is_name(text: &str) -> bool {
 /// A request to create a sandbox, checked and with its defaults.
 pub fn new_sandbox(request: CreateSandboxRequest, keep_if_abandoned: bool) -> ApiResult<NewSandbox> {
     let template = request.template.unwrap_or_else(|| "base".to_owned());
-    line("template", &template, 128)?;
+    line("template", &template, MAX_TEMPLATE)?;
     if let Some(driver) = &request.driver
         && !matches!(driver.as_str(), "container" | "vm" | "auto")
     {

@@ -39,9 +39,9 @@ use crate::templates::store::{self as templates, Template};
 /// How long a create waits for a template's ready command, and between two tries.
 const READY_PATIENCE: Duration = Duration::from_secs(60);
 const READY_AGAIN: Duration = Duration::from_millis(100);
-const DEFAULT_VCPUS: u32 = 1;
-const DEFAULT_MEMORY_MB: u64 = 512;
-const DEFAULT_DISK_MB: u64 = 5120;
+pub const DEFAULT_VCPUS: u32 = 1;
+pub const DEFAULT_MEMORY_MB: u64 = 512;
+pub const DEFAULT_DISK_MB: u64 = 5120;
 /// The driver of templates that work with any.
 const DEFAULT_DRIVER: &str = "container";
 
