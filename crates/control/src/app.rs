@@ -19,8 +19,8 @@ use crate::db::{Db, Millis};
 use crate::events::Feed;
 use crate::fleet::Tunnels;
 use crate::hosts::Hosts;
-use crate::http::Listeners;
 use crate::http::metrics::HttpMetrics;
+use crate::http::{Listeners, Lookup};
 use crate::layers::Layers;
 use crate::reconcile::Reconcile;
 use crate::sandboxes::Sandboxes;
@@ -58,6 +58,8 @@ pub struct Parts {
     pub webhooks: Worker,
     /// A name of this replica, for leases.
     pub replica: String,
+    /// Who signed addresses of files are for.
+    pub signed: Lookup,
     /// Work that is finished before control ends.
     pub tasks: TaskTracker,
     pub shutdown: CancellationToken,

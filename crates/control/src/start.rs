@@ -214,6 +214,7 @@ async fn wire(
         tunnels,
         replica,
         webhooks,
+        signed: Default::default(),
         tasks,
         shutdown,
         metrics: HttpMetrics::default(),

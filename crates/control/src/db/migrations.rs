@@ -36,6 +36,7 @@ const SQLITE: &[Listed] = &[
     (62, "heartbeats", include_str!("../../migrations/sqlite/0062_heartbeats.sql")),
     (70, "secrets", include_str!("../../migrations/sqlite/0070_secrets.sql")),
     (71, "volumes", include_str!("../../migrations/sqlite/0071_volumes.sql")),
+    (80, "E2B: builds in two steps, pauses of files", include_str!("../../migrations/sqlite/0080_e2b.sql")),
 ];
 const POSTGRES: &[Listed] = &[
     (1, "init", include_str!("../../migrations/postgres/0001_init.sql")),
@@ -56,6 +57,7 @@ const POSTGRES: &[Listed] = &[
     (62, "heartbeats", include_str!("../../migrations/postgres/0062_heartbeats.sql")),
     (70, "secrets", include_str!("../../migrations/postgres/0070_secrets.sql")),
     (71, "volumes", include_str!("../../migrations/postgres/0071_volumes.sql")),
+    (80, "E2B: builds in two steps, pauses of files", include_str!("../../migrations/postgres/0080_e2b.sql")),
 ];
 
 /// The version that this program was built for.

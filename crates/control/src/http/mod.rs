@@ -74,6 +74,7 @@ mod watch;
 mod webhooks;
 
 pub use events::Listeners;
+pub use ports::Lookup;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;

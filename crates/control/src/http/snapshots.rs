@@ -52,7 +52,7 @@ pub fn name(field: &'static str, name: &str) -> ApiResult<()> {
     if is_template_name(name) {
         return Ok(());
     }
-    let message = "must have 1 to 64 lower-case letters, digits and hyphens, and not begin with a hyphen";
+    let message = "must have 1 to 128 lower-case letters, digits, `-` and `_`, and not begin with `-`";
     Err(ApiError::invalid(field, message))
 }
 

@@ -33,6 +33,8 @@ const MAX_SECRETS: usize = 64;
 /// Of one sandbox, and their paths.
 const MAX_VOLUMES: usize = 8;
 const MAX_VOLUME_PATH: usize = 1024;
+/// `name:tag`.
+const MAX_TEMPLATE: usize = 257;
 
 /// `value` if it lies in the range.
 pub fn within<T: PartialOrd + Display>(field: &'static str, value: T, (low, high): (T, T)) -> ApiResult<T> {
@@ -283,7 +285,7 @@ fn volumes(mounts: &[VolumeMount]) -> ApiResult<Vec<Wish>> {
 /// A request to create a sandbox, checked and with its defaults.
 pub fn new_sandbox(request: CreateSandboxRequest, keep_if_abandoned: bool) -> ApiResult<NewSandbox> {
     let template = request.template.unwrap_or_else(|| "base".to_owned());
-    line("template", &template, 128)?;
+    line("template", &template, MAX_TEMPLATE)?;
     if let Some(driver) = &request.driver
         && !matches!(driver.as_str(), "container" | "vm" | "auto")
     {

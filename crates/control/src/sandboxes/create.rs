@@ -41,9 +41,9 @@ use crate::volumes::{self, Mount, Wish};
 /// How long a create waits for a template's ready command, and between two tries.
 const READY_PATIENCE: Duration = Duration::from_secs(60);
 const READY_AGAIN: Duration = Duration::from_millis(100);
-const DEFAULT_VCPUS: u32 = 1;
-const DEFAULT_MEMORY_MB: u64 = 512;
-const DEFAULT_DISK_MB: u64 = 5120;
+pub const DEFAULT_VCPUS: u32 = 1;
+pub const DEFAULT_MEMORY_MB: u64 = 512;
+pub const DEFAULT_DISK_MB: u64 = 5120;
 /// The driver of hosts that don't say which they offer.
 const DEFAULT_DRIVER: &str = "container";
 

@@ -33,11 +33,11 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 pub use activity::{Activity, OpenGuard};
-pub use create::NewSandbox;
+pub use create::{DEFAULT_DISK_MB, DEFAULT_MEMORY_MB, DEFAULT_VCPUS, NewSandbox};
 pub use error::SandboxError;
 pub use fork::{Child, Fork, MAX_CHILDREN};
 pub use lifetime::{Listed, Wanted};
-pub use pause::{Kept, Paused};
+pub use pause::{Keep, Kept, Paused};
 pub use placer::Placer;
 pub use record::{Network, SandboxRecord};
 pub use timing::StepTimes;

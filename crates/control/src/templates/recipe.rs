@@ -20,7 +20,7 @@ pub struct Recipe {
 /// Why some files are not a recipe.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum RecipeError {
-    #[error("a template's name is 1 to 64 lower-case letters, digits and dashes, not `{0}`")]
+    #[error("a template's name is 1 to 128 lower-case letters, digits, `-` and `_`, not `{0}`")]
     BadName(String),
     #[error("the recipe of `{0}` has no build.sh")]
     NoScript(String),
@@ -86,9 +86,8 @@ impl Recipe {
 /// The names that templates may have; they become file names.
 #[must_use]
 pub fn is_template_name(name: &str) -> bool {
-    (1..=64).contains(&name.len())
-        && !name.starts_with('-')
-        && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
+    (1..=128).contains(&name.len()) && !name.starts_with('-') && name.bytes().all(is_plain)
 }
 
 fn is_inside(path: &str) -> bool {

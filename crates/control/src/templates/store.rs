@@ -205,6 +205,31 @@ pub async fn list(
     .during("list templates")
 }
 
+/// A team's own templates or snapshots, oldest first, after (time of creation, id).
+pub async fn list_own(
+    db: &Db,
+    kind: &str,
+    team: &TeamId,
+    after: Option<(Millis, &str)>,
+    limit: usize,
+) -> Result<Vec<Template>, DbError> {
+    let (created_at, id) = after.unwrap_or((Millis(i64::MIN), ""));
+    on!(read db, |c| sqlx::query_as(concat!(
+        "SELECT ",
+        columns!(),
+        " FROM templates WHERE kind = $5 AND team_id = $1 AND (created_at, id) > ($2, $3)
+         ORDER BY created_at, id LIMIT $4"
+    ))
+    .bind(team.as_str())
+    .bind(created_at)
+    .bind(id)
+    .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+    .bind(kind)
+    .fetch_all(c)
+    .await)
+    .during("list a team's templates")
+}
+
 impl Template {
     /// As the API shows it.
     #[must_use]

@@ -220,6 +220,7 @@ async fn wire(config: ControlConfig, clock: Clock, db: Db, machines: &FakeFleet)
         shutdown: CancellationToken::new(),
         metrics: HttpMetrics::default(),
         key_uses: Mutex::default(),
+        signed: Default::default(),
     })
 }
 

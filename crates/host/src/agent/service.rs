@@ -147,7 +147,12 @@ impl wire::HostService for HostService {
         if reason.len() > 256 {
             return Err(ConnectError::invalid_argument("reason: must be 256 bytes at most"));
         }
-        let answer = self.keeper.pause(&id(request.id)?, request.generation, reason.to_owned()).await?;
+        let (id, generation, reason) = (id(request.id)?, request.generation, reason.to_owned());
+        let answer = if request.files_only {
+            self.keeper.pause_files(&id, generation, reason).await?
+        } else {
+            self.keeper.pause(&id, generation, reason).await?
+        };
         Response::ok(wire::PauseSandboxResponse {
             sandbox: described(&answer).into(),
             kept: answer.kept.as_str().to_owned(),
