@@ -6,6 +6,7 @@ use crate::db::DbError;
 use crate::fleet::{FleetError, NoHost};
 use crate::layers::LayerError;
 use crate::quotas::QuotaError;
+use crate::templates::shipped::ShippedError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
@@ -17,6 +18,9 @@ pub enum SandboxError {
     /// There is one, but no build of it has come to a good end yet.
     #[error("the template `{name}` was never built")]
     NotBuilt { name: String },
+    /// One that ships, and is built at its first use.
+    #[error(transparent)]
+    Shipped(#[from] ShippedError),
     /// What was asked for can't be done in this status.
     #[error("can't {attempted} a sandbox that is {status}")]
     InvalidState { attempted: &'static str, status: SandboxStatus },

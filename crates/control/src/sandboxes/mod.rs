@@ -48,6 +48,7 @@ use crate::db::{Db, Tx};
 use crate::fleet::Fleet;
 use crate::layers::Layers;
 use crate::quotas::{self, Ask, Limits};
+use crate::templates::shipped::Shipped;
 use atoll_model::TeamId;
 
 /// How long a host may take to create, pause or resume a sandbox.
@@ -76,6 +77,8 @@ pub struct Sandboxes {
     queue_timeout: Duration,
     /// What teams may have that have no limits of their own.
     quotas: Limits,
+    /// Templates that are built at their first use.
+    shipped: Option<Shipped>,
     /// Work that must be finished although nobody waits for it any more.
     tasks: TaskTracker,
 }
@@ -101,6 +104,7 @@ impl Sandboxes {
             creates: Arc::new(Semaphore::new(limits.max_creates)),
             queue_timeout: limits.queue_timeout,
             quotas: Limits::default(),
+            shipped: None,
             tasks,
         }
     }
@@ -109,6 +113,12 @@ impl Sandboxes {
     #[must_use]
     pub fn with_quotas(self, quotas: Limits) -> Self {
         Self { quotas, ..self }
+    }
+
+    /// The same with the templates that ship.
+    #[must_use]
+    pub fn with_shipped(self, shipped: Shipped) -> Self {
+        Self { shipped: Some(shipped), ..self }
     }
 
     /// Inserts a new sandbox's row, if the team's quotas have room for it.
