@@ -173,6 +173,7 @@ async def keep_alive(spoke: asyncio.Event, emit: Any) -> None:
     while True:
         spoke.clear()
         try:
-            await asyncio.wait_for(spoke.wait(), KEEPALIVE_SECONDS)
+            async with asyncio.timeout(KEEPALIVE_SECONDS):
+                await spoke.wait()
         except TimeoutError:
             await emit(wire.KEEPALIVE)

@@ -89,7 +89,8 @@ class Context:
     async def _interrupt(self) -> None:
         try:
             await self.kernel.interrupt()
-            await asyncio.wait_for(self.kernel.settle(), INTERRUPT_SECONDS)
+            async with asyncio.timeout(INTERRUPT_SECONDS):
+                await self.kernel.settle()
         except (KernelDied, TimeoutError):
             log.warning("an execution in %s did not heed its interruption: the kernel is ended", self.id)
             await self.kernel.stop()

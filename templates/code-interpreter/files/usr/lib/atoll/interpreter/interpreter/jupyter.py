@@ -64,7 +64,8 @@ class JupyterKernel:
             await manager.start_kernel(cwd=self.cwd)
             self.client = manager.client()
             self.client.start_channels(stdin=False, hb=False)
-            await asyncio.wait_for(self._until_it_answers(), START_SECONDS)
+            async with asyncio.timeout(START_SECONDS):
+                await self._until_it_answers()
         except Exception as problem:
             await self.stop()
             raise KernelFailed(f"the kernel did not start: {problem or type(problem).__name__}") from problem

@@ -27,6 +27,8 @@ START_SECONDS = 60
 STOP_SECONDS = 2
 CHUNK = 64 << 10
 LOOK_SECONDS = 0.25
+#: How long the rest of a line is waited for.
+HOLD_SECONDS = 0.05
 #: Puts the socket, which is the standard input at first, where a kernel looks for it.
 PLACED = 'exec "$@" 3<&0 </dev/null'
 
@@ -77,6 +79,22 @@ class BashPipe:
         raise Done
 
 
+class Output:
+    """One stream of what is printed: bytes become text, and a line that isn't over yet is held for a moment."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self.held = ""
+
+    def lines(self, chunk: bytes) -> str:
+        """The lines that are whole with this piece."""
+        text = self.held + self.decoder.decode(chunk)
+        end = len(text) if len(text) > CHUNK else text.rfind("\n") + 1
+        self.held = text[end:]
+        return text[:end]
+
+
 class PipeKernel:
     def __init__(self, command: Sequence[str], cwd: str, pipe: type[Pipe]) -> None:
         self.command = command
@@ -84,8 +102,8 @@ class PipeKernel:
         self.pipe = pipe()
         self.process: asyncio.subprocess.Process | None = None
         self.control: socket.socket | None = None
-        #: The read ends of stdout and stderr, and what turns their bytes into text.
-        self.outputs: dict[int, tuple[str, codecs.IncrementalDecoder]] = {}
+        #: What is printed, by the read end of its pipe.
+        self.outputs: dict[int, Output] = {}
         self.received = b""
         self.count = 0
         self.busy = False
@@ -118,10 +136,11 @@ class PipeKernel:
         self.received = b""
         for name, (read, _) in pipes.items():
             os.set_blocking(read, False)
-            self.outputs[read] = (name, codecs.getincrementaldecoder("utf-8")("replace"))
+            self.outputs[read] = Output(name)
         try:
             # The first execution costs what the process takes to begin.
-            await asyncio.wait_for(self._run("", {}, _ignore), START_SECONDS)
+            async with asyncio.timeout(START_SECONDS):
+                await self._run("", {}, _ignore)
         except (KernelDied, TimeoutError) as problem:
             await self.stop()
             raise KernelFailed(f"{self.command[0]} ended or hung as it started") from problem
@@ -149,7 +168,8 @@ class PipeKernel:
         await self._wake()
         self._signal(signal.SIGKILL)
         if self.process:
-            await asyncio.wait_for(self.process.wait(), STOP_SECONDS)
+            async with asyncio.timeout(STOP_SECONDS):
+                await self.process.wait()
         if self.control:
             self.control.close()
         for read in self.outputs:
@@ -177,10 +197,14 @@ class PipeKernel:
     async def _follow(self, emit: Emit) -> None:
         """Passes on what is said until the execution has ended."""
         while True:
+            within = HOLD_SECONDS if any(output.held for output in self.outputs.values()) else LOOK_SECONDS
+            came = await _readable(self.control.fileno(), *self.outputs, within=within)
             # Whoever inherited the socket would keep it open: the process itself is looked at, too.
-            if not await _readable(self.control.fileno(), *self.outputs, within=LOOK_SECONDS) and not self.alive():
+            if not came and not self.alive():
                 raise KernelDied
-            await self._print(emit, once=True)
+            await self._print(emit, all_of_it=False)
+            if not came:
+                await self._flush(emit)
             try:
                 ended = await self._listen(emit)
             except KernelDied:
@@ -210,17 +234,30 @@ class PipeKernel:
                 return True
         return False
 
-    async def _print(self, emit: Emit, once: bool = False) -> None:
-        """Passes on what is in the pipes: one piece of each, or all of it. A pipe that has ended is closed."""
-        for descriptor, (name, decoder) in tuple(self.outputs.items()):
+    async def _print(self, emit: Emit, all_of_it: bool = True) -> None:
+        """Passes on what is in the pipes: whole lines of one piece of each, or all of it. One that has ended is closed."""
+        for descriptor, output in tuple(self.outputs.items()):
             while chunk := _read(descriptor):
-                if text := decoder.decode(chunk):
-                    await emit(wire.output(name, text))
-                if once:
+                if lines := output.lines(chunk):
+                    await emit(wire.output(output.name, lines))
+                if not all_of_it:
                     break
             if chunk == b"":
                 del self.outputs[descriptor]
                 os.close(descriptor)
+                await self._say(output, emit)
+        if all_of_it:
+            await self._flush(emit)
+
+    async def _flush(self, emit: Emit) -> None:
+        for output in tuple(self.outputs.values()):
+            await self._say(output, emit)
+
+    @staticmethod
+    async def _say(output: "Output", emit: Emit) -> None:
+        if output.held:
+            held, output.held = output.held, ""
+            await emit(wire.output(output.name, held))
 
     def _rest(self) -> None:
         self.idle = asyncio.create_task(self._discard())

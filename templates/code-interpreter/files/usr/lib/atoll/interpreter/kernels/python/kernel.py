@@ -1,5 +1,6 @@
 """The Python kernel: IPython's, with an environment per execution, and charts and tables as data."""
 
+import math
 import os
 import sys
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ sys.path[0] = ""
 from IPython.core.formatters import BaseFormatter  # noqa: E402
 from ipykernel.ipkernel import IPythonKernel  # noqa: E402
 from ipykernel.kernelapp import IPKernelApp  # noqa: E402
-from traitlets import ObjectName, Type, Unicode  # noqa: E402
+from traitlets import Type, Unicode  # noqa: E402
 
 #: Tables with more cells are shown as text alone.
 MAX_CELLS = 200_000
@@ -36,21 +37,35 @@ def table(frame):
 
 
 def plain(value):
-    if value is None or isinstance(value, (bool, int, float, str)):
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int, str)):
         return value
     return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 
 class DataFormatter(BaseFormatter):
+    """Asks by the name of a type, so that a library is loaded by those alone who use it. (IPython's own register is no
+    good here: its support for matplotlib forgets all that is registered for figures.)"""
+
+    _return_type = dict
+    types = {}
+
+    def __call__(self, shown):
+        for kind in type(shown).__mro__:
+            if form := self.types.get((kind.__module__, kind.__qualname__)):
+                return form(shown)
+        return None
+
+
+class TableFormatter(DataFormatter):
     format_type = Unicode("application/vnd.atoll.data+json")
-    print_method = ObjectName("_repr_data_")
-    _return_type = dict
+    types = {("pandas", "DataFrame"): table, ("pandas.core.frame", "DataFrame"): table}
 
 
-class ChartFormatter(BaseFormatter):
+class ChartFormatter(DataFormatter):
     format_type = Unicode("application/vnd.atoll.chart+json")
-    print_method = ObjectName("_repr_chart_")
-    _return_type = dict
+    types = {("matplotlib.figure", "Figure"): chart}
 
 
 @contextmanager
@@ -72,16 +87,8 @@ class Kernel(IPythonKernel):
     def __init__(self, **settings):
         super().__init__(**settings)
         display = self.shell.display_formatter
-        for formatter in (DataFormatter(parent=display), ChartFormatter(parent=display)):
+        for formatter in (TableFormatter(parent=display), ChartFormatter(parent=display)):
             display.formatters[formatter.format_type] = formatter
-            display.active_types.append(formatter.format_type)
-        display.formatters[DataFormatter.format_type.default_value].for_type_by_name("pandas", "DataFrame", table)
-        display.formatters[DataFormatter.format_type.default_value].for_type_by_name(
-            "pandas.core.frame", "DataFrame", table
-        )
-        display.formatters[ChartFormatter.format_type.default_value].for_type_by_name(
-            "matplotlib.figure", "Figure", chart
-        )
 
     async def do_execute(self, *arguments, cell_meta=None, **more):
         with environment((cell_meta or {}).get("env") or {}):
