@@ -260,6 +260,51 @@ pub enum TemplateCommand {
     Logs { name: String, build: Option<BuildId> },
     /// End a build that is under way
     Cancel { name: String, build: BuildId },
+    /// Build a template that ships with Atoll on this machine ahead of its first use; needs root, and no server
+    #[command(after_help = "\
+Examples:
+  atoll template prepare                          the code interpreter
+  ATOLL_INTERPRETER_WITH=r,java atoll template prepare    the same with R and Java; start the server with it, too
+
+The image lands in the cache that all Atolls of this machine share; a server finds it there when somebody
+first makes a sandbox from the template.")]
+    Prepare(PrepareArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct PrepareArgs {
+    /// The template
+    #[arg(default_value = "code-interpreter", value_parser = ["base", "code-interpreter"])]
+    pub name: String,
+    #[command(flatten)]
+    pub interpreter: InterpreterArgs,
+    /// Template images, shared by all Atolls of this machine
+    #[arg(long, env = "ATOLL_CACHE_DIR", value_name = "DIR", default_value_os_t = super::settings::default_cache_dir())]
+    pub cache_dir: PathBuf,
+}
+
+/// What the code interpreter is made with.
+#[derive(Debug, Clone, Default, Args)]
+pub struct InterpreterArgs {
+    /// Further languages of the code interpreter's template: r, java
+    #[arg(long, env = "ATOLL_INTERPRETER_WITH", value_name = "PARTS", value_delimiter = ',')]
+    pub interpreter_with: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct McpArgs {
+    /// Speak HTTP at this address, for many agents with keys of their own, instead of stdio for one
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub http: Option<std::net::SocketAddr>,
+    /// A name (or name:port) besides loopback's that it is reached by over HTTP; can be repeated
+    #[arg(long, value_name = "HOST", requires = "http")]
+    pub allow_host: Vec<String>,
+    /// Template of sandboxes whose template isn't named
+    #[arg(long, value_name = "NAME", default_value = "code-interpreter")]
+    pub template: String,
+    /// Leave sandboxes running when the session that made them ends
+    #[arg(long)]
+    pub keep: bool,
 }
 
 #[derive(Debug, Subcommand)]
