@@ -80,6 +80,7 @@ class Context:
         except KernelFailed as problem:
             await emit(wire.error("KernelFailed", str(problem), ""))
         except KernelDied:
+            await self.kernel.stop()
             text = "the kernel ended before the execution did; the context begins anew with the next one"
             await emit(wire.error("UnexpectedEndOfExecution", text, ""))
         except asyncio.CancelledError:

@@ -133,6 +133,9 @@ function setEnvironment(variables) {
   }
 }
 
+/** Ends when all that was printed so far has left the process. */
+const written = (stream) => new Promise((resolve) => stream.write('', resolve))
+
 async function main() {
   for await (const line of readline.createInterface({ input: socket, crlfDelay: Infinity })) {
     const { code, env } = JSON.parse(line)
@@ -143,6 +146,7 @@ async function main() {
       say({ error: problem === INTERRUPTED ? problem : described(problem) })
     }
     restore()
+    await Promise.all([written(process.stdout), written(process.stderr)])
     say({ done: true })
   }
   process.exit(0)

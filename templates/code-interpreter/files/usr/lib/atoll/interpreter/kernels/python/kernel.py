@@ -23,9 +23,9 @@ def chart(figure):
 
     try:
         found = chart_figure_to_chart(figure)
-        return found.model_dump(mode="json") if found else None
-    except Exception as problem:  # a figure that can't be read is still a picture
-        print(f"the figure's data could not be read: {problem}", file=sys.stderr)
+        return plain(found.model_dump()) if found else None
+    except Exception:
+        # It is still a picture: the library can't read every figure, such as boxes whose whiskers have no length.
         return None
 
 
@@ -33,10 +33,17 @@ def table(frame):
     """A data frame by columns."""
     if frame.size > MAX_CELLS:
         return None
-    return {str(name): [plain(value) for value in frame.iloc[:, at].tolist()] for at, name in enumerate(frame.columns)}
+    return {str(name): plain(frame.iloc[:, at].tolist()) for at, name in enumerate(frame.columns)}
 
 
 def plain(value):
+    """The same as JSON knows it: numbers of numpy become numbers, times texts."""
+    if isinstance(value, dict):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if type(value).__module__ == "numpy" and hasattr(value, "item"):
+        value = value.item()
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, (bool, int, str)):

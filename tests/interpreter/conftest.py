@@ -1,0 +1,24 @@
+"""Sandboxes of the code interpreter, by its unmodified SDK. scripts/e2b.sh says which Atoll, and has prepared the template."""
+
+import pytest
+from e2b_code_interpreter import AsyncSandbox, Sandbox
+
+
+@pytest.fixture(scope="session")
+def sandbox():
+    """One for the tests that leave it as they found it."""
+    with Sandbox.create(timeout=600, envs={"ALWAYS": "here"}) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def fresh():
+    with Sandbox.create(timeout=120) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture(scope="session")
+async def async_sandbox():
+    sandbox = await AsyncSandbox.create(timeout=600)
+    yield sandbox
+    await sandbox.kill()
