@@ -53,7 +53,7 @@ printf 'deb %s %s main\n' "$mirror" "$SUITE" "$mirror" "$SUITE-updates" "$securi
 
 # base keeps no package lists; parts are files named in `with`, for those who want more languages.
 lists="packages.txt"
-for part in $(cat "$recipe/with" 2>/dev/null); do lists="$lists parts/$part.txt"; done
+[ ! -s "$recipe/with" ] || lists="$lists $(sed "s,.*,parts/&.txt," "$recipe/with" | paste -sd" ")"
 # shellcheck disable=SC2086
 packages=$(cd "$recipe" && cat $lists | sed -e 's/#.*//' -e '/^[[:space:]]*$/d' | sort -u)
 step "installing Debian's packages"
