@@ -30,8 +30,7 @@ pub static DASHBOARD: &[DashboardFile] = include!(concat!(env!("OUT_DIR"), "/das
 pub static BASE_RECIPE: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/base_recipe.rs"));
 
 /// The recipe of the `code-interpreter` template, likewise.
-pub static CODE_INTERPRETER_RECIPE: &[(&str, &str)] =
-    include!(concat!(env!("OUT_DIR"), "/code_interpreter_recipe.rs"));
+pub static CODE_INTERPRETER_RECIPE: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/code_interpreter_recipe.rs"));
 
 /// The dashboard's file at `path` (a leading slash is allowed).
 #[must_use]

@@ -14,7 +14,7 @@ use http_body_util::{BodyExt, Full, combinators::BoxBody};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use rmcp::transport::streamable_http_server::session::local::{LocalSessionManager, SessionConfig};
+use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
@@ -108,7 +108,7 @@ pub async fn serve(
     // A name that leads here by an attacker's DNS must not let a browser in; neither must a page of somebody else.
     config.allowed_hosts.extend(allowed_hosts.iter().cloned());
     let mut sessions = LocalSessionManager::default();
-    sessions.session_config = SessionConfig { keep_alive: Some(IDLE), ..SessionConfig::default() };
+    sessions.session_config.keep_alive = Some(IDLE);
     let tools = {
         let (client, endings) = (client.clone(), endings.clone());
         move || {

@@ -58,7 +58,7 @@ pub async fn run(
 ) -> Result<Result<Outcome, String>, Error> {
     let path = format!("/tmp/.atoll-code-{}.json", hex::encode(unique()));
     let request = json!({ "code": code, "language": language }).to_string();
-    client.write_file_bytes(id, &path, None, request.into_bytes().into()).await?;
+    client.write_file_bytes(id, &path, request.into_bytes()).await?;
     // The request comes from a file because it may be longer than a command line.
     let script = "curl -sS -N -H 'content-type: application/json' --data-binary \"@$0\" http://127.0.0.1:49999/execute; \
                   code=$?; rm -f \"$0\"; exit $code";

@@ -9,9 +9,7 @@ use atoll_client::model::api::sandboxes::{
 use atoll_client::{Client, ListSandboxes};
 use rmcp::handler::server::router::tool::ToolRouter;
 use rmcp::handler::server::wrapper::Parameters;
-use rmcp::model::{
-    CallToolResult, ContentBlock, Implementation, ProtocolVersion, ServerCapabilities, ServerConfig,
-};
+use rmcp::model::{CallToolResult, ContentBlock, Implementation, ProtocolVersion, ServerCapabilities, ServerConfig};
 use rmcp::service::RequestContext;
 use rmcp::{ErrorData, RoleServer, ServerHandler, schemars, tool, tool_handler, tool_router};
 use serde::Deserialize;
@@ -207,8 +205,10 @@ impl Tools {
         said(format!("{}\n", sandbox.id))
     }
 
-    #[tool(description = "Run code in a sandbox and see what it prints, shows and ends with. Variables stay for the next \
-                          call in the same language.")]
+    #[tool(
+        description = "Run code in a sandbox and see what it prints, shows and ends with. Variables stay for the next \
+                          call in the same language."
+    )]
     async fn run_code(&self, Parameters(asked): Parameters<RunCode>, context: RequestContext<RoleServer>) -> Answer {
         let (client, id) = (self.client(&context)?, attempt!(sandbox(&asked.sandbox_id)));
         let seconds = attempt!(seconds(asked.timeout_sec));
@@ -294,7 +294,7 @@ impl Tools {
             asked.content.into_bytes()
         };
         let length = bytes.len();
-        attempt!(client.write_file_bytes(&id, &asked.path, None, bytes.into()).await);
+        attempt!(client.write_file_bytes(&id, &asked.path, bytes).await);
         said(format!("{length} bytes written to {}\n", asked.path))
     }
 
@@ -314,7 +314,9 @@ impl Tools {
         said(shortened(&lines.collect::<String>()))
     }
 
-    #[tool(description = "The address at which a browser reaches a port of a sandbox, for a while, for whoever has it.")]
+    #[tool(
+        description = "The address at which a browser reaches a port of a sandbox, for a while, for whoever has it."
+    )]
     async fn preview_url(
         &self,
         Parameters(asked): Parameters<PreviewUrl>,
@@ -380,7 +382,11 @@ fn output(answer: &ExecResponse, stream: &str) -> String {
 }
 
 fn section(name: &str, text: &str) -> String {
-    if text.is_empty() { String::new() } else { format!("--- {name} ---\n{}\n", shortened(text.trim_end_matches('\n'))) }
+    if text.is_empty() {
+        String::new()
+    } else {
+        format!("--- {name} ---\n{}\n", shortened(text.trim_end_matches('\n')))
+    }
 }
 
 fn base64(bytes: &[u8]) -> String {

@@ -30,7 +30,12 @@ async fn prepare(args: &PrepareArgs, json: bool) -> anyhow::Result<u8> {
         let line = json!({ "name": image.name, "digest": image.digest, "size_bytes": image.size_bytes });
         output::print(&format!("{line}\n"))?;
     } else {
-        output::print(&format!("{}: {} ({:.0} MB)\n", image.name, image.path.display(), image.size_bytes as f64 / 1e6))?;
+        output::print(&format!(
+            "{}: {} ({:.0} MB)\n",
+            image.name,
+            image.path.display(),
+            image.size_bytes as f64 / 1e6
+        ))?;
     }
     Ok(0)
 }

@@ -144,14 +144,12 @@ mod tests {
 
     #[test]
     fn parts_and_the_base_are_part_of_the_hash() {
-        let recipe = || Recipe::new("x", files(&[("build.sh", ""), ("parts/r.txt", ""), ("parts/java.txt", "")])).unwrap();
+        let recipe =
+            || Recipe::new("x", files(&[("build.sh", ""), ("parts/r.txt", ""), ("parts/java.txt", "")])).unwrap();
         let with = |parts: &[&str]| recipe().with(&parts.iter().map(|part| (*part).to_owned()).collect::<Vec<_>>());
         assert_eq!(with(&["r", "java"]).unwrap().hash(), with(&["java", "r", "r"]).unwrap().hash());
         assert_ne!(with(&["r"]).unwrap().hash(), with(&[]).unwrap().hash());
-        assert_eq!(
-            with(&["cobol"]).unwrap_err().to_string(),
-            "the template `x` has no part `cobol`, only: java, r"
-        );
+        assert_eq!(with(&["cobol"]).unwrap_err().to_string(), "the template `x` has no part `cobol`, only: java, r");
         let base = |text: &str| Recipe::new("base", files(&[("build.sh", text)])).unwrap();
         assert_eq!(recipe().on(&base("a")).hash(), recipe().on(&base("a")).hash());
         assert_ne!(recipe().on(&base("a")).hash(), recipe().on(&base("b")).hash());

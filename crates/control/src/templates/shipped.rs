@@ -176,7 +176,9 @@ impl Shipped {
         };
         let building = tokio::time::timeout(DEADLINE, recipes.code_interpreter(&self.0.cache_dir, &say)).await;
         let result = match building {
-            Ok(Ok(image)) => self.register(&recipes.code_interpreter, Some(&image)).await.map_err(|error| error.to_string()),
+            Ok(Ok(image)) => {
+                self.register(&recipes.code_interpreter, Some(&image)).await.map_err(|error| error.to_string())
+            }
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err(format!("it took longer than {} minutes", DEADLINE.as_secs() / 60)),
         };
