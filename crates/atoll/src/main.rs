@@ -3,7 +3,6 @@
 
 mod cli;
 mod client;
-mod mcp;
 mod output;
 mod service;
 

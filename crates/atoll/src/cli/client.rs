@@ -291,22 +291,6 @@ pub struct InterpreterArgs {
     pub interpreter_with: Vec<String>,
 }
 
-#[derive(Debug, Args)]
-pub struct McpArgs {
-    /// Speak HTTP at this address, for many agents with keys of their own, instead of stdio for one
-    #[arg(long, value_name = "ADDR:PORT")]
-    pub http: Option<std::net::SocketAddr>,
-    /// A name (or name:port) besides loopback's that it is reached by over HTTP; can be repeated
-    #[arg(long, value_name = "HOST", requires = "http")]
-    pub allow_host: Vec<String>,
-    /// Template of sandboxes whose template isn't named
-    #[arg(long, value_name = "NAME", default_value = "code-interpreter")]
-    pub template: String,
-    /// Leave sandboxes running when the session that made them ends
-    #[arg(long)]
-    pub keep: bool,
-}
-
 #[derive(Debug, Subcommand)]
 pub enum SnapshotCommand {
     /// Keep a sandbox's files under a name; `--template NAME` makes sandboxes from it

@@ -10,7 +10,7 @@ pub mod teams;
 use clap::{Args, Parser, Subcommand};
 
 pub use client::{
-    CpArgs, ExecArgs, HostsCommand, KeyCommand, LoginArgs, McpArgs, RunArgs, SandboxCommand, ShellArgs,
+    CpArgs, ExecArgs, HostsCommand, KeyCommand, LoginArgs, RunArgs, SandboxCommand, ShellArgs,
     SnapshotCommand, TemplateCommand,
 };
 pub use settings::{HostArgs, ServerArgs, UpArgs};
@@ -152,15 +152,6 @@ Examples:
     Login(LoginArgs),
     /// End the session of `atoll login`, and forget the server
     Logout,
-    /// Give sandboxes to agents as tools, by the Model Context Protocol
-    #[command(after_help = "\
-Examples:
-  atoll mcp                              over stdio: what an agent is configured to start
-  atoll mcp --http 127.0.0.1:7430        over HTTP, at /mcp: every caller brings an API key of their own
-
-Over stdio everything is done with the key of ATOLL_API_KEY (or the credentials that are found). Sandboxes
-end with the session that made them, unless the agent or --keep says otherwise.")]
-    Mcp(McpArgs),
     /// Print a completion script for a shell
     #[command(after_help = "\
 Examples:
