@@ -10,8 +10,8 @@ pub mod teams;
 use clap::{Args, Parser, Subcommand};
 
 pub use client::{
-    CpArgs, ExecArgs, HostsCommand, KeyCommand, LoginArgs, RunArgs, SandboxCommand, ShellArgs,
-    SnapshotCommand, TemplateCommand,
+    CpArgs, ExecArgs, HostsCommand, KeyCommand, LoginArgs, RunArgs, SandboxCommand, ShellArgs, SnapshotCommand,
+    TemplateCommand,
 };
 pub use settings::{HostArgs, ServerArgs, UpArgs};
 
