@@ -1,4 +1,5 @@
-"""Sandboxes of the code interpreter, by its unmodified SDK. scripts/e2b.sh says which Atoll, and has prepared the template."""
+"""Sandboxes of the code interpreter, by its unmodified SDK. E2B_API_KEY, E2B_API_URL and E2B_SANDBOX_URL say which Atoll; it
+has the template `code-interpreter-v1`."""
 
 import pytest
 from e2b_code_interpreter import AsyncSandbox, Sandbox

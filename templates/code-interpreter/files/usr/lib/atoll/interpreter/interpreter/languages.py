@@ -1,4 +1,4 @@
-"""Which language is run by what. R and Java are there when the template was made with them."""
+"""Which language is run by what. R is there when the template was made with it."""
 
 import shutil
 from pathlib import Path
@@ -26,8 +26,6 @@ def available() -> list[str]:
     languages = ["python", "javascript", "typescript", "bash"]
     if shutil.which("R"):
         languages.append("r")
-    if shutil.which("java"):
-        languages.append("java")
     return languages
 
 
@@ -44,6 +42,4 @@ def kernel(language: str, cwd: str) -> Kernel:
             return PipeKernel([*_JAVASCRIPT, "typescript"], cwd, JsonPipe)
         case "bash":
             return PipeKernel(["bash", str(KERNELS / "bash/kernel.sh")], cwd, BashPipe)
-        case "java":
-            return PipeKernel(["java", "-Xshare:auto", "-XX:TieredStopAtLevel=1", str(KERNELS / "java/Kernel.java")], cwd, JsonPipe)
     raise ValueError(language)
