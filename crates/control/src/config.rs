@@ -10,6 +10,7 @@ use secrecy::SecretString;
 use tokio::sync::watch;
 
 pub use crate::sign_in::{GithubSettings, OidcSettings};
+pub use crate::templates::shipped::ShippedRecipes;
 
 /// A file of the dashboard, as the binary carries it.
 #[derive(Debug, Clone, Copy)]
@@ -223,6 +224,8 @@ pub struct ControlConfig {
     pub domain: String,
     pub tls: Option<TlsFiles>,
     pub dashboard: DashboardLookup,
+    /// The templates that ship besides `base`; none without.
+    pub shipped: Option<ShippedRecipes>,
     /// Of the whole product, for `/healthz` and logs.
     pub version: &'static str,
     pub signup: SignupMode,
@@ -280,6 +283,7 @@ impl ControlConfig {
             domain: "localhost".to_owned(),
             tls: None,
             dashboard: |_| None,
+            shipped: None,
             version: env!("CARGO_PKG_VERSION"),
             signup: SignupMode::default(),
             scheduler: SchedulerKind::default(),

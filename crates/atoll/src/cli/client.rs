@@ -266,6 +266,35 @@ pub enum TemplateCommand {
     Logs { name: String, build: Option<BuildId> },
     /// End a build that is under way
     Cancel { name: String, build: BuildId },
+    /// Build a template that ships with Atoll on this machine ahead of its first use; needs root, and no server
+    #[command(after_help = "\
+Examples:
+  atoll template prepare                          the code interpreter
+  ATOLL_INTERPRETER_WITH=r,java atoll template prepare    the same with R and Java; start the server with it, too
+
+The image lands in the cache that all Atolls of this machine share; a server finds it there when somebody
+first makes a sandbox from the template.")]
+    Prepare(PrepareArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct PrepareArgs {
+    /// The template
+    #[arg(default_value = "code-interpreter", value_parser = ["base", "code-interpreter"])]
+    pub name: String,
+    #[command(flatten)]
+    pub interpreter: InterpreterArgs,
+    /// Template images, shared by all Atolls of this machine
+    #[arg(long, env = "ATOLL_CACHE_DIR", value_name = "DIR", default_value_os_t = super::settings::default_cache_dir())]
+    pub cache_dir: PathBuf,
+}
+
+/// What the code interpreter is made with.
+#[derive(Debug, Clone, Default, Args)]
+pub struct InterpreterArgs {
+    /// Further languages of the code interpreter's template: r, java
+    #[arg(long, env = "ATOLL_INTERPRETER_WITH", value_name = "PARTS", value_delimiter = ',')]
+    pub interpreter_with: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]

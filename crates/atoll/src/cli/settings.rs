@@ -124,6 +124,8 @@ pub struct ControlArgs {
     /// A registry (host or host:port) at a private address, asked without TLS, that images may come from; can be repeated
     #[arg(long, env = "ATOLL_REGISTRY_ALLOW", value_name = "HOST", value_delimiter = ',')]
     pub registry_allow: Vec<String>,
+    #[command(flatten)]
+    pub interpreter: super::client::InterpreterArgs,
     /// How many sandboxes a team may have that has no limit of its own (not counting stopped ones)
     #[arg(long, env = "ATOLL_QUOTA_SANDBOXES", value_name = "N")]
     pub quota_sandboxes: Option<u64>,
@@ -299,7 +301,7 @@ fn default_data_dir() -> PathBuf {
     if is_root() { PathBuf::from("/var/lib/atoll") } else { user_dir("XDG_DATA_HOME", ".local/share") }
 }
 
-fn default_cache_dir() -> PathBuf {
+pub fn default_cache_dir() -> PathBuf {
     if is_root() { PathBuf::from("/var/cache/atoll") } else { user_dir("XDG_CACHE_HOME", ".cache") }
 }
 

@@ -193,7 +193,10 @@ impl Builds {
     /// A template by `name[:tag]`, and what holds its layers.
     async fn resolve(&self, owner: &Owner, name: &str) -> Result<(Template, String), Ended> {
         let found = templates::resolve(&self.db, name, &owner.team).await?;
-        let (template, holder) = found.ok_or_else(|| failed(format!("template '{name}' not found")))?;
+        let (mut template, holder) = found.ok_or_else(|| failed(format!("template '{name}' not found")))?;
+        if template.digest.is_empty() && template.team_id.is_none() {
+            template = self.sandboxes.shipped(&template.name).await?;
+        }
         if template.digest.is_empty() {
             return Err(failed(format!("template '{name}' was never built")));
         }

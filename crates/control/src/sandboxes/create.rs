@@ -84,14 +84,26 @@ pub(super) fn signed(value: u64) -> i64 {
 impl Sandboxes {
     /// Ends with a running sandbox, or with an error and nothing left behind.
     pub async fn create(&self, owner: &Owner, new: NewSandbox) -> Result<SandboxRecord, SandboxError> {
-        let (template, holder) = templates::resolve(&self.db, &new.template, &owner.team)
+        let (mut template, holder) = templates::resolve(&self.db, &new.template, &owner.team)
             .await?
             .ok_or_else(|| SandboxError::NoTemplate { name: new.template.clone() })?;
+        if template.digest.is_empty() && template.team_id.is_none() {
+            template = self.shipped(&template.name).await?;
+        }
         if template.digest.is_empty() {
             return Err(SandboxError::NotBuilt { name: new.template });
         }
         let layers = self.layers.chain(&holder).await?;
         self.create_from(owner, new, template, layers).await
+    }
+
+    /// A template that ships, with its image; built when it is wanted for the first time.
+    pub(crate) async fn shipped(&self, name: &str) -> Result<Template, SandboxError> {
+        let found = match &self.shipped {
+            Some(shipped) => shipped.with_image(name).await?,
+            None => None,
+        };
+        found.ok_or_else(|| SandboxError::NotBuilt { name: name.to_owned() })
     }
 
     /// The same, from this template and these layers above it.

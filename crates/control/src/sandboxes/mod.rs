@@ -49,6 +49,8 @@ use crate::fleet::Fleet;
 use crate::layers::Layers;
 use crate::quotas::{self, Ask, Limits};
 use crate::secrets::Secrets;
+use crate::templates::shipped::Shipped;
+use atoll_model::TeamId;
 
 /// How long a host may take to create, pause or resume a sandbox.
 const HOST_DEADLINE: Duration = Duration::from_secs(60);
@@ -74,6 +76,8 @@ pub struct Sandboxes {
     queue_timeout: Duration,
     /// What teams may have that have no limits of their own.
     quotas: Limits,
+    /// Templates that are built at their first use.
+    shipped: Option<Shipped>,
     /// Work that must be finished although nobody waits for it any more.
     tasks: TaskTracker,
 }
@@ -100,6 +104,7 @@ impl Sandboxes {
             creates: Arc::new(Semaphore::new(limits.max_creates)),
             queue_timeout: limits.queue_timeout,
             quotas: Limits::default(),
+            shipped: None,
             tasks,
         }
     }
@@ -108,6 +113,12 @@ impl Sandboxes {
     #[must_use]
     pub fn with_quotas(self, quotas: Limits) -> Self {
         Self { quotas, ..self }
+    }
+
+    /// The same with the templates that ship.
+    #[must_use]
+    pub fn with_shipped(self, shipped: Shipped) -> Self {
+        Self { shipped: Some(shipped), ..self }
     }
 
     /// Inserts a new sandbox's row, if the team's quotas have room for it.

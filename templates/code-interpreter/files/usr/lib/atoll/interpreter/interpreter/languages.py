@@ -1,0 +1,45 @@
+"""Which language is run by what. R is there when the template was made with it."""
+
+import shutil
+from pathlib import Path
+
+from .jupyter import JupyterKernel
+from .kernel import Kernel
+from .pipe import BashPipe, JsonPipe, PipeKernel
+
+HOME = Path(__file__).resolve().parent.parent
+KERNELS = HOME / "kernels"
+ALIASES = {"py": "python", "python3": "python", "js": "javascript", "node": "javascript", "ts": "typescript", "sh": "bash", "shell": "bash"}
+#: Contexts that are there from the start.
+AT_START = ("python", "javascript")
+DEFAULT = "python"
+
+_JAVASCRIPT = ["node", "--experimental-import-meta-resolve", "--no-warnings", str(KERNELS / "javascript/kernel.js")]
+
+
+def canonical(language: str) -> str:
+    language = language.strip().lower()
+    return ALIASES.get(language, language)
+
+
+def available() -> list[str]:
+    languages = ["python", "javascript", "typescript", "bash"]
+    if shutil.which("R"):
+        languages.append("r")
+    return languages
+
+
+def kernel(language: str, cwd: str) -> Kernel:
+    """A kernel for one of the available languages, not started yet."""
+    match language:
+        case "python":
+            return JupyterKernel("python", cwd, environment_in_metadata=True)
+        case "r":
+            return JupyterKernel("r", cwd)
+        case "javascript":
+            return PipeKernel(_JAVASCRIPT, cwd, JsonPipe)
+        case "typescript":
+            return PipeKernel([*_JAVASCRIPT, "typescript"], cwd, JsonPipe)
+        case "bash":
+            return PipeKernel(["bash", str(KERNELS / "bash/kernel.sh")], cwd, BashPipe)
+    raise ValueError(language)
