@@ -1609,6 +1609,10 @@ export interface components {
             timeout_sec: number;
             /** Format: int32 */
             vcpus: number;
+            /** @description False: all ways out of it are closed. */
+            internet?: boolean;
+            /** @description What it may reach, where that was said. */
+            network?: components["schemas"]["NetworkPolicy"];
         };
         /** @description Sandboxes on a host, by status. */
         SandboxCounts: {
