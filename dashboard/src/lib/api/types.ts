@@ -65,3 +65,7 @@ export type HostTags = Schemas['HostTags'];
 export type NetworkPolicy = Schemas['NetworkPolicy'];
 export type SetNetwork = Schemas['SetNetworkRequest'];
 export type Link = Schemas['Link'];
+export type Volume = Schemas['Volume'];
+export type CreateVolume = Schemas['CreateVolumeRequest'];
+export type VolumeMode = Schemas['VolumeMode'];
+export type Secret = Schemas['Secret'];
