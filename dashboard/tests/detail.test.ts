@@ -155,7 +155,7 @@ it('makes a sandbox that reaches only what is named, and changes that while it l
 			await enter(page);
 			await page.keyboard.press('c');
 			const dialog = page.getByRole('dialog');
-			await dialog.getByText('Isolation and network').click();
+			await dialog.getByText(/^Isolation, network/).click();
 			await dialog.getByLabel('May reach').click();
 			await page.getByRole('option', { name: /^Only these/ }).click();
 			await dialog.getByLabel('Nothing but').fill('not a name at all!');

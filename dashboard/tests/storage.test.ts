@@ -69,15 +69,20 @@ it('keeps a secret that is never shown again, gives it another value, and delete
 		await dialog.getByLabel('Value').fill('hush, the second');
 		await dialog.getByRole('button', { name: 'Replace it' }).click();
 		await page.getByText('api-token has another value').waitFor();
-		const { id } = await api<{ id: string }>('POST', '/v1/sandboxes', {
-			memory_mb: 128,
-			secrets: { TOKEN: 'api-token' }
-		});
+		// A new sandbox gets it, from the dialog.
+		await page.goto('/dashboard/sandboxes?new');
+		await dialog.getByText(/^Isolation, network/).click();
+		await dialog.getByLabel('Secrets').fill('TOKEN=api-token');
+		await dialog.getByRole('button', { name: 'Create sandbox' }).click();
+		await page.waitForURL(/\/sandboxes\/sb-[a-z0-9]{20}$/);
+		const id = new URL(page.url()).pathname.split('/').at(-1) ?? '';
 		const { stdout } = await api<{ stdout: string }>('POST', `/v1/sandboxes/${id}/exec`, {
 			cmd: 'printenv',
 			args: ['TOKEN']
 		});
 		expect(stdout).toBe('hush, the second\n');
+		await page.goto('/dashboard/secrets');
+		await row.waitFor();
 		await inspect(page, 'secrets');
 		await row.getByRole('button', { name: /Actions for/ }).click();
 		await page.getByRole('menuitem', { name: 'Delete' }).click();

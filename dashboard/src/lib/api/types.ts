@@ -69,3 +69,4 @@ export type Volume = Schemas['Volume'];
 export type CreateVolume = Schemas['CreateVolumeRequest'];
 export type VolumeMode = Schemas['VolumeMode'];
 export type Secret = Schemas['Secret'];
+export type VolumeMount = Schemas['VolumeMount'];
