@@ -93,6 +93,13 @@ pub struct NetworkPolicy {
     pub deny_out: Vec<String>,
 }
 
+impl NetworkPolicy {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.allow_out.is_empty() && self.deny_out.is_empty()
+    }
+}
+
 /// The whole of what a sandbox may reach from now on; what is left out is cleared.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -148,6 +155,10 @@ pub struct ForkResponse {
     pub items: Vec<Forked>,
 }
 
+const fn yes() -> bool {
+    true
+}
+
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Sandbox {
@@ -166,6 +177,12 @@ pub struct Sandbox {
     /// Anybody may send requests to its ports.
     #[serde(default)]
     pub public: bool,
+    /// False: all ways out of it are closed.
+    #[serde(default = "yes")]
+    pub internet: bool,
+    /// What it may reach, where that was said.
+    #[serde(default, skip_serializing_if = "NetworkPolicy::is_empty")]
+    pub network: NetworkPolicy,
     pub host_id: Option<HostId>,
     pub metadata: BTreeMap<String, String>,
     pub created_at: DateTime<Utc>,
