@@ -122,9 +122,11 @@ if wants system; then
     stage "E2B's code interpreter" scripts/with-atoll.sh --program "$program" scripts/interpreter.sh
     stage "E2B's SDKs, TLS and host names" scripts/e2b-tls.sh scripts/with-atoll.sh --program "$program" scripts/e2b.sh
     stage "Tests of the real binary" cargo nextest run -p atoll-tests --locked --no-fail-fast
+    # But for one: what a dead replica was making is judged after 2 minutes when another lives, at once when it was alone.
     stage "Tests of the real binary, two replicas behind a load balancer" env ATOLL_TEST_REPLICAS=2 \
         cargo nextest run -p atoll-tests --locked --no-fail-fast \
-        -E 'binary(accounts_cli) | binary(bad_input) | binary(cp) | binary(fork) | binary(lifecycle) | binary(templates)'
+        -E '(binary(accounts_cli) | binary(bad_input) | binary(cp) | binary(fork) | binary(lifecycle) | binary(templates))
+            - test(a_server_that_is_killed_in_the_middle_of_forks_leaves_only_whole_sandboxes)'
 fi
 if wants fuzz; then
     fuzz_postgres() {

@@ -82,11 +82,14 @@ impl Postgres {
     pub async fn kill_9(&self) {
         let pid = std::fs::read_to_string(self.root.join("data/postmaster.pid")).expect("its pid");
         let postmaster: i32 = pid.lines().next().and_then(|pid| pid.trim().parse().ok()).expect("a pid");
-        let mut all = vec![postmaster];
-        all.extend(children(postmaster));
+        // SAFETY: kill has no memory effects; the processes are of the PostgreSQL that this value started.
+        let signal = |pid: i32, number: i32| unsafe { libc::kill(pid, number) };
+        // Stopped first, so that it forks no more: a backend that outlived the others would wait for their locks for ever.
+        signal(postmaster, libc::SIGSTOP);
+        let mut all = children(postmaster);
+        all.push(postmaster);
         for pid in &all {
-            // SAFETY: kill has no memory effects; the processes are of the PostgreSQL that this value started.
-            unsafe { libc::kill(*pid, libc::SIGKILL) };
+            signal(*pid, libc::SIGKILL);
         }
         until("PostgreSQL's processes to be gone", || async { all.iter().all(|pid| gone(*pid)).then_some(()) }).await;
     }

@@ -26,7 +26,7 @@ const NOTE_AGAIN_AT_MOST: Duration = Duration::from_secs(5);
 pub fn key(headers: &HeaderMap, owner: &str, route: &str, request: &impl Serialize) -> ApiResult<Option<Key>> {
     let Some(value) = headers.get(HEADER) else { return Ok(None) };
     let key = value.to_str().unwrap_or_default();
-    if key.is_empty() || key.len() > MAX_KEY {
+    if key.is_empty() || key.len() > MAX_KEY || key.contains('\t') {
         let message = format!("must have 1 to {MAX_KEY} printable ASCII characters");
         return Err(ApiError::invalid("Idempotency-Key", message));
     }

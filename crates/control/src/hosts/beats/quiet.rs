@@ -126,12 +126,18 @@ const POSTGRES: &str = "
         AND hosts.confirmed_token_id = b.token_id AND hosts.told = b.told
     RETURNING hosts.id";
 
+// The plus keeps SQLite from going through all hosts that are online for each heartbeat.
 const SQLITE: &str = "
+    WITH b AS MATERIALIZED (
+        SELECT value ->> 0 AS id, value ->> 1 AS family, value ->> 2 AS token_id, value ->> 3 AS told,
+            value ->> 4 AS cpu, value ->> 5 AS memory, value ->> 6 AS disk, value ->> 7 AS running,
+            value ->> 8 AS paused, value ->> 9 AS other, value ->> 10 AS digest
+        FROM json_each($2))
     UPDATE hosts SET
-        used_cpu_millis = b.row ->> 4, used_memory_mb = b.row ->> 5, used_disk_mb = b.row ->> 6,
-        sandboxes_running = b.row ->> 7, sandboxes_paused = b.row ->> 8, sandboxes_other = b.row ->> 9,
-        sandbox_digest = b.row ->> 10, last_heartbeat_at = $1, updated_at = $1
-    FROM (SELECT value AS row FROM json_each($2)) AS b
-    WHERE hosts.id = b.row ->> 0 AND hosts.status = 'online' AND hosts.credential_family = b.row ->> 1
-        AND hosts.confirmed_token_id = b.row ->> 2 AND hosts.told = b.row ->> 3
+        used_cpu_millis = b.cpu, used_memory_mb = b.memory, used_disk_mb = b.disk, sandboxes_running = b.running,
+        sandboxes_paused = b.paused, sandboxes_other = b.other, sandbox_digest = b.digest, last_heartbeat_at = $1,
+        updated_at = $1
+    FROM b
+    WHERE hosts.id = b.id AND +hosts.status = 'online' AND hosts.credential_family = b.family
+        AND hosts.confirmed_token_id = b.token_id AND hosts.told = b.told
     RETURNING id";
