@@ -54,7 +54,7 @@ trap finish EXIT
 
 ATOLL_CACHE_DIR=${ATOLL_CACHE_DIR:-/var/cache/atoll}
 export ATOLL_CACHE_DIR
-# 200 idle sandboxes of one processor each are more than the defaults promise on a small machine.
+# 1,000 idle sandboxes of one processor each are more than the defaults promise on a small machine.
 target/release/atoll up --data-dir "$dir/data" --listen 127.0.0.1:0 \
     --cpu-overcommit 1000 --memory-overcommit 100 --disk-overcommit 1000 >"$dir/up.log" 2>&1 &
 pid=$!

@@ -17,10 +17,10 @@ use crate::stats::Samples;
 use crate::timing::Connection;
 
 pub struct Bench {
-    client: Client,
+    pub client: Client,
     credentials: Credentials,
     data_dir: PathBuf,
-    pid: u32,
+    pub pid: u32,
 }
 
 impl Bench {
@@ -29,7 +29,7 @@ impl Bench {
         Ok(Self { client: Client::new(&credentials)?, credentials, data_dir: data_dir.to_owned(), pid })
     }
 
-    async fn create(&self) -> Result<SandboxId> {
+    pub async fn create(&self) -> Result<SandboxId> {
         Ok(self.client.create_sandbox(&CreateSandboxRequest::default()).await?.id)
     }
 
@@ -41,7 +41,7 @@ impl Bench {
         Ok(())
     }
 
-    async fn echo(&self, id: &SandboxId) -> Result<()> {
+    pub async fn echo(&self, id: &SandboxId) -> Result<()> {
         let answer = self.client.exec(id, &command("/bin/echo", ["hello"])).await?;
         if answer.stdout != "hello\n" {
             bail!("echo said {:?}", answer.stdout);
@@ -157,23 +157,6 @@ impl Bench {
         Ok(false)
     }
 
-    pub async fn pause_resume(&mut self, report: &mut Report, rounds: usize) -> Result<()> {
-        let id = self.create().await?;
-        let (mut pause, mut resume) = (Samples::default(), Samples::default());
-        for _ in 0..rounds {
-            let begin = Instant::now();
-            self.client.pause_sandbox(&id).await?;
-            pause.push(begin.elapsed());
-            let begin = Instant::now();
-            self.client.resume_sandbox(&id).await?;
-            resume.push(begin.elapsed());
-        }
-        self.client.destroy_sandbox(&id).await?;
-        let measured = format!("{:.2} / {:.2} ms p50", pause.median(), resume.median());
-        report.row("pause / resume through REST", "", measured, None);
-        Ok(())
-    }
-
     /// Virtual machines, where the host offers them.
     pub async fn machines(&mut self, report: &mut Report, rounds: usize) -> Result<()> {
         let request = CreateSandboxRequest {
@@ -227,8 +210,7 @@ impl Bench {
         for id in &made {
             self.client.destroy_sandbox(id).await?;
         }
-        let per = |before: u64, after: u64| (after as f64 - before as f64) / count as f64 / 1024.0;
-        let (processes, kernel) = (per(before.processes, after.processes), per(before.kernel, after.kernel));
+        let (processes, kernel) = after.above(&before, count);
         let mb = processes + kernel;
         let measured = format!(
             "{mb:.2} MB ({processes:.2} MB of processes, Atoll's own among them, and {kernel:.2} MB of the kernel; n = \

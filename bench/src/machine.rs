@@ -63,6 +63,12 @@ impl Held {
         }
         bail!("the kernel's memory did not stand still within a minute: something else is running");
     }
+
+    /// What each of so many takes that were not there before, in MB: of processes, and of the kernel.
+    pub fn above(&self, before: &Self, count: usize) -> (f64, f64) {
+        let per = |before: u64, after: u64| (after as f64 - before as f64) / count as f64 / 1024.0;
+        (per(before.processes, self.processes), per(before.kernel, self.kernel))
+    }
 }
 
 /// A process and its descendants.
@@ -90,6 +96,17 @@ fn proportional_kib(pid: u32) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
     line.and_then(|line| line.split_whitespace().next()).and_then(|word| word.parse().ok()).unwrap_or(0)
+}
+
+/// Processor time of a process since its start.
+pub fn cpu_time(pid: u32) -> Result<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let fields = stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().collect::<Vec<_>>()).unwrap_or_default();
+    let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
+    // SAFETY: sysconf only reads a constant of the system.
+    let per_second = u64::try_from(unsafe { libc::sysconf(libc::_SC_CLK_TCK) }).unwrap_or(100).max(1);
+    // After the name come the state and then utime and stime as the 12th and 13th.
+    Ok(Duration::from_millis((ticks(11) + ticks(12)) * 1000 / per_second))
 }
 
 /// Resident memory of a process, in KiB.

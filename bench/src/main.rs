@@ -2,6 +2,7 @@
 //! Markdown report. Started by `scripts/bench.sh`; never used in tests, which assert no times.
 
 mod atoll;
+mod lifecycle;
 mod machine;
 mod peers;
 mod report;
@@ -55,8 +56,10 @@ fn main() -> Result<()> {
         bench.create_many(&mut report, 100, if args.quick { 2 } else { 6 }).await.context("100 creates at once")?;
         bench.destroy(&mut report, 60 / scale).await.context("destroy")?;
         bench.pause_resume(&mut report, 200 / scale).await.context("pause and resume")?;
+        bench.fork(&mut report, 100, if args.quick { 2 } else { 6 }).await.context("fork into 100")?;
         bench.machines(&mut report, if args.quick { 2 } else { 10 }).await.context("virtual machines")?;
         bench.memory(&mut report, 200 / scale).await.context("memory per idle sandbox")?;
+        bench.idle(&mut report, 1000 / scale).await.context("many idle sandboxes")?;
         bench.files(&mut report, if args.quick { 512 } else { 2048 }).await.context("files")?;
         anyhow::Ok(())
     })?;

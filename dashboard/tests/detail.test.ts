@@ -155,7 +155,7 @@ it('makes a sandbox that reaches only what is named, and changes that while it l
 			await enter(page);
 			await page.keyboard.press('c');
 			const dialog = page.getByRole('dialog');
-			await dialog.getByText('Isolation and network').click();
+			await dialog.getByText(/^Isolation, network/).click();
 			await dialog.getByLabel('May reach').click();
 			await page.getByRole('option', { name: /^Only these/ }).click();
 			await dialog.getByLabel('Nothing but').fill('not a name at all!');
@@ -168,7 +168,7 @@ it('makes a sandbox that reaches only what is named, and changes that while it l
 			const created = page.waitForRequest((request) => request.method() === 'POST');
 			await dialog.getByRole('button', { name: 'Create sandbox' }).click();
 			await page.waitForURL(/\/sandboxes\/sb-[a-z0-9]{20}$/);
-			await page.getByText('Running').first().waitFor();
+			await page.getByText('only pypi.org, *.pythonhosted.org').waitFor();
 			expect((await created).postDataJSON()).toMatchObject({
 				driver: 'container',
 				internet: true,
@@ -176,11 +176,14 @@ it('makes a sandbox that reaches only what is named, and changes that while it l
 			});
 			await page.getByRole('button', { name: 'More' }).click();
 			await page.getByRole('menuitem', { name: /What it may reach/ }).click();
+			expect(await dialog.getByLabel('Nothing but').inputValue()).toBe('pypi.org\n*.pythonhosted.org');
 			await inspect(page, 'network');
 			await dialog.getByLabel('May reach').click();
 			await page.getByRole('option', { name: /^Nothing/ }).click();
 			await dialog.getByRole('button', { name: 'Change it' }).click();
 			await page.getByText('Its network rules are changed').waitFor();
+			const id = new URL(page.url()).pathname.split('/').at(-1) ?? '';
+			expect(await api('GET', `/v1/sandboxes/${id}`)).toMatchObject({ internet: false });
 		},
 		{ expected: /400/ }
 	));

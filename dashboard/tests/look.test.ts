@@ -10,6 +10,8 @@ const PAGES = [
 	'/dashboard/sandboxes',
 	'/dashboard/templates',
 	'/dashboard/snapshots',
+	'/dashboard/volumes',
+	'/dashboard/secrets',
 	'/dashboard/usage',
 	'/dashboard/webhooks',
 	'/dashboard/keys',

@@ -6,6 +6,8 @@ import uuid
 import pytest
 from e2b import (
     AsyncSandbox,
+    AsyncTemplate,
+    BuildException,
     CommandExitException,
     FileType,
     InvalidArgumentException,
@@ -13,6 +15,7 @@ from e2b import (
     PtySize,
     SandboxQuery,
     SandboxState,
+    Template,
     TimeoutException,
 )
 
@@ -158,3 +161,26 @@ async def test_git(sandbox):
     assert (await git.status("repo")).is_clean
     await git.create_branch("repo", "other")
     assert (await git.branches("repo")).current_branch == "other"
+
+
+async def test_templates():
+    name = f"async-{uuid.uuid4().hex}"
+    recipe = AsyncTemplate().from_template("base").run_cmd("echo built > built")
+    built = await AsyncTemplate.build(recipe, name, tags=["v1", "default"])
+    assert await AsyncTemplate.exists(name) and not await AsyncTemplate.exists(f"{name}-not")
+    sandbox = await AsyncSandbox.create(name, timeout=60)
+    assert await sandbox.files.read("built") == "built\n"
+    await sandbox.kill()
+    assert (await AsyncTemplate.assign_tags(f"{name}:v1", "v2")).build_id == built.build_id
+    await AsyncTemplate.remove_tags(name, "v1")
+    assert {tag.tag for tag in await AsyncTemplate.get_tags(name)} == {"v2", "default"}
+    info = await AsyncTemplate.build_in_background(AsyncTemplate().from_template("base"), name)
+
+    async def ready():
+        return (await AsyncTemplate.get_build_status(info)).status.value == "ready"
+
+    await until("the build", ready)
+    with pytest.raises(BuildException, match="exit status 7"):
+        await AsyncTemplate.build(AsyncTemplate().from_template("base").run_cmd("exit 7"), name)
+    assert '"RUN"' in Template.to_json(recipe)
+    assert await AsyncSandbox.delete_snapshot(name) is True

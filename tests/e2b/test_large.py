@@ -3,11 +3,13 @@
 ATOLL_E2B_LARGE_MB=2048 ATOLL_E2B_STREAM_SECONDS=3600 scripts/with-atoll.sh scripts/e2b.sh python -k large
 """
 
+import asyncio
 import hashlib
 import os
+import uuid
 
 import pytest
-from e2b import Sandbox
+from e2b import AsyncSandbox, AsyncTemplate, PtySize, Sandbox
 
 MEGABYTE = 1 << 20
 LARGE = int(os.environ.get("ATOLL_E2B_LARGE_MB", "512"))
@@ -64,6 +66,30 @@ def test_a_thousand_watches_each_see_their_own(sandbox):
     for number, watch in enumerate(watches, 1):
         assert {event.name for event in watch.get_new_events()} == {f"of-{number}"}
         watch.stop()
+
+
+async def test_two_hundred_terminals_at_once():
+    name = f"roomy-{uuid.uuid4().hex}"
+    await AsyncTemplate.build(AsyncTemplate().from_template("base"), name, memory_mb=2048)
+    sandbox = await AsyncSandbox.create(name, timeout=300)
+    try:
+
+        async def terminal(number):
+            shown = bytearray()
+            handle = await sandbox.pty.create(PtySize(rows=24, cols=80), on_data=shown.extend, timeout=200)
+            return handle, shown, number
+
+        opened = await asyncio.gather(*(terminal(number) for number in range(200)))
+        assert len({handle.pid for handle, _, _ in opened}) == 200
+        await asyncio.gather(
+            *(sandbox.pty.send_stdin(handle.pid, b"echo $((%d+1000000)); exit\n" % number) for handle, _, number in opened)
+        )
+        for handle, shown, number in opened:
+            await handle.wait()
+            assert b"%d" % (number + 1_000_000) in shown
+    finally:
+        await sandbox.kill()
+        await AsyncSandbox.delete_snapshot(name)
 
 
 def test_a_kill_ends_open_streams_and_then_the_sandbox_is_told_to_be_gone(make):

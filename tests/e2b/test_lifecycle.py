@@ -122,3 +122,37 @@ def test_the_network_can_be_closed(make):
     assert sandbox.get_info().allow_internet_access is False
     answer = sandbox.commands.run("timeout 2 bash -c 'exec 3<>/dev/tcp/203.0.113.1/80' || echo closed")
     assert answer.stdout == "closed\n"
+
+
+def boot_of(sandbox):
+    return sandbox.files.read("/proc/sys/kernel/random/boot_id")
+
+
+def test_a_pause_of_the_files_alone_starts_anew(make):
+    sandbox = make(envs={"COLOUR": "blue"})
+    sandbox.files.write("kept", "still here")
+    process = sandbox.commands.run("sleep 1000", background=True)
+    boot = boot_of(sandbox)
+    sandbox.pause(keep_memory=False)
+    assert sandbox.get_info().state == SandboxState.PAUSED
+    again = Sandbox.connect(sandbox.sandbox_id, timeout=60)
+    assert again.files.read("kept") == "still here"
+    assert boot_of(again) != boot
+    assert process.pid not in [item.pid for item in again.commands.list()]
+    assert again.commands.run("echo $COLOUR").stdout == "blue\n"
+    # The handle from before goes on working: its token is the same.
+    assert sandbox.files.read("kept") == "still here"
+    boot = boot_of(again)
+    again.pause()
+    assert boot_of(Sandbox.connect(sandbox.sandbox_id)) == boot
+
+
+def test_a_timeout_can_pause_the_files_alone(make):
+    sandbox = make(lifecycle={"on_timeout": {"action": "pause", "keep_memory": False}})
+    sandbox.files.write("kept", "still here")
+    boot = boot_of(sandbox)
+    sandbox.set_timeout(1)
+    until("the sandbox to pause", lambda: sandbox.get_info().state == SandboxState.PAUSED)
+    again = Sandbox.connect(sandbox.sandbox_id, timeout=60)
+    assert again.files.read("kept") == "still here" and boot_of(again) != boot
+    assert sandbox.kill() is True

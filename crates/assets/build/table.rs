@@ -45,21 +45,26 @@ pub fn dashboard(files: &[(String, Vec<u8>)], out: &Path) -> Result<(), String> 
     attempt("writing", &target, std::fs::write(&target, code))
 }
 
-/// `OUT_DIR/base_recipe.rs`: a slice of relative path and contents of all files in `templates/base`.
+/// `OUT_DIR/base_recipe.rs` and the like: a slice of relative path and contents of all files below `templates/NAME`.
 pub fn recipes(workspace: &Path, out: &Path) -> Result<(), String> {
-    let folder = workspace.join("templates/base");
+    recipe(&workspace.join("templates/base"), &out.join("base_recipe.rs"))?;
+    recipe(&workspace.join("templates/code-interpreter"), &out.join("code_interpreter_recipe.rs"))
+}
+
+fn recipe(folder: &Path, target: &Path) -> Result<(), String> {
     println!("cargo:rerun-if-changed={}", folder.display());
     let mut files = Vec::new();
     if folder.is_dir() {
-        walk(&folder, &folder, &mut files)?;
+        walk(folder, folder, &mut files)?;
     }
+    // What running the server or its tests in place leaves is no part of the recipe.
+    files.retain(|(name, _)| !name.contains("__pycache__"));
     let mut code = String::from("&[\n");
     for (name, _) in files {
         let _ = writeln!(code, "({name:?}, include_str!({:?})),", folder.join(&name).display().to_string());
     }
     code.push_str("]\n");
-    let target = out.join("base_recipe.rs");
-    attempt("writing", &target, std::fs::write(&target, code))
+    attempt("writing", target, std::fs::write(target, code))
 }
 
 fn mime(path: &str) -> &'static str {

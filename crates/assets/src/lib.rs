@@ -1,4 +1,4 @@
-//! What the one binary carries inside: the guest agent, the dashboard and the recipe of the `base` template.
+//! What the one binary carries inside: the guest agent, the dashboard and the recipes of the templates that ship.
 //!
 //! All of it is made by the build script (see `build/main.rs`). This crate only looks things up; how they are
 //! served or placed is decided by control's http floor and by the host's driver.
@@ -28,6 +28,9 @@ pub static DASHBOARD: &[DashboardFile] = include!(concat!(env!("OUT_DIR"), "/das
 
 /// The recipe of the `base` template: relative paths and contents of the files below `templates/base`.
 pub static BASE_RECIPE: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/base_recipe.rs"));
+
+/// The recipe of the `code-interpreter` template, likewise.
+pub static CODE_INTERPRETER_RECIPE: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/code_interpreter_recipe.rs"));
 
 /// The dashboard's file at `path` (a leading slash is allowed).
 #[must_use]

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
 
-use cli::{Cli, Command, HostSubcommand, KeysCommand, SandboxCommand, ServerSubcommand};
+use cli::{Cli, Command, HostSubcommand, KeysCommand, SandboxCommand, ServerSubcommand, TemplateCommand};
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
@@ -62,6 +62,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
             Some(HostSubcommand::Check) => service::host::check(&global),
             Some(HostSubcommand::Install(args)) => service::install::main(&args, &global),
         },
+        Command::Template(TemplateCommand::Prepare(args)) => service::prepare::main(&args, &global),
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "atoll", &mut script);

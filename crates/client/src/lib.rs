@@ -25,6 +25,7 @@ mod endpoint;
 mod error;
 mod files;
 mod hosts;
+mod keeping;
 mod sandboxes;
 mod snapshots;
 mod stream;

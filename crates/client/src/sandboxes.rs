@@ -5,7 +5,7 @@ use std::time::Duration;
 use atoll_model::api::Page;
 use atoll_model::api::sandboxes::{
     BackgroundExecResponse, CreateSandboxRequest, Encoding, ExecRequest, ExecResponse, Link, LinkRequest, LogLine,
-    Process, Sandbox, SandboxEvent, TimeoutRequest,
+    Metrics, Process, Sandbox, SandboxEvent, TimeoutRequest,
 };
 use atoll_model::{SandboxId, SandboxStatus};
 use base64::Engine;
@@ -122,6 +122,12 @@ impl Client {
     pub async fn sandbox_logs(&self, id: &SandboxId, cursor: Option<&str>) -> Result<Page<LogLine>, Error> {
         let query = query(&[("limit", Some("1000".to_owned())), ("cursor", cursor.map(str::to_owned))]);
         self.get(&of(id, &format!("/logs{query}"))).await
+    }
+
+    /// What it used, as far back as `range` says (`5m` to `30d`), or uses at this moment.
+    pub async fn sandbox_metrics(&self, id: &SandboxId, range: Option<&str>) -> Result<Metrics, Error> {
+        let query = query(&[("range", range.map(str::to_owned))]);
+        self.get(&of(id, &format!("/metrics{query}"))).await
     }
 
     pub async fn sandbox_events(&self, id: &SandboxId) -> Result<Page<SandboxEvent>, Error> {

@@ -19,12 +19,14 @@ use crate::db::{Db, Millis};
 use crate::events::Feed;
 use crate::fleet::Tunnels;
 use crate::hosts::Hosts;
-use crate::http::Listeners;
 use crate::http::metrics::HttpMetrics;
+use crate::http::{Listeners, Lookup};
 use crate::layers::Layers;
 use crate::reconcile::Reconcile;
 use crate::sandboxes::Sandboxes;
+use crate::secrets::Secrets;
 use crate::snapshots::Snapshots;
+use crate::volumes::Volumes;
 use crate::webhooks::Worker;
 
 /// How often the use of an API key is noted.
@@ -42,6 +44,8 @@ pub struct Parts {
     pub hosts: Hosts,
     pub sandboxes: Sandboxes,
     pub layers: Layers,
+    pub secrets: Secrets,
+    pub volumes: Volumes,
     pub snapshots: Snapshots,
     pub builds: Builds,
     pub reconcile: Reconcile,
@@ -54,6 +58,8 @@ pub struct Parts {
     pub webhooks: Worker,
     /// A name of this replica, for leases.
     pub replica: String,
+    /// Who signed addresses of files are for.
+    pub signed: Lookup,
     /// Work that is finished before control ends.
     pub tasks: TaskTracker,
     pub shutdown: CancellationToken,

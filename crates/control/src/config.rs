@@ -10,6 +10,7 @@ use secrecy::SecretString;
 use tokio::sync::watch;
 
 pub use crate::sign_in::{GithubSettings, OidcSettings};
+pub use crate::templates::shipped::ShippedRecipes;
 
 /// A file of the dashboard, as the binary carries it.
 #[derive(Debug, Clone, Copy)]
@@ -223,6 +224,8 @@ pub struct ControlConfig {
     pub domain: String,
     pub tls: Option<TlsFiles>,
     pub dashboard: DashboardLookup,
+    /// The templates that ship besides `base`; none without.
+    pub shipped: Option<ShippedRecipes>,
     /// Of the whole product, for `/healthz` and logs.
     pub version: &'static str,
     pub signup: SignupMode,
@@ -252,6 +255,9 @@ pub struct ControlConfig {
     /// A file of the operator's with the keys that sign people's tokens (Ed25519, PEM): the first signs, all are accepted.
     /// Keys in the database when absent.
     pub jwt_key: Option<PathBuf>,
+    /// The key that secrets are encrypted under: a file with 64 hexadecimal characters. One in the data directory, made at
+    /// the first start, when absent.
+    pub secrets_key: Option<PathBuf>,
     /// Where people can sign in besides here.
     pub oidc: Option<OidcSettings>,
     pub github: Option<GithubSettings>,
@@ -277,6 +283,7 @@ impl ControlConfig {
             domain: "localhost".to_owned(),
             tls: None,
             dashboard: |_| None,
+            shipped: None,
             version: env!("CARGO_PKG_VERSION"),
             signup: SignupMode::default(),
             scheduler: SchedulerKind::default(),
@@ -293,6 +300,7 @@ impl ControlConfig {
             registry_allow: Vec::new(),
             webhook_allow: Vec::new(),
             jwt_key: None,
+            secrets_key: None,
             oidc: None,
             github: None,
             smtp_url: None,

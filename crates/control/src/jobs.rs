@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::app::App;
-use crate::db::{DbError, idempotency, leases};
+use crate::db::{idempotency, leases};
 use crate::layers::{Dead, LayerError};
 use crate::{accounts, events, usage, webhooks};
 
@@ -59,6 +59,9 @@ async fn tend_once(app: &App) -> Result<(), LayerError> {
         let (Dead::Layer(what) | Dead::Image(what)) = dead;
         app.reconcile.images.broadcast(&what).await?;
     }
+    for digest in app.layers.forget_pulled().await? {
+        app.reconcile.images.broadcast(&digest).await?;
+    }
     leases::release(&app.db, LAYERS_LEASE, &app.replica).await?;
     Ok(())
 }
@@ -93,7 +96,7 @@ async fn housekeeping(app: App) {
     }
 }
 
-async fn clean(app: &App) -> Result<(), DbError> {
+async fn clean(app: &App) -> Result<(), LayerError> {
     let now = app.clock.now();
     if leases::take(&app.db, LEASE, &app.replica, now, HOUSEKEEPING * 2).await?.is_none() {
         return Ok(());
@@ -103,5 +106,6 @@ async fn clean(app: &App) -> Result<(), DbError> {
     usage::roll(&app.db, now).await?;
     while webhooks::store::prune(&app.db, now - EVENTS_KEPT).await? > 0 {}
     while events::prune(&app.db, now - EVENTS_KEPT).await? > 0 {}
+    app.layers.sweep().await?;
     Ok(())
 }

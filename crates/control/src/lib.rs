@@ -1,7 +1,7 @@
 //! The control plane: REST API, accounts, teams, sandboxes, hosts.
 //!
 //! Floors, every use points down: `http` (routes, who asks, the error shape), `reconcile` (hosts and sandboxes looked
-//! at together), `sandboxes` and `templates`, `fleet` (reaching hosts) with `accounts`, `teams` and `api_keys`,
+//! at together), `sandboxes` and `templates` with `secrets` and `volumes`, `fleet` (reaching hosts) with `accounts`, `teams` and `api_keys`,
 //! `hosts` (enrolment, heartbeat) with `pki`, `audit` and `events`, and `db` at the bottom. It keeps no state in
 //! memory that it can't lose, and any number of it can run side by side on PostgreSQL.
 #![forbid(unsafe_code)]
@@ -32,6 +32,7 @@ mod pki;
 mod quotas;
 mod reconcile;
 mod sandboxes;
+mod secrets;
 mod sign_in;
 mod signing;
 mod snapshots;
@@ -40,6 +41,7 @@ mod teams;
 #[cfg(test)]
 mod testing;
 mod usage;
+mod volumes;
 mod webhooks;
 
 /// The reconciler with its two sides and its clock, for the simulation of a cluster; the schedulers, for measuring.

@@ -7,6 +7,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -39,6 +40,17 @@ impl ObjectError {
 #[derive(Debug, Clone)]
 pub struct Objects {
     folder: Arc<PathBuf>,
+}
+
+/// An object, and how long ago it was written.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    pub digest: String,
+    pub age: Duration,
+}
+
+fn is_digest(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// Names of what is being written; what a crash leaves of it is removed at the next start.
@@ -113,6 +125,31 @@ impl Objects {
         let (folder, path) = (self.folder.clone(), self.path(digest));
         let adopting = tokio::task::spawn_blocking(move || keep(file, &path, &folder));
         adopting.await.map_err(|error| ObjectError::other("storing an image", error))?
+    }
+
+    /// All objects.
+    pub async fn list(&self) -> Result<Vec<Listed>, ObjectError> {
+        let folder = self.folder.clone();
+        let listing = tokio::task::spawn_blocking(move || {
+            let list = || -> io::Result<Vec<Listed>> {
+                let mut found = Vec::new();
+                for entry in std::fs::read_dir(&*folder)? {
+                    let entry = entry?;
+                    let name = entry.file_name();
+                    let digest = name.to_str().and_then(|name| name.strip_suffix(".erofs"));
+                    let Some(digest) = digest.filter(|digest| is_digest(digest)) else { continue };
+                    let modified = match entry.metadata().and_then(|metadata| metadata.modified()) {
+                        // Deleted meanwhile.
+                        Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                        modified => modified?,
+                    };
+                    found.push(Listed { digest: digest.to_owned(), age: modified.elapsed().unwrap_or_default() });
+                }
+                Ok(found)
+            };
+            list().map_err(ObjectError::io("listing", &folder))
+        });
+        listing.await.map_err(|error| ObjectError::other("listing images", error))?
     }
 
     /// Success when it is not there.

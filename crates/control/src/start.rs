@@ -29,9 +29,13 @@ use crate::objects::Objects;
 use crate::oci::{Puller, Registries};
 use crate::pki::{Authority, agent_client_config};
 use crate::reconcile::Reconcile;
-use crate::sandboxes::{Placer, Sandboxes};
+use crate::sandboxes::{Placer, Sandboxes, Sources};
+use crate::secrets::Secrets;
+use crate::secrets::cipher::Cipher;
 use crate::snapshots::Snapshots;
+use crate::templates::shipped::Shipped;
 use crate::templates::{BaseImage, store as templates};
+use crate::volumes::Volumes;
 use crate::webhooks::{Sender, Worker};
 use crate::{http, jobs, signing};
 
@@ -43,6 +47,7 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// A running control plane.
 pub struct Control {
     app: App,
+    shipped: Shipped,
     local_addr: SocketAddr,
     server: JoinHandle<()>,
 }
@@ -62,12 +67,19 @@ impl Control {
             .with_context(|| format!("listening on {} (--listen chooses another address)", config.listen))?;
         let local_addr = listener.local_addr().context("asking for the listener's address")?;
         let tls = Tls::load(&authority, config.tls.as_ref()).context("loading the TLS certificate")?;
-        let app = wire(config, clock, db, authority, local_addr, shutdown).await?;
+        let tasks = TaskTracker::new();
+        let shipped = Shipped::new(
+            (db.clone(), clock.clone()),
+            (tasks.clone(), shutdown.clone()),
+            config.cache_dir.clone(),
+            config.shipped.clone(),
+        );
+        let app = wire(config, clock, db, authority, local_addr, shipped.clone(), tasks, shutdown).await?;
         jobs::spawn(&app);
         let router = http::router(app.clone());
         let server = tokio::spawn(listener::serve(app.clone(), listener, tls, router));
         tracing::info!(address = %local_addr, database = app.db.kind(), version = app.config.version, "listening");
-        Ok(Self { app, local_addr, server })
+        Ok(Self { app, shipped, local_addr, server })
     }
 
     #[must_use]
@@ -97,12 +109,13 @@ impl Control {
         self.app.accounts.setup_token().await
     }
 
-    /// Makes the platform's template `base` point to this image.
+    /// Makes the platform's template `base` point to this image, and names the others that ship.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn register_base(&self, image: &BaseImage) -> Result<(), DbError> {
-        templates::register_base(&self.app.db, image, self.app.clock.now()).await.map(|_| ())
+        templates::register_base(&self.app.db, image, self.app.clock.now()).await?;
+        self.shipped.announce().await
     }
 
     /// Waits until `shutdown` has been cancelled and everything has ended: requests under way are answered, work that
@@ -143,15 +156,17 @@ pub async fn rotate_keys(database_url: Option<&str>, data_dir: &Path, at_once: b
     Ok(made)
 }
 
+#[allow(clippy::too_many_arguments)]
 async fn wire(
     config: ControlConfig,
     clock: Clock,
     db: Db,
     authority: Authority,
     local_addr: SocketAddr,
+    shipped: Shipped,
+    tasks: TaskTracker,
     shutdown: CancellationToken,
 ) -> anyhow::Result<App> {
-    let tasks = TaskTracker::new();
     let tokens = UserTokens::load(&db, config.jwt_key.as_deref(), clock.now())
         .await
         .context("loading the key of user tokens")?;
@@ -179,9 +194,14 @@ async fn wire(
     let reconcile = Reconcile::new(&db, &clock, &hosts, &fleet, config.resume_on_reconnect);
     let objects = Objects::open(&config.data_dir).context("opening the object store")?;
     let layers = Layers::new(db.clone(), clock.clone(), fleet.clone(), objects);
-    let sandboxes =
-        Sandboxes::new(db.clone(), clock.clone(), fleet, placer, layers.clone(), &config.http, tasks.clone())
-            .with_quotas(config.quotas.into());
+    let cipher = Cipher::load(config.secrets_key.as_deref(), &config.data_dir).context("loading the key of secrets")?;
+    let secrets = Secrets::new(db.clone(), clock.clone(), cipher);
+    secrets.check_key().await?;
+    let volumes = Volumes::new(db.clone(), clock.clone(), config.quotas.into());
+    let sources = Sources { layers: layers.clone(), secrets: secrets.clone() };
+    let sandboxes = Sandboxes::new(db.clone(), clock.clone(), fleet, placer, sources, &config.http, tasks.clone())
+        .with_quotas(config.quotas.into())
+        .with_shipped(shipped);
     let registries = Registries::new(config.registry_allow.clone()).context("setting up TLS for registries")?;
     let puller = Puller { db: db.clone(), clock: clock.clone(), objects: layers.objects().clone(), registries };
     let builds = Builds::new(db.clone(), clock.clone(), sandboxes.clone(), layers.clone(), puller, replica.clone());
@@ -197,6 +217,8 @@ async fn wire(
         hosts,
         sandboxes,
         layers,
+        secrets,
+        volumes,
         snapshots,
         builds,
         reconcile,
@@ -205,6 +227,7 @@ async fn wire(
         tunnels,
         replica,
         webhooks,
+        signed: Default::default(),
         tasks,
         shutdown,
         metrics: HttpMetrics::default(),

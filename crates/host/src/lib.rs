@@ -1,13 +1,14 @@
 //! The host agent: the sandboxes of one machine, and its place among the hosts of a control plane.
 //!
 //! Floors from top to bottom: [`agent`] (enrolment, heartbeat, the service that control calls, the proxy into sandboxes),
-//! [`sandboxes`] (who keeps them, records, recovery), [`driver`] with its zygote, then `network`, `images`, `storage`,
+//! [`history`] (what sandboxes used), [`sandboxes`] (who keeps them, records, recovery), [`driver`] with its zygote, then `network`, `images`, `storage`,
 //! `slots` and `cgroup`. Every use points down. [`start`] and [`run`] are the way in; [`check`] looks without touching.
 
 pub mod agent;
 pub mod cgroup;
 pub mod config;
 pub mod driver;
+pub mod history;
 pub mod images;
 pub mod instance;
 pub mod network;

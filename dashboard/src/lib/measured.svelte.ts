@@ -15,6 +15,8 @@ export const RANGES: { value: string; label: string; seconds: number; pace: numb
 
 export class Measured {
 	points = $state.raw<MetricsPoint[]>([]);
+	/** Seconds that a point stands for, where the server keeps a history. */
+	step = $state<number | null>(null);
 	/** It was asked for, with or without success. */
 	read = $state(false);
 	problem = $state<string | null>(null);
@@ -28,7 +30,9 @@ export class Measured {
 		const ask = async () => {
 			try {
 				const answer = await sandboxMetrics(id, range, abort.signal);
-				known = merge(known, answer.points, seconds);
+				// A host that keeps no history answers this moment alone: then it is kept here.
+				known = answer.step_sec ? answer.points : merge(known, answer.points, seconds);
+				this.step = answer.step_sec ?? null;
 				this.points = known;
 				this.problem = null;
 			} catch (error) {

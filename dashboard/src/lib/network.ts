@@ -1,5 +1,5 @@
 // What a sandbox may reach, as people choose it: one of four ways, and a list. The API's rules are made of it and back.
-import type { NetworkPolicy } from '$api/types';
+import type { NetworkPolicy, Sandbox } from '$api/types';
 
 export type Way = 'open' | 'except' | 'only' | 'closed';
 export interface Reach {
@@ -15,13 +15,6 @@ export const WAYS: { value: Way; label: string; note: string }[] = [
 	{ value: 'closed', label: 'Nothing', note: 'All ways out are closed' }
 ];
 
-/** What is known of a sandbox's rules. */
-export interface Reachable {
-	id?: string;
-	internet?: boolean;
-	network?: NetworkPolicy;
-}
-
 const EVERYTHING = '0.0.0.0/0';
 const words = (text: string) => [...new Set(text.split(/[\s,]+/).filter(Boolean))];
 
@@ -34,7 +27,7 @@ export function toRules({ way, list }: Reach): { internet: boolean } & Required<
 }
 
 /** Null where the rules are none of the four ways: both lists say something, made by a program. */
-export function fromRules(sandbox: Reachable): Reach | null {
+export function fromRules(sandbox: Pick<Sandbox, 'internet' | 'network'>): Reach | null {
 	const allow = sandbox.network?.allow_out ?? [];
 	const deny = sandbox.network?.deny_out ?? [];
 	if (sandbox.internet === false) return { way: 'closed', list: '' };
@@ -44,7 +37,7 @@ export function fromRules(sandbox: Reachable): Reach | null {
 }
 
 /** In a few words. */
-export function reachText(sandbox: Reachable): string {
+export function reachText(sandbox: Pick<Sandbox, 'internet' | 'network'>): string {
 	const reach = fromRules(sandbox);
 	if (!reach) return 'by rules of its own';
 	const names = words(reach.list);

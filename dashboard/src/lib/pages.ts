@@ -4,9 +4,11 @@ import Box from '@lucide/svelte/icons/box';
 import Building2 from '@lucide/svelte/icons/building-2';
 import Camera from '@lucide/svelte/icons/camera';
 import ChartColumn from '@lucide/svelte/icons/chart-column';
+import Database from '@lucide/svelte/icons/database';
 import HardDrive from '@lucide/svelte/icons/hard-drive';
 import KeyRound from '@lucide/svelte/icons/key-round';
 import Layers from '@lucide/svelte/icons/layers';
+import LockKeyhole from '@lucide/svelte/icons/lock-keyhole';
 import ScrollText from '@lucide/svelte/icons/scroll-text';
 import Server from '@lucide/svelte/icons/server';
 import Settings from '@lucide/svelte/icons/settings';
@@ -41,7 +43,14 @@ const ALL_TEAM_PAGES: PageGroup[] = [
 		pages: [
 			{ name: 'Sandboxes', path: '/dashboard/sandboxes', icon: Box },
 			{ name: 'Templates', path: '/dashboard/templates', icon: Layers, words: 'images builds' },
-			{ name: 'Snapshots', path: '/dashboard/snapshots', icon: Camera }
+			{ name: 'Snapshots', path: '/dashboard/snapshots', icon: Camera },
+			{ name: 'Volumes', path: '/dashboard/volumes', icon: Database, words: 'files storage mounts' },
+			{
+				name: 'Secrets',
+				path: '/dashboard/secrets',
+				icon: LockKeyhole,
+				words: 'environment variables tokens'
+			}
 		]
 	},
 	{

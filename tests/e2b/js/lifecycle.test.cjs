@@ -107,3 +107,13 @@ test('who has no key, and what is not there, is told', async () => {
   await assert.rejects(Sandbox.create('no-such-template'), /not found/)
   await assert.rejects(Sandbox.connect(`i${'0'.repeat(20)}`), NotFoundError)
 })
+
+test('a pause of the files alone starts anew', async (t) => {
+  const sandbox = await make(t)
+  await sandbox.files.write('kept', 'still here')
+  const boot = await sandbox.files.read('/proc/sys/kernel/random/boot_id')
+  assert.equal(await sandbox.pause({ keepMemory: false }), true)
+  const again = await Sandbox.connect(sandbox.sandboxId)
+  assert.equal(await again.files.read('kept'), 'still here')
+  assert.notEqual(await again.files.read('/proc/sys/kernel/random/boot_id'), boot)
+})

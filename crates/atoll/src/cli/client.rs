@@ -24,6 +24,12 @@ pub struct Shape {
     /// Environment of its processes; `NAME` alone takes the value from here
     #[arg(long, short = 'e', value_name = "NAME=VALUE")]
     pub env: Vec<String>,
+    /// A secret as environment, under its own name or another: `NAME`, or `VARIABLE=NAME`
+    #[arg(long, value_name = "VARIABLE=NAME")]
+    pub secret: Vec<String>,
+    /// A volume at a path of the sandbox; `:ro` behind it to read only
+    #[arg(long, short = 'v', value_name = "NAME:PATH")]
+    pub volume: Vec<String>,
     /// Labels, for lists
     #[arg(long, short = 'l', value_name = "NAME=VALUE")]
     pub label: Vec<String>,
@@ -260,6 +266,35 @@ pub enum TemplateCommand {
     Logs { name: String, build: Option<BuildId> },
     /// End a build that is under way
     Cancel { name: String, build: BuildId },
+    /// Build a template that ships with Atoll on this machine ahead of its first use; needs root, and no server
+    #[command(after_help = "\
+Examples:
+  atoll template prepare                          the code interpreter
+  ATOLL_INTERPRETER_WITH=r,java atoll template prepare    the same with R and Java; start the server with it, too
+
+The image lands in the cache that all Atolls of this machine share; a server finds it there when somebody
+first makes a sandbox from the template.")]
+    Prepare(PrepareArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct PrepareArgs {
+    /// The template
+    #[arg(default_value = "code-interpreter", value_parser = ["base", "code-interpreter"])]
+    pub name: String,
+    #[command(flatten)]
+    pub interpreter: InterpreterArgs,
+    /// Template images, shared by all Atolls of this machine
+    #[arg(long, env = "ATOLL_CACHE_DIR", value_name = "DIR", default_value_os_t = super::settings::default_cache_dir())]
+    pub cache_dir: PathBuf,
+}
+
+/// What the code interpreter is made with.
+#[derive(Debug, Clone, Default, Args)]
+pub struct InterpreterArgs {
+    /// Further languages of the code interpreter's template: r, java
+    #[arg(long, env = "ATOLL_INTERPRETER_WITH", value_name = "PARTS", value_delimiter = ',')]
+    pub interpreter_with: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -279,6 +314,54 @@ pub enum SnapshotCommand {
     /// Show one snapshot
     Get { name: String },
     /// Delete snapshots; sandboxes that were made from them live on
+    Rm {
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SecretCommand {
+    /// Keep a value: from --file, from stdin, or asked for
+    Set {
+        /// Letters, digits, `_`, `-` and `.`
+        name: String,
+        /// Where the value is; `-` for stdin
+        #[arg(long, short = 'f', value_name = "FILE")]
+        file: Option<PathBuf>,
+        /// Take the place of the one of that name
+        #[arg(long)]
+        overwrite: bool,
+    },
+    /// List secrets, without their values
+    #[command(visible_alias = "ls")]
+    List,
+    /// Delete secrets; sandboxes that have them keep them
+    Rm {
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum VolumeCommand {
+    /// Make a volume
+    Create {
+        /// Lower-case letters, digits and hyphens
+        name: String,
+        /// What it may hold, in MB [default: 1024]
+        #[arg(long, value_name = "MB")]
+        size: Option<u64>,
+        /// One sandbox at a time
+        #[arg(long)]
+        exclusive: bool,
+    },
+    /// List volumes
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show one volume
+    Get { name: String },
+    /// Delete volumes with their files; refused while sandboxes have them mounted
     Rm {
         #[arg(required = true)]
         names: Vec<String>,

@@ -10,8 +10,8 @@ pub mod teams;
 use clap::{Args, Parser, Subcommand};
 
 pub use client::{
-    CpArgs, ExecArgs, HostsCommand, KeyCommand, LoginArgs, RunArgs, SandboxCommand, ShellArgs, SnapshotCommand,
-    TemplateCommand,
+    CpArgs, ExecArgs, HostsCommand, KeyCommand, LoginArgs, RunArgs, SandboxCommand, SecretCommand, ShellArgs,
+    SnapshotCommand, TemplateCommand, VolumeCommand,
 };
 pub use settings::{HostArgs, ServerArgs, UpArgs};
 
@@ -93,6 +93,24 @@ The sandbox is destroyed when the program ends, and also when atoll is killed.")
     /// Keep sandboxes' files under names, to make sandboxes from
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
+    /// Keep values that sandboxes get as environment; they are never read back
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  atoll secret set openai < key.txt
+  atoll run --secret OPENAI_API_KEY=openai -- python3 ask.py"
+    )]
+    Secret(SecretCommand),
+    /// Make volumes: files that outlive sandboxes, mounted into them
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  atoll volume create data --size 4096
+  atoll run --volume data:/data -- sh -c 'date >> /data/log'"
+    )]
+    Volume(VolumeCommand),
     /// Copy files and directories into a sandbox or out of it
     #[command(after_help = "\
 Examples:

@@ -75,6 +75,10 @@ pub struct ControlArgs {
     /// Keys that sign people's tokens, Ed25519 in PEM: the first signs, all are accepted [default: in the database]
     #[arg(long, env = "ATOLL_JWT_KEY", value_name = "FILE")]
     pub jwt_key: Option<PathBuf>,
+    /// The key that secrets are encrypted under: 64 hexadecimal characters, the same for all servers of a database
+    /// [default: made in the data directory]
+    #[arg(long, env = "ATOLL_SECRETS_KEY", value_name = "FILE")]
+    pub secrets_key: Option<PathBuf>,
     /// An OpenID Connect provider where people can sign in: its address
     #[arg(long, env = "ATOLL_OIDC_ISSUER", value_name = "URL", requires_all = ["oidc_client_id", "oidc_client_secret"])]
     pub oidc_issuer: Option<String>,
@@ -120,6 +124,8 @@ pub struct ControlArgs {
     /// A registry (host or host:port) at a private address, asked without TLS, that images may come from; can be repeated
     #[arg(long, env = "ATOLL_REGISTRY_ALLOW", value_name = "HOST", value_delimiter = ',')]
     pub registry_allow: Vec<String>,
+    #[command(flatten)]
+    pub interpreter: super::client::InterpreterArgs,
     /// How many sandboxes a team may have that has no limit of its own (not counting stopped ones)
     #[arg(long, env = "ATOLL_QUOTA_SANDBOXES", value_name = "N")]
     pub quota_sandboxes: Option<u64>,
@@ -295,7 +301,7 @@ fn default_data_dir() -> PathBuf {
     if is_root() { PathBuf::from("/var/lib/atoll") } else { user_dir("XDG_DATA_HOME", ".local/share") }
 }
 
-fn default_cache_dir() -> PathBuf {
+pub fn default_cache_dir() -> PathBuf {
     if is_root() { PathBuf::from("/var/cache/atoll") } else { user_dir("XDG_CACHE_HOME", ".cache") }
 }
 

@@ -16,6 +16,7 @@ mod person;
 pub mod program;
 mod run;
 mod sandbox;
+mod secret;
 mod shape;
 mod shell;
 mod signals;
@@ -25,6 +26,7 @@ mod tarball;
 mod team;
 mod template;
 mod terminal;
+mod volume;
 
 use anyhow::Context;
 use atoll_client::{Client, Credentials, CredentialsError};
@@ -50,6 +52,8 @@ async fn dispatch(command: Command, global: &Global) -> anyhow::Result<u8> {
         Command::Sandbox(command) => sandbox::main(command, global).await,
         Command::Template(command) => template::main(command, global).await,
         Command::Snapshot(command) => snapshot::main(command, global).await,
+        Command::Secret(command) => secret::main(command, global).await,
+        Command::Volume(command) => volume::main(command, global).await,
         Command::Ps(args) => sandbox::list(&args, global).await,
         Command::Rm(args) => sandbox::remove(&args, global).await,
         Command::Cp(args) => cp::main(args, global).await,

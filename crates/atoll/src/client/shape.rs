@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, bail};
-use atoll_client::model::api::sandboxes::CreateSandboxRequest;
+use atoll_client::model::api::sandboxes::{CreateSandboxRequest, VolumeMount};
 
 use crate::cli::client::Shape;
 
@@ -15,6 +15,8 @@ pub fn request(shape: &Shape) -> anyhow::Result<CreateSandboxRequest> {
         disk_mb: shape.disk,
         driver: shape.driver.clone(),
         env: environment(&shape.env)?,
+        secrets: secrets(&shape.secret)?,
+        volumes: shape.volume.iter().map(|text| volume(text)).collect::<Result<_, _>>()?,
         metadata: pairs(&shape.label)?.into_iter().collect(),
         internet: shape.no_internet.then_some(false),
         public: shape.public.then_some(true),
@@ -42,6 +44,26 @@ pub fn environment(given: &[String]) -> anyhow::Result<BTreeMap<String, String>>
     Ok(environment)
 }
 
+/// `VARIABLE=NAME`, or `NAME` for both.
+fn secrets(given: &[String]) -> anyhow::Result<BTreeMap<String, String>> {
+    let split = |text: &String| match text.split_once('=').unwrap_or((text, text)) {
+        ("", _) | (_, "") => bail!("--secret `{text}`: expected NAME, or VARIABLE=NAME"),
+        (variable, name) => Ok((variable.to_owned(), name.to_owned())),
+    };
+    given.iter().map(split).collect()
+}
+
+/// `NAME:PATH`, maybe with `:ro`.
+fn volume(text: &str) -> anyhow::Result<VolumeMount> {
+    let (rest, read_only) = text.strip_suffix(":ro").map_or((text, false), |rest| (rest, true));
+    match rest.split_once(':') {
+        Some((name, path)) if !name.is_empty() && path.starts_with('/') => {
+            Ok(VolumeMount { volume: name.to_owned(), path: path.to_owned(), read_only })
+        }
+        _ => bail!("--volume `{text}`: expected NAME:/PATH, or NAME:/PATH:ro"),
+    }
+}
+
 /// `NAME=VALUE` pairs.
 pub fn pairs(given: &[String]) -> anyhow::Result<Vec<(String, String)>> {
     let split = |text: &String| match text.split_once('=') {
@@ -54,6 +76,20 @@ pub fn pairs(given: &[String]) -> anyhow::Result<Vec<(String, String)>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn secrets_and_volumes_are_read_as_they_are_written() {
+        let given = ["KEY=openai".to_owned(), "token".to_owned()];
+        let expected = [("KEY".to_owned(), "openai".to_owned()), ("token".to_owned(), "token".to_owned())];
+        assert_eq!(secrets(&given).unwrap(), expected.into_iter().collect());
+        assert!(secrets(&["=x".to_owned()]).is_err() && secrets(&["X=".to_owned()]).is_err());
+        let mount = volume("data:/srv/data:ro").unwrap();
+        assert_eq!((mount.volume.as_str(), mount.path.as_str(), mount.read_only), ("data", "/srv/data", true));
+        assert!(!volume("data:/srv").unwrap().read_only);
+        for wrong in ["data", "data:", ":/x", "data:x", "data:ro"] {
+            assert!(volume(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn a_value_may_hold_equals_signs_and_be_empty() {

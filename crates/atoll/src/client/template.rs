@@ -42,6 +42,8 @@ pub async fn main(command: TemplateCommand, global: &Global) -> anyhow::Result<u
             return follow(&client, &name, &build, global).await;
         }
         TemplateCommand::Cancel { name, build } => client.cancel_build(&name, &build).await?,
+        // Done on this machine, by `service::prepare`.
+        TemplateCommand::Prepare(_) => {}
     }
     Ok(0)
 }

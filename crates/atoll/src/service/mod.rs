@@ -8,6 +8,7 @@ pub mod install;
 pub mod keys;
 mod lock;
 mod logging;
+pub mod prepare;
 pub mod private_file;
 mod progress;
 pub mod server;

@@ -24,7 +24,7 @@ pub fn main(args: ServerArgs, global: &Global) -> anyhow::Result<u8> {
 
 async fn serve(args: ServerArgs, data_dir: std::path::PathBuf, json: bool) -> anyhow::Result<u8> {
     let shutdown = shutdown::on_signal()?;
-    let config = settings::control(data_dir.clone(), args.place.cache_dir.clone(), &args.control, &args.heartbeat);
+    let config = settings::control(data_dir.clone(), args.place.cache_dir.clone(), &args.control, &args.heartbeat)?;
     let control = Control::start(config, shutdown.clone()).await.context("starting the control plane")?;
     let url = loopback_url(control.local_addr());
     bootstrap::write_credentials(&data_dir, &url, None)?;

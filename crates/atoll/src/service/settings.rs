@@ -3,16 +3,27 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use anyhow::Context;
 use atoll_control::ControlConfig;
-use atoll_control::config::{DashboardFile, GithubSettings, OidcSettings, Overcommit, Quotas, TlsFiles};
+use atoll_control::config::{
+    DashboardFile, GithubSettings, OidcSettings, Overcommit, Quotas, ShippedRecipes, TlsFiles,
+};
+use atoll_control::templates::Recipe;
 use atoll_host::HostConfig;
 
+use crate::cli::client::InterpreterArgs;
 use crate::cli::settings::{AgentArgs, ControlArgs, HeartbeatArgs, OnReconnect};
 
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-pub fn control(data_dir: PathBuf, cache_dir: PathBuf, args: &ControlArgs, heartbeat: &HeartbeatArgs) -> ControlConfig {
+pub fn control(
+    data_dir: PathBuf,
+    cache_dir: PathBuf,
+    args: &ControlArgs,
+    heartbeat: &HeartbeatArgs,
+) -> anyhow::Result<ControlConfig> {
     let mut config = ControlConfig::new(data_dir, cache_dir, args.listen);
+    config.shipped = Some(shipped(&args.interpreter)?);
     config.database_url = args.database_url.clone().map(Into::into);
     config.public_url.clone_from(&args.public_url);
     config.domain.clone_from(&args.domain);
@@ -25,6 +36,7 @@ pub fn control(data_dir: PathBuf, cache_dir: PathBuf, args: &ControlArgs, heartb
     config.trusted_proxies.clone_from(&args.trusted_proxies);
     config.webhook_allow.clone_from(&args.webhook_allow);
     config.jwt_key.clone_from(&args.jwt_key);
+    config.secrets_key.clone_from(&args.secrets_key);
     config.oidc = args.oidc_issuer.clone().zip(args.oidc_client_id.clone()).zip(args.oidc_client_secret.clone()).map(
         |((issuer, client_id), client_secret)| OidcSettings {
             name: args.oidc_name.clone(),
@@ -70,7 +82,20 @@ pub fn control(data_dir: PathBuf, cache_dir: PathBuf, args: &ControlArgs, heartb
             *setting = given;
         }
     }
-    config
+    Ok(config)
+}
+
+/// The recipes that this binary carries.
+pub fn shipped(interpreter: &InterpreterArgs) -> anyhow::Result<ShippedRecipes> {
+    let read = |name: &str, files: &[(&'static str, &'static str)]| {
+        Recipe::new(name, files.iter().copied()).with_context(|| format!("reading the recipe of the template {name}"))
+    };
+    let base = read("base", atoll_assets::BASE_RECIPE)?;
+    let code_interpreter = read("code-interpreter", atoll_assets::CODE_INTERPRETER_RECIPE)?
+        .on(&base)
+        .with(&interpreter.interpreter_with)
+        .context("--interpreter-with")?;
+    Ok(ShippedRecipes { base, code_interpreter })
 }
 
 pub fn host(

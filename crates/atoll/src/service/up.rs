@@ -69,7 +69,7 @@ struct Started {
 async fn start(args: &UpArgs, data_dir: &Path, progress: &Progress, halves: &mut Halves) -> anyhow::Result<Started> {
     progress.doing("starting the control plane");
     let cache_dir = args.place.cache_dir.clone();
-    let config = settings::control(data_dir.to_owned(), cache_dir.clone(), &args.control, &args.heartbeat);
+    let config = settings::control(data_dir.to_owned(), cache_dir.clone(), &args.control, &args.heartbeat)?;
     let prepare = async |control: &Control| {
         let url = loopback_url(control.local_addr());
         let first = control.first_admin(&args.admin_email, None).await.context("making the first admin")?;

@@ -148,6 +148,35 @@ pub async fn delete(
     Ok(Deleted::Yes)
 }
 
+/// Gives a team's key another name. Answers whether there was one.
+pub async fn rename(
+    db: &Db,
+    team: &TeamId,
+    id: &ApiKeyId,
+    name: &str,
+    actor: &Actor,
+    origin: &Origin,
+    now: Millis,
+) -> Result<bool, DbError> {
+    let mut tx = db.begin().await?;
+    if !store::rename(&mut tx, team, id, name).await? {
+        return Ok(false);
+    }
+    let entry = Entry {
+        team: Some(team),
+        actor,
+        origin,
+        action: "api_key.rename",
+        target_kind: "api_key",
+        target_id: Some(id.as_str()),
+        result: "ok",
+        details: json!({ "after": { "name": name } }),
+    };
+    audit::record(&mut tx, now, &entry).await?;
+    tx.commit().await?;
+    Ok(true)
+}
+
 /// The SHA-256 of a text that has the form of a key, in either spelling of it.
 #[must_use]
 pub fn digest(text: &str) -> Option<[u8; 32]> {

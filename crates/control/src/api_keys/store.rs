@@ -105,6 +105,17 @@ pub(super) async fn delete(
     Ok(deleted.map(|(name, maker)| (name, maker.map(|id| id.0))))
 }
 
+pub(super) async fn rename(tx: &mut Tx, team: &TeamId, id: &ApiKeyId, name: &str) -> Result<bool, DbError> {
+    on!(tx tx, |c| sqlx::query("UPDATE api_keys SET name = $3 WHERE id = $1 AND team_id = $2")
+        .bind(id.as_str())
+        .bind(team.as_str())
+        .bind(name)
+        .execute(c)
+        .await
+        .map(|done| done.rows_affected() > 0))
+    .during("rename an API key")
+}
+
 pub(super) async fn count(tx: &mut Tx, team: &TeamId) -> Result<i64, DbError> {
     let row: (i64,) = on!(tx tx, |c| sqlx::query_as("SELECT COUNT(*) FROM api_keys WHERE team_id = $1")
         .bind(team.as_str())

@@ -54,6 +54,15 @@ pub struct Origin {
     pub user_agent: Option<String>,
 }
 
+/// For whom something is done, for rights and for the audit trail.
+#[derive(Debug, Clone)]
+pub struct Owner {
+    pub team: TeamId,
+    pub team_is_byoc: bool,
+    pub actor: Actor,
+    pub origin: Origin,
+}
+
 /// One entry. `action` reads `subject.verb`: `sandbox.create`, `api_key.delete`.
 #[derive(Debug, Clone)]
 pub struct Entry<'a> {

@@ -69,7 +69,8 @@ impl Inside {
 
     /// Runs a script of our own as root.
     pub async fn root(&self, script: &str) -> Result<(), String> {
-        self.program("root", "set -e; eval \"$1\"", script, Some("/")).await
+        let choose = "if [ -x /bin/bash ]; then exec /bin/bash -e -c \"$1\"; else exec /bin/sh -e -c \"$1\"; fi";
+        self.program("root", choose, script, Some("/")).await
     }
 
     async fn program(&self, user: &str, shell: &str, script: &str, cwd: Option<&str>) -> Result<(), String> {
@@ -135,7 +136,8 @@ impl Inside {
             format!("{}/{destination}", self.workdir.trim_end_matches('/'))
         };
         let owner = owner.map_or_else(|| self.user.clone(), str::to_owned);
-        // The pattern is the shell's to expand, everything else in it is quoted.
+        // The pattern is the shell's to expand, everything else in it is quoted. Directories that are there already stay
+        // whose they are.
         let pattern: String = source
             .trim_start_matches('/')
             .chars()
@@ -143,14 +145,20 @@ impl Inside {
             .collect();
         let pattern = if pattern.is_empty() || source == "." { ".".to_owned() } else { pattern };
         let script = format!(
-            "d=$(mktemp -d /tmp/.atoll-copy-XXXXXX); trap 'rm -rf \"$d\" {UPLOAD}' EXIT\n\
+            "[ -z \"$BASH_VERSION\" ] || shopt -s dotglob globstar\n\
+             d=$(mktemp -d /tmp/.atoll-copy-XXXXXX); trap 'rm -rf \"$d\" \"$d.kept\" {UPLOAD}' EXIT\n\
              tar -C \"$d\" -x -f {UPLOAD}\n\
              dest={dest}; cd \"$d\"\n\
              set -- {pattern}\n\
              [ -e \"$1\" ] || [ -L \"$1\" ] || {{ echo \"COPY: nothing matches {shown}\" >&2; exit 1; }}\n\
              {chown}{chmod}\
              for s in \"$@\"; do\n\
-               if [ -d \"$s\" ] && [ ! -L \"$s\" ]; then mkdir -p \"$dest\"; cp -a \"$s\"/. \"$dest\"/; made=\"$dest\"\n\
+               if [ -d \"$s\" ] && [ ! -L \"$s\" ]; then\n\
+                 (cd \"$s\" && find . -type d) | while IFS= read -r p; do [ ! -d \"$dest/$p\" ] || \
+                   echo \"$(stat -c '%u:%g %a' \"$dest/$p\") $p\"; done >\"$d.kept\"\n\
+                 mkdir -p \"$dest\"; cp -a \"$s\"/. \"$dest\"/\n\
+                 while read -r owner mode p; do chown \"$owner\" \"$dest/$p\"; chmod \"$mode\" \"$dest/$p\"; \
+                   done <\"$d.kept\"\n\
                elif [ \"${{dest%/}}\" != \"$dest\" ] || [ -d \"$dest\" ] || [ $# -gt 1 ]; then \
                  mkdir -p \"$dest\"; cp -a \"$s\" \"$dest\"/\n\
                else mkdir -p \"$(dirname \"$dest\")\"; cp -a \"$s\" \"$dest\"; fi\n\

@@ -10,17 +10,19 @@ mod log;
 pub mod recipe;
 mod run;
 pub mod store;
+mod tickets;
 
 use std::time::Duration;
 
-use atoll_model::{BuildId, TemplateId};
+use atoll_model::{BuildId, TeamId, TemplateId};
+use secrecy::SecretString;
 use serde_json::json;
 use sqlx::types::Json;
 use std::collections::BTreeMap;
 
 use crate::audit::{self, Entry};
 use crate::clock::Clock;
-use crate::db::{Db, DbError, Text};
+use crate::db::{Db, DbError, Text, Tx};
 use crate::layers::{self, Layers};
 use crate::oci::{Login, Puller};
 use crate::sandboxes::{Owner, Sandboxes};
@@ -29,6 +31,8 @@ use recipe::Recipe;
 use store::BuildRow;
 
 pub const KIND: &str = "template";
+/// What a template's bare name means.
+pub const DEFAULT_TAG: &str = "default";
 /// What a sandbox of a build is marked with.
 pub const PURPOSE: &str = "build";
 /// Of one team, under way at once.
@@ -39,6 +43,12 @@ const AT_ONCE: usize = 4;
 const ABANDONED: Duration = Duration::from_secs(60);
 /// Files for `COPY` are kept for so long.
 const FILES_KEPT: Duration = Duration::from_secs(24 * 3600);
+/// Builds of one team that were reserved and not begun.
+const MAX_RESERVED: i64 = 100;
+/// A ticket lets files in for so long.
+const TICKET_FOR: Duration = Duration::from_secs(3600);
+/// A reserved build can be begun for so long.
+const RESERVED_FOR: Duration = FILES_KEPT;
 /// Built steps that nobody used for so long are forgotten.
 const STEPS_KEPT: Duration = Duration::from_secs(14 * 24 * 3600);
 
@@ -54,8 +64,27 @@ pub enum BuildError {
     TooMany,
     #[error("the build is over")]
     Over,
+    #[error("the build was begun already")]
+    Begun,
+    #[error("`{0}` is the tag that a template's bare name means, and stays")]
+    DefaultTag(String),
     #[error(transparent)]
     Db(#[from] DbError),
+}
+
+/// A build by the name of its template and maybe a tag.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    pub name: String,
+    pub tag: Option<String>,
+}
+
+impl Target {
+    /// The tag; where none was named, the one that a bare name means.
+    #[must_use]
+    pub fn tag(&self) -> &str {
+        self.tag.as_deref().unwrap_or(DEFAULT_TAG)
+    }
 }
 
 /// What is asked for, checked.
@@ -95,11 +124,68 @@ impl Builds {
 
     /// Begins a build of the team's template of this name, which is made when there is none. The build goes on by itself.
     pub async fn start(&self, owner: &Owner, new: NewBuild) -> Result<(Template, BuildRow), BuildError> {
+        let mut tx = self.db.begin().await?;
+        if store::under_way(&mut tx, &owner.team).await? >= MAX_BUILDS {
+            return Err(BuildError::TooMany);
+        }
+        let (template, build) = self.insert(&mut tx, owner, &new, &self.replica).await?;
+        tx.commit().await?;
+        self.go_on(owner, &build, new.login);
+        Ok((template, build))
+    }
+
+    /// Makes a build, and the template where there is none, for a client that says later what is to be built
+    /// ([`Builds::begin`]). What `new` has for a recipe counts for nothing.
+    pub async fn reserve(&self, owner: &Owner, new: NewBuild) -> Result<(Template, BuildRow), BuildError> {
+        let mut tx = self.db.begin().await?;
+        if store::reserved(&mut tx, &owner.team).await? >= MAX_RESERVED {
+            return Err(BuildError::TooMany);
+        }
+        let made = self.insert(&mut tx, owner, &new, store::NOBODY).await?;
+        tx.commit().await?;
+        Ok(made)
+    }
+
+    /// Begins a reserved build. It goes on by itself.
+    pub async fn begin(
+        &self,
+        owner: &Owner,
+        template: &str,
+        build: &BuildId,
+        recipe: Recipe,
+        login: Option<Login>,
+    ) -> Result<(), BuildError> {
+        let mut row = self.build(owner, template, build).await?;
         let now = self.clock.now();
         let mut tx = self.db.begin().await?;
-        let template = match templates::own(&mut tx, &new.name, &owner.team).await? {
+        if store::under_way(&mut tx, &owner.team).await? >= MAX_BUILDS {
+            return Err(BuildError::TooMany);
+        }
+        if !store::begin(&mut tx, build, &recipe, &self.replica, now).await? {
+            return Err(BuildError::Begun);
+        }
+        tx.commit().await?;
+        row.spec = Json(recipe);
+        self.go_on(owner, &row, login);
+        Ok(())
+    }
+
+    fn go_on(&self, owner: &Owner, build: &BuildRow, login: Option<Login>) {
+        let (service, owner, row) = (self.clone(), owner.clone(), build.clone());
+        self.sandboxes.tasks().spawn(async move { service.run(&owner, row, login).await });
+    }
+
+    async fn insert(
+        &self,
+        tx: &mut Tx,
+        owner: &Owner,
+        new: &NewBuild,
+        replica: &str,
+    ) -> Result<(Template, BuildRow), BuildError> {
+        let now = self.clock.now();
+        let template = match templates::own(tx, &new.name, &owner.team).await? {
             Some(template) if template.kind == KIND => template,
-            Some(_) => return Err(BuildError::NameTaken(new.name)),
+            Some(_) => return Err(BuildError::NameTaken(new.name.clone())),
             None => {
                 let template = Template {
                     id: Text(TemplateId::new()),
@@ -121,19 +207,18 @@ impl Builds {
                     created_at: now,
                     updated_at: now,
                 };
-                templates::insert(&mut tx, &template, owner.actor.id(), None).await?;
+                templates::insert(tx, &template, owner.actor.id(), None).await?;
                 template
             }
         };
-        if store::under_way(&mut tx, &owner.team).await? >= MAX_BUILDS {
-            return Err(BuildError::TooMany);
-        }
         let build = BuildRow {
             id: Text(BuildId::new()),
             template_id: template.id.clone(),
             team_id: Text(owner.team.clone()),
             status: "waiting".to_owned(),
             spec: Json(new.recipe.clone()),
+            tags: Json(new.tags.clone()),
+            owner: replica.to_owned(),
             reason: None,
             step: None,
             vcpus: new.vcpus.map(i64::from),
@@ -142,13 +227,11 @@ impl Builds {
             created_at: now,
             finished_at: None,
         };
-        store::insert(&mut tx, &build, &self.replica, owner.actor.id()).await?;
+        // Nobody looks after a reserved build: it is abandoned when its time is over.
+        let alive_at = if build.is_reserved() { now + RESERVED_FOR } else { now };
+        store::insert(tx, &build, alive_at, owner.actor.id()).await?;
         let details = json!({ "name": template.name, "build": build.id.as_str() });
-        audit::record(&mut tx, now, &entry(owner, "template.build", template.id.as_str(), details)).await?;
-        tx.commit().await?;
-        let (service, owner, row) = (self.clone(), owner.clone(), build.clone());
-        let (login, tags) = (new.login, new.tags);
-        self.sandboxes.tasks().spawn(async move { service.run(&owner, row, tags, login).await });
+        audit::record(tx, now, &entry(owner, "template.build", template.id.as_str(), details)).await?;
         Ok((template, build))
     }
 
@@ -178,6 +261,56 @@ impl Builds {
         found.filter(|template| template.kind == KIND).ok_or(BuildError::NotFound("template"))
     }
 
+    /// Gives the build that `name[:tag]` means these tags too. Answers that build.
+    pub async fn tag(&self, owner: &Owner, target: &Target, tags: &[String]) -> Result<BuildId, BuildError> {
+        let template = self.own_template(owner, &target.name).await?;
+        let now = self.clock.now();
+        let mut tx = self.db.begin().await?;
+        let id = store::tagged_build(&mut tx, &template.id.0, target.tag()).await?;
+        let id = id.ok_or(BuildError::NotFound("tag"))?;
+        for tag in tags {
+            store::tag(&mut tx, &template.id.0, tag, &id, now).await?;
+        }
+        if tags.iter().any(|tag| tag == DEFAULT_TAG) {
+            store::point_template_to(&mut tx, &template.id.0, &id, now).await?;
+            let chain = self.layers.chain(id.as_str()).await?;
+            layers::store::refer(&mut tx, template.id.as_str(), &chain).await?;
+        }
+        store::release_untagged(&mut tx, &template.id.0).await?;
+        let details = json!({ "build": id.as_str(), "tags": tags });
+        audit::record(&mut tx, now, &entry(owner, "template.tag", template.id.as_str(), details)).await?;
+        tx.commit().await?;
+        self.layers.nudge();
+        Ok(id)
+    }
+
+    /// Takes tags from a team's template. Builds that have none left go when nobody stands on them any more.
+    pub async fn untag(&self, owner: &Owner, name: &str, tags: &[String]) -> Result<(), BuildError> {
+        if tags.iter().any(|tag| tag == DEFAULT_TAG) {
+            return Err(BuildError::DefaultTag(DEFAULT_TAG.to_owned()));
+        }
+        let template = self.own_template(owner, name).await?;
+        let mut tx = self.db.begin().await?;
+        for tag in tags {
+            if !store::untag(&mut tx, &template.id.0, tag).await? {
+                return Err(BuildError::NotFound("tag"));
+            }
+        }
+        store::release_untagged(&mut tx, &template.id.0).await?;
+        let details = json!({ "tags": tags });
+        let entry = entry(owner, "template.untag", template.id.as_str(), details);
+        audit::record(&mut tx, self.clock.now(), &entry).await?;
+        tx.commit().await?;
+        self.layers.nudge();
+        Ok(())
+    }
+
+    /// A template of the team's own, for a change of it.
+    async fn own_template(&self, owner: &Owner, name_or_id: &str) -> Result<Template, BuildError> {
+        let template = self.template(owner, name_or_id).await?;
+        if template.team_id.is_none() { Err(BuildError::Platform(template.name)) } else { Ok(template) }
+    }
+
     /// Deletes a team's template with its builds. Sandboxes that were made from it live on.
     pub async fn delete(&self, owner: &Owner, name_or_id: &str) -> Result<(), BuildError> {
         let mut tx = self.db.begin().await?;
@@ -199,8 +332,22 @@ impl Builds {
 
     /// Where the files of a `COPY` wait: the team's own, by the hash that the client gives them.
     #[must_use]
-    pub fn context_file(&self, owner: &Owner, hash: &str) -> std::path::PathBuf {
-        self.layers.objects().folder().join(format!("files-{}-{hash}.tar", owner.team.tail()))
+    pub fn context_file(&self, team: &TeamId, hash: &str) -> std::path::PathBuf {
+        self.layers.objects().folder().join(format!("files-{}-{hash}.tar", team.tail()))
+    }
+
+    /// A permission for whoever has it to upload the files of a `COPY` once or more, for an hour.
+    pub async fn upload_ticket(&self, owner: &Owner, hash: &str) -> Result<SecretString, BuildError> {
+        let secret = hex::encode(rand::random::<[u8; 16]>());
+        let until = self.clock.now() + TICKET_FOR;
+        tickets::insert(&self.db, &tickets::hash(&secret), &owner.team, hash, until).await?;
+        Ok(secret.into())
+    }
+
+    /// Whose files, and which, a ticket lets in.
+    pub async fn by_ticket(&self, ticket: &str) -> Result<(TeamId, String), BuildError> {
+        let found = tickets::find(&self.db, &tickets::hash(ticket), self.clock.now()).await?;
+        found.ok_or(BuildError::NotFound("upload"))
     }
 
     /// Ends builds that nobody runs any more, and forgets steps that nobody needs. At a start of a control plane that
@@ -212,8 +359,13 @@ impl Builds {
         let now = self.clock.now();
         let before = if alone { now } else { now - ABANDONED };
         for build in store::abandoned(&self.db, before).await? {
-            tracing::warn!(build = %build.id.0, "a build was interrupted");
-            store::fail(&self.db, &build.id.0, "error", "the server that built it was interrupted", None, now).await?;
+            let reason = if build.is_reserved() {
+                "it was not begun within a day"
+            } else {
+                tracing::warn!(build = %build.id.0, "a build was interrupted");
+                "the server that built it was interrupted"
+            };
+            store::fail(&self.db, &build.id.0, "error", reason, None, now).await?;
         }
         for sandbox in self.sandboxes.left_by_builds().await? {
             self.sandboxes.destroy_now(&sandbox, "build_over").await;
@@ -223,6 +375,7 @@ impl Builds {
         if let Ok(Err(error)) = swept {
             tracing::warn!(%error, "old files of builds could not be removed");
         }
+        tickets::forget(&self.db, now).await?;
         store::forget_steps(&self.db, now - STEPS_KEPT).await
     }
 }

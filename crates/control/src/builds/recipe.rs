@@ -60,6 +60,38 @@ pub struct Recipe {
     /// Build every step anew.
     #[serde(default)]
     pub force: bool,
+    /// Build this step (counted from 0) and all after it anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fresh_from: Option<usize>,
+    /// Steps run as the base's user instead of root; an image gets `user`, with a home and `sudo`, before the first one.
+    /// So E2B's SDKs expect it.
+    #[serde(default)]
+    pub as_user: bool,
+}
+
+impl Recipe {
+    /// No steps, and nothing to run.
+    #[must_use]
+    pub const fn new(from: From) -> Self {
+        Self {
+            from,
+            steps: Vec::new(),
+            start_cmd: None,
+            ready_cmd: None,
+            force: false,
+            fresh_from: None,
+            as_user: false,
+        }
+    }
+
+    /// What comes before the first step.
+    #[must_use]
+    pub fn prelude(&self) -> Vec<Step> {
+        if !self.as_user || matches!(self.from, From::Template(_)) {
+            return Vec::new();
+        }
+        vec![Step::User { name: "user".to_owned(), sudo: true }, Step::Workdir { path: "/home/user".to_owned() }]
+    }
 }
 
 /// A recipe that can't be built: where, and why.
@@ -120,7 +152,7 @@ pub fn parse(text: &str, files: Option<&str>) -> Result<Recipe, RecipeError> {
         }
     }
     let Some(from) = from else { return wrong(1, "a recipe begins with FROM") };
-    let recipe = Recipe { from, steps, start_cmd, ready_cmd, force: false };
+    let recipe = Recipe { steps, start_cmd, ready_cmd, ..Recipe::new(from) };
     recipe.check().map_err(|problem| RecipeError { line: 1, problem })?;
     Ok(recipe)
 }

@@ -10,7 +10,7 @@ use sqlx::types::Json;
 
 use super::inside::Inside;
 use super::log::Log;
-use super::recipe::{From, Step};
+use super::recipe::{From, Recipe, Step};
 use super::store::{self, BuildRow, Product};
 use super::{Builds, PURPOSE};
 use crate::layers::{self, LayerRow};
@@ -57,14 +57,14 @@ fn failed(problem: impl Into<String>) -> Ended {
 
 impl Builds {
     /// To its end. Whatever it comes to is in its row and its log.
-    pub(super) async fn run(&self, owner: &Owner, build: BuildRow, tags: Vec<String>, login: Option<Login>) {
+    pub(super) async fn run(&self, owner: &Owner, build: BuildRow, login: Option<Login>) {
         let id = build.id.0.clone();
         let log = Log::new(self.db.clone(), self.clock.clone(), id.clone());
         log.step("base");
         let work = async {
             let _turn = self.turns.acquire().await;
             store::beat(&self.db, &id, "building", self.clock.now()).await?;
-            self.work(owner, &build, tags, login.as_ref(), &log).await
+            self.work(owner, &build, login.as_ref(), &log).await
         };
         let beats = async {
             let mut status = "waiting";
@@ -111,23 +111,21 @@ impl Builds {
         }
     }
 
-    async fn work(
-        &self,
-        owner: &Owner,
-        build: &BuildRow,
-        tags: Vec<String>,
-        login: Option<&Login>,
-        log: &Log,
-    ) -> Result<(), Ended> {
+    async fn work(&self, owner: &Owner, build: &BuildRow, login: Option<&Login>, log: &Log) -> Result<(), Ended> {
         let recipe = &build.spec.0;
+        let plan = Plan::of(recipe);
         let mut ground = self.base(owner, &recipe.from, login, log).await?;
+        if recipe.as_user {
+            // The same steps come out otherwise than as root.
+            ground.key = key(&[&ground.key, "as user"]);
+        }
         // What was built before needs no sandbox: settings are followed along, layers are taken from the last known step.
         let mut first = 0;
         let mut at = ground.clone();
-        for (number, step) in recipe.steps.iter().enumerate() {
+        for (number, step) in plan.steps.iter().enumerate() {
             at.key = next_key(&at, step);
             settings(&mut at, step);
-            if !recipe.force
+            if number < plan.anew_from
                 && changes_files(step)
                 && store::cached(&self.db, &at.key, &owner.team, self.clock.now()).await?
             {
@@ -140,18 +138,17 @@ impl Builds {
             }
         }
         for number in 0..first {
-            log.step((number + 1).to_string());
-            log.info(&format!("step {} of {}: as it was built before", number + 1, recipe.steps.len()));
+            plan.announce(log, number, "as it was built before");
         }
-        let rest = &recipe.steps[first..];
+        let rest = &plan.steps[first..];
         if !rest.is_empty() || recipe.start_cmd.is_some() || recipe.ready_cmd.is_some() {
             let sandbox = self.sandbox(owner, &ground).await?;
             let id = sandbox.id.0.clone();
-            let result = self.steps(owner, build, &mut ground, sandbox, first, log).await;
+            let result = self.steps(owner, &plan, &mut ground, sandbox, first, log).await;
             self.sandboxes.destroy_now(&id, "build_over").await;
             result?;
         }
-        self.complete(build, &ground, tags).await
+        self.complete(build, &ground).await
     }
 
     async fn base(&self, owner: &Owner, from: &From, login: Option<&Login>, log: &Log) -> Result<Ground, Ended> {
@@ -196,7 +193,10 @@ impl Builds {
     /// A template by `name[:tag]`, and what holds its layers.
     async fn resolve(&self, owner: &Owner, name: &str) -> Result<(Template, String), Ended> {
         let found = templates::resolve(&self.db, name, &owner.team).await?;
-        let (template, holder) = found.ok_or_else(|| failed(format!("template '{name}' not found")))?;
+        let (mut template, holder) = found.ok_or_else(|| failed(format!("template '{name}' not found")))?;
+        if template.digest.is_empty() && template.team_id.is_none() {
+            template = self.sandboxes.shipped(&template.name).await?;
+        }
         if template.digest.is_empty() {
             return Err(failed(format!("template '{name}' was never built")));
         }
@@ -218,6 +218,8 @@ impl Builds {
             // Its steps are kept as layers, which other sandboxes stand on: containers make such.
             driver: Some("container".to_owned()),
             env: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            volumes: Vec::new(),
             metadata: BTreeMap::new(),
             network: Network::default(),
             keep_if_abandoned: true,
@@ -231,13 +233,13 @@ impl Builds {
     async fn steps(
         &self,
         owner: &Owner,
-        build: &BuildRow,
+        plan: &Plan<'_>,
         ground: &mut Ground,
         sandbox: SandboxRecord,
         first: usize,
         log: &Log,
     ) -> Result<(), Ended> {
-        let recipe = &build.spec.0;
+        let recipe = plan.recipe;
         let host = sandbox.host().cloned().ok_or_else(|| failed("its sandbox has no host"))?;
         let below = ground.chain.clone();
         let _active = self.sandboxes.activity().open(&sandbox.id);
@@ -246,19 +248,18 @@ impl Builds {
             host: host.clone(),
             sandbox: sandbox.id.0.clone(),
             log: log.clone(),
-            // A build begins as root, whatever programs in its sandboxes run as.
-            user: "root".to_owned(),
+            // A build begins as root, whatever programs in its sandboxes run as; unless it asks for the latter.
+            user: if recipe.as_user { ground.user.clone() } else { "root".to_owned() },
             workdir: ground.workdir.clone(),
             env: Vec::new(),
         };
-        for step in &recipe.steps[..first] {
+        for step in &plan.steps[..first] {
             if let Step::User { name, .. } = step {
                 inside.user.clone_from(name);
             }
         }
-        for (number, step) in recipe.steps.iter().enumerate().skip(first) {
-            log.step((number + 1).to_string());
-            log.info(&format!("step {} of {}: {}", number + 1, recipe.steps.len(), describe(step)));
+        for (number, step) in plan.steps.iter().enumerate().skip(first) {
+            plan.announce(log, number, &describe(step));
             ground.key = next_key(ground, step);
             settings(ground, step);
             inside.env = ground.env.clone().into_iter().collect();
@@ -268,7 +269,7 @@ impl Builds {
                     inside.run(cmd, &user).await.map_err(failed)?;
                 }
                 Step::Copy { source, destination, owner: whose, mode, files } => {
-                    let path = self.context_file(owner, files);
+                    let path = self.context_file(&owner.team, files);
                     let archive = tokio::fs::File::open(&path)
                         .await
                         .map_err(|_| failed(format!("the files {files} were not uploaded, or long ago")))?;
@@ -308,8 +309,9 @@ impl Builds {
         Ok(())
     }
 
-    async fn complete(&self, build: &BuildRow, ground: &Ground, mut tags: Vec<String>) -> Result<(), Ended> {
+    async fn complete(&self, build: &BuildRow, ground: &Ground) -> Result<(), Ended> {
         let recipe = &build.spec.0;
+        let mut tags = build.tags.0.clone();
         let now = self.clock.now();
         let product = Product {
             digest: ground.template.digest.clone(),
@@ -346,6 +348,41 @@ impl Builds {
             }
         }
         Ok(())
+    }
+}
+
+/// The steps of a build, those that its recipe implies first.
+struct Plan<'a> {
+    recipe: &'a Recipe,
+    steps: Vec<Step>,
+    /// How many the recipe implies.
+    implied: usize,
+    /// Steps from here on are built although they were before.
+    anew_from: usize,
+}
+
+impl<'a> Plan<'a> {
+    fn of(recipe: &'a Recipe) -> Self {
+        let mut steps = recipe.prelude();
+        let implied = steps.len();
+        steps.extend(recipe.steps.iter().cloned());
+        let anew_from = match recipe.fresh_from {
+            _ if recipe.force => 0,
+            Some(first) => implied + first,
+            None => usize::MAX,
+        };
+        Self { recipe, steps, implied, anew_from }
+    }
+
+    /// Says in the log what comes next, under the number that the recipe's writer knows it by.
+    fn announce(&self, log: &Log, number: usize, what: &str) {
+        match (number + 1).checked_sub(self.implied).filter(|number| *number > 0) {
+            Some(number) => {
+                log.step(number.to_string());
+                log.info(&format!("step {number} of {}: {what}", self.steps.len() - self.implied));
+            }
+            None => log.info(&format!("preparing: {what}")),
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use atoll_model::{BuildId, TeamId, TemplateId};
 use sqlx::types::Json;
 
 use super::recipe::Recipe;
-use crate::db::{Db, DbError, During, Millis, Text, Tx, on};
+use crate::db::{Db, DbError, During, Millis, Sql, Text, Tx, on};
 use crate::templates::store::Template;
 
 #[derive(Debug, Clone, sqlx::FromRow)]
@@ -17,6 +17,10 @@ pub struct BuildRow {
     /// `waiting`, `building`, `ready`, `error` or `cancelled`.
     pub status: String,
     pub spec: Json<Recipe>,
+    /// Names that it gets in its template when it is ready.
+    pub tags: Json<Vec<String>>,
+    /// The replica that runs it; [`NOBODY`] before it was begun.
+    pub owner: String,
     pub reason: Option<String>,
     pub step: Option<String>,
     pub vcpus: Option<i64>,
@@ -24,6 +28,16 @@ pub struct BuildRow {
     pub disk_mb: Option<i64>,
     pub created_at: Millis,
     pub finished_at: Option<Millis>,
+}
+
+/// The owner of a build that was reserved and not begun.
+pub const NOBODY: &str = "";
+
+impl BuildRow {
+    #[must_use]
+    pub fn is_reserved(&self) -> bool {
+        self.owner == NOBODY
+    }
 }
 
 #[derive(Debug, Clone, sqlx::FromRow)]
@@ -49,26 +63,30 @@ pub struct Product {
 
 macro_rules! columns {
     () => {
-        "id, template_id, team_id, status, spec, reason, step, vcpus, memory_mb, disk_mb, created_at, finished_at"
+        "id, template_id, team_id, status, spec, tags, owner, reason, step, vcpus, memory_mb, disk_mb, created_at, \
+         finished_at"
     };
 }
 
-pub async fn insert(tx: &mut Tx, new: &BuildRow, owner: &str, by: Option<&str>) -> Result<(), DbError> {
+pub async fn insert(tx: &mut Tx, new: &BuildRow, alive_at: Millis, by: Option<&str>) -> Result<(), DbError> {
     on!(tx tx, |c| sqlx::query(
-        "INSERT INTO template_builds (id, template_id, team_id, status, spec, owner, alive_at, cancel, vcpus, memory_mb,
-         disk_mb, created_by, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, FALSE, $8, $9, $10, $11, $7)"
+        "INSERT INTO template_builds (id, template_id, team_id, status, spec, owner, created_at, cancel, vcpus,
+         memory_mb, disk_mb, created_by, alive_at, tags)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, FALSE, $8, $9, $10, $11, $12, $13)"
     )
     .bind(new.id.as_str())
     .bind(new.template_id.as_str())
     .bind(new.team_id.as_str())
     .bind(&new.status)
     .bind(&new.spec)
-    .bind(owner)
+    .bind(&new.owner)
     .bind(new.created_at)
     .bind(new.vcpus)
     .bind(new.memory_mb)
     .bind(new.disk_mb)
     .bind(by)
+    .bind(alive_at)
+    .bind(&new.tags)
     .execute(c)
     .await
     .map(|_| ()))
@@ -114,13 +132,89 @@ pub async fn list(
 /// How many of a team's builds are under way.
 pub async fn under_way(tx: &mut Tx, team: &TeamId) -> Result<i64, DbError> {
     let (count,): (i64,) = on!(tx tx, |c| sqlx::query_as(
-        "SELECT COUNT(*) FROM template_builds WHERE team_id = $1 AND status IN ('waiting', 'building')"
+        "SELECT COUNT(*) FROM template_builds WHERE team_id = $1 AND status IN ('waiting', 'building') AND owner <> ''"
     )
     .bind(team.as_str())
     .fetch_one(c)
     .await)
     .during("count builds")?;
     Ok(count)
+}
+
+/// How many of a team's builds wait to be begun.
+pub async fn reserved(tx: &mut Tx, team: &TeamId) -> Result<i64, DbError> {
+    let (count,): (i64,) = on!(tx tx, |c| sqlx::query_as(
+        "SELECT COUNT(*) FROM template_builds WHERE team_id = $1 AND status = 'waiting' AND owner = ''"
+    )
+    .bind(team.as_str())
+    .fetch_one(c)
+    .await)
+    .during("count reserved builds")?;
+    Ok(count)
+}
+
+/// A reserved build is begun by a replica. False when it was before, or is over.
+pub async fn begin(tx: &mut Tx, id: &BuildId, spec: &Recipe, owner: &str, now: Millis) -> Result<bool, DbError> {
+    on!(tx tx, |c| sqlx::query(
+        "UPDATE template_builds SET spec = $2, owner = $3, alive_at = $4
+         WHERE id = $1 AND status = 'waiting' AND owner = '' AND NOT cancel"
+    )
+    .bind(id.as_str())
+    .bind(Json(spec))
+    .bind(owner)
+    .bind(now)
+    .execute(c)
+    .await
+    .map(|done| done.rows_affected() > 0))
+    .during("begin a reserved build")
+}
+
+/// A template's builds, the newest first, before (time, id).
+pub async fn list_newest(
+    db: &Db,
+    template: &TemplateId,
+    before: Option<(Millis, &str)>,
+    limit: usize,
+) -> Result<Vec<BuildRow>, DbError> {
+    let (at, id) = before.unwrap_or((Millis(i64::MAX), ""));
+    on!(read db, |c| sqlx::query_as(concat!(
+        "SELECT ",
+        columns!(),
+        " FROM template_builds WHERE template_id = $1 AND (created_at, id) < ($2, $3)
+         ORDER BY created_at DESC, id DESC LIMIT $4"
+    ))
+    .bind(template.as_str())
+    .bind(at)
+    .bind(id)
+    .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+    .fetch_all(c)
+    .await)
+    .during("list builds, the newest first")
+}
+
+/// The newest build of each of a team's templates.
+pub async fn newest(db: &Db, team: &TeamId) -> Result<Vec<BuildRow>, DbError> {
+    on!(read db, |c| sqlx::query_as(concat!(
+        "SELECT ",
+        columns!(),
+        " FROM template_builds b WHERE b.team_id = $1 AND NOT EXISTS (SELECT 1 FROM template_builds n
+         WHERE n.template_id = b.template_id AND (n.created_at, n.id) > (b.created_at, b.id))"
+    ))
+    .bind(team.as_str())
+    .fetch_all(c)
+    .await)
+    .during("read the newest builds")
+}
+
+/// How many builds each of a team's templates has had.
+pub async fn counts(db: &Db, team: &TeamId) -> Result<Vec<(Text<TemplateId>, i64)>, DbError> {
+    on!(read db, |c| sqlx::query_as(
+        "SELECT template_id, COUNT(*) FROM template_builds WHERE team_id = $1 GROUP BY template_id"
+    )
+    .bind(team.as_str())
+    .fetch_all(c)
+    .await)
+    .during("count builds by template")
 }
 
 /// A sign of life. Whether somebody wants the build to end.
@@ -195,6 +289,28 @@ pub async fn complete(tx: &mut Tx, id: &BuildId, product: &Product, now: Millis)
     .await
     .map(|done| done.rows_affected() > 0))
     .during("complete a build")
+}
+
+/// What a template's bare name means from now on: a build that is ready.
+pub async fn point_template_to(
+    tx: &mut Tx,
+    template: &TemplateId,
+    build: &BuildId,
+    now: Millis,
+) -> Result<(), DbError> {
+    on!(tx tx, |c| sqlx::query(
+        "UPDATE templates SET digest = b.digest, size_bytes = b.size_bytes, default_user = b.default_user,
+         default_workdir = b.default_workdir, env = b.env, start_cmd = b.start_cmd, ready_cmd = b.ready_cmd,
+         vcpus = b.vcpus, memory_mb = b.memory_mb, disk_mb = b.disk_mb, updated_at = $3
+         FROM template_builds b WHERE templates.id = $1 AND b.id = $2 AND b.status = 'ready'"
+    )
+    .bind(template.as_str())
+    .bind(build.as_str())
+    .bind(now)
+    .execute(c)
+    .await
+    .map(|_| ()))
+    .during("point a template to an earlier build")
 }
 
 /// What a template's bare name means from now on.
@@ -274,6 +390,34 @@ pub async fn logs(db: &Db, build: &BuildId, from: i64, limit: i64) -> Result<Vec
     .during("read a build's log")
 }
 
+/// What of a build's log is wanted.
+#[derive(Debug, Clone, Default)]
+pub struct Excerpt {
+    /// The least level, of `debug`, `info`, `warn`, `error`.
+    pub least: usize,
+    pub from: Option<Millis>,
+    pub until: Option<Millis>,
+    /// The latest lines first.
+    pub backward: bool,
+    pub offset: i64,
+    pub limit: i64,
+}
+
+pub const LEVELS: [&str; 4] = ["debug", "info", "warn", "error"];
+
+/// Lines of a build's log.
+pub async fn excerpt(db: &Db, build: &BuildId, wanted: &Excerpt) -> Result<Vec<LogRow>, DbError> {
+    let mut sql = Sql::new("SELECT seq, at, level, step, message FROM template_build_logs");
+    sql.with(" WHERE build_id = ?", build.as_str());
+    for level in &LEVELS[..wanted.least.min(LEVELS.len())] {
+        sql.with(" AND level <> ?", *level);
+    }
+    sql.with_some(" AND at >= ?", wanted.from).with_some(" AND at <= ?", wanted.until);
+    sql.push(if wanted.backward { " ORDER BY seq DESC" } else { " ORDER BY seq" });
+    sql.with(" LIMIT ?", wanted.limit).with(" OFFSET ?", wanted.offset);
+    sql.fetch_all(db, "read lines of a build's log").await
+}
+
 /// A name for a build within its template, in place of the build that had it.
 pub async fn tag(tx: &mut Tx, template: &TemplateId, tag: &str, build: &BuildId, now: Millis) -> Result<(), DbError> {
     on!(tx tx, |c| sqlx::query(
@@ -288,6 +432,31 @@ pub async fn tag(tx: &mut Tx, template: &TemplateId, tag: &str, build: &BuildId,
     .await
     .map(|_| ()))
     .during("tag a build")
+}
+
+/// The build that has this tag, if it is ready.
+pub async fn tagged_build(tx: &mut Tx, template: &TemplateId, tag: &str) -> Result<Option<BuildId>, DbError> {
+    let row: Option<(Text<BuildId>,)> = on!(tx tx, |c| sqlx::query_as(
+        "SELECT b.id FROM template_tags t JOIN template_builds b ON b.id = t.build_id
+         WHERE t.template_id = $1 AND t.tag = $2 AND b.status = 'ready'"
+    )
+    .bind(template.as_str())
+    .bind(tag)
+    .fetch_optional(c)
+    .await)
+    .during("find a tag's build")?;
+    Ok(row.map(|row| row.0.0))
+}
+
+/// Takes a name from a build. Whether there was such a name.
+pub async fn untag(tx: &mut Tx, template: &TemplateId, tag: &str) -> Result<bool, DbError> {
+    on!(tx tx, |c| sqlx::query("DELETE FROM template_tags WHERE template_id = $1 AND tag = $2")
+        .bind(template.as_str())
+        .bind(tag)
+        .execute(c)
+        .await
+        .map(|done| done.rows_affected() > 0))
+    .during("take a tag away")
 }
 
 /// Lets go of what builds without a tag stand on.
@@ -362,9 +531,18 @@ pub async fn tagged(db: &Db, template: &Template, tag: &str) -> Result<Option<(T
     }))
 }
 
+/// A name of a build in its template.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct TagRow {
+    pub tag: String,
+    pub build_id: Text<BuildId>,
+    pub created_at: Millis,
+}
+
 /// A template's tags, by name.
-pub async fn tags(db: &Db, template: &TemplateId) -> Result<Vec<(String, Text<BuildId>)>, DbError> {
-    on!(read db, |c| sqlx::query_as("SELECT tag, build_id FROM template_tags WHERE template_id = $1 ORDER BY tag")
+pub async fn tags(db: &Db, template: &TemplateId) -> Result<Vec<TagRow>, DbError> {
+    let sql = "SELECT tag, build_id, created_at FROM template_tags WHERE template_id = $1 ORDER BY tag";
+    on!(read db, |c| sqlx::query_as(sql)
         .bind(template.as_str())
         .fetch_all(c)
         .await)

@@ -34,6 +34,9 @@ const SQLITE: &[Listed] = &[
     (60, "audit failures", include_str!("../../migrations/sqlite/0060_audit_failures.sql")),
     (61, "webhook secrets", include_str!("../../migrations/sqlite/0061_webhook_secrets.sql")),
     (62, "heartbeats", include_str!("../../migrations/sqlite/0062_heartbeats.sql")),
+    (70, "secrets", include_str!("../../migrations/sqlite/0070_secrets.sql")),
+    (71, "volumes", include_str!("../../migrations/sqlite/0071_volumes.sql")),
+    (80, "E2B: builds in two steps, pauses of files", include_str!("../../migrations/sqlite/0080_e2b.sql")),
 ];
 const POSTGRES: &[Listed] = &[
     (1, "init", include_str!("../../migrations/postgres/0001_init.sql")),
@@ -52,6 +55,9 @@ const POSTGRES: &[Listed] = &[
     (60, "audit failures", include_str!("../../migrations/postgres/0060_audit_failures.sql")),
     (61, "webhook secrets", include_str!("../../migrations/postgres/0061_webhook_secrets.sql")),
     (62, "heartbeats", include_str!("../../migrations/postgres/0062_heartbeats.sql")),
+    (70, "secrets", include_str!("../../migrations/postgres/0070_secrets.sql")),
+    (71, "volumes", include_str!("../../migrations/postgres/0071_volumes.sql")),
+    (80, "E2B: builds in two steps, pauses of files", include_str!("../../migrations/postgres/0080_e2b.sql")),
 ];
 
 /// The version that this program was built for.

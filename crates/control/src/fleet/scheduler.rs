@@ -30,6 +30,8 @@ pub struct Demand {
     pub image: Option<String>,
     /// The one host that has what it needs; none when any will do.
     pub only: Option<HostId>,
+    /// The one host that has its volumes; none when they lie nowhere yet.
+    pub volumes_on: Option<HostId>,
     /// Hosts that this create has tried already.
     pub tried: Vec<HostId>,
 }
@@ -127,6 +129,8 @@ impl HostList {
             Some(Objection::NotForTeam)
         } else if demand.only.as_ref().is_some_and(|only| only != &host.id) {
             Some(Objection::LacksLayers)
+        } else if demand.volumes_on.as_ref().is_some_and(|only| only != &host.id) {
+            Some(Objection::LacksVolumes)
         } else if host.status != HostStatus::Online {
             Some(Objection::NotOnline)
         } else if host.draining {
@@ -179,11 +183,12 @@ pub enum Objection {
     NoMemory,
     NoDisk,
     LacksLayers,
+    LacksVolumes,
     FailedJustNow,
 }
 
 impl Objection {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::NotForTeam,
         Self::NotOnline,
         Self::Draining,
@@ -194,6 +199,7 @@ impl Objection {
         Self::NoMemory,
         Self::NoDisk,
         Self::LacksLayers,
+        Self::LacksVolumes,
         Self::FailedJustNow,
     ];
 
@@ -211,6 +217,7 @@ impl Objection {
             Self::NoMemory => "no_memory",
             Self::NoDisk => "no_disk",
             Self::LacksLayers => "lacks_layers",
+            Self::LacksVolumes => "lacks_volumes",
             Self::FailedJustNow => "failed_just_now",
         }
     }

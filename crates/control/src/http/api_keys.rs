@@ -39,9 +39,7 @@ pub async fn create(
         let (now, actor) = (worker.clock.now(), user.actor());
         let mut tx = worker.db.begin().await?;
         if api_keys::is_full(&mut tx, &user.team).await? {
-            return Err(ApiError::new(ErrorCode::QuotaExceeded, "the team has too many API keys; delete some")
-                .with_detail("quota", "api_keys")
-                .with_retry_after(std::time::Duration::from_secs(60)));
+            return Err(too_many());
         }
         let scope = request.scope.unwrap_or_default();
         let new = NewKey { scope, expires_at, ..NewKey::unlimited(&user.team, &request.name, Some(&user.id)) };
@@ -62,6 +60,13 @@ pub async fn create(
     };
     idempotent::once(&app, key, StatusCode::CREATED, work, |made| ApiKey { key: None, e2b_key: None, ..made.clone() })
         .await
+}
+
+/// The team may have no more keys.
+pub fn too_many() -> ApiError {
+    ApiError::new(ErrorCode::QuotaExceeded, "the team has too many API keys; delete some")
+        .with_detail("quota", "api_keys")
+        .with_retry_after(std::time::Duration::from_secs(60))
 }
 
 /// Lists the team's keys, oldest first, without their secrets.

@@ -19,6 +19,7 @@ use crate::layers::LayerError;
 use crate::quotas::QuotaError;
 use crate::sandboxes::SandboxError;
 use crate::signing::SigningError;
+use crate::templates::shipped::ShippedError;
 use atoll_model::HostId;
 
 impl From<SandboxError> for ApiError {
@@ -33,6 +34,10 @@ impl From<SandboxError> for ApiError {
             ))
             .with_field("template"),
             SandboxError::WrongDriver { .. } => Self::conflict(error.to_string()).with_field("driver"),
+            SandboxError::Shipped(ShippedError::Db(error)) => error.into(),
+            SandboxError::Shipped(error) => Self::new(ErrorCode::Overloaded, error.to_string())
+                .with_field("template")
+                .with_retry_after(Duration::from_secs(10)),
             SandboxError::InvalidState { attempted, status } => {
                 Self::new(ErrorCode::InvalidState, format!("can't {attempted} a sandbox that is {status}"))
                     .with_detail("status", status.as_str())
@@ -56,6 +61,8 @@ impl From<SandboxError> for ApiError {
             SandboxError::Queue => Self::overloaded("too many sandboxes are being created; try again in a moment"),
             SandboxError::Layers(error) => error.into(),
             SandboxError::Quota(error) => error.into(),
+            SandboxError::Secret(error) => Self::from(error).with_field("secrets"),
+            SandboxError::Volume(error) => Self::from(error).with_field("volumes"),
             SandboxError::Host(error) => error.into(),
             SandboxError::Db(error) => error.into(),
             SandboxError::ListHosts(cause) => Self::internal(cause),

@@ -42,11 +42,17 @@ const WEB_ADDRESS: Form =
 
 /// Of a template or a snapshot.
 const IMAGE_NAME: Form = form(1, 64, "^[a-z0-9][a-z0-9-]*$");
+const SECRET_NAME: Form = form(1, 64, "^[A-Za-z0-9][A-Za-z0-9_.-]*$");
+/// Bounded in bytes, which a pattern can't count.
+const SECRET: Form = Form { shortest: 1, longest: None, pattern: Some("^[^\\u0000]+$") };
+/// From five minutes to thirty days.
+const RANGE: Form =
+    form(2, 5, "^(([5-9]|[1-9][0-9]{1,3})m|([1-9][0-9]?|[1-6][0-9][0-9]|7[01][0-9]|720)h|([1-9]|[12][0-9]|30)d)$");
 /// A kind, or a type of event.
 const EVENT: Form = form(4, 64, "^(sandbox|host|template|snapshot|api_key|team|member|webhook)(\\.[a-z_]+)?$");
 
 /// Parameters, by name, wherever they are.
-const PARAMETERS: [(&str, Form); 15] = [
+const PARAMETERS: [(&str, Form); 16] = [
     ("action", line(100)),
     ("actor", line(100)),
     ("cursor", form(2, 85, CURSOR)),
@@ -56,6 +62,7 @@ const PARAMETERS: [(&str, Form); 15] = [
     ("path", PATH),
     ("process", line(128)),
     ("q", line(100)),
+    ("range", RANGE),
     ("resource", line(100)),
     ("resource_kind", line(100)),
     ("result", line(100)),
@@ -65,16 +72,19 @@ const PARAMETERS: [(&str, Form); 15] = [
 ];
 
 /// Fields of request bodies.
-const FIELDS: [(&str, &str, Form); 34] = [
+const FIELDS: [(&str, &str, Form); 37] = [
     ("AcceptInvitationRequest", "name", line(100)),
     ("AcceptInvitationRequest", "password", PASSWORD),
     ("AddMemberRequest", "email", EMAIL),
     ("ChangePasswordRequest", "new_password", PASSWORD),
     ("CreateApiKeyRequest", "name", line(100)),
+    ("CreateSecretRequest", "name", SECRET_NAME),
+    ("CreateSecretRequest", "value", SECRET),
     ("CreateSnapshotRequest", "name", IMAGE_NAME),
     ("CreateTeamRequest", "name", line(100)),
     ("CreateUserRequest", "email", EMAIL),
     ("CreateUserRequest", "name", line(100)),
+    ("CreateVolumeRequest", "name", IMAGE_NAME),
     ("CreateWebhookRequest", "events", EVENT),
     ("CreateWebhookRequest", "url", WEB_ADDRESS),
     ("DeviceRequest", "client_name", line(100)),

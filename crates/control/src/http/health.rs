@@ -68,6 +68,7 @@ async fn no_host(app: &App) -> ApiResult<Option<String>> {
         disk_mb: 5120,
         image: None,
         only: None,
+        volumes_on: None,
         tried: Vec::new(),
     };
     if list.hosts.iter().any(|host| list.objection(&demand, host).is_none()) {

@@ -53,6 +53,7 @@ mod ports;
 mod processes;
 mod program;
 mod sandboxes;
+mod secrets;
 #[cfg(test)]
 mod sign_in_tests;
 mod signals;
@@ -68,10 +69,12 @@ mod transfer;
 mod tunnels;
 mod usage;
 pub mod validate;
+mod volumes;
 mod watch;
 mod webhooks;
 
 pub use events::Listeners;
+pub use ports::Lookup;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -116,6 +119,8 @@ fn quick() -> OpenApiRouter<App> {
         .merge(auth::routes())
         .merge(me::routes())
         .merge(snapshots::routes())
+        .merge(secrets::routes())
+        .merge(volumes::routes())
         .merge(device::routes())
         .merge(elsewhere::routes())
         .merge(invitations::routes())

@@ -42,9 +42,9 @@ impl From<SnapshotError> for ApiError {
 #[derive(Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct Overwrite {
-    /// Take the place of a snapshot of the same name.
+    /// Take the place of the one of the same name.
     #[serde(default)]
-    overwrite: bool,
+    pub overwrite: bool,
 }
 
 /// A name that a team may give.
@@ -52,7 +52,7 @@ pub fn name(field: &'static str, name: &str) -> ApiResult<()> {
     if is_template_name(name) {
         return Ok(());
     }
-    let message = "must have 1 to 64 lower-case letters, digits and hyphens, and not begin with a hyphen";
+    let message = "must have 1 to 128 lower-case letters, digits, `-` and `_`, and not begin with `-`";
     Err(ApiError::invalid(field, message))
 }
 

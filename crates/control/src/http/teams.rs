@@ -42,10 +42,11 @@ impl From<TeamError> for ApiError {
             TeamError::Role(_) | TeamError::OwnersOnly => Self::forbidden(message),
             TeamError::LastOwner | TeamError::AlreadyMember => Self::conflict(message),
             TeamError::SlugTaken => Self::new(ErrorCode::NameTaken, message).with_field("slug"),
-            TeamError::Occupied { sandboxes, hosts, templates } => Self::conflict(message)
-                .with_detail("sandboxes", sandboxes)
-                .with_detail("hosts", hosts)
-                .with_detail("templates", templates),
+            TeamError::Occupied(has) => Self::conflict(message)
+                .with_detail("sandboxes", has.sandboxes)
+                .with_detail("hosts", has.hosts)
+                .with_detail("templates", has.templates)
+                .with_detail("volumes", has.volumes),
             TeamError::HasHosts { hosts } => Self::conflict(message).with_detail("hosts", hosts),
             TeamError::TooManyTeams(limit) => quota("teams", limit, message),
             TeamError::TooManyMembers(limit) => quota("members", limit, message),
@@ -153,7 +154,7 @@ fn slug(slug: &str) -> ApiResult<()> {
 }
 
 /// Deletes a team with its keys and memberships. Takes the role owner; refused while it has sandboxes that are not
-/// stopped, hosts, templates or snapshots.
+/// stopped, hosts, templates, snapshots or volumes.
 #[utoipa::path(delete, path = "/v1/teams/{id}", tag = "teams", params(("id" = TeamId, Path)),
     responses((status = 204), (status = 409)), security(("bearer" = [])))]
 pub async fn delete(State(app): State<App>, user: User, Id(id): Id<TeamId>) -> ApiResult<StatusCode> {

@@ -6,7 +6,7 @@ use atoll_model::api::Page;
 use atoll_model::api::templates::{
     Build, BuildLogLine, BuildStatus, CreateTemplateRequest, StartedBuild, Template, TemplateTags,
 };
-use atoll_model::{BuildId, ErrorCode};
+use atoll_model::{BuildId, ErrorCode, TeamId};
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
@@ -66,7 +66,8 @@ impl From<BuildError> for ApiError {
             BuildError::TooMany => Self::new(ErrorCode::QuotaExceeded, message)
                 .with_detail("quota", "builds")
                 .with_retry_after(Duration::from_secs(10)),
-            BuildError::Over => Self::new(ErrorCode::InvalidState, message),
+            BuildError::Over | BuildError::Begun => Self::new(ErrorCode::InvalidState, message),
+            BuildError::DefaultTag(_) => Self::invalid("tags", message),
             BuildError::Db(error) => error.into(),
         }
     }
@@ -118,13 +119,7 @@ fn new_build(request: CreateTemplateRequest) -> ApiResult<NewBuild> {
     let mut recipe = match (&request.recipe, &request.image) {
         (Some(text), None) => recipe::parse(text, request.context.as_deref())
             .map_err(|error| ApiError::invalid("recipe", error.to_string()))?,
-        (None, Some(image)) => Recipe {
-            from: Base::Image(image.clone()),
-            steps: Vec::new(),
-            start_cmd: None,
-            ready_cmd: None,
-            force: false,
-        },
+        (None, Some(image)) => Recipe::new(Base::Image(image.clone())),
         _ => return Err(ApiError::invalid("recipe", "say what to build from: a recipe, or an image")),
     };
     if let Base::Image(image) = &recipe.from
@@ -204,7 +199,7 @@ pub async fn tags(
 ) -> ApiResult<axum::Json<TemplateTags>> {
     let template = app.builds.template(&owner, &name).await?;
     let tags = crate::builds::store::tags(&app.db, &template.id.0).await?;
-    Ok(axum::Json(TemplateTags { tags: tags.into_iter().map(|(tag, build)| (tag, build.0)).collect() }))
+    Ok(axum::Json(TemplateTags { tags: tags.into_iter().map(|row| (row.tag, row.build_id.0)).collect() }))
 }
 
 /// A template's builds, oldest first.
@@ -324,7 +319,13 @@ pub async fn upload(
     Path(hash): Path<String>,
     body: Body,
 ) -> ApiResult<StatusCode> {
-    check_hash("hash", &hash)?;
+    receive(&app, &owner.team, &hash, body).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Keeps the files of a `COPY` as they come.
+pub async fn receive(app: &App, team: &TeamId, hash: &str, body: Body) -> ApiResult<()> {
+    check_hash("hash", hash)?;
     let draft = app.layers.objects().temporary().map_err(ApiError::internal)?;
     let mut file = tokio::fs::File::from_std(draft.reopen().map_err(ApiError::internal)?);
     let (mut chunks, mut length) = (body.into_data_stream(), 0_u64);
@@ -338,21 +339,29 @@ pub async fn upload(
         file.write_all(&chunk).await.map_err(ApiError::internal)?;
     }
     file.sync_all().await.map_err(ApiError::internal)?;
-    let path = app.builds.context_file(&owner, &hash);
+    let path = app.builds.context_file(team, hash);
     tokio::task::spawn_blocking(move || draft.persist(path))
         .await
         .map_err(ApiError::internal)?
         .map_err(|error| ApiError::internal(error.error))?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(())
 }
 
 /// Whether files of this hash were uploaded.
 #[utoipa::path(get, path = "/v1/templates/files/{hash}", tag = "templates", params(("hash" = String, Path)),
     responses((status = 204), (status = 404)), security(("api_key" = []), ("bearer" = [])))]
 pub async fn uploaded(State(app): State<App>, Key(owner): Key, Path(hash): Path<String>) -> ApiResult<StatusCode> {
-    check_hash("hash", &hash)?;
-    let there = tokio::fs::try_exists(app.builds.context_file(&owner, &hash)).await.map_err(ApiError::internal)?;
-    if there { Ok(StatusCode::NO_CONTENT) } else { Err(ApiError::not_found("upload")) }
+    if is_there(&app, &owner.team, &hash).await? {
+        Ok(StatusCode::NO_CONTENT)
+    } else {
+        Err(ApiError::not_found("upload"))
+    }
+}
+
+/// Whether files of this hash wait for a `COPY` of the team's.
+pub async fn is_there(app: &App, team: &TeamId, hash: &str) -> ApiResult<bool> {
+    check_hash("hash", hash)?;
+    tokio::fs::try_exists(app.builds.context_file(team, hash)).await.map_err(ApiError::internal)
 }
 
 /// Lists the platform's templates and the team's own, oldest first.

@@ -355,6 +355,30 @@ async fn an_exec_answers_output_timeouts_and_floods_clearly() {
 }
 
 #[tokio::test]
+async fn metrics_are_a_history_with_this_moment_at_its_end_while_the_sandbox_runs() {
+    let test = on_sqlite().await;
+    test.fleet.add_host();
+    let id = test.client.post("/v1/sandboxes", json!({})).await.json()["id"].as_str().unwrap().to_owned();
+    let path = format!("/v1/sandboxes/{id}/metrics");
+    let read = test.client.get(&format!("{path}?range=30m")).await.expect(200).json();
+    assert_eq!((read["points"].as_array().unwrap().len(), read["step_sec"].as_u64()), (32, Some(60)));
+    test.client.post(&format!("/v1/sandboxes/{id}/pause"), json!({})).await.expect(200);
+    let read = test.client.get(&format!("{path}?range=30m")).await.expect(200).json();
+    assert_eq!(read["points"].as_array().unwrap().len(), 31);
+    for wrong in ["4m", "31d", "1w", ""] {
+        assert_eq!(test.client.get(&format!("{path}?range={wrong}")).await.expect(400).field(), "range");
+    }
+    let e2b = test.client.get(&format!("/e2b/sandboxes/{id}/metrics?start=600&end=1200")).await.expect(200).json();
+    assert_eq!(e2b.as_array().unwrap().len(), 11);
+    let other = test.client.post("/v1/sandboxes", json!({})).await.json()["id"].as_str().unwrap().to_owned();
+    let none = atoll_model::SandboxId::new();
+    let many = test.client.get(&format!("/e2b/sandboxes/metrics?sandbox_ids={id},{other},{none}")).await.expect(200);
+    assert_eq!(many.json()["sandboxes"].as_object().unwrap().len(), 2);
+    test.client.delete(&format!("/v1/sandboxes/{id}")).await.expect(204);
+    test.client.get(&format!("{path}?range=5m")).await.expect(409);
+}
+
+#[tokio::test]
 async fn files_go_in_and_come_out_as_they_were_and_too_large_ones_are_refused() {
     let test = app_with(sqlite().await, |config| config.http.max_upload_bytes = 3 << 20).await;
     test.fleet.add_host();

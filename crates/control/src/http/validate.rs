@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
-use atoll_model::api::sandboxes::{CreateSandboxRequest, ForkRequest, NetworkPolicy};
+use atoll_model::api::sandboxes::{CreateSandboxRequest, ForkRequest, NetworkPolicy, VolumeMount};
 
 use super::error::{ApiError, ApiResult};
 use crate::sandboxes::{Fork, MAX_CHILDREN, Network, NewSandbox};
+use crate::volumes::Wish;
 
 pub const VCPUS: (u32, u32) = (1, 64);
 pub const MEMORY_MB: (u64, u64) = (32, 1_048_576);
@@ -26,6 +27,14 @@ const MAX_ARGUMENT: usize = 131_071;
 const MAX_ARGUMENTS: usize = 2 * 1024 * 1024 - 64 * 1024;
 const MAX_USER: usize = 32;
 const MAX_TAG: usize = 128;
+const MAX_SECRET_NAME: usize = 64;
+/// Of one sandbox.
+const MAX_SECRETS: usize = 64;
+/// Of one sandbox, and their paths.
+const MAX_VOLUMES: usize = 8;
+const MAX_VOLUME_PATH: usize = 1024;
+/// `name:tag`.
+const MAX_TEMPLATE: usize = 257;
 
 /// `value` if it lies in the range.
 pub fn within<T: PartialOrd + Display>(field: &'static str, value: T, (low, high): (T, T)) -> ApiResult<T> {
@@ -55,6 +64,25 @@ pub fn email(field: &'static str, value: &str) -> ApiResult<()> {
     let sound =
         parts.is_some_and(|(local, domain)| !local.is_empty() && !domain.is_empty() && !value.trim().contains(odd));
     if sound { Ok(()) } else { Err(ApiError::invalid(field, "must be an address like name@example.com")) }
+}
+
+/// A text of 1 to `max` bytes without NUL.
+pub fn text(field: &'static str, value: &str, max: usize) -> ApiResult<()> {
+    if value.is_empty() || value.len() > max {
+        return Err(ApiError::invalid(field, format!("must have 1 to {max} bytes")));
+    }
+    no_nul(field, value)
+}
+
+/// What a team may call a secret.
+pub fn secret_name(field: &'static str, name: &str) -> ApiResult<()> {
+    let first = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
+    let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.'));
+    if first && plain && name.len() <= MAX_SECRET_NAME {
+        return Ok(());
+    }
+    let message = "must have 1 to 64 letters, digits, `_`, `-` and `.`, and begin with a letter or digit";
+    Err(ApiError::invalid(field, message))
 }
 
 fn no_nul(field: impl Display, value: &str) -> ApiResult<()> {
@@ -206,16 +234,65 @@ fn is_name(text: &str) -> bool {
     name.len() <= 253 && name.split('.').all(label) && name.bytes().any(|byte| byte.is_ascii_alphabetic())
 }
 
+/// Variables that get their values from secrets.
+fn secrets(secrets: &BTreeMap<String, String>, env: &BTreeMap<String, String>) -> ApiResult<()> {
+    if secrets.len() > MAX_SECRETS {
+        return Err(ApiError::invalid("secrets", format!("must have at most {MAX_SECRETS} entries")));
+    }
+    for (variable, name) in secrets {
+        if variable.is_empty() || variable.contains(['=', '\0']) {
+            return Err(ApiError::invalid("secrets", "a variable's name must not be empty or contain `=` or NUL"));
+        }
+        if env.contains_key(variable) {
+            return Err(ApiError::invalid("secrets", format!("the variable `{variable}` is in `env` too")));
+        }
+        secret_name("secrets", name)?;
+    }
+    Ok(())
+}
+
+/// Volumes of a sandbox, each at a place of its own that is not the system's.
+fn volumes(mounts: &[VolumeMount]) -> ApiResult<Vec<Wish>> {
+    let invalid = |message: String| Err(ApiError::invalid("volumes", message));
+    if mounts.len() > MAX_VOLUMES {
+        return invalid(format!("must be at most {MAX_VOLUMES}"));
+    }
+    let mut wishes: Vec<Wish> = Vec::with_capacity(mounts.len());
+    for mount in mounts {
+        line("volumes", &mount.volume, 64)?;
+        let path = mount.path.strip_suffix('/').unwrap_or(&mount.path);
+        let plain = |part: &str| !part.is_empty() && part != "." && part != ".." && part.len() <= MAX_PATH_COMPONENT;
+        let inside = path.strip_prefix('/').is_some_and(|rest| rest.split('/').all(plain));
+        if !inside || path.len() > MAX_VOLUME_PATH || path.contains('\0') {
+            return invalid(format!(
+                "a path must be absolute, not the root, without `.` and `..`, and of {MAX_VOLUME_PATH} bytes at most"
+            ));
+        }
+        let below = |other: &str| path == other || path.strip_prefix(other).is_some_and(|rest| rest.starts_with('/'));
+        if ["/proc", "/sys", "/dev"].into_iter().any(below) {
+            return invalid(format!("nothing can be mounted at `{path}`"));
+        }
+        let clash = wishes.iter().find(|other| below(&other.path) || other.path.starts_with(&format!("{path}/")));
+        if let Some(other) = clash {
+            return invalid(format!("`{path}` and `{}` lie in each other", other.path));
+        }
+        let (volume, read_only) = (mount.volume.clone(), mount.read_only);
+        wishes.push(Wish { volume, path: path.to_owned(), read_only });
+    }
+    Ok(wishes)
+}
+
 /// A request to create a sandbox, checked and with its defaults.
 pub fn new_sandbox(request: CreateSandboxRequest, keep_if_abandoned: bool) -> ApiResult<NewSandbox> {
     let template = request.template.unwrap_or_else(|| "base".to_owned());
-    line("template", &template, 128)?;
+    line("template", &template, MAX_TEMPLATE)?;
     if let Some(driver) = &request.driver
         && !matches!(driver.as_str(), "container" | "vm" | "auto")
     {
         return Err(ApiError::invalid("driver", "must be container, vm or auto"));
     }
     env(&request.env)?;
+    secrets(&request.secrets, &request.env)?;
     metadata(&request.metadata)?;
     Ok(NewSandbox {
         template,
@@ -229,6 +306,8 @@ pub fn new_sandbox(request: CreateSandboxRequest, keep_if_abandoned: bool) -> Ap
         on_reboot: request.on_reboot.unwrap_or_default(),
         driver: request.driver,
         env: request.env,
+        secrets: request.secrets,
+        volumes: volumes(&request.volumes)?,
         metadata: request.metadata,
         network: Network {
             public: request.public.unwrap_or(false),
@@ -280,6 +359,56 @@ mod tests {
             assert_eq!(field(new_sandbox(request, false)).as_deref(), Some(name));
         }
         assert!(new_sandbox(CreateSandboxRequest::default(), false).is_ok());
+    }
+
+    #[test]
+    fn volumes_have_places_of_their_own_that_are_not_the_systems() {
+        let at = |paths: &[&str]| {
+            let mount =
+                |path: &&str| VolumeMount { volume: "v".to_owned(), path: (*path).to_owned(), read_only: false };
+            volumes(&paths.iter().map(mount).collect::<Vec<_>>())
+        };
+        assert_eq!(at(&["/data/", "/srv/x", "/database", "/process"]).unwrap()[0].path, "/data");
+        let wrong: [&[&str]; 13] = [
+            &["data"],
+            &["/"],
+            &[""],
+            &["/a//b"],
+            &["/a/../b"],
+            &["/./a"],
+            &["/a\0"],
+            &["/proc"],
+            &["/dev/shm"],
+            &["/sys/x"],
+            &["/a", "/a"],
+            &["/a", "/a/b"],
+            &["/a/b", "/a"],
+        ];
+        for paths in wrong {
+            assert_eq!(field(at(paths)).as_deref(), Some("volumes"), "{paths:?}");
+        }
+        assert!(at(&["/1", "/2", "/3", "/4", "/5", "/6", "/7", "/8", "/9"]).is_err());
+    }
+
+    #[test]
+    fn a_variable_is_a_secrets_or_a_plain_one() {
+        let with = |secrets: &[(&str, &str)]| {
+            let secrets = secrets.iter().map(|(variable, name)| ((*variable).to_owned(), (*name).to_owned())).collect();
+            let env = BTreeMap::from([("PLAIN".to_owned(), "x".to_owned())]);
+            new_sandbox(CreateSandboxRequest { secrets, env, ..Default::default() }, false)
+        };
+        assert!(with(&[("KEY", "my.key-1_A"), ("KEY2", "my.key-1_A")]).is_ok());
+        for pair in [
+            ("PLAIN", "s"),
+            ("", "s"),
+            ("A=B", "s"),
+            ("A", ""),
+            ("A", "-s"),
+            ("A", "a b"),
+            ("A", "x".repeat(65).as_str()),
+        ] {
+            assert_eq!(field(with(&[pair])).as_deref(), Some("secrets"), "{pair:?}");
+        }
     }
 
     #[test]

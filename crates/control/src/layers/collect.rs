@@ -34,7 +34,7 @@ impl Layers {
         }
         for gone in &dead {
             if let Dead::Image(digest) = gone {
-                self.objects.delete(digest).await?;
+                self.delete_object(digest).await?;
             }
         }
         Ok(dead)

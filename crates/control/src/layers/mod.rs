@@ -9,6 +9,9 @@
 //! next; the holder itself goes on as it is. Nothing here decides what a sandbox, a snapshot or a template is.
 
 mod collect;
+mod garbage;
+#[cfg(test)]
+mod garbage_tests;
 pub mod store;
 #[cfg(test)]
 mod tests;

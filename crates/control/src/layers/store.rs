@@ -183,6 +183,40 @@ pub async fn is_named(tx: &mut Tx, digest: &str) -> Result<bool, DbError> {
     Ok(found.is_some())
 }
 
+/// Until the end of `tx` no row is written that names an image. (SQLite has one writer at a time, and `tx` is it.)
+pub async fn hold_names(tx: &mut Tx) -> Result<(), DbError> {
+    let Tx::Postgres(c) = tx else { return Ok(()) };
+    sqlx::query("LOCK TABLE pulled_images, template_builds, templates, layers IN SHARE MODE")
+        .execute(&mut **c)
+        .await
+        .map(|_| ())
+        .during("hold the names of images")
+}
+
+/// Pulled images that were not used since `before` and that no template stands on: manifest and digest.
+pub async fn unused_pulled(db: &Db, before: Millis, limit: i64) -> Result<Vec<(String, String)>, DbError> {
+    on!(read db, |c| sqlx::query_as(
+        "SELECT manifest, digest FROM pulled_images p WHERE used_at < $1
+         AND NOT EXISTS (SELECT 1 FROM templates t WHERE t.digest = p.digest) ORDER BY used_at LIMIT $2"
+    )
+    .bind(before)
+    .bind(limit)
+    .fetch_all(c)
+    .await)
+    .during("look for pulled images that nobody uses")
+}
+
+/// Deletes the row if it is still as old. Whether it did.
+pub async fn delete_pulled(tx: &mut Tx, manifest: &str, before: Millis) -> Result<bool, DbError> {
+    on!(tx tx, |c| sqlx::query("DELETE FROM pulled_images WHERE manifest = $1 AND used_at < $2")
+        .bind(manifest)
+        .bind(before)
+        .execute(c)
+        .await
+        .map(|done| done.rows_affected() > 0))
+    .during("forget a pulled image")
+}
+
 /// One host is to delete this, when it can be reached.
 pub async fn note_deletion(tx: &mut Tx, host: &HostId, what: &str, now: Millis) -> Result<(), DbError> {
     on!(tx tx, |c| sqlx::query(

@@ -135,8 +135,10 @@ impl Puller {
             say("it was pulled before".to_owned());
             return Ok(pulled);
         }
-        let pulled = self.assemble(&mut session, &manifest, say).await?;
+        let (draft, pulled) = self.assemble(&mut session, &manifest, say).await?;
+        // Named first: from then on nobody takes the object away.
         self.note(&digest, &pulled).await?;
+        self.objects.adopt(draft, &pulled.digest).await?;
         Ok(pulled)
     }
 
@@ -176,7 +178,7 @@ impl Puller {
         session: &mut Session<'_>,
         manifest: &Manifest,
         say: &(dyn Fn(String) + Send + Sync),
-    ) -> Result<Pulled, OciError> {
+    ) -> Result<(NamedTempFile, Pulled), OciError> {
         let config = manifest.config.as_ref().ok_or_else(|| invalid("it has no configuration"))?;
         let config = session.small_blob(checked_digest(&config.digest)?).await?;
         let config: ImageConfig = serde_json::from_slice(&config).map_err(|error| invalid(error.to_string()))?;
@@ -216,9 +218,8 @@ impl Puller {
         });
         let (draft, written, config) =
             packing.await.map_err(|error| ObjectError::other("packing an image", error))??;
-        self.objects.adopt(draft, &written.digest).await?;
         let size_bytes = i64::try_from(written.size_bytes).unwrap_or(i64::MAX);
-        Ok(Pulled { digest: written.digest, size_bytes, config })
+        Ok((draft, Pulled { digest: written.digest, size_bytes, config }))
     }
 
     /// A layer as it comes, checked.

@@ -1,4 +1,5 @@
-//! What a team may have at once: sandboxes that are not stopped, and what they were promised (vcpus, memory, disk).
+//! What a team may have at once: sandboxes that are not stopped, and what they were promised (vcpus, memory, disk);
+//! volumes count with their size as disk.
 //!
 //! [`reserve`] is called in the transaction that inserts a sandbox's row, before it: it locks the team's row, adds up
 //! what the team has from the rows themselves, and refuses what would go over. So creates that come at once wait for
@@ -16,9 +17,10 @@ use crate::db::{Db, DbError, Tx};
 
 pub use store::{Limits, set};
 
-/// What a new sandbox takes.
+/// What a new sandbox takes, or a new volume.
 #[derive(Debug, Clone, Copy)]
 pub struct Ask {
+    pub sandboxes: i64,
     pub vcpus: i64,
     pub memory_mb: i64,
     pub disk_mb: i64,
@@ -44,12 +46,13 @@ pub async fn reserve(tx: &mut Tx, team: &TeamId, defaults: &Limits, ask: Ask) ->
     store::lock(tx, team).await?;
     let used = store::used_in(tx, team).await?;
     for (quota, limit, used, asked) in [
-        ("sandboxes", limits.sandboxes, used.sandboxes, 1),
+        ("sandboxes", limits.sandboxes, used.sandboxes, ask.sandboxes),
         ("vcpus", limits.vcpus, used.vcpus, ask.vcpus),
         ("memory_mb", limits.memory_mb, used.memory_mb, ask.memory_mb),
         ("disk_mb", limits.disk_mb, used.disk_mb, ask.disk_mb),
     ] {
         if let Some(limit) = limit
+            && asked > 0
             && used.saturating_add(asked) > limit
         {
             return Err(QuotaError::Exceeded { quota, used, asked, limit });

@@ -38,7 +38,7 @@ impl Limits {
     }
 }
 
-/// What a team's sandboxes were promised.
+/// What a team's sandboxes and volumes were promised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, sqlx::FromRow)]
 pub struct Used {
     pub sandboxes: i64,
@@ -50,7 +50,8 @@ pub struct Used {
 const LIMITS: &str = "SELECT quota_sandboxes AS sandboxes, quota_vcpus AS vcpus, quota_memory_mb AS memory_mb,
      quota_disk_mb AS disk_mb FROM teams WHERE id = $1";
 const USED: &str = "SELECT COUNT(*) AS sandboxes, CAST(COALESCE(SUM(vcpus), 0) AS BIGINT) AS vcpus,
-     CAST(COALESCE(SUM(memory_mb), 0) AS BIGINT) AS memory_mb, CAST(COALESCE(SUM(disk_mb), 0) AS BIGINT) AS disk_mb
+     CAST(COALESCE(SUM(memory_mb), 0) AS BIGINT) AS memory_mb, CAST(COALESCE(SUM(disk_mb), 0)
+     + (SELECT COALESCE(SUM(v.size_mb), 0) FROM volumes v WHERE v.team_id = $1) AS BIGINT) AS disk_mb
      FROM sandboxes WHERE team_id = $1 AND status <> 'stopped'";
 
 pub(super) async fn limits(tx: &mut Tx, team: &TeamId) -> Result<Option<Limits>, DbError> {

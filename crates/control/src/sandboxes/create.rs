@@ -21,6 +21,7 @@ use atoll_rpc::atoll::host::v1::{self as wire, CreateSandboxRequest};
 use atoll_rpc::connectrpc::ConnectError;
 use atoll_rpc::connectrpc::ErrorCode as RpcCode;
 use atoll_rpc::connectrpc::client::CallOptions;
+use secrecy::ExposeSecret;
 use serde_json::json;
 use sqlx::types::Json;
 use tokio::sync::oneshot;
@@ -35,13 +36,14 @@ use crate::db::Text;
 use crate::fleet::{ANY_DRIVER, Demand, FleetError};
 use crate::layers::{self, LayerRow};
 use crate::templates::store::{self as templates, Template};
+use crate::volumes::{self, Mount, Wish};
 
 /// How long a create waits for a template's ready command, and between two tries.
 const READY_PATIENCE: Duration = Duration::from_secs(60);
 const READY_AGAIN: Duration = Duration::from_millis(100);
-const DEFAULT_VCPUS: u32 = 1;
-const DEFAULT_MEMORY_MB: u64 = 512;
-const DEFAULT_DISK_MB: u64 = 5120;
+pub const DEFAULT_VCPUS: u32 = 1;
+pub const DEFAULT_MEMORY_MB: u64 = 512;
+pub const DEFAULT_DISK_MB: u64 = 5120;
 /// The driver of hosts that don't say which they offer.
 const DEFAULT_DRIVER: &str = "container";
 
@@ -62,6 +64,9 @@ pub struct NewSandbox {
     pub driver: Option<String>,
     /// Passed to the host and kept nowhere here.
     pub env: BTreeMap<String, String>,
+    /// Variables, and the team's secrets that they get their values from.
+    pub secrets: BTreeMap<String, String>,
+    pub volumes: Vec<Wish>,
     pub metadata: BTreeMap<String, String>,
     pub network: Network,
     /// The client will ask again with the same key if it goes away, so the sandbox is kept for it.
@@ -79,14 +84,26 @@ pub(super) fn signed(value: u64) -> i64 {
 impl Sandboxes {
     /// Ends with a running sandbox, or with an error and nothing left behind.
     pub async fn create(&self, owner: &Owner, new: NewSandbox) -> Result<SandboxRecord, SandboxError> {
-        let (template, holder) = templates::resolve(&self.db, &new.template, &owner.team)
+        let (mut template, holder) = templates::resolve(&self.db, &new.template, &owner.team)
             .await?
             .ok_or_else(|| SandboxError::NoTemplate { name: new.template.clone() })?;
+        if template.digest.is_empty() && template.team_id.is_none() {
+            template = self.shipped(&template.name).await?;
+        }
         if template.digest.is_empty() {
             return Err(SandboxError::NotBuilt { name: new.template });
         }
         let layers = self.layers.chain(&holder).await?;
         self.create_from(owner, new, template, layers).await
+    }
+
+    /// A template that ships, with its image; built when it is wanted for the first time.
+    pub(crate) async fn shipped(&self, name: &str) -> Result<Template, SandboxError> {
+        let found = match &self.shipped {
+            Some(shipped) => shipped.with_image(name).await?,
+            None => None,
+        };
+        found.ok_or_else(|| SandboxError::NotBuilt { name: name.to_owned() })
     }
 
     /// The same, from this template and these layers above it.
@@ -125,11 +142,17 @@ impl Sandboxes {
         layers: Vec<LayerRow>,
     ) -> Result<SandboxRecord, SandboxError> {
         let (started, times) = (Instant::now(), new.times.clone());
+        let mounts = volumes::find_all(&self.db, &owner.team, &new.volumes).await?;
         let mut demand = demand(owner, &new, &template);
         if template.driver != ANY_DRIVER && template.driver != demand.driver {
             return Err(SandboxError::WrongDriver { template: template.name, driver: template.driver });
         }
         demand.only = layers::pinned(&layers, owner.team_is_byoc)?;
+        demand.volumes_on = volumes::hosts_of(&mounts)?;
+        let mut env = new.env.clone();
+        for (variable, value) in self.secrets.environment(&owner.team, &new.secrets).await? {
+            env.insert(variable, value.expose_secret().to_owned());
+        }
         let host = self.placer.place(&demand).await?;
         if demand.driver == ANY_DRIVER {
             // From here on it is that one, wherever it is tried.
@@ -137,9 +160,10 @@ impl Sandboxes {
         }
         times.end("place", started);
         let inserting = Instant::now();
-        let record = self.insert(owner, &new, &template, &demand, &host, &layers).await?;
+        let ground = Ground { template: &template, layers: &layers, mounts: &mounts };
+        let record = self.insert(owner, &new, &demand, &host, &ground).await?;
         times.end("insert", inserting);
-        let spec = spec(&record, &template, new.env, &layers);
+        let spec = spec(&record, env, &ground);
         let (record, first) = match self.start_on(record, &host, &spec, &times).await? {
             Ok(running) => {
                 self.await_ready(&running, &template).await;
@@ -153,6 +177,9 @@ impl Sandboxes {
         let Ok(other) = self.placer.place(&demand).await else {
             return Err(self.give_up(&record, first).await);
         };
+        if !mounts.is_empty() && !volumes::move_along(&self.db, &record.id, &other, &mounts).await? {
+            return Err(self.give_up(&record, first).await);
+        }
         tracing::warn!(sandbox = %record.id.0, %host, %other, error = %first, "create failed: trying another host");
         let Some(record) = self.decide(&record, SandboxStatus::Starting, None, Some(&other)).await? else {
             return Err(SandboxError::Changed { attempted: "create" });
@@ -173,12 +200,11 @@ impl Sandboxes {
         &self,
         owner: &Owner,
         new: &NewSandbox,
-        template: &Template,
         demand: &Demand,
         host: &HostId,
-        layers: &[LayerRow],
+        ground: &Ground<'_>,
     ) -> Result<SandboxRecord, SandboxError> {
-        let now = self.clock.now();
+        let (now, template) = (self.clock.now(), ground.template);
         let record = SandboxRecord {
             id: Text(SandboxId::new()),
             team_id: Text(owner.team.clone()),
@@ -209,9 +235,10 @@ impl Sandboxes {
         };
         let mut tx = self.db.begin().await?;
         self.insert_row(&mut tx, &record).await?;
-        if !layers.is_empty() {
-            layers::store::refer(&mut tx, record.id.as_str(), layers).await?;
+        if !ground.layers.is_empty() {
+            layers::store::refer(&mut tx, record.id.as_str(), ground.layers).await?;
         }
+        volumes::attach(&mut tx, &record.id, host, ground.mounts).await?;
         if let Some(seconds) = new.lifetime_sec {
             lifetime::set(&mut tx, &record.id, signed(seconds), now).await?;
         }
@@ -226,7 +253,7 @@ impl Sandboxes {
             target_kind: "sandbox",
             target_id: Some(record.id.as_str()),
             result: "ok",
-            details: json!({ "template": record.template, "driver": record.driver }),
+            details: details(&record, new, ground.mounts),
         };
         audit::record(&mut tx, now, &entry).await?;
         tx.commit().await?;
@@ -365,7 +392,11 @@ impl Sandboxes {
 
     /// Both tries failed: the row ends as `stopped`, and the error is what the client learns.
     pub(super) async fn give_up(&self, record: &SandboxRecord, error: FleetError) -> SandboxError {
-        match self.decide(record, SandboxStatus::Stopped, Some("create_failed"), None).await {
+        let decided = self.decide(record, SandboxStatus::Stopped, Some("create_failed"), None).await;
+        if let Err(error) = volumes::give_back(&self.db, &record.id).await {
+            tracing::warn!(sandbox = %record.id.0, %error, "its volumes stay on the host where it could not be made");
+        }
+        match decided {
             Ok(_) => match error {
                 FleetError::Agent { code: RpcCode::ResourceExhausted, message, .. } => SandboxError::Full(message),
                 error => error.into(),
@@ -411,19 +442,35 @@ fn demand(owner: &Owner, new: &NewSandbox, template: &Template) -> Demand {
         disk_mb: new.disk_mb.or_else(|| size(template.disk_mb)).unwrap_or(DEFAULT_DISK_MB),
         image: Some(template.digest.clone()),
         only: None,
+        volumes_on: None,
         tried: Vec::new(),
     }
 }
 
+/// What the audit trail says of a create: of secrets and volumes, what they are called.
+fn details(record: &SandboxRecord, new: &NewSandbox, mounts: &[Mount]) -> serde_json::Value {
+    let mut details = json!({ "template": record.template, "driver": record.driver });
+    if !new.secrets.is_empty() {
+        details["secrets"] = json!(new.secrets.values().collect::<Vec<_>>());
+    }
+    if !mounts.is_empty() {
+        details["volumes"] = json!(mounts.iter().map(|mount| mount.volume.name.as_str()).collect::<Vec<_>>());
+    }
+    details
+}
+
 const MIB: u64 = 1 << 20;
 
+/// What a sandbox is made of.
+pub(super) struct Ground<'a> {
+    pub template: &'a Template,
+    pub layers: &'a [LayerRow],
+    pub mounts: &'a [Mount],
+}
+
 /// What a host is told to make.
-pub(super) fn spec(
-    record: &SandboxRecord,
-    template: &Template,
-    env: BTreeMap<String, String>,
-    layers: &[LayerRow],
-) -> wire::SandboxSpec {
+pub(super) fn spec(record: &SandboxRecord, env: BTreeMap<String, String>, ground: &Ground<'_>) -> wire::SandboxSpec {
+    let template = ground.template;
     let env = template.env.0.clone().into_iter().chain(env);
     let size = |value: i64| u64::try_from(value).unwrap_or(0);
     wire::SandboxSpec {
@@ -445,7 +492,8 @@ pub(super) fn spec(
         access_token: record.access_token.clone(),
         on_reboot: record.on_reboot.0.0.as_str().to_owned(),
         network: record.network.to_wire().into(),
-        layers: layers::to_wire(layers),
+        layers: layers::to_wire(ground.layers),
+        volumes: volumes::to_wire(ground.mounts),
         startup: template
             .start_cmd
             .clone()

@@ -6,6 +6,9 @@ use crate::db::DbError;
 use crate::fleet::{FleetError, NoHost};
 use crate::layers::LayerError;
 use crate::quotas::QuotaError;
+use crate::secrets::SecretError;
+use crate::volumes::VolumeError;
+use crate::templates::shipped::ShippedError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
@@ -20,6 +23,9 @@ pub enum SandboxError {
     /// It holds what one driver has left, which another can't go on with.
     #[error("the template `{template}` is for the driver `{driver}`")]
     WrongDriver { template: String, driver: String },
+    /// One that ships, and is built at its first use.
+    #[error(transparent)]
+    Shipped(#[from] ShippedError),
     /// What was asked for can't be done in this status.
     #[error("can't {attempted} a sandbox that is {status}")]
     InvalidState { attempted: &'static str, status: SandboxStatus },
@@ -41,6 +47,10 @@ pub enum SandboxError {
     /// What it stands on can't be had.
     #[error(transparent)]
     Layers(#[from] LayerError),
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
     #[error(transparent)]
     Host(#[from] FleetError),
     #[error(transparent)]

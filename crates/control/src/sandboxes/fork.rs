@@ -4,17 +4,18 @@
 //! 2. In one transaction: the children's rows, `starting` on that host, and what they stand on.
 //! 3. The host builds them side by side. Each has a result of its own.
 //!
-//! Children have the parent's template, size, network policy and environment, and identities of their own: id, address,
+//! Children have the parent's template, size, network policy, environment and shared volumes, and identities of their own: id, address,
 //! tokens, host name, boot and machine id. They stay on the parent's host until their layers are stored.
 
 use std::collections::BTreeMap;
 
+use atoll_model::api::volumes::VolumeMode;
 use atoll_model::{HostId, SandboxId, SandboxStatus};
 use futures::{FutureExt, StreamExt};
 use serde_json::json;
 use sqlx::types::Json;
 
-use super::create::{signed, spec};
+use super::create::{Ground, signed, spec};
 use super::store;
 use super::timing::StepTimes;
 use super::{Owner, SandboxError, SandboxRecord, Sandboxes};
@@ -23,6 +24,7 @@ use crate::db::Text;
 use crate::fleet::Demand;
 use crate::layers::{self, LayerRow, MAX_LAYERS};
 use crate::templates::store::{self as templates, Template};
+use crate::volumes::{self, VolumeError};
 
 pub const MAX_CHILDREN: u32 = 100;
 /// Children that a host builds at once.
@@ -59,6 +61,11 @@ impl Sandboxes {
     }
 
     async fn fork_now(&self, owner: &Owner, parent: SandboxRecord, fork: Fork) -> Result<Vec<Child>, SandboxError> {
+        let mounts = volumes::of_sandbox(&self.db, &parent.id).await?;
+        if let Some(mount) = mounts.iter().find(|mount| mount.volume.mode.0 == VolumeMode::Exclusive) {
+            let (name, sandboxes) = (mount.volume.name.clone(), vec![parent.id.0.clone()]);
+            return Err(VolumeError::Exclusive { name, sandboxes }.into());
+        }
         let (layer, host) = self.keep_files(owner, &parent, "fork").await?;
         let chain = self.stand_on(&parent, layer).await?;
         // Its template may have changed or gone since; what the parent was made from is what its children are made from.
@@ -71,10 +78,10 @@ impl Sandboxes {
                 Err(error) => refused.push(Err(error)),
             }
         }
-        self.insert_children(owner, &parent, &children, &chain).await?;
+        let ground = Ground { template: &template, layers: &chain, mounts: &mounts };
+        self.insert_children(owner, &parent, &host, &children, &ground).await?;
         fail::fail_point!("control::fork::after_rows");
-        let starts =
-            children.into_iter().map(|child| self.start_child(child, &host, &template, &chain, &parent).boxed());
+        let starts = children.into_iter().map(|child| self.start_child(child, &host, &ground, &parent).boxed());
         let mut results: Vec<Child> = futures::stream::iter(starts).buffered(AT_ONCE).collect().await;
         results.extend(refused);
         let (layers, holder) = (self.layers.clone(), parent.id.to_string());
@@ -136,6 +143,7 @@ impl Sandboxes {
             disk_mb: size(parent.disk_mb),
             image: Some(parent.digest.clone()),
             only: Some(host.clone()),
+            volumes_on: None,
             tried: Vec::new(),
         };
         self.placer.place(&demand).await.map(|_| ())
@@ -166,13 +174,15 @@ impl Sandboxes {
         &self,
         owner: &Owner,
         parent: &SandboxRecord,
+        host: &HostId,
         children: &[SandboxRecord],
-        chain: &[LayerRow],
+        ground: &Ground<'_>,
     ) -> Result<(), SandboxError> {
         let mut tx = self.db.begin().await?;
         for child in children {
             store::insert(&mut tx, child).await?;
-            layers::store::refer(&mut tx, child.id.as_str(), chain).await?;
+            layers::store::refer(&mut tx, child.id.as_str(), ground.layers).await?;
+            volumes::attach(&mut tx, &child.id, host, ground.mounts).await?;
         }
         let ids: Vec<&str> = children.iter().map(|child| child.id.as_str()).collect();
         let entry = Entry {
@@ -193,11 +203,10 @@ impl Sandboxes {
         &self,
         child: SandboxRecord,
         host: &HostId,
-        template: &Template,
-        chain: &[LayerRow],
+        ground: &Ground<'_>,
         parent: &SandboxRecord,
     ) -> Child {
-        let spec = spec(&child, template, BTreeMap::new(), chain);
+        let spec = spec(&child, BTreeMap::new(), ground);
         match self.start_like(child, host, &spec, Some(&parent.id), &StepTimes::default()).await? {
             Ok(running) => Ok(running),
             Err((child, error)) => Err(self.give_up(&child, error).await),

@@ -6,7 +6,7 @@
 use atoll_model::{SandboxId, TeamId};
 use sqlx::FromRow;
 
-use super::{SandboxError, SandboxRecord, Sandboxes, store};
+use super::{Keep, SandboxError, SandboxRecord, Sandboxes, store};
 use crate::db::{Db, DbError, During, Millis, Sql, Tx, on};
 
 /// How long a sandbox lives.
@@ -31,6 +31,8 @@ pub struct Listed {
     pub record: SandboxRecord,
     pub lifetime_sec: Option<i64>,
     pub ends_at: Option<Millis>,
+    /// Whether a pause at its end keeps its memory.
+    pub keep_memory: Option<bool>,
 }
 
 impl Listed {
@@ -38,6 +40,12 @@ impl Listed {
     pub fn lifetime(&self) -> Option<Lifetime> {
         let (lifetime_sec, ends_at) = (self.lifetime_sec?, self.ends_at?);
         Some(Lifetime { lifetime_sec, ends_at })
+    }
+
+    /// What a pause at its end keeps.
+    #[must_use]
+    pub fn keep(&self) -> Keep {
+        if self.keep_memory == Some(false) { Keep::Files } else { Keep::Memory }
     }
 }
 
@@ -58,9 +66,9 @@ pub(super) async fn set(tx: &mut Tx, id: &SandboxId, seconds: i64, now: Millis) 
 }
 
 /// Running sandboxes whose end has come, the longest overdue first.
-pub(super) async fn over(db: &Db, now: Millis, limit: i64) -> Result<Vec<SandboxRecord>, DbError> {
-    let mut sql = Sql::new("SELECT ");
-    sql.push(store::COLUMNS).push(" FROM sandboxes JOIN sandbox_lifetimes ON sandbox_id = id WHERE status = 'running'");
+pub(super) async fn over(db: &Db, now: Millis, limit: i64) -> Result<Vec<Listed>, DbError> {
+    let mut sql = listing();
+    sql.push(" WHERE status = 'running'");
     sql.with(" AND ends_at <= ?", now).with(" AND status_changed_at + lifetime_sec * 1000 <= ?", now);
     sql.with(" ORDER BY ends_at LIMIT ?", limit);
     sql.fetch_all(db, "look for sandboxes at their end").await
@@ -101,6 +109,17 @@ impl Sandboxes {
         Ok(())
     }
 
+    /// From now on, a pause at the end of a sandbox with a lifetime keeps its files alone.
+    pub async fn pause_without_memory(&self, id: &SandboxId) -> Result<(), SandboxError> {
+        on!(write & self.db, |c| sqlx::query("UPDATE sandbox_lifetimes SET keep_memory = FALSE WHERE sandbox_id = $1")
+            .bind(id.as_str())
+            .execute(c)
+            .await
+            .map(|_| ()))
+        .during("set what a pause keeps")?;
+        Ok(())
+    }
+
     /// A team's sandbox with its lifetime.
     pub async fn listed(&self, team: &TeamId, id: &SandboxId) -> Result<Option<Listed>, SandboxError> {
         let mut sql = listing();
@@ -137,6 +156,6 @@ impl Sandboxes {
 fn listing() -> Sql {
     let mut sql = Sql::new("SELECT ");
     sql.push(store::COLUMNS);
-    sql.push(", lifetime_sec, ends_at FROM sandboxes LEFT JOIN sandbox_lifetimes ON sandbox_id = id");
+    sql.push(", lifetime_sec, ends_at, keep_memory FROM sandboxes LEFT JOIN sandbox_lifetimes ON sandbox_id = id");
     sql
 }

@@ -33,33 +33,32 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 pub use activity::{Activity, OpenGuard};
-pub use create::NewSandbox;
+pub use create::{DEFAULT_DISK_MB, DEFAULT_MEMORY_MB, DEFAULT_VCPUS, NewSandbox};
 pub use error::SandboxError;
 pub use fork::{Child, Fork, MAX_CHILDREN};
 pub use lifetime::{Listed, Wanted};
-pub use pause::{Kept, Paused};
+pub use pause::{Keep, Kept, Paused};
 pub use placer::Placer;
 pub use record::{Network, SandboxRecord};
 pub use timing::StepTimes;
 
-use crate::audit::{Actor, Origin};
+pub use crate::audit::Owner;
 use crate::clock::Clock;
 use crate::db::{Db, Tx};
 use crate::fleet::Fleet;
 use crate::layers::Layers;
 use crate::quotas::{self, Ask, Limits};
+use crate::secrets::Secrets;
+use crate::templates::shipped::Shipped;
 use atoll_model::TeamId;
 
 /// How long a host may take to create, pause or resume a sandbox.
 const HOST_DEADLINE: Duration = Duration::from_secs(60);
 
-/// For whom something is done, for rights and for the audit trail.
-#[derive(Debug, Clone)]
-pub struct Owner {
-    pub team: TeamId,
-    pub team_is_byoc: bool,
-    pub actor: Actor,
-    pub origin: Origin,
+/// What sandboxes are made from, besides templates.
+pub struct Sources {
+    pub layers: Layers,
+    pub secrets: Secrets,
 }
 
 /// The service. Cheap to clone.
@@ -70,12 +69,15 @@ pub struct Sandboxes {
     fleet: Fleet,
     placer: Arc<dyn Placer>,
     layers: Layers,
+    secrets: Secrets,
     activity: Arc<Activity>,
     /// Creates under way at once.
     creates: Arc<Semaphore>,
     queue_timeout: Duration,
     /// What teams may have that have no limits of their own.
     quotas: Limits,
+    /// Templates that are built at their first use.
+    shipped: Option<Shipped>,
     /// Work that must be finished although nobody waits for it any more.
     tasks: TaskTracker,
 }
@@ -87,7 +89,7 @@ impl Sandboxes {
         clock: Clock,
         fleet: Fleet,
         placer: Arc<dyn Placer>,
-        layers: Layers,
+        sources: Sources,
         limits: &crate::config::HttpLimits,
         tasks: TaskTracker,
     ) -> Self {
@@ -97,10 +99,12 @@ impl Sandboxes {
             clock,
             fleet,
             placer,
-            layers,
+            layers: sources.layers,
+            secrets: sources.secrets,
             creates: Arc::new(Semaphore::new(limits.max_creates)),
             queue_timeout: limits.queue_timeout,
             quotas: Limits::default(),
+            shipped: None,
             tasks,
         }
     }
@@ -111,9 +115,15 @@ impl Sandboxes {
         Self { quotas, ..self }
     }
 
+    /// The same with the templates that ship.
+    #[must_use]
+    pub fn with_shipped(self, shipped: Shipped) -> Self {
+        Self { shipped: Some(shipped), ..self }
+    }
+
     /// Inserts a new sandbox's row, if the team's quotas have room for it.
     async fn insert_row(&self, tx: &mut Tx, record: &SandboxRecord) -> Result<(), SandboxError> {
-        let ask = Ask { vcpus: record.vcpus, memory_mb: record.memory_mb, disk_mb: record.disk_mb };
+        let ask = Ask { sandboxes: 1, vcpus: record.vcpus, memory_mb: record.memory_mb, disk_mb: record.disk_mb };
         quotas::reserve(tx, &record.team_id, &self.quotas, ask).await?;
         Ok(store::insert(tx, record).await?)
     }

@@ -9,6 +9,14 @@ use super::store::{self, Change};
 use super::{HOST_DEADLINE, Owner, SandboxError, SandboxRecord, Sandboxes};
 use crate::fleet::FleetError;
 
+/// What a pause is to keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    Memory,
+    /// Its processes end; a resume starts new ones over its files.
+    Files,
+}
+
 /// What a pause or a resume kept: `memory` or `files`.
 pub type Kept = String;
 
@@ -22,10 +30,15 @@ pub struct Paused {
 }
 
 impl Sandboxes {
-    /// Pauses a team's running sandbox.
+    /// Pauses a team's running sandbox, with its memory.
     pub async fn pause(&self, owner: &Owner, id: &SandboxId) -> Result<Paused, SandboxError> {
+        self.pause_keeping(owner, id, Keep::Memory).await
+    }
+
+    /// Pauses a team's running sandbox.
+    pub async fn pause_keeping(&self, owner: &Owner, id: &SandboxId, keep: Keep) -> Result<Paused, SandboxError> {
         let record = store::get(&self.db, &owner.team, id).await?.ok_or(SandboxError::NotFound)?;
-        self.pause_record(record, "user", Some(owner.clone())).await
+        self.pause_record(record, "user", keep, Some(owner.clone())).await
     }
 
     /// Pauses it for `reason`. Runs to its end although the caller may go away.
@@ -33,13 +46,14 @@ impl Sandboxes {
         &self,
         record: SandboxRecord,
         reason: &'static str,
+        keep: Keep,
         asked_by: Option<Owner>,
     ) -> Result<Paused, SandboxError> {
         if record.status() != SandboxStatus::Running {
             return Err(SandboxError::InvalidState { attempted: "pause", status: record.status() });
         }
         let service = self.clone();
-        let task = self.tasks.spawn(async move { service.pause_now(record, reason, asked_by.as_ref()).await });
+        let task = self.tasks.spawn(async move { service.pause_now(record, reason, keep, asked_by.as_ref()).await });
         task.await.map_err(|_| SandboxError::Interrupted)?
     }
 
@@ -47,6 +61,7 @@ impl Sandboxes {
         &self,
         record: SandboxRecord,
         reason: &'static str,
+        keep: Keep,
         asked_by: Option<&Owner>,
     ) -> Result<Paused, SandboxError> {
         let decided = self.decide_for(asked_by, "sandbox.pause", &record, SandboxStatus::Pausing, Some(reason)).await?;
@@ -58,6 +73,7 @@ impl Sandboxes {
             id: pausing.id.to_string(),
             generation: pausing.host_generation(),
             reason: reason.to_owned(),
+            files_only: keep == Keep::Files,
             ..Default::default()
         };
         let options = CallOptions::default().with_timeout(HOST_DEADLINE);

@@ -7,7 +7,7 @@ use atoll_model::OnTimeout;
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 
-use super::{SandboxError, SandboxRecord, Sandboxes, lifetime, store};
+use super::{Keep, SandboxError, SandboxRecord, Sandboxes, lifetime, store};
 use crate::db::{DbError, Millis, leases};
 
 const LEASE: &str = "idle-reaper";
@@ -52,17 +52,20 @@ impl Sandboxes {
         }
         let idle = store::idle(&self.db, now, BATCH).await?;
         let idle = idle.into_iter().filter(|record| !self.activity.is_active(&record.id));
+        let idle = idle.map(|record| (record, Keep::Memory));
         // An end comes although somebody uses the sandbox.
         let over = lifetime::over(&self.db, now, BATCH).await?;
-        futures::stream::iter(idle.chain(over)).for_each_concurrent(AT_ONCE, |record| self.act(record)).await;
+        let over = over.into_iter().map(|listed| (listed.record.clone(), listed.keep()));
+        let all = futures::stream::iter(idle.chain(over));
+        all.for_each_concurrent(AT_ONCE, |(record, keep)| self.act(record, keep)).await;
         Ok(())
     }
 
-    async fn act(&self, record: SandboxRecord) {
+    async fn act(&self, record: SandboxRecord, keep: Keep) {
         let id = record.id.0.clone();
         match record.on_timeout.0.0 {
             OnTimeout::Kill => self.destroy_now(&id, "timeout").await,
-            OnTimeout::Pause => match self.pause_record(record, "timeout", None).await {
+            OnTimeout::Pause => match self.pause_record(record, "timeout", keep, None).await {
                 Ok(_) => tracing::info!(sandbox = %id, "paused: idle for its timeout, or at its end"),
                 Err(SandboxError::InvalidState { .. } | SandboxError::Changed { .. }) => {}
                 Err(error) => tracing::warn!(sandbox = %id, %error, "could not pause an idle sandbox"),

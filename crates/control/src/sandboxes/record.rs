@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use atoll_model::api::sandboxes::Sandbox;
+use atoll_model::api::sandboxes::{NetworkPolicy, Sandbox};
 use atoll_model::sandbox::OnReboot;
 use atoll_model::{HostId, OnTimeout, SandboxId, SandboxStatus, TeamId, TemplateId};
 use serde::{Deserialize, Serialize};
@@ -140,6 +140,11 @@ impl SandboxRecord {
             on_timeout: self.on_timeout.0.0,
             auto_resume: self.auto_resume,
             public: self.network.public,
+            internet: !self.network.deny_egress,
+            network: NetworkPolicy {
+                allow_out: self.network.allow_out.clone(),
+                deny_out: self.network.deny_out.clone(),
+            },
             host_id: self.host().cloned(),
             metadata: self.metadata.0.clone(),
             created_at: self.created_at.to_utc(),

@@ -109,6 +109,18 @@ pub async fn on_host(db: &Db, host: &HostId) -> Result<Vec<SandboxRecord>, DbErr
     .during("list a host's sandboxes")
 }
 
+/// How many sandboxes a team has made of each template, and when the last one.
+pub async fn uses(db: &Db, team: &TeamId) -> Result<Vec<(String, i64, Millis)>, DbError> {
+    on!(read db, |c| sqlx::query_as(
+        "SELECT template_id, COUNT(*), MAX(created_at) FROM sandboxes WHERE team_id = $1 AND purpose = ''
+         GROUP BY template_id"
+    )
+    .bind(team.as_str())
+    .fetch_all(c)
+    .await)
+    .during("count the uses of templates")
+}
+
 /// The access tokens of all sandboxes that have not ended.
 pub async fn access_tokens(db: &Db) -> Result<Vec<(Text<SandboxId>, String)>, DbError> {
     on!(read db, |c| sqlx::query_as("SELECT id, access_token FROM sandboxes WHERE status <> 'stopped'")

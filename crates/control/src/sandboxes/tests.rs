@@ -31,6 +31,8 @@ fn new() -> NewSandbox {
         on_reboot: OnReboot::Restart,
         driver: None,
         env: BTreeMap::new(),
+        secrets: BTreeMap::new(),
+        volumes: Vec::new(),
         metadata: BTreeMap::new(),
         network: Network::default(),
         purpose: "",

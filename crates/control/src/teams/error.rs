@@ -2,6 +2,7 @@
 
 use atoll_model::api::auth::Role;
 
+use super::store::Possessions;
 use crate::db::DbError;
 
 #[derive(Debug, thiserror::Error)]
@@ -17,7 +18,7 @@ pub enum TeamError {
     #[error("a team needs an owner: make somebody else an owner first")]
     LastOwner,
     #[error("the team still has things; remove them first")]
-    Occupied { sandboxes: i64, hosts: i64, templates: i64 },
+    Occupied(Possessions),
     #[error("another team has this slug")]
     SlugTaken,
     #[error("one can be in at most {0} teams")]

@@ -104,15 +104,15 @@ pub async fn update(
 }
 
 /// Deletes a team: its keys, invitations and memberships with it, and what is left of its stopped sandboxes. An owner
-/// may, and only while it has no living sandbox, host, template or snapshot.
+/// may, and only while it has no living sandbox, host, template, snapshot or volume.
 pub async fn delete(db: &Db, asker: &Asker, team: &TeamId, now: Millis) -> Result<(), TeamError> {
     let mut tx = db.begin().await?;
     let before = store::lock(&mut tx, team).await?.ok_or(TeamError::NotFound)?;
     let role = store::role_in(&mut tx, team, asker).await?.ok_or(TeamError::NotFound)?;
     at_least(role, Role::Owner)?;
     let has = store::possessions(&mut tx, team).await?;
-    if has.sandboxes + has.hosts + has.templates > 0 {
-        return Err(TeamError::Occupied { sandboxes: has.sandboxes, hosts: has.hosts, templates: has.templates });
+    if has.sandboxes + has.hosts + has.templates + has.volumes > 0 {
+        return Err(TeamError::Occupied(has));
     }
     for member in store::member_ids(&mut tx, team).await? {
         rehome(&mut tx, asker, team, &member, now).await?;

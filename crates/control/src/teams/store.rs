@@ -198,20 +198,24 @@ pub async fn count_owners(tx: &mut Tx, team: &TeamId) -> Result<i64, DbError> {
 }
 
 /// What a team still has.
+#[derive(Debug, Clone, Copy)]
 pub struct Possessions {
     pub sandboxes: i64,
     pub hosts: i64,
     pub templates: i64,
+    pub volumes: i64,
 }
 
 pub async fn possessions(tx: &mut Tx, team: &TeamId) -> Result<Possessions, DbError> {
     const SANDBOXES: &str = "SELECT COUNT(*) FROM sandboxes WHERE team_id = $1 AND status <> 'stopped'";
     const HOSTS: &str = "SELECT COUNT(*) FROM hosts WHERE team_id = $1";
     const TEMPLATES: &str = "SELECT COUNT(*) FROM templates WHERE team_id = $1";
+    const VOLUMES: &str = "SELECT COUNT(*) FROM volumes WHERE team_id = $1";
     Ok(Possessions {
         sandboxes: count(tx, SANDBOXES, team.as_str(), "count a team's sandboxes").await?,
         hosts: count(tx, HOSTS, team.as_str(), "count a team's hosts").await?,
         templates: count(tx, TEMPLATES, team.as_str(), "count a team's templates").await?,
+        volumes: count(tx, VOLUMES, team.as_str(), "count a team's volumes").await?,
     })
 }
 

@@ -1,4 +1,4 @@
-//! Makes sure that the `base` template's image exists on this machine: from the cache, or by building it there once.
+//! Makes sure that the image of a template that ships exists on this machine: from the cache, or by building it there once.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -23,17 +23,17 @@ pub struct BaseImage {
 /// Why there is no image. Each says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum BaseError {
-    #[error("building the base template needs root: start atoll as root once")]
+    #[error("building a template needs root: start atoll as root once")]
     NotRoot,
-    #[error("building the base template needs programs that are not there; run: apt-get install -y {packages}")]
+    #[error("building a template needs programs that are not there; run: apt-get install -y {packages}")]
     MissingPrograms { packages: String },
     #[error(
-        "building the base template needs {needed_mb} MB of free disk at {path}, there are {free_mb} MB; free some, \
+        "building a template needs {needed_mb} MB of free disk at {path}, there are {free_mb} MB; free some, \
          or set ATOLL_CACHE_DIR to a directory on a larger disk", path = path.display()
     )]
     NoSpace { path: PathBuf, needed_mb: u64, free_mb: u64 },
     #[error(
-        "building the base template failed while {step} ({status}). Its packages come from Debian's archive: if this \
+        "building the template failed while {step} ({status}). Its packages come from Debian's archive: if this \
          machine can't reach http://deb.debian.org, set ATOLL_DEBIAN_MIRROR (and ATOLL_DEBIAN_SECURITY_MIRROR) to a \
          mirror, or http_proxy to a proxy. Its last output:\n{output}"
     )]
@@ -64,6 +64,22 @@ pub async fn ensure_base(
     recipe: &Recipe,
     progress: &(dyn Fn(&str) + Send + Sync),
 ) -> Result<BaseImage, BaseError> {
+    ensure_on(cache_dir, recipe, None, progress).await
+}
+
+/// What the recipe became on this machine, if it was ever built here.
+pub fn cached(cache_dir: &Path, recipe: &Recipe) -> Result<Option<BaseImage>, BaseError> {
+    let cache = ImageCache::open(cache_dir).map_err(|source| BaseError::io("prepare the cache", cache_dir, source))?;
+    Ok(cache.find(recipe.name(), &recipe.hash()))
+}
+
+/// The same for a recipe that begins with another's image: its script gets the path of that as its third argument.
+pub async fn ensure_on(
+    cache_dir: &Path,
+    recipe: &Recipe,
+    ground: Option<&BaseImage>,
+    progress: &(dyn Fn(&str) + Send + Sync),
+) -> Result<BaseImage, BaseError> {
     let cache = ImageCache::open(cache_dir).map_err(|source| BaseError::io("prepare the cache", cache_dir, source))?;
     let hash = recipe.hash();
     if let Some(image) = cache.find(recipe.name(), &hash) {
@@ -79,9 +95,9 @@ pub async fn ensure_base(
     fs::create_dir_all(building.join("recipe"))
         .and_then(|()| recipe.write_to(&building.join("recipe")))
         .map_err(|source| BaseError::io("write the recipe to", &building, source))?;
-    build::check_machine(&building)?;
+    build::check_machine(&building, ground)?;
     let shared = lock.try_clone().map_err(|source| BaseError::io("share the lock of", &building, source))?;
-    let built = build::run(&building, shared, progress).await;
+    let built = build::run(&building, ground.map(|image| image.path.as_path()), shared, progress).await;
     let adopted = match built {
         Ok(image) => {
             progress("storing the image");

@@ -15,10 +15,12 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::Command;
 use tokio::sync::mpsc;
 
-use super::BaseError;
+use super::{BaseError, BaseImage};
 
 /// What a build reads and writes while it runs, with room to spare.
 const FREE_DISK: u64 = 2 << 30;
+/// The same for what is put on top of another image, which is copied: this many times its size more.
+const COPIES: u64 = 2;
 /// Lines of output that an error quotes.
 const QUOTED_LINES: usize = 20;
 /// A longer line of output is cut.
@@ -29,7 +31,7 @@ const PROGRAMS: [(&str, &str); 3] =
 const KEYRING: (&str, &str) = ("/usr/share/keyrings/debian-archive-keyring.gpg", "debian-archive-keyring");
 
 /// Refuses to begin where the build could only fail, and says what to do.
-pub(super) fn check_machine(building: &Path) -> Result<(), BaseError> {
+pub(super) fn check_machine(building: &Path, ground: Option<&BaseImage>) -> Result<(), BaseError> {
     let uid =
         std::fs::metadata("/proc/self").map_err(|source| BaseError::io("read the user id", "/proc/self", source))?;
     if uid.uid() != 0 {
@@ -46,8 +48,9 @@ pub(super) fn check_machine(building: &Path) -> Result<(), BaseError> {
     let space = rustix::fs::statvfs(building)
         .map_err(|errno| BaseError::io("measure free space in", building, io::Error::from(errno)))?;
     let free = space.f_bavail.saturating_mul(space.f_frsize);
-    if free < FREE_DISK {
-        return Err(BaseError::NoSpace { path: building.to_owned(), needed_mb: FREE_DISK >> 20, free_mb: free >> 20 });
+    let needed = FREE_DISK + ground.map_or(0, |image| COPIES * image.size_bytes);
+    if free < needed {
+        return Err(BaseError::NoSpace { path: building.to_owned(), needed_mb: needed >> 20, free_mb: free >> 20 });
     }
     Ok(())
 }
@@ -64,6 +67,7 @@ fn find_program(program: &str) -> Option<PathBuf> {
 /// Runs `directory/recipe/build.sh`; the image is at the returned path. Dropping the future ends the build.
 pub(super) async fn run(
     directory: &Path,
+    ground: Option<&Path>,
     lock: File,
     progress: &(dyn Fn(&str) + Send + Sync),
 ) -> Result<PathBuf, BaseError> {
@@ -74,13 +78,15 @@ pub(super) async fn run(
         .arg(directory.join("recipe/build.sh"))
         .arg(&image)
         .arg(directory.join("work"))
+        .args(ground)
         .current_dir(directory)
         // Nothing of the caller's own environment may change what is built, but how to reach the archive.
         .env_clear()
         .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
         .env("TMPDIR", directory)
         .envs(std::env::vars().filter(|(name, _)| {
-            name.starts_with("ATOLL_DEBIAN_") || matches!(name.as_str(), "http_proxy" | "https_proxy" | "no_proxy")
+            name.starts_with("ATOLL_DEBIAN_")
+                || matches!(name.as_str(), "http_proxy" | "https_proxy" | "no_proxy" | "PIP_INDEX_URL" | "PIP_CERT")
         }))
         .stdin(Stdio::from(lock))
         .stdout(Stdio::piped())

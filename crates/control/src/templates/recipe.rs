@@ -20,12 +20,14 @@ pub struct Recipe {
 /// Why some files are not a recipe.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum RecipeError {
-    #[error("a template's name is 1 to 64 lower-case letters, digits and dashes, not `{0}`")]
+    #[error("a template's name is 1 to 128 lower-case letters, digits, `-` and `_`, not `{0}`")]
     BadName(String),
     #[error("the recipe of `{0}` has no build.sh")]
     NoScript(String),
     #[error("the recipe of `{name}` has a file outside its folder: `{path}`")]
     BadPath { name: String, path: String },
+    #[error("the template `{name}` has no part `{part}`, only: {there}")]
+    NoPart { name: String, part: String, there: String },
 }
 
 impl Recipe {
@@ -46,6 +48,30 @@ impl Recipe {
             return Err(RecipeError::NoScript(name.to_owned()));
         }
         Ok(Self { name: name.to_owned(), files })
+    }
+
+    /// The same recipe for an image that is made from another recipe's: it is another one when that one changes.
+    #[must_use]
+    pub fn on(mut self, base: &Self) -> Self {
+        self.files.insert("base".to_owned(), base.hash().into_bytes());
+        self
+    }
+
+    /// The same recipe with these optional parts, each of which is a file `parts/NAME.txt`.
+    ///
+    /// # Errors
+    /// When there is no such part.
+    pub fn with(mut self, parts: &[String]) -> Result<Self, RecipeError> {
+        if let Some(part) = parts.iter().find(|part| !self.files.contains_key(&format!("parts/{part}.txt"))) {
+            let there = self.files.keys().filter_map(|path| path.strip_prefix("parts/")?.strip_suffix(".txt"));
+            let there = there.collect::<Vec<_>>().join(", ");
+            return Err(RecipeError::NoPart { name: self.name, part: part.clone(), there });
+        }
+        let mut parts = parts.to_vec();
+        parts.sort();
+        parts.dedup();
+        self.files.insert("with".to_owned(), parts.join("\n").into_bytes());
+        Ok(self)
     }
 
     #[must_use]
@@ -86,9 +112,8 @@ impl Recipe {
 /// The names that templates may have; they become file names.
 #[must_use]
 pub fn is_template_name(name: &str) -> bool {
-    (1..=64).contains(&name.len())
-        && !name.starts_with('-')
-        && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
+    (1..=128).contains(&name.len()) && !name.starts_with('-') && name.bytes().all(is_plain)
 }
 
 fn is_inside(path: &str) -> bool {
@@ -114,6 +139,19 @@ mod tests {
         assert_ne!(first, hash(&[("build.sh", "true"), ("b", "1")]));
         assert_ne!(first, hash(&[("build.sh", "truea"), ("1", "")]));
         assert_ne!(first, Recipe::new("other", files(&[("build.sh", "true"), ("a", "1")])).unwrap().hash());
+    }
+
+    #[test]
+    fn parts_and_the_base_are_part_of_the_hash() {
+        let recipe =
+            || Recipe::new("x", files(&[("build.sh", ""), ("parts/r.txt", ""), ("parts/java.txt", "")])).unwrap();
+        let with = |parts: &[&str]| recipe().with(&parts.iter().map(|part| (*part).to_owned()).collect::<Vec<_>>());
+        assert_eq!(with(&["r", "java"]).unwrap().hash(), with(&["java", "r", "r"]).unwrap().hash());
+        assert_ne!(with(&["r"]).unwrap().hash(), with(&[]).unwrap().hash());
+        assert_eq!(with(&["cobol"]).unwrap_err().to_string(), "the template `x` has no part `cobol`, only: java, r");
+        let base = |text: &str| Recipe::new("base", files(&[("build.sh", text)])).unwrap();
+        assert_eq!(recipe().on(&base("a")).hash(), recipe().on(&base("a")).hash());
+        assert_ne!(recipe().on(&base("a")).hash(), recipe().on(&base("b")).hash());
     }
 
     #[test]

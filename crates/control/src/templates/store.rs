@@ -7,7 +7,7 @@ use atoll_model::{SandboxId, TeamId, TemplateId};
 use sqlx::FromRow;
 use sqlx::types::Json;
 
-use super::BaseImage;
+use super::{BaseImage, shipped};
 use crate::db::{Db, DbError, During, Millis, Sql, Text, Tx, on};
 
 /// User and working directory of the programs in sandboxes of `base`.
@@ -75,8 +75,52 @@ pub async fn register_base(db: &Db, image: &BaseImage, now: Millis) -> Result<Te
     .during("register the base template")
 }
 
-/// The template or snapshot that `team` means by a name or an id: its own before the platform's, never another's.
+/// Makes sure that the platform's template of this name is there; without an image it stands for one that is built when
+/// it is wanted, and one that it has already stays. Its id stays whatever its image is.
+pub async fn register_shipped(
+    db: &Db,
+    name: &str,
+    image: Option<&BaseImage>,
+    now: Millis,
+) -> Result<Template, DbError> {
+    let size = image.map_or(0, |image| i64::try_from(image.size_bytes).unwrap_or(i64::MAX));
+    on!(write db, |c| sqlx::query_as(concat!(
+        "INSERT INTO templates (id, team_id, name, kind, digest, size_bytes, driver, memory_mb, default_user, \
+         default_workdir, start_cmd, ready_cmd, created_at, updated_at) \
+         VALUES ($1, NULL, $2, 'template', $3, $4, 'auto', $5, $6, $7, $8, $9, $10, $10) \
+         ON CONFLICT (COALESCE(team_id, ''), name) DO UPDATE SET \
+         updated_at = CASE WHEN excluded.digest IN ('', templates.digest) THEN templates.updated_at \
+         ELSE excluded.updated_at END, \
+         digest = CASE WHEN excluded.digest = '' THEN templates.digest ELSE excluded.digest END, \
+         size_bytes = CASE WHEN excluded.digest = '' THEN templates.size_bytes ELSE excluded.size_bytes END, \
+         memory_mb = excluded.memory_mb, start_cmd = excluded.start_cmd, ready_cmd = excluded.ready_cmd RETURNING ",
+        columns!()
+    ))
+    .bind(Text(TemplateId::new()))
+    .bind(name)
+    .bind(image.map_or("", |image| image.digest.as_str()))
+    .bind(size)
+    .bind(shipped::MEMORY_MB)
+    .bind(BASE_USER)
+    .bind(BASE_WORKDIR)
+    .bind(shipped::START_CMD)
+    .bind(shipped::READY_CMD)
+    .bind(now)
+    .fetch_one(c)
+    .await)
+    .during("register a template that ships")
+}
+
+/// The template or snapshot that `team` means by a name or an id: its own before the platform's, never another's. The
+/// platform's are found by their other names, too.
 pub async fn find(db: &Db, name_or_id: &str, team: &TeamId) -> Result<Option<Template>, DbError> {
+    match (find_exactly(db, name_or_id, team).await?, shipped::ships_as(name_or_id)) {
+        (None, Some(name)) => find_exactly(db, name, team).await,
+        (found, _) => Ok(found),
+    }
+}
+
+async fn find_exactly(db: &Db, name_or_id: &str, team: &TeamId) -> Result<Option<Template>, DbError> {
     on!(read db, |c| sqlx::query_as(concat!(
         "SELECT ",
         columns!(),
@@ -203,6 +247,31 @@ pub async fn list(
     .fetch_all(c)
     .await)
     .during("list templates")
+}
+
+/// A team's own templates or snapshots, oldest first, after (time of creation, id).
+pub async fn list_own(
+    db: &Db,
+    kind: &str,
+    team: &TeamId,
+    after: Option<(Millis, &str)>,
+    limit: usize,
+) -> Result<Vec<Template>, DbError> {
+    let (created_at, id) = after.unwrap_or((Millis(i64::MIN), ""));
+    on!(read db, |c| sqlx::query_as(concat!(
+        "SELECT ",
+        columns!(),
+        " FROM templates WHERE kind = $5 AND team_id = $1 AND (created_at, id) > ($2, $3)
+         ORDER BY created_at, id LIMIT $4"
+    ))
+    .bind(team.as_str())
+    .bind(created_at)
+    .bind(id)
+    .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+    .bind(kind)
+    .fetch_all(c)
+    .await)
+    .during("list a team's templates")
 }
 
 impl Template {

@@ -282,6 +282,21 @@ impl HostService for FakeAgent {
         Response::ok(SandboxMetricsResponse { metrics, ..Default::default() })
     }
 
+    /// One point per minute of what is asked for.
+    async fn sandbox_history(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, SandboxHistoryRequest>,
+    ) -> ServiceResult<SandboxHistoryResponse> {
+        let request = request.to_owned_message();
+        if !self.state().sandboxes.contains_key(&request.id) {
+            return Err(ConnectError::not_found("no such sandbox"));
+        }
+        let until = request.until.min(request.from.saturating_add(3600));
+        let points = (request.from..=until).step_by(60).map(|at| HistoryPoint { at, ..Default::default() }).collect();
+        Response::ok(SandboxHistoryResponse { points, step_sec: 60, ..Default::default() })
+    }
+
     async fn snapshot_sandbox(
         &self,
         _: RequestContext,
@@ -341,6 +356,7 @@ impl HostService for FakeAgent {
         request: ServiceRequest<'_, DeleteImageRequest>,
     ) -> ServiceResult<DeleteImageResponse> {
         let what = request.to_owned_message().digest;
+        self.note(&format!("delete {what}"));
         let mut state = self.state();
         state.layers.remove(&what);
         state.images.remove(&what);

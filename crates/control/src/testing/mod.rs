@@ -48,9 +48,12 @@ use crate::objects::Objects;
 use crate::oci::{Puller, Registries};
 use crate::pki::{Authority, agent_client_config};
 use crate::reconcile::Reconcile;
-use crate::sandboxes::{Placer, SandboxError, Sandboxes};
+use crate::sandboxes::{Placer, SandboxError, Sandboxes, Sources};
+use crate::secrets::Secrets;
+use crate::secrets::cipher::Cipher;
 use crate::snapshots::Snapshots;
 use crate::templates::{BaseImage, store as templates};
+use crate::volumes::Volumes;
 
 /// Hosts that are not there: placed on in turn, "dialled" through memory.
 #[derive(Clone, Default)]
@@ -119,7 +122,10 @@ impl Placer for FakeFleet {
         let free = machines
             .order
             .iter()
-            .find(|host| !demand.tried.contains(host) && demand.only.as_ref().is_none_or(|only| only == *host))
+            .find(|host| {
+                !demand.tried.contains(host)
+                    && [&demand.only, &demand.volumes_on].into_iter().flatten().all(|only| only == *host)
+            })
             .cloned();
         let considered = machines.order.len();
         free.ok_or(SandboxError::NoHost(NoHost { considered, byoc: demand.team_is_byoc, failed: Vec::new() }))
@@ -180,9 +186,12 @@ async fn wire(config: ControlConfig, clock: Clock, db: Db, machines: &FakeFleet)
     let placer: Arc<dyn Placer> = Arc::new(machines.clone());
     let objects = Objects::open(&config.data_dir).unwrap();
     let layers = Layers::new(db.clone(), clock.clone(), fleet.clone(), objects);
+    let secrets = Secrets::new(db.clone(), clock.clone(), Cipher::load(None, &config.data_dir).unwrap());
+    let sources = Sources { layers: layers.clone(), secrets: secrets.clone() };
     let sandboxes =
-        Sandboxes::new(db.clone(), clock.clone(), fleet.clone(), placer, layers.clone(), &config.http, tasks.clone())
+        Sandboxes::new(db.clone(), clock.clone(), fleet.clone(), placer, sources, &config.http, tasks.clone())
             .with_quotas(config.quotas.into());
+    let volumes = Volumes::new(db.clone(), clock.clone(), config.quotas.into());
     let registries = Registries::new(config.registry_allow.clone()).unwrap();
     let puller = Puller { db: db.clone(), clock: clock.clone(), objects: layers.objects().clone(), registries };
     let builds = Builds::new(db.clone(), clock.clone(), sandboxes.clone(), layers.clone(), puller, "test".to_owned());
@@ -195,6 +204,8 @@ async fn wire(config: ControlConfig, clock: Clock, db: Db, machines: &FakeFleet)
         snapshots: Snapshots::new(db.clone(), clock.clone(), sandboxes.clone(), layers.clone()),
         sandboxes,
         layers,
+        secrets,
+        volumes,
         reconcile: Reconcile::new(&db, &clock, &hosts, &fleet, config.resume_on_reconnect),
         requests: Arc::new(Semaphore::new(config.http.max_requests)),
         config,
@@ -209,6 +220,7 @@ async fn wire(config: ControlConfig, clock: Clock, db: Db, machines: &FakeFleet)
         shutdown: CancellationToken::new(),
         metrics: HttpMetrics::default(),
         key_uses: Mutex::default(),
+        signed: Default::default(),
     })
 }
 

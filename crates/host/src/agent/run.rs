@@ -38,6 +38,7 @@ use super::service::HostService;
 use super::tunnel::Tunnel;
 use crate::config::HostConfig;
 use crate::driver::host_boot_id;
+use crate::history::History;
 use crate::instance::{Instance, InstanceLock};
 use crate::sandboxes::Records;
 
@@ -228,8 +229,11 @@ impl Agent {
             pool_reserve_bytes: self.config.limits.pool_reserve_bytes,
             tunnel: self.config.tunnel.then_some(tunnel_is_open),
         };
+        let history = History::open(self.instance.data_dir(), keeper.clone(), floor.clone())
+            .context("opening the histories of metrics")?;
         let service = HostService {
             keeper: keeper.clone(),
+            history: history.clone(),
             images: floor.images.clone(),
             pool: floor.pool.clone(),
             machine: floor.clone(),
@@ -245,6 +249,7 @@ impl Agent {
         let found = keeper.recover(records, torn).await;
         tracing::info!(?found, "the sandboxes of this host are found again");
         floor.remove_strays(&keeper.ids()).await;
+        let sampling = tokio::spawn(history.run(stop.clone()));
 
         let files = super::image_files::router(floor.images.clone());
         let router = connect_router(service)
@@ -299,6 +304,7 @@ impl Agent {
         // Control hears the answer to its last order before the listener goes.
         stop.cancel();
         let _ended = listening.await;
+        let _ended = sampling.await;
         if let Some(tunnelling) = tunnelling {
             let _ended = tunnelling.await;
         }

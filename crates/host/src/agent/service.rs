@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::readiness::Readiness;
 use crate::driver::{Step, vm};
+use crate::history::{History, Measured};
 use crate::images::{ImageError, Images};
 use crate::sandboxes::machine::Machine;
 use crate::sandboxes::spec::{self, Layer};
@@ -24,6 +25,7 @@ const MAX_METRICS: usize = 10_000;
 
 pub struct HostService {
     pub keeper: Keeper,
+    pub history: History,
     pub images: Arc<Images>,
     pub pool: Arc<Pool>,
     pub machine: Arc<dyn Machine>,
@@ -145,7 +147,12 @@ impl wire::HostService for HostService {
         if reason.len() > 256 {
             return Err(ConnectError::invalid_argument("reason: must be 256 bytes at most"));
         }
-        let answer = self.keeper.pause(&id(request.id)?, request.generation, reason.to_owned()).await?;
+        let (id, generation, reason) = (id(request.id)?, request.generation, reason.to_owned());
+        let answer = if request.files_only {
+            self.keeper.pause_files(&id, generation, reason).await?
+        } else {
+            self.keeper.pause(&id, generation, reason).await?
+        };
         Response::ok(wire::PauseSandboxResponse {
             sandbox: described(&answer).into(),
             kept: answer.kept.as_str().to_owned(),
@@ -209,11 +216,36 @@ impl wire::HostService for HostService {
         if ids.len() > MAX_METRICS {
             return Err(ConnectError::invalid_argument(format!("ids: must be {MAX_METRICS} at most")));
         }
-        let keeper = self.keeper.clone();
+        let (keeper, history) = (self.keeper.clone(), self.history.clone());
         // Reads files of the kernel for each sandbox: not on a thread that serves others.
-        let read = tokio::task::spawn_blocking(move || metrics(&keeper, &ids));
+        let read = tokio::task::spawn_blocking(move || metrics(&keeper, &history, &ids));
         let metrics = read.await.map_err(|_| ConnectError::internal("reading metrics: the task was lost"))??;
         Response::ok(wire::SandboxMetricsResponse { metrics, ..Default::default() })
+    }
+
+    async fn sandbox_history(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, wire::SandboxHistoryRequest>,
+    ) -> ServiceResult<wire::SandboxHistoryResponse> {
+        let (id, from, until) = (id(request.id)?, request.from, request.until);
+        self.keeper.get(&id)?;
+        let history = self.history.clone();
+        let read = tokio::task::spawn_blocking(move || history.read(&id, from, until)).await;
+        let read = read.map_err(|_| ConnectError::internal("reading a history: the task was lost"))?;
+        let (step_sec, points) = read.map_err(|error| ConnectError::internal(format!("reading a history: {error}")))?;
+        let points = points.iter().map(|point| wire::HistoryPoint {
+            at: point.at,
+            cpu_pct: f64::from(point.cpu_pct),
+            memory_bytes: point.memory_bytes,
+            disk_bytes: point.disk_bytes,
+            net_rx_bytes: point.received_bytes,
+            net_tx_bytes: point.sent_bytes,
+            processes: u32::from(point.processes),
+            ..Default::default()
+        });
+        let points = points.collect();
+        Response::ok(wire::SandboxHistoryResponse { points, step_sec, ..Default::default() })
     }
 
     async fn snapshot_sandbox(
@@ -341,26 +373,25 @@ impl wire::HostService for HostService {
     }
 }
 
-fn metrics(keeper: &Keeper, ids: &[String]) -> Result<Vec<wire::SandboxMetrics>, ConnectError> {
+fn metrics(keeper: &Keeper, history: &History, ids: &[String]) -> Result<Vec<wire::SandboxMetrics>, ConnectError> {
     let ids: Vec<SandboxId> = if ids.is_empty() {
         keeper.list().iter().map(|view| view.id.clone()).collect()
     } else {
         ids.iter().map(|text| id(text)).collect::<Result<_, _>>()?
     };
-    let one = |id: SandboxId| {
-        // One that is gone by now has no metrics; that is no error of the others.
-        let used = keeper.usage(&id).ok()?;
-        Some(wire::SandboxMetrics {
-            id: id.to_string(),
-            timestamp_ms: Utc::now().timestamp_millis(),
-            cpu_usec: used.cpu_usec,
-            memory_bytes: used.memory_bytes,
-            disk_bytes: used.disk_bytes,
-            net_rx_bytes: used.received_bytes,
-            net_tx_bytes: used.sent_bytes,
-            processes: used.processes,
-            ..Default::default()
-        })
+    let now = Utc::now().timestamp_millis();
+    let one = |(id, measured): (SandboxId, Measured)| wire::SandboxMetrics {
+        id: id.to_string(),
+        timestamp_ms: now,
+        cpu_usec: measured.used.cpu_usec,
+        memory_bytes: measured.used.memory_bytes,
+        disk_bytes: measured.used.disk_bytes,
+        net_rx_bytes: measured.used.received_bytes,
+        net_tx_bytes: measured.used.sent_bytes,
+        processes: measured.used.processes,
+        cpu_pct: f64::from(measured.cpu_pct),
+        ..Default::default()
     };
-    Ok(ids.into_iter().filter_map(one).collect())
+    // One that is gone by now has no metrics; that is no error of the others.
+    Ok(history.now(&ids).into_iter().map(one).collect())
 }

@@ -197,6 +197,19 @@ impl Cgroups {
         Ok(usage)
     }
 
+    /// Processor time of the sandbox, in microseconds: one file.
+    ///
+    /// # Errors
+    /// When it has no cgroups.
+    pub fn cpu_usec(&self, name: &str) -> io::Result<u64> {
+        let counts = |hierarchy: &&Hierarchy| hierarchy.version == Version::V2 || hierarchy.has(Controller::Cpuacct);
+        // As `usage` has it: v2 counts where it is mounted.
+        let v2 = self.hierarchies.iter().find(|hierarchy| hierarchy.version == Version::V2);
+        let hierarchy = v2.or_else(|| self.hierarchies.iter().find(counts));
+        let hierarchy = hierarchy.ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))?;
+        usage::cpu_usec(hierarchy, &self.path(hierarchy, name))
+    }
+
     /// Removes the sandbox's directories, waiting for processes that are about to be gone. Fine when there are none.
     ///
     /// # Errors

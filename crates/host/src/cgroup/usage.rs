@@ -10,10 +10,8 @@ use crate::driver::Usage;
 /// Adds what this hierarchy counts.
 pub(super) fn add(hierarchy: &Hierarchy, path: &Path, usage: &mut Usage) -> io::Result<()> {
     let v2 = hierarchy.version == Version::V2;
-    if v2 {
-        usage.cpu_usec = field(&read(path, "cpu.stat")?, "usage_usec").unwrap_or_default();
-    } else if hierarchy.has(Controller::Cpuacct) && usage.cpu_usec == 0 {
-        usage.cpu_usec = number(&read(path, "cpuacct.usage")?) / 1_000;
+    if v2 || (hierarchy.has(Controller::Cpuacct) && usage.cpu_usec == 0) {
+        usage.cpu_usec = cpu_usec(hierarchy, path)?;
     }
     if hierarchy.has(Controller::Memory) {
         let (current, reclaimable, events) = if v2 {
@@ -29,6 +27,14 @@ pub(super) fn add(hierarchy: &Hierarchy, path: &Path, usage: &mut Usage) -> io::
         usage.processes = u32::try_from(number(&read(path, "pids.current")?)).unwrap_or(u32::MAX);
     }
     Ok(())
+}
+
+/// Processor time in microseconds.
+pub(super) fn cpu_usec(hierarchy: &Hierarchy, path: &Path) -> io::Result<u64> {
+    if hierarchy.version == Version::V2 {
+        return Ok(field(&read(path, "cpu.stat")?, "usage_usec").unwrap_or_default());
+    }
+    Ok(number(&read(path, "cpuacct.usage")?) / 1_000)
 }
 
 fn read(path: &Path, file: &str) -> io::Result<String> {

@@ -73,6 +73,10 @@ impl Driver for Both {
         self.of(id).clean_up(id).await
     }
 
+    fn cpu_usec(&self, id: &SandboxId) -> Result<u64, DriverError> {
+        self.of(id).cpu_usec(id)
+    }
+
     fn usage(&self, id: &SandboxId) -> Result<Usage, DriverError> {
         self.of(id).usage(id)
     }

@@ -189,6 +189,11 @@ impl Driver for ContainerDriver {
         .await
     }
 
+    fn cpu_usec(&self, id: &SandboxId) -> Result<u64, DriverError> {
+        let usec = self.launcher.cgroups.cpu_usec(id.as_str());
+        usec.map_err(|source| DriverError::Operation { action: "measuring", id: id.clone(), source })
+    }
+
     fn usage(&self, id: &SandboxId) -> Result<Usage, DriverError> {
         let usage = self.launcher.cgroups.usage(id.as_str());
         usage.map_err(|source| DriverError::Operation { action: "measuring", id: id.clone(), source })

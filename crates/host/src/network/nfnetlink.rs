@@ -41,6 +41,11 @@ pub(super) fn add_pair(table: &str, set: &str, pair: (Ipv4Addr, Ipv4Addr), lifet
     change_element(table, set, &key, Some(lifetime), true)
 }
 
+/// Takes a pair of addresses out of a set. One that is not there is no error.
+pub(super) fn remove_pair(table: &str, set: &str, pair: (Ipv4Addr, Ipv4Addr)) -> io::Result<()> {
+    change_element(table, set, &[pair.0.octets(), pair.1.octets()].concat(), None, false)
+}
+
 fn change_element(table: &str, set: &str, key: &[u8], lifetime: Option<Duration>, member: bool) -> io::Result<()> {
     // NFTA_DATA_VALUE in NFTA_SET_ELEM_KEY, then NFTA_SET_ELEM_TIMEOUT, in NFTA_LIST_ELEM.
     let mut element = attribute(1 | NESTED, &attribute(1, key));

@@ -113,6 +113,7 @@ pub enum Order {
     Pause {
         seen: Option<Seen>,
         reason: String,
+        keep: Kept,
         reply: Reply,
     },
     Resume {

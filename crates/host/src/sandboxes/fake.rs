@@ -35,6 +35,7 @@ struct State {
     stores: bool,
     stored: BTreeSet<SandboxId>,
     pid: i32,
+    readings: usize,
 }
 
 struct Cgroup {
@@ -43,6 +44,7 @@ struct Cgroup {
     paused: bool,
     cannot_pause: bool,
     oom_kills: u64,
+    used: Use,
 }
 
 struct FakeLife {
@@ -112,6 +114,16 @@ impl FakeDriver {
         let mut state = self.state();
         state.cgroups.clear();
         state.links.clear();
+    }
+
+    /// What it uses from now on.
+    pub fn set_use(&self, id: &SandboxId, used: Use) {
+        self.state().cgroups.get_mut(id).unwrap().used = used;
+    }
+
+    /// How often all that a sandbox uses was read.
+    pub fn readings(&self) -> usize {
+        self.state().readings
     }
 
     pub fn force_paused(&self, id: &SandboxId, paused: bool) {
@@ -234,7 +246,8 @@ impl Machine for FakeDriver {
         if state.stored.remove(&spec.id) {
             steps.done(RESTORED);
         }
-        let cgroup = Cgroup { init: init.clone(), exit, paused: false, cannot_pause: false, oom_kills: 0 };
+        let used = Use::default();
+        let cgroup = Cgroup { init: init.clone(), exit, paused: false, cannot_pause: false, oom_kills: 0, used };
         state.cgroups.insert(spec.id, cgroup);
         Ok(Arc::new(FakeLife { init, exit: watched }))
     }
@@ -289,8 +302,13 @@ impl Machine for FakeDriver {
         Ok(())
     }
 
+    fn cpu_usec(&self, id: &SandboxId) -> Option<u64> {
+        self.state().cgroups.get(id).map(|cgroup| cgroup.used.cpu_usec)
+    }
+
     fn usage(&self, id: &SandboxId, _: Option<Slot>) -> Use {
-        let oom_kills = self.state().cgroups.get(id).map_or(0, |cgroup| cgroup.oom_kills);
-        Use { oom_kills, ..Use::default() }
+        let mut state = self.state();
+        state.readings += 1;
+        state.cgroups.get(id).map_or_else(Use::default, |cgroup| Use { oom_kills: cgroup.oom_kills, ..cgroup.used })
     }
 }

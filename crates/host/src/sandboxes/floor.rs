@@ -194,6 +194,10 @@ impl Machine for Floor {
             .map_err(|error| MachineError::Failed(format!("removing the sandbox's link: {error}")))
     }
 
+    fn cpu_usec(&self, id: &SandboxId) -> Option<u64> {
+        self.driver.cpu_usec(id).ok()
+    }
+
     fn usage(&self, id: &SandboxId, slot: Option<Slot>) -> Use {
         let used = self.driver.usage(id).unwrap_or_default();
         let traffic = slot.and_then(|slot| self.network.counters(slot).ok()).unwrap_or_default();

@@ -117,6 +117,9 @@ pub trait Machine: Send + Sync + 'static {
     /// Removes what is left of the sandbox's network. Success when there is nothing.
     async fn detach(&self, slot: Slot) -> Result<(), MachineError>;
 
+    /// Processor time since the sandbox was made: the cheapest sign that something ran in it. None when it can't be read.
+    fn cpu_usec(&self, id: &SandboxId) -> Option<u64>;
+
     /// Blocks briefly; zero where nothing can be read.
     fn usage(&self, id: &SandboxId, slot: Option<Slot>) -> Use;
 }

@@ -236,8 +236,26 @@ impl Keeper {
     /// # Errors
     /// [`OrderError`].
     pub async fn pause(&self, id: &SandboxId, generation: u64, reason: String) -> Result<Answer, OrderError> {
+        self.pause_keeping(id, generation, reason, Kept::Memory).await
+    }
+
+    /// The same with its files alone: its processes end, and a resume starts new ones.
+    ///
+    /// # Errors
+    /// [`OrderError`].
+    pub async fn pause_files(&self, id: &SandboxId, generation: u64, reason: String) -> Result<Answer, OrderError> {
+        self.pause_keeping(id, generation, reason, Kept::Files).await
+    }
+
+    async fn pause_keeping(
+        &self,
+        id: &SandboxId,
+        generation: u64,
+        reason: String,
+        keep: Kept,
+    ) -> Result<Answer, OrderError> {
         let seen = Some(Seen::pause(generation));
-        self.known(id)?.order(|reply| Order::Pause { seen, reason, reply }).await
+        self.known(id)?.order(|reply| Order::Pause { seen, reason, keep, reply }).await
     }
 
     /// # Errors

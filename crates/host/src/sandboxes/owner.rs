@@ -125,6 +125,9 @@ impl Owner {
             }
             Start::Restart => self.restart().await,
             Start::AtRest => {
+                if self.record.state == State::Paused {
+                    self.end_processes().await;
+                }
                 self.release_due = self.record.state == State::Exited && self.record.slot.is_some();
                 Flow::Stays
             }
@@ -145,8 +148,8 @@ impl Owner {
                 let _asker_is_gone = reply.send(result);
                 Flow::Stays
             }
-            Order::Pause { seen, reason, reply } => {
-                let result = self.pause(seen, reason).await;
+            Order::Pause { seen, reason, keep, reply } => {
+                let result = self.pause(seen, reason, keep).await;
                 let _asker_is_gone = reply.send(result);
                 Flow::Stays
             }

@@ -13,7 +13,7 @@ use crate::failpoint;
 
 impl Owner {
     /// Without `seen`, by the agent's own decision.
-    pub(super) async fn pause(&mut self, seen: Option<Seen>, reason: String) -> Result<Answer, OrderError> {
+    pub(super) async fn pause(&mut self, seen: Option<Seen>, reason: String, keep: Kept) -> Result<Answer, OrderError> {
         if let Some(seen) = &seen {
             self.judge(seen)?;
         }
@@ -35,8 +35,16 @@ impl Owner {
         if let Some(seen) = seen {
             self.record.seen = seen;
         }
+        if keep == Kept::Files {
+            // Nobody looks for processes that are not in the record: they end here, at a start of the agent, or at a resume.
+            self.record.init = None;
+        }
         self.set_state(State::Paused, &reason);
         failpoint!("agent.pause.after_record");
+        if keep == Kept::Files {
+            self.end_processes().await;
+            return Ok(self.answer(Kept::Files));
+        }
         let id = self.record.id.clone();
         let freed_bytes = match self.stand_still().await {
             Ok(freed_bytes) => freed_bytes,
@@ -63,6 +71,23 @@ impl Owner {
                 self.save();
                 Ok(freed_bytes)
             }
+        }
+    }
+
+    /// Ends the processes of one that keeps its files alone, as a reboot of the machine would. What resists goes when new
+    /// ones are started.
+    pub(super) async fn end_processes(&mut self) {
+        let (id, machine) = (self.record.id.clone(), self.shared.machine.clone());
+        // Without its life the owner doesn't take the end of the first process for the sandbox's.
+        self.life = None;
+        self.images.clear();
+        let cleaned = machine.clean_up(&id).await.map_err(|error| error.to_string());
+        let detached = match self.record.slot {
+            Some(slot) => machine.detach(slot).await.map_err(|error| error.to_string()),
+            None => Ok(()),
+        };
+        if let Err(error) = cleaned.and(detached) {
+            tracing::warn!(sandbox = %id, error, "the processes of a sandbox that was paused are not all gone yet");
         }
     }
 

@@ -7,10 +7,10 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream;
 
-use super::Keeper;
 use super::entry::{Entry, Order};
 use super::error::OrderError;
 use super::record::State;
+use super::{Keeper, Kept};
 
 /// The reason of sandboxes that were paused because the host lost control, or control's trust.
 pub const HOST_DISCONNECTED: &str = "host_disconnected";
@@ -22,7 +22,7 @@ impl Keeper {
         let running = self.shared.entries().into_iter().filter(|it| it.view.load().state == State::Running);
         let pauses = running.map(|entry| async move {
             let reason = reason.to_owned();
-            let paused = entry.order(|reply| Order::Pause { seen: None, reason, reply }).await;
+            let paused = entry.order(|reply| Order::Pause { seen: None, reason, keep: Kept::Memory, reply }).await;
             if let Err(error) = &paused {
                 tracing::error!(sandbox = %entry.id, %error, "a sandbox could not be paused");
             }

@@ -114,8 +114,9 @@ fn build(status: BorrowedFd<'_>, prepared: &Prepared, clock: &mut Clock) -> Resu
     clock.end(Stage::Proc, root.proc(&prepared.masks))?;
     clock.end(Stage::Sys, root.sys(&prepared.masks, &plan.cgroup_views, &inherited.cgroup_views))?;
     clock.end(Stage::Dev, root.dev(plan.shm_bytes))?;
-    let mut shared = shared.iter();
-    let attached = shared.try_for_each(|(path, mount)| root.volume(mount.as_fd(), path));
+    let attached = shared.iter().try_for_each(|(path, mount)| root.volume(mount.as_fd(), path));
+    // Before descriptors are placed: closed later, these would close whatever has their numbers by then.
+    drop(shared);
     clock.end(Stage::Volumes, attached)?;
     clock.end(Stage::Etc, mounts::etc(&plan))?;
     let state = clock.end(Stage::Detach, root.detach())?;

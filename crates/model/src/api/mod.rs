@@ -7,10 +7,12 @@ pub mod auth;
 pub mod events;
 pub mod hosts;
 pub mod sandboxes;
+pub mod secrets;
 pub mod sign_in;
 pub mod snapshots;
 pub mod teams;
 pub mod templates;
+pub mod volumes;
 pub mod webhooks;
 
 use serde::{Deserialize, Serialize};

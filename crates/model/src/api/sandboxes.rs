@@ -46,6 +46,12 @@ pub struct CreateSandboxRequest {
     /// Environment of every process in it.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
+    /// Secrets of the team that become part of the environment: the variable's name, and the secret's.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<String, String>,
+    /// Volumes of the team, 8 at most. The sandbox runs on the host that has them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<VolumeMount>,
     /// Free labels; lists can be filtered by them.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
@@ -60,6 +66,19 @@ pub struct CreateSandboxRequest {
     pub network: Option<NetworkPolicy>,
 }
 
+/// A volume in a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct VolumeMount {
+    /// Its name or id.
+    pub volume: String,
+    /// Where its files are inside: absolute, made where the template lacks it.
+    pub path: String,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub read_only: bool,
+}
+
 /// What a sandbox may reach: IPv4 networks (`10.1.0.0/16`, or an address) and names (`example.com`, or `*.example.com`
 /// for all below it). What is allowed wins over what is denied; what is named by neither is open. With `0.0.0.0/0`
 /// denied, only what is allowed can be reached, and only allowed names are resolved. Networks that the platform keeps
@@ -72,6 +91,13 @@ pub struct NetworkPolicy {
     pub allow_out: Vec<String>,
     /// At most 128.
     pub deny_out: Vec<String>,
+}
+
+impl NetworkPolicy {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.allow_out.is_empty() && self.deny_out.is_empty()
+    }
 }
 
 /// The whole of what a sandbox may reach from now on; what is left out is cleared.
@@ -129,6 +155,10 @@ pub struct ForkResponse {
     pub items: Vec<Forked>,
 }
 
+const fn yes() -> bool {
+    true
+}
+
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Sandbox {
@@ -147,6 +177,12 @@ pub struct Sandbox {
     /// Anybody may send requests to its ports.
     #[serde(default)]
     pub public: bool,
+    /// False: all ways out of it are closed.
+    #[serde(default = "yes")]
+    pub internet: bool,
+    /// What it may reach, where that was said.
+    #[serde(default, skip_serializing_if = "NetworkPolicy::is_empty")]
+    pub network: NetworkPolicy,
     pub host_id: Option<HostId>,
     pub metadata: BTreeMap<String, String>,
     pub created_at: DateTime<Utc>,
@@ -430,25 +466,30 @@ pub struct SandboxEvent {
     pub reason: Option<String>,
 }
 
-/// One point of a sandbox's metrics.
+/// One point of a sandbox's metrics: of the `step_sec` seconds that begin at its time, or of this moment.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct MetricsPoint {
     pub timestamp_unix: i64,
-    /// Of one core: 200 is two cores.
+    /// Of one core, the mean: 200 is two cores.
     pub cpu_pct: f64,
+    /// The highest that was seen.
     pub mem_bytes: u64,
     pub disk_bytes: u64,
+    /// Since the sandbox's processes began: rates are differences.
     pub net_rx_bytes: u64,
     pub net_tx_bytes: u64,
     pub processes: u32,
 }
 
-/// Oldest first.
+/// Oldest first. Times in which the sandbox did not run have no points.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Metrics {
     pub points: Vec<MetricsPoint>,
+    /// Seconds that each point stands for: 5, 60 or 900. The last one of a running sandbox is of this moment.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub step_sec: Option<u32>,
 }
 
 /// What happened to a file.

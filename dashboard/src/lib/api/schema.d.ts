@@ -7,6 +7,7 @@ export type Route =
     | "DELETE /v1/hosts/{id}/tags"
     | "DELETE /v1/sandboxes/{id}"
     | "DELETE /v1/sandboxes/{id}/processes/{process}"
+    | "DELETE /v1/secrets/{name}"
     | "DELETE /v1/sessions/{id}"
     | "DELETE /v1/snapshots/{name}"
     | "DELETE /v1/teams/{id}"
@@ -14,6 +15,7 @@ export type Route =
     | "DELETE /v1/teams/{id}/members/{user_id}"
     | "DELETE /v1/templates/{name}"
     | "DELETE /v1/templates/{name}/builds/{build}"
+    | "DELETE /v1/volumes/{name}"
     | "DELETE /v1/webhooks/{id}"
     | "GET /healthz"
     | "GET /metrics"
@@ -52,6 +54,7 @@ export type Route =
     | "GET /v1/sandboxes/{id}/metrics"
     | "GET /v1/sandboxes/{id}/processes"
     | "GET /v1/sandboxes/{id}/pty"
+    | "GET /v1/secrets"
     | "GET /v1/sessions"
     | "GET /v1/snapshots"
     | "GET /v1/snapshots/{name}"
@@ -67,6 +70,8 @@ export type Route =
     | "GET /v1/templates/{name}/builds/{build}/logs"
     | "GET /v1/templates/{name}/tags"
     | "GET /v1/usage"
+    | "GET /v1/volumes"
+    | "GET /v1/volumes/{name}"
     | "GET /v1/webhooks"
     | "GET /v1/webhooks/{id}"
     | "GET /v1/webhooks/{id}/deliveries"
@@ -114,12 +119,14 @@ export type Route =
     | "POST /v1/sandboxes/{id}/ping"
     | "POST /v1/sandboxes/{id}/resume"
     | "POST /v1/sandboxes/{id}/timeout"
+    | "POST /v1/secrets"
     | "POST /v1/snapshots"
     | "POST /v1/teams"
     | "POST /v1/teams/{id}/invitations"
     | "POST /v1/teams/{id}/leave"
     | "POST /v1/teams/{id}/members"
     | "POST /v1/templates"
+    | "POST /v1/volumes"
     | "POST /v1/webhooks"
     | "POST /v1/webhooks/{id}/secret"
     | "POST /v1/webhooks/{id}/test"
@@ -520,6 +527,13 @@ export interface components {
              */
             public?: boolean | null;
             /**
+             * @description Secrets of the team that become part of the environment: the variable's name, and the secret's.
+             * @default {}
+             */
+            secrets?: {
+                [key: string]: string;
+            };
+            /**
              * @description Template name or id; `base` when absent.
              * @default null
              */
@@ -536,6 +550,18 @@ export interface components {
              * @default null
              */
             vcpus?: number | null;
+            /**
+             * @description Volumes of the team, 8 at most. The sandbox runs on the host that has them.
+             * @default []
+             */
+            volumes?: components["schemas"]["VolumeMount"][];
+        };
+        /** @description Shown without its value, so that it can't reach a log. */
+        CreateSecretRequest: {
+            /** @description 1 to 64 letters, digits, `_`, `-` and `.`, beginning with a letter or digit. */
+            name: string;
+            /** @description 1 to 65,536 bytes, without NUL. */
+            value: string;
         };
         CreateSnapshotRequest: {
             /** @description Lower-case letters, digits and hyphens, 64 at most; made up when absent. */
@@ -613,6 +639,16 @@ export interface components {
         CreateUserRequest: {
             email: string;
             name: string;
+        };
+        CreateVolumeRequest: {
+            mode?: components["schemas"]["VolumeMode"] | null;
+            /** @description 1 to 64 lower-case letters, digits and hyphens, not beginning with a hyphen. */
+            name: string;
+            /**
+             * Format: int64
+             * @description What it may hold. 16 to 16,777,216; 1024 when absent.
+             */
+            size_mb?: number | null;
         };
         CreateWebhookRequest: {
             /** @description What is sent: kinds (`sandbox`) and types (`host.deleted`). Everything when absent or empty. */
@@ -1052,22 +1088,33 @@ export interface components {
             role: components["schemas"]["Role"];
             user_id: components["schemas"]["UserId"];
         };
-        /** @description Oldest first. */
+        /** @description Oldest first. Times in which the sandbox did not run have no points. */
         Metrics: {
             points: components["schemas"]["MetricsPoint"][];
+            /**
+             * Format: int32
+             * @description Seconds that each point stands for: 5, 60 or 900. The last one of a running sandbox is of this moment.
+             */
+            step_sec?: number | null;
         };
-        /** @description One point of a sandbox's metrics. */
+        /** @description One point of a sandbox's metrics: of the `step_sec` seconds that begin at its time, or of this moment. */
         MetricsPoint: {
             /**
              * Format: double
-             * @description Of one core: 200 is two cores.
+             * @description Of one core, the mean: 200 is two cores.
              */
             cpu_pct: number;
             /** Format: int64 */
             disk_bytes: number;
-            /** Format: int64 */
+            /**
+             * Format: int64
+             * @description The highest that was seen.
+             */
             mem_bytes: number;
-            /** Format: int64 */
+            /**
+             * Format: int64
+             * @description Since the sandbox's processes began: rates are differences.
+             */
             net_rx_bytes: number;
             /** Format: int64 */
             net_tx_bytes: number;
@@ -1370,6 +1417,25 @@ export interface components {
             next_cursor?: string | null;
         };
         /** @description A page of a list. */
+        Page_Secret: {
+            items: {
+                /** Format: date-time */
+                created_at: string;
+                /** @description A person or an API key. */
+                created_by?: string | null;
+                id: components["schemas"]["SecretId"];
+                /** @description Unique in the team. */
+                name: string;
+                /**
+                 * Format: date-time
+                 * @description When its value was last set.
+                 */
+                updated_at: string;
+            }[];
+            /** @description Pass as `cursor` to get the next page; absent on the last one. */
+            next_cursor?: string | null;
+        };
+        /** @description A page of a list. */
         Page_Session: {
             items: {
                 /** @description Where it was opened from. */
@@ -1463,6 +1529,26 @@ export interface components {
                  * @description When its image last changed.
                  */
                 updated_at: string;
+            }[];
+            /** @description Pass as `cursor` to get the next page; absent on the last one. */
+            next_cursor?: string | null;
+        };
+        /** @description A page of a list. */
+        Page_Volume: {
+            items: {
+                /** Format: date-time */
+                created_at: string;
+                host_id?: components["schemas"]["HostId"] | null;
+                id: components["schemas"]["VolumeId"];
+                /** @description Its host was deleted, and its files with it: all that is left to do is to delete it. */
+                lost: boolean;
+                mode: components["schemas"]["VolumeMode"];
+                /** @description Unique in the team. */
+                name: string;
+                /** @description Sandboxes that have it mounted and are not stopped. While there are any it can't be deleted. */
+                sandboxes: components["schemas"]["SandboxId"][];
+                /** Format: int64 */
+                size_mb: number;
             }[];
             /** @description Pass as `cursor` to get the next page; absent on the last one. */
             next_cursor?: string | null;
@@ -1589,6 +1675,8 @@ export interface components {
             freed_bytes?: number | null;
             host_id?: components["schemas"]["HostId"] | null;
             id: components["schemas"]["SandboxId"];
+            /** @description False: all ways out of it are closed. */
+            internet?: boolean;
             /** @description In answers to pause and resume: what was kept, `memory` or `files`. */
             kept?: string | null;
             /** Format: date-time */
@@ -1598,6 +1686,8 @@ export interface components {
             metadata: {
                 [key: string]: string;
             };
+            /** @description What it may reach, where that was said. */
+            network?: components["schemas"]["NetworkPolicy"];
             on_timeout: components["schemas"]["OnTimeout"];
             /** @description Anybody may send requests to its ports. */
             public?: boolean;
@@ -1632,6 +1722,22 @@ export interface components {
         SandboxId: string;
         /** @enum {string} */
         SandboxStatus: "pending" | "starting" | "running" | "pausing" | "paused" | "resuming" | "stopped" | "missing" | "error";
+        /** @description Without its value: that is never read back. */
+        Secret: {
+            /** Format: date-time */
+            created_at: string;
+            /** @description A person or an API key. */
+            created_by?: string | null;
+            id: components["schemas"]["SecretId"];
+            /** @description Unique in the team. */
+            name: string;
+            /**
+             * Format: date-time
+             * @description When its value was last set.
+             */
+            updated_at: string;
+        };
+        SecretId: string;
         Session: {
             /** @description Where it was opened from. */
             address?: string | null;
@@ -1952,6 +2058,36 @@ export interface components {
             vcpu_seconds: number;
         };
         UserId: string;
+        /** @description It lies on one host, on which the sandboxes that mount it run. */
+        Volume: {
+            /** Format: date-time */
+            created_at: string;
+            host_id?: components["schemas"]["HostId"] | null;
+            id: components["schemas"]["VolumeId"];
+            /** @description Its host was deleted, and its files with it: all that is left to do is to delete it. */
+            lost: boolean;
+            mode: components["schemas"]["VolumeMode"];
+            /** @description Unique in the team. */
+            name: string;
+            /** @description Sandboxes that have it mounted and are not stopped. While there are any it can't be deleted. */
+            sandboxes: components["schemas"]["SandboxId"][];
+            /** Format: int64 */
+            size_mb: number;
+        };
+        VolumeId: string;
+        /**
+         * @description How many sandboxes may have a volume mounted at once.
+         * @enum {string}
+         */
+        VolumeMode: "shared" | "exclusive";
+        /** @description A volume in a sandbox. */
+        VolumeMount: {
+            /** @description Where its files are inside: absolute, made where the template lacks it. */
+            path: string;
+            read_only?: boolean;
+            /** @description Its name or id. */
+            volume: string;
+        };
         /** @description Text frames that the server sends on `files/watch`. */
         WatchOutput: {
             /** @enum {string} */

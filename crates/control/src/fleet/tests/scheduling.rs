@@ -23,6 +23,7 @@ pub fn demand(team: &TeamId, byoc: bool) -> Demand {
         disk_mb: 1024,
         image: None,
         only: None,
+        volumes_on: None,
         tried: Vec::new(),
     }
 }
@@ -217,6 +218,20 @@ fn no_host_says_which_test_failed_for_how_many() {
     assert_eq!(none.considered, 4, "other teams' hosts are not even counted");
     let text = none.to_string();
     assert!(text.contains("1 draining") && text.contains("2 no_memory") && text.contains("1 not_online"), "{text}");
+}
+
+#[test]
+fn a_sandbox_goes_where_its_volumes_lie_or_nowhere() {
+    let team = TeamId::new();
+    let mut hosts: Vec<_> = (0..3).map(|_| candidate(HostType::Regular, None)).collect();
+    let mut demand = demand(&team, false);
+    demand.volumes_on = Some(hosts[1].id.clone());
+    for scheduler in schedulers() {
+        assert_eq!(scheduler.pick(&demand, &list(hosts.clone())).unwrap(), hosts[1].id);
+    }
+    hosts[1].draining = true;
+    let none = RoundRobin::default().pick(&demand, &list(hosts)).unwrap_err().to_string();
+    assert!(none.contains("2 lacks_volumes") && none.contains("1 draining"), "{none}");
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Metrics and logs in E2B's words, from the same readings as ours.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
+use atoll_model::HostId;
 use atoll_model::api::sandboxes::{LogLine, MetricsPoint};
 use axum::extract::State;
 use chrono::DateTime;
@@ -16,7 +17,7 @@ use crate::http::error::{ApiError, ApiResult};
 use crate::http::extract::{Id, Pairs, Query};
 use crate::http::insight;
 use crate::http::page::PageQuery;
-use crate::sandboxes::{Owner, SandboxRecord};
+use crate::sandboxes::SandboxRecord;
 
 /// Sandboxes in one question.
 const MAX_MANY: usize = 100;
@@ -44,22 +45,21 @@ fn number(pairs: &[(String, String)], name: &'static str) -> ApiResult<Option<i6
     text.map(|text| text.parse().map_err(|_| ApiError::invalid(name, "must be a whole number"))).transpose()
 }
 
+/// How far back the readings go when nobody says.
+const USUAL: i64 = 600;
+
 /// A sandbox's readings between `start` and `end` (seconds since 1970).
 pub async fn metrics(
     State(app): State<App>,
     named: Named,
     Pairs(pairs): Pairs,
 ) -> ApiResult<axum::Json<Vec<wire::SandboxMetric>>> {
-    let (start, end) = (number(&pairs, "start")?.unwrap_or(0), number(&pairs, "end")?.unwrap_or(i64::MAX));
+    let now = app.clock.now().0.div_euclid(1000);
+    let end = number(&pairs, "end")?.unwrap_or(now);
+    let start = number(&pairs, "start")?.unwrap_or_else(|| end.min(now).saturating_sub(USUAL));
     let record = named.find(&app).await?.record;
-    let points = readings(&app, &named.owner, &record).await?;
-    let points = points.iter().filter(|point| (start..=end).contains(&point.timestamp_unix));
-    Ok(axum::Json(points.map(|point| metric(&record, point)).collect()))
-}
-
-async fn readings(app: &App, owner: &Owner, record: &SandboxRecord) -> ApiResult<Vec<MetricsPoint>> {
-    let read = insight::metrics(State(app.clone()), Key(owner.clone()), Id(record.id.0.clone())).await?;
-    Ok(read.0.points)
+    let read = insight::history(&app, &record, start, end).await?;
+    Ok(axum::Json(read.points.iter().map(|point| metric(&record, point)).collect()))
 }
 
 /// The latest reading of each of several sandboxes; those that have none are left out.
@@ -74,11 +74,20 @@ pub async fn metrics_of_many(
     if ids.is_empty() || ids.len() > MAX_MANY {
         return Err(ApiError::invalid("sandbox_ids", format!("must name 1 to {MAX_MANY} sandboxes")));
     }
-    let (app, owner) = (&app, &owner);
-    let readings = futures::stream::iter(ids).map(|id| async move {
-        let record = app.sandboxes.listed(&owner.team, &id).await.ok()??.record;
-        let point = readings(app, owner, &record).await.ok()?.pop()?;
-        Some((id.dns_label(), metric(&record, &point)))
+    let mut hosts: HashMap<HostId, Vec<SandboxRecord>> = HashMap::new();
+    for id in ids {
+        let found = app.sandboxes.listed(&owner.team, &id).await?.map(|listed| listed.record);
+        let Some(record) = found.filter(|record| !record.status().is_final()) else { continue };
+        if let Some(host) = record.host().cloned() {
+            hosts.entry(host).or_default().push(record);
+        }
+    }
+    let app = &app;
+    let readings = futures::stream::iter(hosts).map(|(host, records)| async move {
+        let ids: Vec<_> = records.iter().map(|record| record.id.0.clone()).collect();
+        let read: HashMap<_, _> = insight::now(app, &host, &ids).await.unwrap_or_default().into_iter().collect();
+        let known = records.iter().filter_map(|record| Some((record, read.get(&record.id.0)?)));
+        known.map(|(record, point)| (record.id.dns_label(), metric(record, point))).collect::<Vec<_>>()
     });
     let readings: Vec<_> = readings.buffer_unordered(AT_ONCE).collect().await;
     let sandboxes: BTreeMap<_, _> = readings.into_iter().flatten().collect();

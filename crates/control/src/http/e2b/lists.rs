@@ -7,6 +7,7 @@ use axum::http::{HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use chrono::DateTime;
 
+use super::names;
 use super::sandboxes::{listed, without_tag};
 use crate::app::App;
 use crate::db::Millis;
@@ -14,7 +15,7 @@ use crate::http::caller::Key;
 use crate::http::error::{ApiError, ApiResult};
 use crate::http::extract::Pairs;
 use crate::http::page::Cursor;
-use crate::sandboxes::{Listed, Wanted};
+use crate::sandboxes::{Listed, Owner, Wanted};
 
 const LIMIT: i64 = 100;
 /// Rows looked at for one page when labels have to match.
@@ -33,7 +34,7 @@ struct Query {
 
 /// A page of the team's sandboxes, running and paused, the latest first unless asked otherwise.
 pub async fn page(State(app): State<App>, Key(owner): Key, Pairs(pairs): Pairs) -> ApiResult<Response> {
-    answer(&app, &owner.team, query(pairs)?).await
+    answer(&app, &owner, query(pairs)?).await
 }
 
 /// All that run, for older SDKs.
@@ -41,10 +42,17 @@ pub async fn running(State(app): State<App>, Key(owner): Key, Pairs(pairs): Pair
     let mut query = query(pairs)?;
     query.wanted.statuses = RUNNING.to_vec();
     query.limit = LOOKED_AT;
-    answer(&app, &owner.team, query).await
+    answer(&app, &owner, query).await
 }
 
-async fn answer(app: &App, team: &atoll_model::TeamId, mut query: Query) -> ApiResult<Response> {
+async fn answer(app: &App, owner: &Owner, mut query: Query) -> ApiResult<Response> {
+    let team = &owner.team;
+    if let Some(template) = query.wanted.template.take() {
+        let Some(name) = names::without_namespace(app, owner, &template).await? else {
+            return Ok(axum::Json(Vec::<()>::new()).into_response());
+        };
+        query.wanted.template = Some(name);
+    }
     let batch = if query.metadata.is_empty() { query.limit + 1 } else { LOOKED_AT };
     let mut page: Vec<Listed> = Vec::new();
     let full = |page: &Vec<Listed>| i64::try_from(page.len()).unwrap_or(i64::MAX) > query.limit;

@@ -2,26 +2,34 @@
 //! under the host name `api.{domain}`.
 //!
 //! `wire` has the shapes, `reference` what a path may call a sandbox, `sandboxes` their lives, `lists` the lists, `insight`
-//! metrics and logs, `snapshots` snapshots and forks. Errors are the ones of `/v1` with the same statuses, written in
+//! metrics and logs, `snapshots` snapshots and forks, `templates` and `builds` what sandboxes are made of (`template_wire`
+//! their shapes, `names` what they are called), `keys` teams and API keys. Errors are the ones of `/v1` with the same statuses, written in
 //! E2B's shape by the edge. It decides nothing by itself and never talks to a host or a guest. What goes into a sandbox
 //! (files, programs, ports) doesn't come through here but through `ports`.
 
+mod builds;
 mod insight;
+mod keys;
 mod lists;
+mod names;
 mod reference;
 mod sandboxes;
 mod snapshots;
+#[cfg(test)]
+mod template_tests;
+mod template_wire;
+mod templates;
 #[cfg(test)]
 mod tests;
 mod wire;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::StatusCode;
 use axum::http::header::HOST;
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::Response;
-use axum::routing::{delete, get, post, put};
+use axum::routing::{get, patch, post, put};
 use tower::ServiceExt;
 
 use super::edge::{self, Dialect};
@@ -34,7 +42,7 @@ const BODY: usize = 1 << 20;
 
 /// The routes, without the `/e2b` before them.
 pub fn router(app: &App) -> Router<App> {
-    Router::new()
+    let quick = Router::new()
         .route("/health", get(|| async { StatusCode::NO_CONTENT }))
         .route("/sandboxes", post(sandboxes::create).get(lists::running))
         .route("/v2/sandboxes", post(sandboxes::create).get(lists::page))
@@ -53,11 +61,35 @@ pub fn router(app: &App) -> Router<App> {
         .route("/sandboxes/{id}/fork", post(snapshots::fork))
         .route("/sandboxes/{id}/snapshots", post(snapshots::create))
         .route("/snapshots", get(snapshots::list))
-        .route("/templates/{id}", delete(snapshots::delete))
+        .route("/teams", get(keys::teams))
+        .route("/api-keys", get(keys::list).post(keys::create))
+        .route("/api-keys/{id}", patch(keys::rename).delete(keys::delete))
+        .merge(of_templates())
         .fallback(|| async { ApiError::not_found("route") })
         .layer(from_fn_with_state(app.clone(), edge::deadline))
-        .layer(DefaultBodyLimit::max(BODY))
-        .layer(from_fn(in_its_dialect))
+        .layer(DefaultBodyLimit::max(BODY));
+    // Bounded by itself, and never held in memory.
+    let uploads = Router::new().route("/uploads/{ticket}", put(builds::upload));
+    quick.merge(uploads).layer(from_fn(in_its_dialect))
+}
+
+fn of_templates() -> Router<App> {
+    Router::new()
+        .route("/v3/templates", post(templates::create))
+        .route("/v2/templates", post(templates::create).get(templates::list))
+        .route("/templates", get(templates::list))
+        .route("/default-templates", get(templates::defaults))
+        .route("/templates/aliases/{alias}", get(templates::by_alias))
+        .route("/templates/tags", post(templates::assign).delete(templates::remove))
+        .route("/templates/{id}", get(templates::get).patch(templates::update).delete(templates::delete))
+        .route("/v2/templates/{id}", patch(templates::update))
+        .route("/templates/{id}/tags", get(templates::list_tags))
+        .route("/templates/{id}/tags/count", get(templates::count_tags))
+        .route("/templates/{id}/tags/exists", get(templates::has_tag))
+        .route("/templates/{id}/files/{hash}", get(builds::files))
+        .route("/v2/templates/{id}/builds/{build}", post(builds::start))
+        .route("/templates/{id}/builds/{build}/status", get(builds::status))
+        .route("/templates/{id}/builds/{build}/logs", get(builds::logs))
 }
 
 /// Marks every answer, so that the edge writes errors as E2B's SDKs expect them.
@@ -69,18 +101,22 @@ async fn in_its_dialect(request: Request, next: Next) -> Response {
 
 /// Takes requests for `api.{domain}`, and leaves all others to the routes of our own.
 pub async fn by_host(State((app, routes)): State<(App, Router)>, request: Request, next: Next) -> Response {
-    match domain_of(&request) {
-        Some(domain) if without_port(&domain).eq_ignore_ascii_case(without_port(&app.config.domain)) => {
-            routes.oneshot(request).await.unwrap_or_else(|never| match never {})
-        }
-        _ => next.run(request).await,
+    if is_by_host(&app, request.uri(), request.headers()) {
+        return routes.oneshot(request).await.unwrap_or_else(|never| match never {});
     }
+    next.run(request).await
+}
+
+/// Whether a request is for `api.{domain}`.
+fn is_by_host(app: &App, uri: &Uri, headers: &HeaderMap) -> bool {
+    let domain = domain_of(uri, headers);
+    domain.is_some_and(|domain| without_port(&domain).eq_ignore_ascii_case(without_port(&app.config.domain)))
 }
 
 /// What follows `api.` in the host name of the request, with its port if it names one.
-fn domain_of<B>(request: &axum::http::Request<B>) -> Option<String> {
-    let named = request.uri().authority().map(|authority| authority.as_str());
-    let host = named.or_else(|| request.headers().get(HOST).and_then(|value| value.to_str().ok()))?;
+fn domain_of(uri: &Uri, headers: &HeaderMap) -> Option<String> {
+    let named = uri.authority().map(|authority| authority.as_str());
+    let host = named.or_else(|| headers.get(HOST).and_then(|value| value.to_str().ok()))?;
     let (first, rest) = host.split_at_checked(4)?;
     first.eq_ignore_ascii_case("api.").then(|| rest.to_owned())
 }

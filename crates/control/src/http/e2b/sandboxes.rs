@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use atoll_model::api::sandboxes::{CreateSandboxRequest, NetworkPolicy};
-use atoll_model::{ErrorCode, OnTimeout, SandboxStatus};
+use atoll_model::{OnTimeout, SandboxStatus};
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 
 use super::reference::Sandbox as Named;
-use super::{domain_of, wire};
+use super::{domain_of, names, wire};
 use crate::app::App;
 use crate::db::Millis;
 use crate::http::caller::Key;
@@ -18,7 +18,7 @@ use crate::http::error::{ApiError, ApiResult};
 use crate::http::extract::Json;
 use crate::http::ports::link;
 use crate::http::{idempotent, validate};
-use crate::sandboxes::{Listed, SandboxError, SandboxRecord};
+use crate::sandboxes::{Keep, Listed, SandboxError, SandboxRecord};
 
 /// Seconds that a sandbox lives when the client doesn't say.
 const DEFAULT_LIFETIME: i64 = 300;
@@ -40,16 +40,24 @@ pub async fn create(
 ) -> ApiResult<Response> {
     let key = idempotent::key(&headers, owner.team.as_str(), "e2b sandboxes", &request)?;
     let lifetime = lifetime(request.timeout.unwrap_or(DEFAULT_LIFETIME), 1)?;
-    let mut new = validate::new_sandbox(translated(request)?, key.is_some())?;
+    let without_memory = request.auto_pause_memory == Some(false);
+    let mut wanted = translated(request)?;
+    if let Some(template) = &mut wanted.template {
+        *template = names::without_namespace(&app, &owner, template).await?.ok_or_else(|| names::missing(template))?;
+    }
+    let mut new = validate::new_sandbox(wanted, key.is_some())?;
     new.lifetime_sec = Some(lifetime.unsigned_abs());
     let (service, times) = (app.sandboxes.clone(), new.times.clone());
     let work = async move {
         let template = new.template.clone();
         match service.create(&owner, new).await {
-            Ok(record) => Ok(shown(&record, &domain)),
-            Err(SandboxError::NoTemplate { .. }) => {
-                Err(ApiError::new(ErrorCode::NotFound, format!("template '{template}' not found")))
+            Ok(record) => {
+                if without_memory {
+                    service.pause_without_memory(&record.id).await?;
+                }
+                Ok(shown(&record, &domain))
             }
+            Err(SandboxError::NoTemplate { .. }) => Err(names::missing(&template)),
             Err(error) => Err(error.into()),
         }
     };
@@ -67,8 +75,8 @@ pub async fn create(
 fn translated(request: wire::NewSandbox) -> ApiResult<CreateSandboxRequest> {
     let template = request.template_id.ok_or_else(|| ApiError::invalid("templateID", "is missing"))?;
     let (auto_pause, auto_resume) = (request.auto_pause.unwrap_or(false), request.auto_resume.unwrap_or_default());
-    if request.auto_pause_memory == Some(false) {
-        return Err(ApiError::invalid("autoPauseMemory", "sandboxes are paused with their memory here"));
+    if request.auto_pause_memory == Some(false) && (!auto_pause || auto_resume.enabled) {
+        return Err(ApiError::invalid("autoPauseMemory", "false goes with autoPause, and not with autoResume"));
     }
     if request.iam.as_ref().is_some_and(|iam| iam.get("tokens").is_some_and(|tokens| !tokens.is_null())) {
         return Err(ApiError::invalid("iam", "workload identities are not issued here"));
@@ -92,9 +100,9 @@ fn translated(request: wire::NewSandbox) -> ApiResult<CreateSandboxRequest> {
     })
 }
 
-/// The one tag that templates have here is the default one.
+/// The default tag says nothing.
 pub fn without_tag(name: &str) -> &str {
-    name.strip_suffix(":default").or_else(|| name.strip_suffix(":latest")).unwrap_or(name)
+    name.strip_suffix(":default").unwrap_or(name)
 }
 
 fn policy(network: &wire::Network) -> ApiResult<NetworkPolicy> {
@@ -133,10 +141,7 @@ impl axum::extract::FromRequestParts<App> for Domain {
     type Rejection = std::convert::Infallible;
 
     async fn from_request_parts(parts: &mut axum::http::request::Parts, app: &App) -> Result<Self, Self::Rejection> {
-        let mut request = axum::http::Request::new(());
-        *request.uri_mut() = parts.uri.clone();
-        *request.headers_mut() = parts.headers.clone();
-        Ok(Self(domain_of(&request).or_else(|| Some(app.config.domain.clone()))))
+        Ok(Self(domain_of(&parts.uri, &parts.headers).or_else(|| Some(app.config.domain.clone()))))
     }
 }
 
@@ -208,6 +213,7 @@ pub async fn get(State(app): State<App>, named: Named, domain: Domain) -> ApiRes
             deny_out: Some(record.network.deny_out.clone()),
             ..wire::Network::default()
         },
+        pause_mode: if found.keep() == Keep::Files { "filesystem" } else { "full" },
         lifecycle: wire::Lifecycle { auto_resume: record.auto_resume, on_timeout: record.on_timeout.0.0.as_str() },
         listed: listed(&found),
     }))
@@ -248,10 +254,8 @@ pub async fn refresh(
 
 pub async fn pause(State(app): State<App>, named: Named, Json(options): Json<wire::Options>) -> ApiResult<StatusCode> {
     named.find(&app).await?;
-    if options.memory == Some(false) {
-        return Err(ApiError::invalid("memory", "sandboxes are paused with their memory here"));
-    }
-    match app.sandboxes.pause(&named.owner, &named.id).await {
+    let keep = if options.memory == Some(false) { Keep::Files } else { Keep::Memory };
+    match app.sandboxes.pause_keeping(&named.owner, &named.id, keep).await {
         Ok(_) => Ok(StatusCode::NO_CONTENT),
         Err(SandboxError::InvalidState { status: SandboxStatus::Paused | SandboxStatus::Pausing, .. }) => {
             Err(ApiError::conflict("the sandbox is paused already"))

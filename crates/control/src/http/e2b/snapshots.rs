@@ -1,14 +1,15 @@
 //! Snapshots and forks in E2B's words.
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::reference::{self, Sandbox as Named};
 use super::sandboxes::{Domain, shown, without_tag};
-use super::wire;
+use super::{names, wire};
 use crate::app::App;
+use crate::builds::DEFAULT_TAG;
 use crate::http::caller::Key;
 use crate::http::error::{ApiError, ApiResult};
 use crate::http::extract::{Json, Pairs};
@@ -59,10 +60,17 @@ fn info(name: &str) -> wire::SnapshotInfo {
 /// Keeps the files of a sandbox.
 pub async fn create(State(app): State<App>, named: Named, Json(options): Json<wire::Options>) -> ApiResult<Response> {
     named.find(&app).await?;
-    let name = options.name.as_deref().map(without_tag).map(str::to_owned);
-    if let Some(name) = &name {
-        crate::http::snapshots::name("name", name)?;
-    }
+    let name = match &options.name {
+        Some(name) => {
+            let target = names::target(&app, &named.owner, "name", name).await?;
+            let target = target.ok_or_else(|| ApiError::forbidden("this namespace is not your team's"))?;
+            if target.tag() != DEFAULT_TAG {
+                return Err(ApiError::invalid("name", format!("a snapshot has no other tag than `{DEFAULT_TAG}`")));
+            }
+            Some(target.name)
+        }
+        None => None,
+    };
     let made = app.snapshots.create(&named.owner, &named.id, name, true).await?;
     Ok((StatusCode::CREATED, axum::Json(info(&made.name))).into_response())
 }
@@ -78,7 +86,10 @@ pub async fn list(State(app): State<App>, Key(owner): Key, Pairs(pairs): Pairs) 
             }
             "nextToken" if !value.is_empty() => after = Some(Cursor::decode(&value)?),
             "sandboxID" if !value.is_empty() => sandbox = Some(reference::parse(&value)?),
-            "name" if !value.is_empty() => name = Some(without_tag(&value).to_owned()),
+            "name" if !value.is_empty() => {
+                let wanted = names::without_namespace(&app, &owner, &value).await?;
+                name = Some(wanted.map_or(value, |name| without_tag(&name).to_owned()));
+            }
             _ => {}
         }
     }
@@ -98,10 +109,4 @@ pub async fn list(State(app): State<App>, Key(owner): Key, Pairs(pairs): Pairs) 
         response.headers_mut().insert(NEXT, next);
     }
     Ok(response)
-}
-
-/// Deletes a snapshot by what a create answered, or by its name.
-pub async fn delete(State(app): State<App>, Key(owner): Key, Path(name): Path<String>) -> ApiResult<StatusCode> {
-    app.snapshots.delete(&owner, without_tag(&name)).await?;
-    Ok(StatusCode::NO_CONTENT)
 }

@@ -93,3 +93,24 @@ async fn pages_follow_each_other_in_both_orders() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_key_that_only_reads_gets_no_access_token() {
+    for db in databases().await {
+        let test = app(db).await;
+        test.fleet.add_host();
+        let made = create(&test, json!({ "templateID": "base" })).await;
+        let token = made["envdAccessToken"].as_str().unwrap();
+        let key = test.first().await.post("/v1/api-keys", json!({ "name": "eyes", "scope": "read" })).await;
+        let reader = test.client.with("x-api-key", key.expect(201).json()["e2b_key"].as_str().unwrap());
+        let path = format!("/e2b/sandboxes/{}", made["sandboxID"].as_str().unwrap());
+        assert!(String::from_utf8(test.client.get(&path).await.expect(200).body).unwrap().contains(token));
+        reader.get(&path).await.expect(403);
+        reader.post(&format!("{path}/connect"), json!({ "timeout": 60 })).await.expect(403);
+        for list in ["/e2b/v2/sandboxes", "/e2b/sandboxes", "/v1/sandboxes"] {
+            let body = String::from_utf8(reader.get(list).await.expect(200).body).unwrap();
+            assert!(body.contains(made["sandboxID"].as_str().unwrap().trim_start_matches('i')), "{list}: {body}");
+            assert!(!body.contains(token), "{list} bears an access token");
+        }
+    }
+}

@@ -124,6 +124,8 @@ pub struct SandboxDetail {
     pub domain: Option<String>,
     pub network: Network,
     pub lifecycle: Lifecycle,
+    /// What a pause at its end keeps: `full` or `filesystem`.
+    pub pause_mode: &'static str,
 }
 
 #[derive(Debug, Serialize)]

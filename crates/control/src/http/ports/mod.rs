@@ -2,13 +2,15 @@
 //! on a plain one-port setup, one with the headers `E2b-Sandbox-Id` and `E2b-Sandbox-Port`.
 //!
 //! It stands before the API's routes, since such a request has any path. `target` says where it goes, `access` who may,
-//! `hygiene` which headers stay behind, `link` makes and checks signed links, `signed` finds the sandbox of a signed file, `refusal` has the answers of the proxy
-//! itself. Bodies stream both ways as they come; an upgrade becomes a tunnel. Any replica can do it: the fleet finds
-//! the sandbox's host. It never answers for the sandbox, caches, or looks into a body.
+//! `hygiene` which headers stay behind, `link` makes and checks signed links, `signed` reads signed addresses of files
+//! and `lookup` finds their sandbox, `refusal` has the answers of the proxy itself. Bodies stream both ways as they come;
+//! an upgrade becomes a tunnel. Any replica can do it: the fleet finds the sandbox's host. It never answers for the
+//! sandbox, caches, or looks into a body.
 
 mod access;
 mod hygiene;
 pub mod link;
+mod lookup;
 mod refusal;
 mod signed;
 pub mod target;
@@ -34,9 +36,12 @@ use self::access::Admission;
 use self::refusal::Refusal;
 use self::signed::Signed;
 use self::target::Target;
+use super::site::client_address;
 use crate::app::App;
 use crate::fleet::FleetError;
 use crate::sandboxes::{OpenGuard, SandboxError, SandboxRecord, Sandboxes, store};
+
+pub use lookup::Lookup;
 
 /// The guest agent's own port, by the E2B protocol.
 pub const GUEST_PORT: u16 = 49983;
@@ -45,9 +50,13 @@ const COPY_BUFFER: usize = 64 * 1024;
 /// Takes requests into sandboxes, and leaves all others to the API.
 pub async fn route(State(app): State<App>, request: Request, next: Next) -> Response {
     let target = match Target::of(&request, &app.config.domain) {
-        Ok(None) => match Signed::of(&request) {
-            Some(signed) => signed::target(&app, signed).await,
-            None => Ok(None),
+        found @ (Ok(None) | Err(Refusal::MissingHeader(_))) => match Signed::of(&request) {
+            Some(signed) if Target::is_unnamed(&request, &app.config.domain) => {
+                let client = request.extensions().get::<super::caller::Peer>().map(|peer| peer.0.ip());
+                let client = client.map(|ip| client_address(ip, request.headers(), &app.config.trusted_proxies));
+                signed::target(&app, &signed, client).await
+            }
+            _ => found,
         },
         found => found,
     };

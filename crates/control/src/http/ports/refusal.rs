@@ -22,6 +22,8 @@ pub enum Refusal {
     Transitioning,
     PortClosed(u16),
     TooManyConnections,
+    /// Too many addresses with signatures that fit nothing.
+    TooManyTries,
     /// Something listened, and the connection broke before an answer came.
     Broken,
     HostUnreachable,
@@ -58,7 +60,7 @@ impl Refusal {
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::NotFound | Self::PortClosed(_) | Self::Broken | Self::HostUnreachable => StatusCode::BAD_GATEWAY,
             Self::Transitioning => StatusCode::CONFLICT,
-            Self::TooManyConnections => StatusCode::TOO_MANY_REQUESTS,
+            Self::TooManyConnections | Self::TooManyTries => StatusCode::TOO_MANY_REQUESTS,
             Self::TimedOut => StatusCode::GATEWAY_TIMEOUT,
             Self::Internal => StatusCode::NOT_FOUND,
             Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
@@ -78,6 +80,7 @@ impl Refusal {
             Self::Transitioning => "The sandbox is on its way to another state; try again in a moment",
             Self::PortClosed(_) => "The sandbox is running but port is not open",
             Self::TooManyConnections => "The sandbox has too many connections",
+            Self::TooManyTries => "Too many signatures that fit no sandbox; try again in a minute",
             Self::Broken => "The connection to the sandbox broke before it answered",
             Self::HostUnreachable => "The sandbox's host can't be reached at the moment",
             Self::TimedOut => "The sandbox's host did not answer in time",
@@ -99,6 +102,9 @@ impl Refusal {
         let headers = answer.headers_mut();
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+        if self == Self::TooManyTries {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("60"));
+        }
         if matches!(self, Self::Transitioning | Self::TooManyConnections | Self::Overloaded) {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }

@@ -2,21 +2,18 @@
 //! given one, so without the headers that say which sandbox. The signature says it: it was made with the access token of
 //! one sandbox. The guest agent judges it again, its expiry too.
 
+use std::net::IpAddr;
+
 use axum::http::Method;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
-use tokio::sync::Semaphore;
 
 use super::GUEST_PORT;
 use super::refusal::Refusal;
 use super::target::Target;
 use crate::app::App;
-use crate::sandboxes::store;
-
-/// Every token of a living sandbox is tried, so only so many look at once.
-static LOOKING: Semaphore = Semaphore::const_new(2);
 
 /// What was signed, as the query has it.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -24,7 +21,7 @@ pub struct Signed {
     path: String,
     username: String,
     expiration: Option<String>,
-    digest: Vec<u8>,
+    pub digest: Vec<u8>,
     operation: &'static str,
 }
 
@@ -54,7 +51,7 @@ impl Signed {
         (signed.digest.len() == 32).then_some(signed)
     }
 
-    fn was_made_with(&self, token: &str) -> bool {
+    pub fn was_made_with(&self, token: &str) -> bool {
         let Self { path, username, operation, .. } = self;
         let mut hash = Sha256::new().chain_update(format!("{path}:{operation}:{username}:{token}"));
         if let Some(expiration) = &self.expiration {
@@ -68,11 +65,8 @@ impl Signed {
 ///
 /// # Errors
 /// When there is none that lives.
-pub async fn target(app: &App, signed: Signed) -> Result<Option<Target>, Refusal> {
-    let _looking = LOOKING.try_acquire().map_err(|_| Refusal::Overloaded)?;
-    let tokens = store::access_tokens(&app.db).await?;
-    let found = tokens.into_iter().find(|(_, token)| signed.was_made_with(token)).ok_or(Refusal::NotFound)?;
-    let sandbox = found.0.0;
+pub async fn target(app: &App, signed: &Signed, client: Option<IpAddr>) -> Result<Option<Target>, Refusal> {
+    let sandbox = app.signed.find(&app.db, signed, client).await?;
     Ok(Some(Target { asked_for: sandbox.dns_label(), sandbox, port: GUEST_PORT, name: None }))
 }
 

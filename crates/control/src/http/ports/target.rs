@@ -32,13 +32,8 @@ impl Target {
     /// # Errors
     /// When the request is meant for a sandbox and doesn't say for which.
     pub fn of<B>(request: &Request<B>, domain: &str) -> Result<Option<Self>, Refusal> {
-        let host = request
-            .uri()
-            .authority()
-            .map(|authority| authority.as_str().to_owned())
-            .or_else(|| request.headers().get(HOST).and_then(|value| value.to_str().ok()).map(str::to_owned));
-        let Some(host) = host else { return Ok(None) };
-        let name = without_port(&host).trim_end_matches('.').to_ascii_lowercase();
+        let Some(host) = host_of(request) else { return Ok(None) };
+        let name = plain_name(&host);
         let domain = without_port(domain).to_ascii_lowercase();
         if let Some(label) = name.strip_suffix(&domain).and_then(|rest| rest.strip_suffix('.'))
             && let Some((port, id)) = sandbox_label(label)
@@ -47,11 +42,15 @@ impl Target {
             target.name = Some(name);
             return Ok(Some(target));
         }
-        let shared = name == format!("sandbox.{domain}");
-        if name == "localhost" || shared || name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok() {
-            return by_headers(request.headers(), shared);
+        if is_unnamed(&name, &domain) {
+            return by_headers(request.headers(), is_shared(&name, &domain));
         }
         Ok(None)
+    }
+
+    /// Whether the request's host name says nothing of a sandbox, so that headers may, or a signature.
+    pub fn is_unnamed<B>(request: &Request<B>, domain: &str) -> bool {
+        host_of(request).is_some_and(|host| is_unnamed(&plain_name(&host), &without_port(domain).to_ascii_lowercase()))
     }
 
     fn parse(id: &str, port: &str) -> Result<Self, Refusal> {
@@ -60,6 +59,24 @@ impl Target {
         let port = number.ok_or(Refusal::BadPort)?;
         Ok(Self { sandbox, port, asked_for: id.to_owned(), name: None })
     }
+}
+
+fn host_of<B>(request: &Request<B>) -> Option<String> {
+    let named = request.uri().authority().map(|authority| authority.as_str());
+    let host = named.or_else(|| request.headers().get(HOST).and_then(|value| value.to_str().ok()));
+    host.map(str::to_owned)
+}
+
+fn plain_name(host: &str) -> String {
+    without_port(host).trim_end_matches('.').to_ascii_lowercase()
+}
+
+fn is_shared(name: &str, domain: &str) -> bool {
+    name.strip_prefix("sandbox.") == Some(domain)
+}
+
+fn is_unnamed(name: &str, domain: &str) -> bool {
+    name == "localhost" || is_shared(name, domain) || name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
 }
 
 /// `{port}-{id}` of a single label. What doesn't begin with a digit is some other name below the domain.

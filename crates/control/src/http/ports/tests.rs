@@ -5,9 +5,9 @@ use axum::http::{Method, StatusCode};
 use serde_json::json;
 
 use super::link;
-use crate::db::testing::sqlite;
+use crate::db::testing::{databases, sqlite};
 use crate::sandboxes::{SandboxRecord, store};
-use crate::testing::{Answer, Client, FakeAgent, TestApp, app_with};
+use crate::testing::{Answer, Client, FakeAgent, TestApp, app, app_with};
 
 struct Rig {
     test: TestApp,
@@ -195,4 +195,39 @@ async fn the_guests_own_port_goes_to_the_guest_unvouched_for_and_not_to_what_is_
     let read = client.get("/files?path=nope").await;
     assert_eq!(read.status, StatusCode::NOT_FOUND);
     assert!(rig.agent.calls().contains(&"guest untrusted".to_owned()), "{:?}", rig.agent.calls());
+}
+
+#[tokio::test]
+async fn who_tries_signatures_that_fit_nothing_is_stopped_and_who_has_a_good_one_is_not() {
+    use base64::Engine;
+    use sha2::{Digest, Sha256};
+    for db in databases().await {
+        let test = app(db).await;
+        test.fleet.add_host();
+        let made = test.client.post("/e2b/v2/sandboxes", json!({ "templateID": "base" })).await.expect(201).json();
+        let address = |token: &str, path: &str| {
+            let digest = Sha256::digest(format!("{path}:read:user:{token}"));
+            let signature = base64::engine::general_purpose::STANDARD_NO_PAD.encode(digest);
+            let signature: String = form_urlencoded::byte_serialize(signature.as_bytes()).collect();
+            format!("/files?path={path}&username=user&signature=v1_{signature}")
+        };
+        let plain = test.client.anonymous().with("host", "127.0.0.1:7420");
+        let token = made["envdAccessToken"].as_str().unwrap();
+        let good = address(token, "a");
+        let found = plain.get(&good).await.status;
+        // Each replica counts for itself, and remembers whom it found.
+        plain.get(&good).await;
+        let mut stopped = None;
+        for number in 0..200 {
+            let answer = plain.get(&address("not a token", &format!("n{number}"))).await;
+            if answer.status == 429 {
+                stopped = Some(answer);
+                break;
+            }
+            assert_eq!(answer.status, 502, "{number}");
+        }
+        assert_eq!(stopped.expect("an end of tries").headers["retry-after"], "60");
+        assert_eq!(plain.get(&good).await.status, found);
+        assert!(found != 502 && found != 429, "{found}");
+    }
 }

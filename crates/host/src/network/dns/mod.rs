@@ -5,6 +5,7 @@
 //! dropped, as an overloaded resolver would. [`message`] knows what a DNS message looks like, [`upstream`] whom to ask
 //! and how.
 
+mod learned;
 mod message;
 mod upstream;
 
@@ -13,7 +14,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -24,6 +25,7 @@ use tokio::time::timeout;
 
 use super::nfnetlink;
 use super::policy::{Policy, Ruling};
+use learned::Learned;
 use upstream::Upstreams;
 
 const PORT: u16 = 53;
@@ -89,6 +91,9 @@ struct Shared {
     table: String,
     /// Of sandboxes that have rules about names.
     policies: Mutex<HashMap<Ipv4Addr, Arc<Policy>>>,
+    /// What the set `learned` holds. Held while it or a policy changes, so that no answer to an older policy's question is
+    /// learned after a newer one has come.
+    learned: Mutex<Learned>,
     udp: Arc<Admission>,
     tcp: Arc<Admission>,
 }
@@ -107,6 +112,7 @@ impl Forwarder {
         let shared = Shared {
             table,
             policies: Mutex::default(),
+            learned: Mutex::default(),
             upstreams: Upstreams::new(resolv_conf),
             udp: Admission::new(UDP_TOTAL, UDP_EACH),
             tcp: Admission::new(TCP_TOTAL, TCP_EACH),
@@ -114,8 +120,15 @@ impl Forwarder {
         Self { shared: Arc::new(shared), runtime: Handle::current(), tasks: Mutex::default() }
     }
 
-    /// Judges the sandbox's names by this from now on.
+    /// Judges the sandbox's names by this from now on. What an earlier policy's names have opened is closed. Blocks for the
+    /// kernel.
     pub fn set_policy(&self, sandbox: Ipv4Addr, policy: Policy) {
+        let mut learned = self.shared.learned.lock().unwrap_or_else(PoisonError::into_inner);
+        for address in learned.forget(sandbox) {
+            if let Err(error) = nfnetlink::remove_pair(&self.shared.table, "learned", (sandbox, address)) {
+                tracing::warn!(%sandbox, %address, %error, "an address that a former name has opened stays open for a while");
+            }
+        }
         let mut policies = self.shared.policies.lock().unwrap_or_else(PoisonError::into_inner);
         if policy.has_names() {
             policies.insert(sandbox, Arc::new(policy));
@@ -167,13 +180,22 @@ impl Shared {
     }
 
     /// Lets the sandbox through to the addresses in an admitted answer, before it hears of them.
-    async fn learn(self: &Arc<Self>, source: Ipv4Addr, ruling: Ruling, answer: Option<&[u8]>) {
+    async fn learn(self: &Arc<Self>, source: Ipv4Addr, ruling: Ruling, question: &[u8], answer: Option<&[u8]>) {
         let (Ruling::Admit, Some(answer)) = (ruling, answer) else { return };
         let addresses = message::addresses(answer, MAX_LEARNED);
-        let shared = Arc::clone(self);
+        let (shared, question) = (Arc::clone(self), question.to_vec());
         let adding = tokio::task::spawn_blocking(move || {
+            let mut learned = shared.learned.lock().unwrap_or_else(PoisonError::into_inner);
+            if shared.judge(source, &question) != Ruling::Admit {
+                return;
+            }
+            let now = Instant::now();
             for (address, seconds) in addresses {
                 let lifetime = Duration::from_secs(u64::from(seconds.clamp(LEARNED.0, LEARNED.1)));
+                if !learned.note(source, address, now + lifetime, now) {
+                    tracing::debug!(%source, "its names have opened as many addresses as one sandbox may have");
+                    return;
+                }
                 if let Err(error) = nfnetlink::add_pair(&shared.table, "learned", (source, address), lifetime) {
                     tracing::warn!(%source, %address, %error, "an address that is allowed by name stays closed");
                 }
@@ -234,7 +256,7 @@ async fn serve_udp(gateway: Ipv4Addr, socket: Arc<UdpSocket>, shared: &Arc<Share
                 Ruling::Refuse => message::refusal(&question),
                 ruling => {
                     let answer = shared.upstreams.ask_udp(&question).await;
-                    shared.learn(address, ruling, answer.as_deref()).await;
+                    shared.learn(address, ruling, &question, answer.as_deref()).await;
                     answer.or_else(|| message::failure(&question))
                 }
             };
@@ -279,7 +301,7 @@ async fn converse(mut stream: TcpStream, source: Ipv4Addr, shared: &Arc<Shared>)
             Ruling::Refuse => message::refusal(&question),
             ruling => {
                 let answer = shared.upstreams.ask_tcp(&question).await;
-                shared.learn(source, ruling, answer.as_deref()).await;
+                shared.learn(source, ruling, &question, answer.as_deref()).await;
                 answer.or_else(|| message::failure(&question))
             }
         };

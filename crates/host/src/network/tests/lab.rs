@@ -169,6 +169,12 @@ impl Lab {
     }
 
     pub fn restart(&self, slots: Slots, denied: &[Slot]) -> Agent<'_> {
+        let closed = Policy { closed: true, ..Policy::default() };
+        let denied: Vec<_> = denied.iter().map(|slot| (*slot, closed.clone())).collect();
+        self.restart_with(slots, &denied)
+    }
+
+    pub fn restart_with(&self, slots: Slots, ruled: &[(Slot, Policy)]) -> Agent<'_> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .on_thread_start({
@@ -181,9 +187,7 @@ impl Lab {
             .enable_all()
             .build()
             .unwrap();
-        let closed = Policy { closed: true, ..Policy::default() };
-        let denied: Vec<_> = denied.iter().map(|slot| (*slot, closed.clone())).collect();
-        let start = || runtime.block_on(Network::start(&self.instance(), self.config.clone(), &slots, &denied));
+        let start = || runtime.block_on(Network::start(&self.instance(), self.config.clone(), &slots, ruled));
         let network = self.host.run(start).unwrap();
         Agent { lab: self, slots, network, runtime }
     }

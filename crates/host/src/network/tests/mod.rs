@@ -2,6 +2,7 @@
 
 mod lab;
 mod names;
+mod policies;
 
 use std::net::UdpSocket;
 use std::process::Command;

@@ -18,7 +18,7 @@ fn question(name: &str) -> Vec<u8> {
 }
 
 /// A resolver that answers every question with this address.
-fn serve(lab: &Lab, at: &str, address: Ipv4Addr) {
+pub fn serve(lab: &Lab, at: &str, address: Ipv4Addr) {
     let at: Ipv4Addr = at.parse().unwrap();
     let (udp, tcp) = lab.internet.run(|| (UdpSocket::bind((at, 53)).unwrap(), TcpListener::bind((at, 53)).unwrap()));
     let answer = move |question: &[u8]| {
@@ -55,7 +55,7 @@ fn serve(lab: &Lab, at: &str, address: Ipv4Addr) {
     });
 }
 
-fn ask_udp(sandbox: &Sandbox, name: &str) -> Option<Vec<u8>> {
+pub fn ask_udp(sandbox: &Sandbox, name: &str) -> Option<Vec<u8>> {
     let socket = sandbox.namespace.run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
     socket.set_read_timeout(Some(PATIENCE * 5)).unwrap();
     socket.connect((sandbox.slot.gateway(), 53)).unwrap();
@@ -65,12 +65,12 @@ fn ask_udp(sandbox: &Sandbox, name: &str) -> Option<Vec<u8>> {
     Some(buffer[..length].to_vec())
 }
 
-fn ends_with(answer: &Option<Vec<u8>>, address: Ipv4Addr) -> bool {
+pub fn ends_with(answer: &Option<Vec<u8>>, address: Ipv4Addr) -> bool {
     answer.as_ref().is_some_and(|bytes| bytes.starts_with(&[0xab, 0xcd]) && bytes.ends_with(&address.octets()))
 }
 
-const FIRST: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
-const SECOND: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
+pub const FIRST: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
+pub const SECOND: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
 
 #[test]
 fn names_are_resolved_by_the_hosts_resolver_by_udp_and_tcp() {

@@ -250,3 +250,36 @@ async fn what_is_stored_by_a_pause_has_no_processes_and_goes_on_with_its_memory(
     house.machine.lose_stored();
     assert_eq!(house.keeper.resume(&id, 5).await.unwrap().kept, Kept::Files);
 }
+
+#[tokio::test]
+async fn a_pause_of_the_files_alone_ends_its_processes_and_a_resume_starts_new_ones() {
+    let house = House::new().await;
+    let id = house.created().await;
+    for _ in 0..2 {
+        let paused = house.keeper.pause_files(&id, 2, "user".to_owned()).await.unwrap();
+        assert_eq!((paused.view.state, paused.kept), (State::Paused, Kept::Files));
+    }
+    assert_eq!(house.machine.running(), []);
+    let house = house.restart_agent().await;
+    assert_eq!(state_of(&house.keeper, &id), Some((State::Paused, "user".to_owned())));
+    let resumed = house.keeper.resume(&id, 3).await.unwrap();
+    assert_eq!((resumed.view.state, resumed.kept), (State::Running, Kept::Files));
+    assert_eq!(house.machine.running(), [id.clone()]);
+    house.keeper.destroy(&id, 4).await.unwrap();
+    house.nothing_is_left().await;
+}
+
+#[tokio::test]
+async fn processes_that_a_crash_left_of_a_pause_of_the_files_are_ended_by_the_next_agent() {
+    let house = House::new().await;
+    let id = house.created().await;
+    house.rewrite(&id, |record| {
+        record.state = State::Paused;
+        record.init = None;
+    });
+    let house = house.restart_agent().await;
+    // An order is carried out after what the owner begins with.
+    house.keeper.pause_files(&id, 2, "user".to_owned()).await.unwrap();
+    assert_eq!(house.machine.running(), []);
+    assert_eq!(house.keeper.resume(&id, 3).await.unwrap().kept, Kept::Files);
+}

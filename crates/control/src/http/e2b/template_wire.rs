@@ -1,0 +1,201 @@
+//! The shapes of E2B's API of templates, as its SDKs of both generations send and read them.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// A request for a build that is to come.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NewTemplate {
+    /// `name[:tag]`.
+    pub name: Option<String>,
+    /// The same, as older clients call it.
+    pub alias: Option<String>,
+    pub tags: Option<Vec<String>>,
+    pub cpu_count: Option<u32>,
+    #[serde(rename = "memoryMB")]
+    pub memory_mb: Option<u64>,
+    /// Megabytes that sandboxes shall find free.
+    pub min_free_disk_mb: Option<u64>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Requested {
+    #[serde(rename = "templateID")]
+    pub template_id: String,
+    #[serde(rename = "buildID")]
+    pub build_id: String,
+    pub public: bool,
+    pub names: Vec<String>,
+    pub tags: Vec<String>,
+    pub aliases: Vec<String>,
+}
+
+/// What is to be built.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Start {
+    pub from_image: Option<String>,
+    pub from_template: Option<String>,
+    pub from_image_registry: Option<Registry>,
+    pub force: Option<bool>,
+    pub steps: Option<Vec<Step>>,
+    pub start_cmd: Option<String>,
+    pub ready_cmd: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Step {
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub args: Option<Vec<String>>,
+    pub files_hash: Option<String>,
+    pub force: Option<bool>,
+}
+
+/// How a registry is logged in to. Never written anywhere.
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum Registry {
+    Registry {
+        username: String,
+        password: String,
+    },
+    Aws {},
+    #[serde(rename_all = "camelCase")]
+    Gcp {
+        service_account_json: Value,
+    },
+}
+
+impl std::fmt::Debug for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Registry(..)")
+    }
+}
+
+/// Where the files of a `COPY` go, and whether they are there.
+#[derive(Debug, Serialize)]
+pub struct FileUpload {
+    pub present: bool,
+    pub url: String,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BuildInfo {
+    #[serde(rename = "templateID")]
+    pub template_id: String,
+    #[serde(rename = "buildID")]
+    pub build_id: String,
+    pub status: &'static str,
+    pub logs: Vec<String>,
+    pub log_entries: Vec<LogEntry>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct LogEntry {
+    pub timestamp: DateTime<Utc>,
+    pub message: String,
+    pub level: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub step: Option<String>,
+}
+
+/// Why a build has failed.
+#[derive(Debug, Serialize)]
+pub struct Reason {
+    pub message: String,
+    /// `base`, the number of a step from 1, or `finalize`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub step: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Template {
+    #[serde(rename = "templateID")]
+    pub template_id: String,
+    #[serde(rename = "buildID")]
+    pub build_id: String,
+    pub cpu_count: i64,
+    #[serde(rename = "memoryMB")]
+    pub memory_mb: i64,
+    #[serde(rename = "diskSizeMB")]
+    pub disk_size_mb: i64,
+    pub public: bool,
+    pub aliases: Vec<String>,
+    pub names: Vec<String>,
+    pub created_at: DateTime<Utc>,
+    pub updated_at: DateTime<Utc>,
+    pub created_by: Option<Value>,
+    pub last_spawned_at: Option<DateTime<Utc>>,
+    pub spawn_count: i64,
+    pub build_count: i64,
+    pub envd_version: &'static str,
+    pub build_status: &'static str,
+    pub is_default: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub builds: Option<Vec<Build>>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Build {
+    #[serde(rename = "buildID")]
+    pub build_id: String,
+    pub status: &'static str,
+    pub created_at: DateTime<Utc>,
+    pub updated_at: DateTime<Utc>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<DateTime<Utc>>,
+    pub cpu_count: i64,
+    #[serde(rename = "memoryMB")]
+    pub memory_mb: i64,
+    #[serde(rename = "diskSizeMB")]
+    pub disk_size_mb: i64,
+    pub envd_version: &'static str,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Update {
+    pub public: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct NewTags {
+    /// `name:tag`.
+    pub target: String,
+    pub tags: Vec<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct OldTags {
+    pub name: String,
+    pub tags: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Assigned {
+    pub tags: Vec<String>,
+    #[serde(rename = "buildID")]
+    pub build_id: String,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Tag {
+    pub tag: String,
+    #[serde(rename = "buildID")]
+    pub build_id: String,
+    pub created_at: DateTime<Utc>,
+}

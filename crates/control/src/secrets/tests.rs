@@ -1,0 +1,120 @@
+//! What secrets promise, over both databases.
+
+use atoll_model::api::Page;
+use atoll_model::api::sandboxes::Sandbox;
+use atoll_model::api::secrets::Secret;
+use serde_json::json;
+
+use crate::db::on;
+use crate::db::testing::databases;
+use crate::testing::app;
+
+const VALUE: &str = "hunter2-of-the-team";
+
+#[tokio::test]
+async fn a_secret_reaches_a_sandbox_and_nothing_else() {
+    for test in databases().await {
+        let test = app(test).await;
+        let (_, agent) = test.fleet.add_host();
+        let body = json!({ "name": "openai.key", "value": VALUE });
+        let made = test.client.post("/v1/secrets", body).await.expect(201);
+        let mut shown = vec![String::from_utf8(made.body.clone()).unwrap()];
+        let secret: Secret = made.parsed();
+        let ask = json!({ "secrets": { "OPENAI_API_KEY": "openai.key" }, "env": { "OTHER": "plain" } });
+        let created = test.client.post("/v1/sandboxes", ask).await.expect(201);
+        let sandbox: Sandbox = created.parsed();
+        let env = agent.spec_of(&sandbox.id).unwrap().env;
+        assert_eq!(env.get("OPENAI_API_KEY").map(String::as_str), Some(VALUE));
+        assert_eq!(env.get("OTHER").map(String::as_str), Some("plain"));
+        shown.push(String::from_utf8(created.body).unwrap());
+        let owner = test.first().await;
+        for path in ["/v1/secrets", "/v1/sandboxes", &format!("/v1/sandboxes/{}", sandbox.id), "/v1/audit-logs"] {
+            let client = if path.contains("audit") { &owner } else { &test.client };
+            shown.push(String::from_utf8(client.get(path).await.expect(200).body).unwrap());
+        }
+        let listed: Page<Secret> = test.client.get("/v1/secrets").await.parsed();
+        assert_eq!(listed.items, [secret]);
+        assert!(shown[4].contains("\"secret.create\"") || shown[5].contains("secret.create"), "{shown:?}");
+        // Whoever has the database alone has nothing.
+        let rows: Vec<(String,)> =
+            on!(read & test.app.db, |c| sqlx::query_as("SELECT sealed FROM secrets").fetch_all(c).await).unwrap();
+        let events: Vec<(String,)> =
+            on!(read & test.app.db, |c| sqlx::query_as("SELECT CAST(data AS TEXT) FROM events").fetch_all(c).await)
+                .unwrap();
+        shown.extend(rows.into_iter().chain(events).map(|row| row.0));
+        assert!(shown.iter().all(|text| !text.contains(VALUE)), "{shown:?}");
+    }
+}
+
+#[tokio::test]
+async fn names_are_a_teams_own_and_values_can_be_set_anew() {
+    for test in databases().await {
+        let test = app(test).await;
+        let (_, agent) = test.fleet.add_host();
+        let body = |value: &str| json!({ "name": "token", "value": value });
+        let first: Secret = test.client.post("/v1/secrets", body("one")).await.expect(201).parsed();
+        let taken = test.client.post("/v1/secrets", body("two")).await.expect(409);
+        assert_eq!((taken.code().as_str(), taken.field().as_str()), ("name_taken", "name"));
+        test.clock.advance(std::time::Duration::from_secs(5));
+        let path = "/v1/secrets?overwrite=true";
+        let second: Secret = test.client.post(path, body("two")).await.expect(201).parsed();
+        assert!(second.id == first.id && second.created_at == first.created_at && second.updated_at > first.updated_at);
+        let ask = json!({ "secrets": { "T": "token" } });
+        let sandbox: Sandbox = test.client.post("/v1/sandboxes", ask.clone()).await.expect(201).parsed();
+        assert_eq!(agent.spec_of(&sandbox.id).unwrap().env["T"], "two");
+        // Another team has its own, and sees nothing of this one.
+        let other = test.another_team().await;
+        let missing = other.post("/v1/sandboxes", ask.clone()).await.expect(404);
+        assert_eq!(missing.field(), "secrets");
+        other.delete("/v1/secrets/token").await.expect(404);
+        other.delete(&format!("/v1/secrets/{}", first.id)).await.expect(404);
+        other.post("/v1/secrets", body("theirs")).await.expect(201);
+        // Gone by name or id; sandboxes that have it keep it.
+        test.client.delete("/v1/secrets/token").await.expect(204);
+        test.client.delete("/v1/secrets/token").await.expect(404);
+        test.client.post("/v1/sandboxes", ask).await.expect(404);
+        assert_eq!(agent.spec_of(&sandbox.id).unwrap().env["T"], "two");
+    }
+}
+
+#[tokio::test]
+async fn a_repeated_request_is_one_secret_and_its_trace_gives_nothing_away() {
+    for test in databases().await {
+        let test = app(test).await;
+        let client = test.client.with("idempotency-key", "once");
+        let body = json!({ "name": "s", "value": "1234" });
+        let first: Secret = client.post("/v1/secrets", body.clone()).await.expect(201).parsed();
+        let again: Secret = client.post("/v1/secrets", body.clone()).await.expect(201).parsed();
+        assert_eq!(first, again);
+        client.post("/v1/secrets", json!({ "name": "s", "value": "1235" })).await.expect(409);
+        let (hash,): (String,) =
+            on!(read & test.app.db, |c| sqlx::query_as("SELECT request_hash FROM idempotency_keys").fetch_one(c).await)
+                .unwrap();
+        // Nobody who has the database can try all short values: the hash is not of the body itself.
+        let plain = crate::http::idempotent::key(
+            &[("idempotency-key".parse().unwrap(), "x".parse().unwrap())].into_iter().collect(),
+            "",
+            "secrets",
+            &body,
+        );
+        assert_ne!(plain.unwrap().unwrap().request_hash, hash);
+    }
+}
+
+#[tokio::test]
+async fn absurd_secrets_are_refused_by_field() {
+    let test = app(crate::db::testing::sqlite().await).await;
+    for (body, field) in [
+        (json!({ "name": "", "value": "x" }), "name"),
+        (json!({ "name": "a b", "value": "x" }), "name"),
+        (json!({ "name": "x".repeat(65), "value": "x" }), "name"),
+        (json!({ "name": "a", "value": "" }), "value"),
+        (json!({ "name": "a", "value": "x\0y" }), "value"),
+        (json!({ "name": "a", "value": "x".repeat(65_537) }), "value"),
+        (json!({ "name": "a" }), "value"),
+    ] {
+        let refused = test.client.post("/v1/secrets", body).await.expect(400);
+        assert_eq!(refused.field(), field);
+    }
+    test.client.post("/v1/secrets", json!({ "name": "a", "value": "x".repeat(65_536) })).await.expect(201);
+}

@@ -1,0 +1,200 @@
+//! Templates that ship besides `base`: there by name from the start, and built when they are wanted for the first time.
+//!
+//! A row without an image stands for one that is not built yet. The first create from it begins the build, on the
+//! machine of the replica that was asked, and is told to come back; so is everybody who asks meanwhile. A failed build is
+//! told as well, and tried again by whoever asks after a while. `atoll template prepare` builds ahead, with no server.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::store::{self, Template};
+use super::{BaseError, BaseImage, Recipe, cached, ensure_base, ensure_on};
+use crate::clock::Clock;
+use crate::db::{Db, DbError};
+
+/// Other names that programs know a shipped template by; a team's own template of that name comes first.
+const ALIASES: [(&str, &str); 1] = [("code-interpreter-v1", "code-interpreter")];
+/// After a failure, a build is tried again no sooner.
+const TRY_AGAIN: Duration = Duration::from_secs(60);
+/// A build that takes longer is ended.
+const DEADLINE: Duration = Duration::from_secs(30 * 60);
+
+/// The name that a template ships under, when `name` is another name of it.
+#[must_use]
+pub fn ships_as(name: &str) -> Option<&'static str> {
+    ALIASES.iter().find(|(alias, _)| *alias == name).map(|(_, name)| *name)
+}
+
+/// What sandboxes of the code interpreter are, besides its image.
+pub(super) const START_CMD: &str = "/usr/lib/atoll/interpreter/start";
+pub(super) const READY_CMD: &str = "curl -fs -o /dev/null http://127.0.0.1:49999/health";
+pub(super) const MEMORY_MB: i64 = 1024;
+
+/// The recipes that the binary carries.
+#[derive(Debug, Clone)]
+pub struct ShippedRecipes {
+    pub base: Recipe,
+    /// Stands on `base`.
+    pub code_interpreter: Recipe,
+}
+
+impl ShippedRecipes {
+    /// The image of the code interpreter, from the cache or built into it, and that of base before it.
+    ///
+    /// # Errors
+    /// When it can't be built here; the error says what to do.
+    pub async fn code_interpreter(
+        &self,
+        cache_dir: &std::path::Path,
+        progress: &(dyn Fn(&str) + Send + Sync),
+    ) -> Result<BaseImage, BaseError> {
+        if let Some(image) = cached(cache_dir, &self.code_interpreter)? {
+            return Ok(image);
+        }
+        let base = ensure_base(cache_dir, &self.base, progress).await?;
+        ensure_on(cache_dir, &self.code_interpreter, Some(&base), progress).await
+    }
+}
+
+/// Why a shipped template can't be used at the moment.
+#[derive(Debug, thiserror::Error)]
+pub enum ShippedError {
+    #[error(
+        "the template `{name}` is used for the first time and is being built: {step} ({seconds} s so far); try again in a \
+         moment"
+    )]
+    BeingBuilt { name: String, step: String, seconds: u64 },
+    #[error("the template `{name}` could not be built; it is tried again in a minute: {problem}")]
+    Failed { name: String, problem: String },
+    #[error(transparent)]
+    Db(#[from] DbError),
+}
+
+enum State {
+    Idle,
+    Building { step: String, since: Instant },
+    Failed { problem: String, at: Instant },
+}
+
+/// The shipped templates of one replica. Cheap to clone.
+#[derive(Clone)]
+pub struct Shipped(Arc<Inner>);
+
+struct Inner {
+    db: Db,
+    clock: Clock,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+    cache_dir: PathBuf,
+    recipes: Option<ShippedRecipes>,
+    state: Mutex<State>,
+}
+
+impl Shipped {
+    /// None of them without `recipes`.
+    #[must_use]
+    pub fn new(
+        (db, clock): (Db, Clock),
+        (tasks, shutdown): (TaskTracker, CancellationToken),
+        cache_dir: PathBuf,
+        recipes: Option<ShippedRecipes>,
+    ) -> Self {
+        Self(Arc::new(Inner { db, clock, tasks, shutdown, cache_dir, recipes, state: Mutex::new(State::Idle) }))
+    }
+
+    /// Makes their rows, with their images where they are in the cache. Builds nothing.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn announce(&self) -> Result<(), DbError> {
+        let Some(recipes) = &self.0.recipes else { return Ok(()) };
+        let image = cached(&self.0.cache_dir, &recipes.code_interpreter).unwrap_or_else(|error| {
+            tracing::warn!(%error, "the image cache can't be looked at");
+            None
+        });
+        self.register(&recipes.code_interpreter, image.as_ref()).await.map(|_| ())
+    }
+
+    async fn register(&self, recipe: &Recipe, image: Option<&BaseImage>) -> Result<Template, DbError> {
+        store::register_shipped(&self.0.db, recipe.name(), image, self.0.clock.now()).await
+    }
+
+    /// The platform's template of this name, with an image. None when none of that name ships.
+    ///
+    /// # Errors
+    /// [`ShippedError::BeingBuilt`] until it is built; this call has begun that if nobody else had.
+    pub async fn with_image(&self, name: &str) -> Result<Option<Template>, ShippedError> {
+        let Some(recipes) = self.0.recipes.as_ref().filter(|recipes| recipes.code_interpreter.name() == name) else {
+            return Ok(None);
+        };
+        // Built ahead on this machine, or by another Atoll here.
+        if let Ok(Some(image)) = cached(&self.0.cache_dir, &recipes.code_interpreter) {
+            return Ok(Some(self.register(&recipes.code_interpreter, Some(&image)).await?));
+        }
+        Err(self.begin(recipes))
+    }
+
+    /// Begins the build unless it is under way or failed a moment ago; what to tell meanwhile.
+    fn begin(&self, recipes: &ShippedRecipes) -> ShippedError {
+        let name = recipes.code_interpreter.name().to_owned();
+        let mut state = self.state();
+        match &*state {
+            State::Building { step, since } => {
+                return ShippedError::BeingBuilt { name, step: step.clone(), seconds: since.elapsed().as_secs() };
+            }
+            State::Failed { problem, at } if at.elapsed() < TRY_AGAIN => {
+                return ShippedError::Failed { name, problem: problem.clone() };
+            }
+            State::Idle | State::Failed { .. } => {}
+        }
+        let step = "beginning".to_owned();
+        *state = State::Building { step: step.clone(), since: Instant::now() };
+        drop(state);
+        let (shipped, recipes) = (self.clone(), recipes.clone());
+        self.0.tasks.spawn(async move {
+            let shutdown = shipped.0.shutdown.clone();
+            // Cut off, a build leaves nothing that runs, and the next one begins afresh.
+            tokio::select! {
+                () = shipped.build(&recipes) => {}
+                () = shutdown.cancelled() => {}
+            }
+        });
+        ShippedError::BeingBuilt { name, step, seconds: 0 }
+    }
+
+    async fn build(&self, recipes: &ShippedRecipes) {
+        let name = recipes.code_interpreter.name();
+        let say = |line: &str| {
+            tracing::info!(template = name, step = line, "building a template that ships");
+            if let State::Building { step, .. } = &mut *self.state() {
+                line.clone_into(step);
+            }
+        };
+        let building = tokio::time::timeout(DEADLINE, recipes.code_interpreter(&self.0.cache_dir, &say)).await;
+        let result = match building {
+            Ok(Ok(image)) => {
+                self.register(&recipes.code_interpreter, Some(&image)).await.map_err(|error| error.to_string())
+            }
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("it took longer than {} minutes", DEADLINE.as_secs() / 60)),
+        };
+        *self.state() = match result {
+            Ok(template) => {
+                tracing::info!(template = name, digest = template.digest, "a template that ships is built");
+                State::Idle
+            }
+            Err(problem) => {
+                tracing::error!(template = name, problem, "a template that ships could not be built");
+                State::Failed { problem, at: Instant::now() }
+            }
+        };
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

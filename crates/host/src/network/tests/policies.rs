@@ -1,0 +1,136 @@
+//! What single sandboxes may reach, by network and by name, changed while their traffic flows.
+
+use super::lab::{Agent, Lab, Namespace, Sandbox, echoes, line};
+use super::names::{FIRST, SECOND, ask_udp, ends_with, serve};
+use crate::network::Policy;
+
+const OTHER: &str = "198.51.100.9";
+
+fn lab() -> Lab {
+    let lab = Lab::new();
+    for address in [FIRST.to_string(), SECOND.to_string(), OTHER.to_owned()] {
+        lab.internet.ip(&format!("addr add {address}/32 dev lo"));
+    }
+    lab
+}
+
+fn policy(allow: &[&str], deny: &[&str]) -> Policy {
+    let is_name = |text: &&&str| text.bytes().any(|byte| byte.is_ascii_alphabetic());
+    let networks = |rules: &[&str]| {
+        rules.iter().filter(|text| !is_name(text)).map(|text| text.parse().unwrap()).collect::<Vec<_>>()
+    };
+    let names = |rules: &[&str]| rules.iter().filter(is_name).map(|text| (*text).to_owned()).collect::<Vec<_>>();
+    Policy {
+        closed: false,
+        allow: networks(allow),
+        deny: networks(deny),
+        allow_names: names(allow),
+        deny_names: names(deny),
+    }
+}
+
+fn set(agent: &Agent<'_>, sandbox: &Sandbox, policy: &Policy) {
+    agent.lab.host.run(|| agent.network.set_policy(sandbox.slot, policy)).unwrap();
+}
+
+fn reaches(sandbox: &Sandbox, address: impl std::fmt::Display) -> bool {
+    sandbox.namespace.reaches(&format!("{address}:80"))
+}
+
+#[test]
+fn networks_are_opened_and_closed_for_one_sandbox_while_its_connections_flow() {
+    let lab = lab();
+    let agent = lab.start();
+    let (sandbox, neighbour) = (agent.sandbox(), agent.sandbox());
+    let mut open = sandbox.namespace.connect(&format!("{OTHER}:80")).unwrap();
+    line(&mut open);
+    assert!(echoes(&mut open));
+    // Denied: what is open there ends, what is elsewhere goes on, and the neighbour notices nothing.
+    let mut elsewhere = sandbox.namespace.connect(&format!("{FIRST}:80")).unwrap();
+    line(&mut elsewhere);
+    set(&agent, &sandbox, &policy(&[], &["198.51.100.0/24"]));
+    assert!(!echoes(&mut open) && !reaches(&sandbox, OTHER));
+    assert!(echoes(&mut elsewhere) && reaches(&sandbox, SECOND) && reaches(&neighbour, OTHER));
+    // Allowed wins over denied, and only what is allowed is open when everything is denied.
+    set(&agent, &sandbox, &policy(&["203.0.113.1"], &["0.0.0.0/0"]));
+    assert!(reaches(&sandbox, FIRST) && echoes(&mut elsewhere));
+    assert!(!reaches(&sandbox, SECOND) && !reaches(&sandbox, OTHER));
+    // What all sandboxes are kept from stays closed, whatever a sandbox is allowed.
+    set(&agent, &sandbox, &policy(&["0.0.0.0/0"], &[]));
+    assert!(reaches(&sandbox, OTHER));
+    for address in ["10.5.0.1", "169.254.169.254", "192.0.2.2"] {
+        assert!(!reaches(&sandbox, address), "{address}");
+    }
+    set(&agent, &sandbox, &Policy::default());
+    assert!(reaches(&sandbox, OTHER) && reaches(&sandbox, SECOND));
+}
+
+#[test]
+fn names_open_their_addresses_and_nothing_beside_them() {
+    let lab = lab();
+    serve(&lab, "192.0.2.1", FIRST);
+    let agent = lab.start();
+    let (sandbox, neighbour) = (agent.sandbox(), agent.sandbox());
+    set(&agent, &sandbox, &policy(&["*.pypi.org", "example.com"], &["0.0.0.0/0"]));
+    // Not before it has asked: the address is a stranger until it is the answer to a name.
+    assert!(!reaches(&sandbox, FIRST));
+    let refused = |name: &str| {
+        let answer = ask_udp(&sandbox, name);
+        // REFUSED, without an address.
+        answer.is_some_and(|bytes| bytes[3] & 0x0f == 5 && bytes[6..8] == [0, 0])
+    };
+    for name in ["evil.net", "pypi.org", "www.example.com", "example.com.evil.net", "notpypi.org"] {
+        assert!(refused(name), "{name}");
+    }
+    assert!(!reaches(&sandbox, FIRST), "a refused question must open nothing");
+    assert!(ends_with(&ask_udp(&sandbox, "files.pypi.org"), FIRST));
+    assert!(reaches(&sandbox, FIRST) && !reaches(&sandbox, SECOND) && !reaches(&sandbox, OTHER));
+    assert!(ends_with(&ask_udp(&sandbox, "EXAMPLE.com"), FIRST), "letters' case does not matter");
+    // Another sandbox's questions open nothing here, and the rules are not the neighbour's.
+    assert!(ends_with(&ask_udp(&neighbour, "evil.net"), FIRST) && reaches(&neighbour, OTHER));
+    // Taken away while it runs: neither the name nor what it had opened is left.
+    set(&agent, &sandbox, &policy(&["example.com"], &["0.0.0.0/0", "files.pypi.org"]));
+    assert!(refused("files.pypi.org") && !reaches(&sandbox, FIRST));
+    assert!(ends_with(&ask_udp(&sandbox, "example.com"), FIRST) && reaches(&sandbox, FIRST));
+    agent.detach(sandbox.slot);
+    let next = Sandbox { namespace: Namespace::new(), slot: sandbox.slot };
+    set(&agent, &next, &policy(&["example.com"], &["0.0.0.0/0"]));
+    agent.attach(&next).unwrap();
+    assert!(!reaches(&next, FIRST), "what names have opened is not for whoever gets the address next");
+}
+
+#[test]
+fn a_denied_name_is_refused_and_the_rest_is_open() {
+    let lab = lab();
+    serve(&lab, "192.0.2.1", SECOND);
+    let agent = lab.start();
+    let sandbox = agent.sandbox();
+    set(&agent, &sandbox, &policy(&["good.evil.net"], &["*.evil.net"]));
+    assert!(!ends_with(&ask_udp(&sandbox, "bad.evil.net"), SECOND));
+    for name in ["good.evil.net", "evil.net", "example.com"] {
+        assert!(ends_with(&ask_udp(&sandbox, name), SECOND), "{name}");
+    }
+    assert!(reaches(&sandbox, SECOND) && reaches(&sandbox, OTHER));
+}
+
+#[test]
+fn rules_outlive_the_agent_that_set_them() {
+    let lab = lab();
+    let rules = policy(&["203.0.113.1"], &["0.0.0.0/0"]);
+    let (sandbox, slots) = {
+        let agent = lab.start();
+        let sandbox = agent.sandbox();
+        set(&agent, &sandbox, &rules);
+        (sandbox, agent.slots)
+    };
+    // While no agent runs, and with the next one.
+    assert!(reaches(&sandbox, FIRST) && !reaches(&sandbox, OTHER));
+    let agent = lab.restart_with(slots, &[(sandbox.slot, rules)]);
+    assert!(reaches(&sandbox, FIRST) && !reaches(&sandbox, OTHER));
+    agent.detach(sandbox.slot);
+    // Whoever gets the address next begins without them.
+    let next = Sandbox { namespace: Namespace::new(), slot: sandbox.slot };
+    set(&agent, &next, &Policy::default());
+    agent.attach(&next).unwrap();
+    assert!(reaches(&next, OTHER));
+}

@@ -1,0 +1,23 @@
+// Secrets and volumes of a new sandbox as people type them, in the forms that the command line has.
+import type { VolumeMount } from '$api/types';
+
+const words = (text: string) => text.split(/[\s,]+/).filter(Boolean);
+
+/** `VARIABLE=secret`, or the secret's name alone. */
+export const parseSecrets = (text: string): Record<string, string> =>
+	Object.fromEntries(
+		words(text).map((word) => {
+			const split = word.indexOf('=');
+			return split < 0 ? [word, word] : [word.slice(0, split), word.slice(split + 1)];
+		})
+	);
+
+/** `volume:/path`, with `:ro` behind it to read only. */
+export const parseVolumes = (text: string): VolumeMount[] =>
+	words(text).map((word) => {
+		const read_only = word.endsWith(':ro');
+		const rest = read_only ? word.slice(0, -3) : word;
+		const split = rest.indexOf(':');
+		const [volume, path] = split < 0 ? [rest, ''] : [rest.slice(0, split), rest.slice(split + 1)];
+		return { volume, path, ...(read_only ? { read_only } : {}) };
+	});
