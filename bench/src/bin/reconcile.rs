@@ -83,6 +83,7 @@ fn picks(args: &Args) -> Result<()> {
         image: Some(format!("{:064x}", 7)),
         only: None,
         tried: Vec::new(),
+        volumes_on: None,
     };
     let round_robin: fn() -> Box<dyn Scheduler> = || Box::new(RoundRobin::default());
     let least_loaded: fn() -> Box<dyn Scheduler> = || Box::new(LeastLoaded::default());

@@ -154,12 +154,12 @@ pub async fn rename(
     team: &TeamId,
     id: &ApiKeyId,
     name: &str,
-    actor: &Actor,
-    origin: &Origin,
+    made_by: Option<&UserId>,
+    (actor, origin): (&Actor, &Origin),
     now: Millis,
 ) -> Result<bool, DbError> {
     let mut tx = db.begin().await?;
-    if !store::rename(&mut tx, team, id, name).await? {
+    if !store::rename(&mut tx, team, id, name, made_by).await? {
         return Ok(false);
     }
     let entry = Entry {

@@ -105,14 +105,24 @@ pub(super) async fn delete(
     Ok(deleted.map(|(name, maker)| (name, maker.map(|id| id.0))))
 }
 
-pub(super) async fn rename(tx: &mut Tx, team: &TeamId, id: &ApiKeyId, name: &str) -> Result<bool, DbError> {
-    on!(tx tx, |c| sqlx::query("UPDATE api_keys SET name = $3 WHERE id = $1 AND team_id = $2")
-        .bind(id.as_str())
-        .bind(team.as_str())
-        .bind(name)
-        .execute(c)
-        .await
-        .map(|done| done.rows_affected() > 0))
+pub(super) async fn rename(
+    tx: &mut Tx,
+    team: &TeamId,
+    id: &ApiKeyId,
+    name: &str,
+    made_by: Option<&UserId>,
+) -> Result<bool, DbError> {
+    on!(tx tx, |c| sqlx::query(
+        "UPDATE api_keys SET name = $3
+         WHERE id = $1 AND team_id = $2 AND (CAST($4 AS TEXT) IS NULL OR created_by = $4)",
+    )
+    .bind(id.as_str())
+    .bind(team.as_str())
+    .bind(name)
+    .bind(made_by.map(UserId::as_str))
+    .execute(c)
+    .await
+    .map(|done| done.rows_affected() > 0))
     .during("rename an API key")
 }
 

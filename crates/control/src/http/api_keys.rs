@@ -2,7 +2,7 @@
 
 use atoll_model::api::Page;
 use atoll_model::api::auth::{ApiKey, CreateApiKeyRequest, Role};
-use atoll_model::{ApiKeyId, ErrorCode};
+use atoll_model::{ApiKeyId, ErrorCode, UserId};
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
@@ -84,12 +84,17 @@ pub async fn list(
     Ok(axum::Json(page(rows, limit, cursor, api_keys::KeyRow::into_api)))
 }
 
+/// Whose keys a person may change: a member's own, or, `None`, all of the team.
+pub fn only_made_by(user: &User) -> Option<&UserId> {
+    (user.role < Role::Admin && !user.is_admin).then_some(&user.id)
+}
+
 /// Deletes a key: it is refused from the next request on. Members delete the keys that they made, admins of the team all.
 #[utoipa::path(delete, path = "/v1/api-keys/{id}", tag = "api keys", params(("id" = ApiKeyId, Path)),
     responses((status = 204)), security(("bearer" = [])))]
 pub async fn delete(State(app): State<App>, user: User, Id(id): Id<ApiKeyId>) -> ApiResult<StatusCode> {
     let now = app.clock.now();
-    let made_by = (user.role < Role::Admin && !user.is_admin).then_some(&user.id);
+    let made_by = only_made_by(&user);
     match api_keys::delete(&app.db, &user.team, &id, made_by, &user.actor(), &user.origin, now).await? {
         Deleted::Yes => Ok(StatusCode::NO_CONTENT),
         Deleted::NoKey => Err(ApiError::not_found("API key")),

@@ -7,8 +7,8 @@ use crate::fleet::{FleetError, NoHost};
 use crate::layers::LayerError;
 use crate::quotas::QuotaError;
 use crate::secrets::SecretError;
-use crate::volumes::VolumeError;
 use crate::templates::shipped::ShippedError;
+use crate::volumes::VolumeError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {

@@ -50,7 +50,6 @@ use crate::layers::Layers;
 use crate::quotas::{self, Ask, Limits};
 use crate::secrets::Secrets;
 use crate::templates::shipped::Shipped;
-use atoll_model::TeamId;
 
 /// How long a host may take to create, pause or resume a sandbox.
 const HOST_DEADLINE: Duration = Duration::from_secs(60);

@@ -119,7 +119,7 @@ fn translated(number: usize, step: wire::Step) -> ApiResult<Step> {
         }
         "ENV" => {
             let all: Vec<String> = args.collect();
-            if all.is_empty() || all.len() % 2 != 0 {
+            if all.is_empty() || !all.len().is_multiple_of(2) {
                 return wrong("ENV takes names, each followed by its value");
             }
             let variables = all.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect();
@@ -142,7 +142,7 @@ fn translated(number: usize, step: wire::Step) -> ApiResult<Step> {
 
 fn login(registry: Registry) -> ApiResult<Login> {
     let (username, password) = match registry {
-        Registry::Registry { username, password } => (username, password),
+        Registry::Password { username, password } => (username, password),
         // Google's registries take a service account's key as a password.
         Registry::Gcp { service_account_json: Value::String(text) } => ("_json_key".to_owned(), text),
         Registry::Gcp { service_account_json } => ("_json_key".to_owned(), service_account_json.to_string()),

@@ -12,7 +12,7 @@ use crate::app::App;
 use crate::db::Millis;
 use crate::http::caller::User;
 use crate::http::error::{ApiError, ApiResult};
-use crate::http::extract::Json;
+use crate::http::extract::{Id, Json};
 use crate::http::{api_keys as routes, validate};
 use crate::teams;
 
@@ -86,7 +86,7 @@ pub async fn create(
     Ok((StatusCode::CREATED, axum::Json(answer)))
 }
 
-/// Gives a key another name.
+/// Gives a key another name: members the keys that they made, admins of the team all.
 pub async fn rename(
     State(app): State<App>,
     user: User,
@@ -96,15 +96,15 @@ pub async fn rename(
     validate::line("name", &request.name, 100)?;
     let id: ApiKeyId = id.parse()?;
     let now = app.clock.now();
-    let renamed = api_keys::rename(&app.db, &user.team, &id, &request.name, &user.actor(), &user.origin, now).await?;
-    if renamed { Ok(StatusCode::OK) } else { Err(ApiError::not_found("API key")) }
+    let (actor, made_by) = (user.actor(), routes::only_made_by(&user));
+    if api_keys::rename(&app.db, &user.team, &id, &request.name, made_by, (&actor, &user.origin), now).await? {
+        Ok(StatusCode::OK)
+    } else {
+        Err(ApiError::not_found("API key"))
+    }
 }
 
-/// Deletes a key: it is refused from the next request on.
-pub async fn delete(State(app): State<App>, user: User, Path(id): Path<String>) -> ApiResult<StatusCode> {
-    let (id, now): (ApiKeyId, _) = (id.parse()?, app.clock.now());
-    if api_keys::delete(&app.db, &user.team, &id, &user.actor(), &user.origin, now).await? {
-        return Ok(StatusCode::NO_CONTENT);
-    }
-    Err(ApiError::not_found("API key"))
+/// Deletes a key, by the same rules as `DELETE /v1/api-keys/{id}`.
+pub async fn delete(state: State<App>, user: User, Path(id): Path<String>) -> ApiResult<StatusCode> {
+    routes::delete(state, user, Id(id.parse()?)).await
 }

@@ -60,7 +60,8 @@ pub struct Step {
 #[derive(Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum Registry {
-    Registry {
+    #[serde(rename = "registry")]
+    Password {
         username: String,
         password: String,
     },

@@ -264,7 +264,7 @@ async fn a_pause_of_the_files_alone_ends_its_processes_and_a_resume_starts_new_o
     assert_eq!(state_of(&house.keeper, &id), Some((State::Paused, "user".to_owned())));
     let resumed = house.keeper.resume(&id, 3).await.unwrap();
     assert_eq!((resumed.view.state, resumed.kept), (State::Running, Kept::Files));
-    assert_eq!(house.machine.running(), [id.clone()]);
+    assert_eq!(house.machine.running(), std::slice::from_ref(&id));
     house.keeper.destroy(&id, 4).await.unwrap();
     house.nothing_is_left().await;
 }
