@@ -69,7 +69,7 @@ async fn nobody_deletes_the_platforms_or_anothers() {
         other.get(&format!("/v1/snapshots/{}", snapshot.id)).await.expect(404);
         other.post("/v1/sandboxes", json!({ "template": snapshot.name })).await.expect(404);
         other.post("/v1/snapshots", json!({ "sandbox_id": made.id })).await.expect(404);
-        for name in ["", "UPPER", "a/b", "-x", &"x".repeat(65)] {
+        for name in ["", "UPPER", "a/b", "-x", &"x".repeat(129)] {
             test.client.post("/v1/snapshots", json!({ "sandbox_id": made.id, "name": name })).await.expect(400);
         }
         // A template's name is taken, too.

@@ -98,7 +98,7 @@ async fn names_belong_to_the_team_and_nobody_else_sees_them() {
 
         // Never built: nothing to tag, nothing to run.
         test.client.post("/e2b/templates/tags", json!({ "target": "mine", "tags": ["x"] })).await.expect(404);
-        test.client.post("/e2b/v2/sandboxes", json!({ "templateID": name })).await.expect(404);
+        test.client.post("/e2b/v2/sandboxes", json!({ "templateID": name })).await.expect(409);
         test.client.delete("/e2b/templates/base").await.expect(403);
         test.client.delete("/e2b/templates/mine").await.expect(204);
         test.client.delete("/e2b/templates/mine").await.expect(404);
