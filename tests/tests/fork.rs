@@ -64,6 +64,31 @@ async fn children_begin_with_the_files_of_now_and_go_their_own_ways() {
     atoll.stop_and_check().await;
 }
 
+/// Programs take two files with the same device and inode number for one: they refuse to copy, or leave one out.
+#[tokio::test]
+async fn files_of_different_generations_are_different_files() {
+    let atoll = Atoll::start().await;
+    let parent = atoll.sandbox().await;
+    atoll.sh(&parent.id, "for n in $(seq 40); do echo $n > old$n; done").await;
+    let child = fork(&atoll, &parent, 1).await.remove(0);
+    let request = CreateSnapshotRequest { sandbox_id: parent.id.clone(), name: Some("numbers".to_owned()) };
+    atoll.client().create_snapshot(&request, false).await.expect("snapshot");
+    let from_snapshot = || CreateSandboxRequest { template: Some("numbers".to_owned()), ..Default::default() };
+    let early = atoll.sandbox_with(from_snapshot()).await;
+    let look = "for n in $(seq 40); do cat old$n > new$n || exit 1; done; cp old1 old2 && cat new40 old2; \
+                find . -type f -links 1 -printf '%D %i\n' | sort | uniq -d";
+    for sandbox in [&child, &early] {
+        let answer = atoll.sh(&sandbox.id, look).await;
+        assert_eq!((answer.stdout.as_str(), answer.stderr.as_str()), ("40\n1\n", ""));
+    }
+    // What is gone stays gone, whichever of its ancestors had it.
+    atoll.sh(&child.id, "rm old3 new3").await;
+    let grandchild = fork(&atoll, &child, 1).await.remove(0);
+    let answer = atoll.sh(&grandchild.id, "ls old3 new3; ls | wc -l; cat old4 > newer4 && cat newer4").await;
+    assert_eq!(answer.stdout, "78\n4\n");
+    atoll.stop_and_check().await;
+}
+
 #[tokio::test]
 async fn a_paused_sandbox_is_forked_where_it_stands_and_stays_paused() {
     let atoll = Atoll::start().await;

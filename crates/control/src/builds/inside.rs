@@ -137,7 +137,7 @@ impl Inside {
         };
         let owner = owner.map_or_else(|| self.user.clone(), str::to_owned);
         // The pattern is the shell's to expand, everything else in it is quoted. Directories that are there already stay
-        // whose they are.
+        // whose they are; those that are made are the owner's.
         let pattern: String = source
             .trim_start_matches('/')
             .chars()
@@ -148,6 +148,7 @@ impl Inside {
             "[ -z \"$BASH_VERSION\" ] || shopt -s dotglob globstar\n\
              d=$(mktemp -d /tmp/.atoll-copy-XXXXXX); trap 'rm -rf \"$d\" \"$d.kept\" {UPLOAD}' EXIT\n\
              tar -C \"$d\" -x -f {UPLOAD}\n\
+             made() {{ [ -d \"$1\" ] || {{ made \"$(dirname \"$1\")\"; mkdir \"$1\"; chown {to} \"$1\"; }}; }}\n\
              dest={dest}; cd \"$d\"\n\
              set -- {pattern}\n\
              [ -e \"$1\" ] || [ -L \"$1\" ] || {{ echo \"COPY: nothing matches {shown}\" >&2; exit 1; }}\n\
@@ -156,15 +157,16 @@ impl Inside {
                if [ -d \"$s\" ] && [ ! -L \"$s\" ]; then\n\
                  (cd \"$s\" && find . -type d) | while IFS= read -r p; do [ ! -d \"$dest/$p\" ] || \
                    echo \"$(stat -c '%u:%g %a' \"$dest/$p\") $p\"; done >\"$d.kept\"\n\
-                 mkdir -p \"$dest\"; cp -a \"$s\"/. \"$dest\"/\n\
+                 made \"$dest\"; cp -a \"$s\"/. \"$dest\"/\n\
                  while read -r owner mode p; do chown \"$owner\" \"$dest/$p\"; chmod \"$mode\" \"$dest/$p\"; \
                    done <\"$d.kept\"\n\
                elif [ \"${{dest%/}}\" != \"$dest\" ] || [ -d \"$dest\" ] || [ $# -gt 1 ]; then \
-                 mkdir -p \"$dest\"; cp -a \"$s\" \"$dest\"/\n\
-               else mkdir -p \"$(dirname \"$dest\")\"; cp -a \"$s\" \"$dest\"; fi\n\
+                 made \"$dest\"; cp -a \"$s\" \"$dest\"/\n\
+               else made \"$(dirname \"$dest\")\"; cp -a \"$s\" \"$dest\"; fi\n\
              done",
             dest = quoted(&absolute),
             shown = source.replace(['"', '$', '`', '\\'], "_"),
+            to = quoted(&owner_and_group(&owner)),
             chown = format_args!("chown -R -h {} .\n", quoted(&owner_and_group(&owner))),
             chmod = mode.map(|mode| format!("chmod -R {mode} \"$@\"\n")).unwrap_or_default(),
         );

@@ -87,22 +87,21 @@ impl Builds {
             () = tokio::time::sleep(DEADLINE) => Err(failed("it took longer than 6 hours")),
         };
         let now = self.clock.now();
+        // The log first: who reads that a build is over finds all that it said.
         let noted = match result {
-            Ok(()) => {
-                log.info("the template is ready");
-                Ok(())
-            }
+            Ok(()) => Ok(()),
             Err(Ended::Cancelled) => {
                 log.say("warn", "the build was cancelled");
+                log.flush().await;
                 store::fail(&self.db, &id, "cancelled", "cancelled", log.current_step().as_deref(), now).await
             }
             Err(Ended::Failed(reason)) => {
                 log.say("error", &reason);
+                log.flush().await;
                 tracing::info!(build = %id, reason, "a build failed");
                 store::fail(&self.db, &id, "error", &reason, log.current_step().as_deref(), now).await
             }
         };
-        log.flush().await;
         if let Err(error) = noted {
             tracing::error!(build = %id, %error, "the end of a build could not be noted");
         }
@@ -148,7 +147,7 @@ impl Builds {
             self.sandboxes.destroy_now(&id, "build_over").await;
             result?;
         }
-        self.complete(build, &ground).await
+        self.complete(build, &ground, log).await
     }
 
     async fn base(&self, owner: &Owner, from: &From, login: Option<&Login>, log: &Log) -> Result<Ground, Ended> {
@@ -287,8 +286,9 @@ impl Builds {
                 }
             }
             if changes_files(step) {
-                let layer = self.layers.make(&owner.team, owner.team_is_byoc, &sandbox.id, &host).await?;
-                ground.chain = std::iter::once(layer).chain(below.iter().cloned()).collect();
+                let made = self.layers.make(&owner.team, owner.team_is_byoc, &sandbox.id, &host).await?;
+                let below = made.below(&below);
+                ground.chain = std::iter::once(made.layer).chain(below).collect();
                 let mut tx = self.db.begin().await?;
                 store::remember(&mut tx, &ground.key, &owner.team, self.clock.now()).await?;
                 layers::store::refer(&mut tx, &ground.key, &ground.chain).await?;
@@ -309,7 +309,9 @@ impl Builds {
         Ok(())
     }
 
-    async fn complete(&self, build: &BuildRow, ground: &Ground) -> Result<(), Ended> {
+    async fn complete(&self, build: &BuildRow, ground: &Ground, log: &Log) -> Result<(), Ended> {
+        log.info("the template is ready");
+        log.flush().await;
         let recipe = &build.spec.0;
         let mut tags = build.tags.0.clone();
         let now = self.clock.now();

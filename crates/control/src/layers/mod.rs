@@ -57,6 +57,23 @@ pub enum LayerError {
     NotForTheseHosts,
 }
 
+/// A layer that a host has just made of a sandbox.
+pub struct Made {
+    pub layer: LayerRow,
+    /// Which of the sandbox's layers it stands on; the others are in it. None from agents that don't say: then on all.
+    standing: Option<Vec<String>>,
+}
+
+impl Made {
+    /// Of these layers of the sandbox, those that it stands on.
+    #[must_use]
+    pub fn below(&self, own: &[LayerRow]) -> Vec<LayerRow> {
+        let stands =
+            |layer: &&LayerRow| self.standing.as_ref().is_none_or(|ids| ids.iter().any(|id| id == layer.id.0.as_str()));
+        own.iter().filter(stands).cloned().collect()
+    }
+}
+
 /// The service. Cheap to clone.
 #[derive(Clone)]
 pub struct Layers {
@@ -80,14 +97,14 @@ impl Layers {
     }
 
     /// Keeps what a sandbox has written so far. Its row is there before its host is asked, so nothing that the host makes
-    /// can be forgotten. Answers the layer with what the sandbox's own writes take.
+    /// can be forgotten.
     pub async fn make(
         &self,
         team: &TeamId,
         byoc: bool,
         sandbox: &SandboxId,
         host: &HostId,
-    ) -> Result<LayerRow, LayerError> {
+    ) -> Result<Made, LayerError> {
         let mut layer = LayerRow {
             id: Text(LayerId::new()),
             team_id: Text(team.clone()),
@@ -111,9 +128,26 @@ impl Layers {
         let answer = self.fleet.host_client(host).snapshot_sandbox_with_options(request, options).await;
         let answer = answer.map_err(|error| FleetError::from_rpc(host, "keep a sandbox's files", error))?;
         fail::fail_point!("control::snapshot::after_host");
-        layer.size_bytes = i64::try_from(answer.into_owned().size_bytes).unwrap_or(i64::MAX);
+        let answer = answer.into_owned();
+        layer.size_bytes = i64::try_from(answer.size_bytes).unwrap_or(i64::MAX);
         store::set_size(&self.db, &layer.id.0, layer.size_bytes).await?;
-        Ok(layer)
+        Ok(Made { layer, standing: answer.standing.into_option().map(|standing| standing.layer_ids) })
+    }
+
+    /// What somebody who starts from a layer that was made of `sandbox` stands on: it, and what it stands on itself.
+    pub async fn over(&self, sandbox: &SandboxId, made: Made) -> Result<Vec<LayerRow>, LayerError> {
+        let holder = sandbox.as_str();
+        let own = store::own(&self.db, holder).await?;
+        let mut below = made.below(&own);
+        // All of them may also be had in one.
+        if below.len() == own.len() {
+            below = self.chain(holder).await?;
+        }
+        if below.len() >= MAX_LAYERS {
+            below = vec![self.squash(holder, &below).await?];
+        }
+        below.insert(0, made.layer);
+        Ok(below)
     }
 
     /// What somebody who comes next to `holder` stands on: its layers, or all of them in one.

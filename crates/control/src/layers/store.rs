@@ -124,6 +124,20 @@ pub async fn chain(db: &Db, holder: &str) -> Result<Vec<LayerRow>, DbError> {
     .during("read a holder's layers")
 }
 
+/// What `holder` itself stands on, topmost first.
+pub async fn own(db: &Db, holder: &str) -> Result<Vec<LayerRow>, DbError> {
+    on!(read db, |c| sqlx::query_as(concat!(
+        "SELECT ",
+        columns!(),
+        " FROM layer_refs r JOIN layers l ON l.id = r.layer_id WHERE r.holder = $1 AND r.position <> $2 ORDER BY r.position"
+    ))
+    .bind(holder)
+    .bind(SQUASHED)
+    .fetch_all(c)
+    .await)
+    .during("read a holder's own layers")
+}
+
 /// Layers of snapshots and templates that are not in the object store, oldest first.
 pub async fn unstored(db: &Db, limit: i64) -> Result<Vec<LayerRow>, DbError> {
     on!(read db, |c| sqlx::query_as(concat!(

@@ -22,7 +22,7 @@ use super::{Owner, SandboxError, SandboxRecord, Sandboxes};
 use crate::audit::{self, Entry};
 use crate::db::Text;
 use crate::fleet::Demand;
-use crate::layers::{self, LayerRow, MAX_LAYERS};
+use crate::layers::{self, Made};
 use crate::templates::store::{self as templates, Template};
 use crate::volumes::{self, VolumeError};
 
@@ -66,8 +66,8 @@ impl Sandboxes {
             let (name, sandboxes) = (mount.volume.name.clone(), vec![parent.id.0.clone()]);
             return Err(VolumeError::Exclusive { name, sandboxes }.into());
         }
-        let (layer, host) = self.keep_files(owner, &parent, "fork").await?;
-        let chain = self.stand_on(&parent, layer).await?;
+        let (made, host) = self.keep_files(owner, &parent, "fork").await?;
+        let chain = self.layers.over(&parent.id, made).await?;
         // Its template may have changed or gone since; what the parent was made from is what its children are made from.
         let template = self.template_of(&parent, owner).await?;
         let mut children = Vec::new();
@@ -99,23 +99,13 @@ impl Sandboxes {
         owner: &Owner,
         record: &SandboxRecord,
         attempted: &'static str,
-    ) -> Result<(LayerRow, HostId), SandboxError> {
+    ) -> Result<(Made, HostId), SandboxError> {
         if !matches!(record.status(), SandboxStatus::Running | SandboxStatus::Paused) {
             return Err(SandboxError::InvalidState { attempted, status: record.status() });
         }
         let host = record.host().cloned().ok_or(SandboxError::Changed { attempted })?;
-        let layer = self.layers.make(&owner.team, owner.team_is_byoc, &record.id, &host).await?;
-        Ok((layer, host))
-    }
-
-    /// What somebody who starts from this layer of the sandbox stands on: it, and what the sandbox itself stands on.
-    pub async fn stand_on(&self, record: &SandboxRecord, layer: LayerRow) -> Result<Vec<LayerRow>, SandboxError> {
-        let mut below = self.layers.chain(record.id.as_str()).await?;
-        if below.len() + 1 > MAX_LAYERS {
-            below = vec![self.layers.squash(record.id.as_str(), &below).await?];
-        }
-        below.insert(0, layer);
-        Ok(below)
+        let made = self.layers.make(&owner.team, owner.team_is_byoc, &record.id, &host).await?;
+        Ok((made, host))
     }
 
     async fn template_of(&self, parent: &SandboxRecord, owner: &Owner) -> Result<Template, SandboxError> {

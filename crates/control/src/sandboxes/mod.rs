@@ -132,6 +132,11 @@ impl Sandboxes {
         &self.fleet
     }
 
+    /// What sandboxes stand on.
+    pub fn layers(&self) -> &Layers {
+        &self.layers
+    }
+
     /// Work that must be finished although nobody waits for it any more.
     #[must_use]
     pub fn tasks(&self) -> &TaskTracker {

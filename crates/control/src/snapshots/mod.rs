@@ -79,9 +79,9 @@ impl Snapshots {
         let name = name.unwrap_or_else(|| format!("snapshot-{}", &id.tail()[..8]));
         // Asked before the sandbox's host is, and again in the transaction.
         self.may_take(&name, owner, overwrite).await?;
-        let (layer, _) = self.sandboxes.keep_files(owner, &record, "take a snapshot of").await?;
-        let size_bytes = layer.size_bytes;
-        let chain = self.sandboxes.stand_on(&record, layer).await?;
+        let (made, _) = self.sandboxes.keep_files(owner, &record, "take a snapshot of").await?;
+        let size_bytes = made.layer.size_bytes;
+        let chain = self.sandboxes.layers().over(&record.id, made).await.map_err(SandboxError::from)?;
         let origin = templates::find(&self.db, record.template_id.as_str(), &owner.team).await?;
         let now = self.clock.now();
         let row = Template {

@@ -260,6 +260,11 @@ impl wire::HostService for HostService {
         Response::ok(wire::SnapshotSandboxResponse {
             kept: answer.kept.as_str().to_owned(),
             size_bytes: used.ok().and_then(Result::ok).map_or(0, |used| used.disk_bytes),
+            standing: wire::Standing {
+                layer_ids: answer.standing.iter().map(ToString::to_string).collect(),
+                ..Default::default()
+            }
+            .into(),
             ..Default::default()
         })
     }

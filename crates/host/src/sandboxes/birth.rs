@@ -109,14 +109,20 @@ impl Owner {
                 slot
             }
         };
-        let spec = &self.record.spec;
+        let found = machine.find_volume(&id);
+        if found.is_none() && self.record.spec.kind() == Kind::Container {
+            self.record.cloned = self.begins_as_clone().await?;
+        }
+        let (spec, cloned) = (&self.record.spec, self.record.cloned);
         let volume = async {
-            match machine.find_volume(&id) {
-                Some(volume) => Ok(volume),
-                None => machine.create_volume(&id, spec.volume_bytes()).await,
+            match (found, spec.layers.first().filter(|_| cloned)) {
+                (Some(volume), _) => Ok(volume),
+                (None, Some(layer)) => machine.clone_layer(&id, &layer.id, spec.volume_bytes()).await,
+                (None, None) => machine.create_volume(&id, spec.volume_bytes()).await,
             }
         };
-        let layers = futures::future::try_join_all(spec.layers.iter().map(|layer| machine.layer(layer)));
+        let below = spec.layers.iter().skip(usize::from(cloned));
+        let layers = futures::future::try_join_all(below.map(|layer| machine.layer(layer)));
         let shared_volumes = futures::future::try_join_all(spec.volumes.iter().map(|mount| async {
             let source = machine.shared_volume(&mount.id, mount.size_bytes).await?;
             Ok::<_, MachineError>(SharedVolume { source, path: mount.path.clone(), read_only: mount.read_only })
@@ -126,8 +132,7 @@ impl Owner {
         if spec.kind() == Kind::Container
             && layers.iter().any(|layer| layer.file.is_none() && vm::disk::of_layer(&layer.path).is_some())
         {
-            let problem = "it is the disk of a virtual machine".to_owned();
-            return Err(OrderError::Unsupported { what: "a layer", problem });
+            return Err(disk_of_a_machine());
         }
         steps.done("image and volume");
         failpoint!("agent.create.after_volume");
@@ -164,6 +169,21 @@ impl Owner {
         Ok(())
     }
 
+    /// Whether the volume is to begin as a clone of the topmost layer: where that has no image that could be mounted below
+    /// it. Written down before there is a volume.
+    async fn begins_as_clone(&mut self) -> Result<bool, OrderError> {
+        let Some(top) = self.record.spec.layers.first() else { return Ok(false) };
+        let lease = self.shared.machine.layer(top).await?;
+        if lease.file.is_none() && vm::disk::of_layer(&lease.path).is_some() {
+            return Err(disk_of_a_machine());
+        }
+        if lease.file.is_none() && !self.record.cloned {
+            self.record.cloned = true;
+            self.save();
+        }
+        Ok(lease.file.is_none())
+    }
+
     /// The agent was started again and has found the processes; record and kernel are brought to agree.
     pub(super) async fn adopted(&mut self, life: Arc<dyn Life>) {
         self.life = Some(life);
@@ -185,7 +205,8 @@ impl Owner {
         }
         let spec = self.record.spec.clone();
         let image = machine.image(&spec.image.digest).await;
-        let layers = futures::future::join_all(spec.layers.iter().map(|layer| machine.layer(layer))).await;
+        let below = spec.layers.iter().skip(usize::from(self.record.cloned));
+        let layers = futures::future::join_all(below.map(|layer| machine.layer(layer))).await;
         for lease in layers.into_iter().chain([image]) {
             match lease {
                 Ok(lease) => self.images.push(lease),
@@ -239,6 +260,10 @@ impl Owner {
         self.set_state(State::Running, "");
         Ok(steps.as_slice().to_vec())
     }
+}
+
+fn disk_of_a_machine() -> OrderError {
+    OrderError::Unsupported { what: "a layer", problem: "it is the disk of a virtual machine".to_owned() }
 }
 
 /// `name began+took` in microseconds, for the log.

@@ -98,6 +98,8 @@ pub struct Answer {
     /// Of memory, by a pause.
     pub freed_bytes: u64,
     pub steps: Vec<Step>,
+    /// What a layer stands on that was made.
+    pub standing: Vec<LayerId>,
 }
 
 pub type Reply = oneshot::Sender<Result<Answer, OrderError>>;

@@ -186,6 +186,11 @@ impl Machine for FakeDriver {
         Ok(PathBuf::from("/volume"))
     }
 
+    async fn clone_layer(&self, id: &SandboxId, layer: &LayerId, bytes: u64) -> Result<PathBuf, MachineError> {
+        assert!(self.state().layers.contains(layer), "{layer} is not here");
+        self.create_volume(id, bytes).await
+    }
+
     fn find_volume(&self, id: &SandboxId) -> Option<PathBuf> {
         self.state().volumes.contains(id).then(|| PathBuf::from("/volume"))
     }

@@ -99,6 +99,12 @@ impl Machine for Floor {
         Ok(made?.path)
     }
 
+    async fn clone_layer(&self, id: &SandboxId, layer: &LayerId, bytes: u64) -> Result<PathBuf, MachineError> {
+        let (pool, id, layer) = (self.pool.clone(), id.clone(), layer.clone());
+        let made = tokio::task::spawn_blocking(move || pool.clone_layer(&id, &layer, bytes)).await.map_err(lost)?;
+        Ok(made?.path)
+    }
+
     fn find_volume(&self, id: &SandboxId) -> Option<PathBuf> {
         self.pool.open_volume(id).map(|volume| volume.path)
     }
@@ -128,13 +134,15 @@ impl Machine for Floor {
     }
 
     async fn layer(&self, layer: &Layer) -> Result<ImageLease, MachineError> {
-        if let Some(path) = self.pool.layer(&layer.id) {
-            return Ok(ImageLease { path, file: None, held: None });
+        let here = self.pool.layer(&layer.id).map(|path| ImageLease { path, file: None, held: None });
+        match (layer.digest.as_str(), here) {
+            ("", Some(here)) => Ok(here),
+            ("", None) => {
+                Err(MachineError::NoImage(format!("layer {} is not on this host and can't be fetched", layer.id)))
+            }
+            (digest, Some(here)) => self.image(digest).await.or(Ok(here)),
+            (digest, None) => self.image(digest).await,
         }
-        if layer.digest.is_empty() {
-            return Err(MachineError::NoImage(format!("layer {} is not on this host and can't be fetched", layer.id)));
-        }
-        self.image(&layer.digest).await
     }
 
     async fn delete_layer(&self, layer: &LayerId) -> Result<(), MachineError> {

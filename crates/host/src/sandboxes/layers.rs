@@ -23,7 +23,7 @@ impl Owner {
         failpoint!("agent.snapshot.before");
         self.shared.machine.snapshot(&self.record.id, layer).await?;
         failpoint!("agent.snapshot.after");
-        Ok(self.answer(Kept::Files))
+        Ok(Answer { standing: self.record.standing(), ..self.answer(Kept::Files) })
     }
 
     pub(super) async fn set_policy(&mut self, policy: Policy) -> Result<Answer, OrderError> {

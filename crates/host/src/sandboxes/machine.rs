@@ -72,6 +72,9 @@ pub trait Machine: Send + Sync + 'static {
 
     async fn create_volume(&self, id: &SandboxId, bytes: u64) -> Result<PathBuf, MachineError>;
 
+    /// A volume that begins with what a layer holds that lies on this machine.
+    async fn clone_layer(&self, id: &SandboxId, layer: &LayerId, bytes: u64) -> Result<PathBuf, MachineError>;
+
     fn find_volume(&self, id: &SandboxId) -> Option<PathBuf>;
 
     /// Success when there is none.
@@ -85,7 +88,7 @@ pub trait Machine: Send + Sync + 'static {
     /// Keeps what the sandbox has written so far as a layer. Success also when it is there already.
     async fn snapshot(&self, id: &SandboxId, layer: &LayerId) -> Result<(), MachineError>;
 
-    /// A layer to stand on, fetched first when it isn't here.
+    /// A layer to stand on: its image, fetched first when it isn't here, or else what lies in the pool.
     async fn layer(&self, layer: &Layer) -> Result<ImageLease, MachineError>;
 
     /// Success when there is none.

@@ -194,6 +194,7 @@ impl Keeper {
                         slot: None,
                         init: None,
                         stored: false,
+                        cloned: false,
                     };
                     sandboxes.insert(id.clone(), self.start(record, Start::Create { secrets, reply }));
                     None

@@ -236,7 +236,7 @@ impl Owner {
     }
 
     pub(super) fn answer(&self, kept: Kept) -> Answer {
-        Answer { view: self.entry.view.load_full(), kept, steps: Vec::new(), freed_bytes: 0 }
+        Answer { view: self.entry.view.load_full(), kept, steps: Vec::new(), freed_bytes: 0, standing: Vec::new() }
     }
 
     /// Notes a new state with its reason, on disk and for everybody to see.

@@ -11,13 +11,13 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use atoll_model::SandboxId;
+use atoll_model::{LayerId, SandboxId};
 use serde::{Deserialize, Serialize};
 
 use super::generation::Seen;
 use super::spec::{Secrets, Spec};
 use crate::agent::credentials::{Durability, replace};
-use crate::driver::InitProcess;
+use crate::driver::{InitProcess, Kind};
 use crate::slots::Slot;
 
 /// Where a sandbox is between nothing and nothing.
@@ -80,6 +80,22 @@ pub struct Record {
     /// It is paused, and its memory lies on the disk.
     #[serde(default)]
     pub stored: bool,
+    /// Its volume began as a clone of its topmost layer, which is therefore not below it.
+    #[serde(default)]
+    pub cloned: bool,
+}
+
+impl Record {
+    /// The layers below the sandbox's volume, topmost first: what a layer made of it stands on.
+    #[must_use]
+    pub fn standing(&self) -> Vec<LayerId> {
+        let layers = self.spec.layers.iter();
+        match self.spec.kind() {
+            // What has no image is a machine's disk, and its own disk began as a copy of that one.
+            Kind::Vm => layers.filter(|layer| !layer.digest.is_empty()).map(|layer| layer.id.clone()).collect(),
+            Kind::Container => layers.skip(usize::from(self.cloned)).map(|layer| layer.id.clone()).collect(),
+        }
+    }
 }
 
 /// A directory in which a record was, but can't be read.
@@ -230,6 +246,7 @@ pub(super) mod tests {
             slot: None,
             init: None,
             stored: false,
+            cloned: false,
         }
     }
 

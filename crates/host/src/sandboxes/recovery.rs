@@ -197,6 +197,7 @@ fn damaged(torn: Torn) -> (Record, Start) {
         slot: None,
         init: None,
         stored: false,
+        cloned: false,
     };
     exit(&mut record, "record_damaged");
     (record, Start::AtRest)

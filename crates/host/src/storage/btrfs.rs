@@ -28,6 +28,7 @@ const FS_INFO: u32 = request(READ, 31, 1024);
 const QUOTA_CTL: u32 = request(READ | WRITE, 40, size_of::<[u64; 2]>());
 const QGROUP_CREATE: u32 = request(WRITE, 42, size_of::<[u64; 2]>());
 const QGROUP_LIMIT: u32 = request(READ, 43, size_of::<[u64; 6]>());
+const QUOTA_RESCAN: u32 = request(WRITE, 44, size_of::<[u64; 8]>());
 const SNAP_DESTROY_V2: u32 = request(WRITE, 63, size_of::<VolumeArgs>());
 
 #[repr(C)]
@@ -52,8 +53,15 @@ struct Inherit {
     group: u64,
 }
 
+impl Inherit {
+    /// A member of one group, with a limit of its own.
+    const fn limited(bytes: u64, group: u64) -> Self {
+        let limit = Limit { flags: LIMIT_REFERENCED, max_referenced: bytes, max_exclusive: 0, reserved: [0; 2] };
+        Self { flags: INHERIT_SET_LIMITS, groups: 1, copies: [0; 2], limit, group }
+    }
+}
+
 #[repr(C)]
-#[derive(Default)]
 struct Limit {
     flags: u64,
     max_referenced: u64,
@@ -91,13 +99,7 @@ fn volume_args(name: &str) -> io::Result<Box<VolumeArgs>> {
 /// Makes a subvolume in `parent` whose quota group is a member of `group` and has this limit from the start.
 pub(super) fn create_subvolume(parent: BorrowedFd<'_>, name: &str, limit: u64, group: u64) -> io::Result<()> {
     let mut args = volume_args(name)?;
-    let inherit = Inherit {
-        flags: INHERIT_SET_LIMITS,
-        groups: 1,
-        copies: [0; 2],
-        limit: Limit { flags: LIMIT_REFERENCED, max_referenced: limit, ..Limit::default() },
-        group,
-    };
+    let inherit = Inherit::limited(limit, group);
     args.flags = SUBVOLUME_QGROUP_INHERIT;
     args.inherit_size = size_of::<Inherit>() as u64;
     args.inherit = &raw const inherit;
@@ -109,6 +111,25 @@ pub(super) fn snapshot_subvolume(parent: BorrowedFd<'_>, name: &str, source: Bor
     let mut args = volume_args(name)?;
     args.fd = i64::from(source.as_raw_fd());
     args.flags = SUBVOLUME_READ_ONLY;
+    call(parent, SNAP_CREATE_V2, &mut *args)
+}
+
+/// Makes a subvolume that begins as `source` is and can be written to; its quota group a member of `group`, if one is
+/// given.
+pub(super) fn clone_subvolume(
+    parent: BorrowedFd<'_>,
+    name: &str,
+    source: BorrowedFd<'_>,
+    group: Option<u64>,
+) -> io::Result<()> {
+    let mut args = volume_args(name)?;
+    args.fd = i64::from(source.as_raw_fd());
+    let inherit = Inherit { flags: 0, ..Inherit::limited(0, group.unwrap_or(0)) };
+    if group.is_some() {
+        args.flags = SUBVOLUME_QGROUP_INHERIT;
+        args.inherit_size = size_of::<Inherit>() as u64;
+        args.inherit = &raw const inherit;
+    }
     call(parent, SNAP_CREATE_V2, &mut *args)
 }
 
@@ -163,6 +184,15 @@ pub(super) fn create_group(fd: BorrowedFd<'_>, group: u64) -> io::Result<()> {
 pub(super) fn remove_group(fd: BorrowedFd<'_>, group: u64) -> io::Result<()> {
     match call(fd, QGROUP_CREATE, &mut [0, group]) {
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        other => other,
+    }
+}
+
+/// Has full quotas counted anew, behind the call: a snapshot leaves their numbers uncertain, and uncertain limits don't
+/// hold. Success when that goes on already.
+pub(super) fn recount(fd: BorrowedFd<'_>) -> io::Result<()> {
+    match call(fd, QUOTA_RESCAN, &mut [0u64; 8]) {
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(()),
         other => other,
     }
 }

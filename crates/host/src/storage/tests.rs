@@ -2,6 +2,8 @@ use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::{Duration, Instant};
 
+use atoll_model::LayerId;
+
 use super::*;
 
 /// A pool in a directory of its own; unmounted and deleted when the test ends, however it ends.
@@ -114,6 +116,40 @@ fn a_quota_counts_empty_files_too() {
     assert_eq!(error.kind(), io::ErrorKind::QuotaExceeded, "{error}");
     assert!(count > 5_000, "only {count} files");
     fs::write(pool.create_volume(&SandboxId::new(), 24 << 20).unwrap().up().join("note"), "still fine").unwrap();
+}
+
+#[test]
+fn a_clone_begins_with_what_a_layer_holds_and_has_a_limit_of_its_own() {
+    for force_full_quotas in [false, true] {
+        let machine = Machine::new();
+        let pool = machine.open(&PoolOptions { force_full_quotas, ..small() });
+        let (parent, child, layer) = (SandboxId::new(), SandboxId::new(), LayerId::new());
+        let volume = pool.create_volume(&parent, 50 << 20).unwrap();
+        fs::write(volume.up().join("old"), "old").unwrap();
+        pool.snapshot_volume(&parent, &layer).unwrap();
+        let clone = pool.clone_layer(&child, &layer, 24 << 20).unwrap();
+        assert!(pool.clone_layer(&child, &layer, 24 << 20).is_err(), "a volume was made twice");
+        assert_eq!(pool.open_volume(&child), Some(clone.clone()));
+        assert_eq!(fs::read_to_string(clone.up().join("old")).unwrap(), "old");
+        fs::write(clone.up().join("new"), "new").unwrap();
+        let inode = |name: &str| fs::metadata(clone.up().join(name)).unwrap().ino();
+        assert_ne!(inode("old"), inode("new"));
+        assert!(!volume.up().join("new").exists());
+        assert!(!pool.layer(&layer).unwrap().join("new").exists());
+        // Full quotas are counted anew behind the call.
+        let mut written = 0;
+        eventually("the limit holds", || {
+            let (count, error) = fill(&clone.up().join("big"), 100 << 20);
+            written = count;
+            error.kind() == io::ErrorKind::QuotaExceeded
+        });
+        assert!(
+            (16 << 20..=24 << 20).contains(&written),
+            "{written} bytes went into 24 MiB, full: {force_full_quotas}"
+        );
+        pool.delete_volume(&child).unwrap();
+        assert!(pool.clone_layer(&SandboxId::new(), &LayerId::new(), 1 << 20).is_err());
+    }
 }
 
 #[test]

@@ -30,7 +30,7 @@ pub(crate) const MAX_VOLUMES: usize = 8;
 pub(super) const ROOT_DIRS: &[&str] = &["proc", "sys", "shared", "volume", "root"];
 
 /// Terminals of one sandbox: the kernel has 4,096 for all.
-const MAX_TERMINALS: &str = "128";
+const MAX_TERMINALS: &str = "256";
 /// Group `tty`, the same in every distribution.
 const TTY_GROUP: &str = "5";
 
