@@ -1377,6 +1377,8 @@ export interface components {
                 freed_bytes?: number | null;
                 host_id?: components["schemas"]["HostId"] | null;
                 id: components["schemas"]["SandboxId"];
+                /** @description False: all ways out of it are closed. */
+                internet?: boolean;
                 /** @description In answers to pause and resume: what was kept, `memory` or `files`. */
                 kept?: string | null;
                 /** Format: date-time */
@@ -1386,6 +1388,8 @@ export interface components {
                 metadata: {
                     [key: string]: string;
                 };
+                /** @description What it may reach, where that was said. */
+                network?: components["schemas"]["NetworkPolicy"];
                 on_timeout: components["schemas"]["OnTimeout"];
                 /** @description Anybody may send requests to its ports. */
                 public?: boolean;
