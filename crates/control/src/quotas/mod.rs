@@ -63,14 +63,18 @@ pub async fn reserve(tx: &mut Tx, team: &TeamId, defaults: &Limits, ask: Ask) ->
 
 /// What a team has and may have now.
 pub async fn of_team(db: &Db, team: &TeamId, defaults: &Limits) -> Result<Option<Quotas>, DbError> {
-    let Some(limits) = store::limits_now(db, team).await? else { return Ok(None) };
-    let (limits, used) = (limits.or(defaults), store::used(db, team).await?);
+    let Some(own) = store::limits_now(db, team).await? else { return Ok(None) };
+    let (limits, used) = (own.or(defaults), store::used(db, team).await?);
     let number = |value: i64| u64::try_from(value).unwrap_or(0);
-    let allowance = |used: i64, limit: Option<i64>| Allowance { used: number(used), limit: limit.map(number) };
+    let allowance = |used: i64, limit: Option<i64>, own: Option<i64>| Allowance {
+        used: number(used),
+        limit: limit.map(number),
+        own: own.map(number),
+    };
     Ok(Some(Quotas {
-        sandboxes: allowance(used.sandboxes, limits.sandboxes),
-        vcpus: allowance(used.vcpus, limits.vcpus),
-        memory_mb: allowance(used.memory_mb, limits.memory_mb),
-        disk_mb: allowance(used.disk_mb, limits.disk_mb),
+        sandboxes: allowance(used.sandboxes, limits.sandboxes, own.sandboxes),
+        vcpus: allowance(used.vcpus, limits.vcpus, own.vcpus),
+        memory_mb: allowance(used.memory_mb, limits.memory_mb, own.memory_mb),
+        disk_mb: allowance(used.disk_mb, limits.disk_mb, own.disk_mb),
     }))
 }

@@ -41,7 +41,8 @@ async fn of_fifty_creates_at_once_with_a_quota_of_ten_exactly_ten_get_through() 
             assert!(answer.headers.contains_key("retry-after"));
         }
         let owner = test.first().await;
-        assert_eq!(owner.get("/v1/usage").await.json()["quotas"]["sandboxes"], json!({ "used": 10, "limit": 10 }));
+        let usage = owner.get("/v1/usage").await.json();
+        assert_eq!(usage["quotas"]["sandboxes"], json!({ "used": 10, "limit": 10, "own": 10 }));
     }
 }
 
@@ -81,9 +82,10 @@ async fn a_teams_own_limit_goes_before_the_installations_and_both_are_shown() {
         assert_eq!(test.client.post("/v1/sandboxes", json!({})).await.status, StatusCode::CREATED);
         assert_eq!(test.client.post("/v1/sandboxes", json!({})).await.code(), "quota_exceeded");
         let path = format!("/v1/admin/teams/{}/quotas", test.team());
-        assert_eq!(admin.get(&path).await.json()["sandboxes"], json!({ "used": 2, "limit": 2 }));
+        assert_eq!(admin.get(&path).await.json()["sandboxes"], json!({ "used": 2, "limit": 2, "own": 2 }));
         limit(&test, json!({})).await;
-        assert_eq!(admin.get(&path).await.json()["sandboxes"], json!({ "used": 2, "limit": 1 }), "the default again");
+        let default_again = json!({ "used": 2, "limit": 1, "own": null });
+        assert_eq!(admin.get(&path).await.json()["sandboxes"], default_again);
         let trail = admin.get("/v1/audit-logs?action=team.quotas").await.json();
         assert_eq!(trail["items"][0]["before"]["sandboxes"], 2);
         let nobody = "/v1/admin/teams/team-aaaaaaaaaaaaaaaaaaaa/quotas";

@@ -77,6 +77,9 @@ pub struct Allowance {
     pub used: u64,
     /// None: no limit.
     pub limit: Option<u64>,
+    /// The limit that was set for this team alone. None: `limit` is the installation's default.
+    #[serde(default)]
+    pub own: Option<u64>,
 }
 
 /// What a team's sandboxes that are not stopped take, and may take.

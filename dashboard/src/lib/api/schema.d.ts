@@ -208,6 +208,11 @@ export interface components {
              * @description None: no limit.
              */
             limit?: number | null;
+            /**
+             * Format: int64
+             * @description The limit that was set for this team alone. None: `limit` is the installation's default.
+             */
+            own?: number | null;
             /** Format: int64 */
             used: number;
         };

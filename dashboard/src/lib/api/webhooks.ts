@@ -17,3 +17,6 @@ export const listDeliveries = async (id: string, signal?: AbortSignal) =>
 			signal
 		})
 	).items;
+/** The answer alone holds the new secret. For a day both sign. */
+export const newSecretOf = (id: string) =>
+	request<Webhook>('POST /v1/webhooks/{id}/secret', { path: { id } });
