@@ -196,6 +196,35 @@ it('gives a host tags and takes them away', () =>
 		expect(await tags()).toEqual([]);
 	}));
 
+it('edits tags right in the list where there is room', () =>
+	withPage(
+		async (page) => {
+			await enter(page, '/admin/hosts');
+			const row = page.locator('[data-row]').first();
+			const id = await row.getAttribute('data-row');
+			const tags = async () => (await admin<{ tags: string[] }>('GET', `/v1/hosts/${id}/tags`)).tags;
+			await row.getByRole('button', { name: /^Tags of/ }).click();
+			const editor = page.getByRole('dialog', { name: /^Tags of/ });
+			for (const tag of ['gpu', 'rack 7', 'spare']) {
+				await editor.getByLabel('New tag').fill(tag);
+				await page.keyboard.press('Enter');
+				await editor.getByRole('listitem').filter({ hasText: tag }).waitFor();
+			}
+			await row.getByText('+1').waitFor();
+			await inspect(page, 'host-tags-in-list');
+			await page.keyboard.press('Escape');
+			await editor.waitFor({ state: 'detached' });
+			await page.reload();
+			await row.getByText('gpu').waitFor();
+			await row.getByRole('button', { name: /^Tags of/ }).click();
+			for (const tag of ['gpu', 'rack 7', 'spare'])
+				await editor.getByRole('button', { name: `Remove ${tag}` }).click();
+			await editor.getByText('None yet.').waitFor();
+			await expect.poll(tags).toEqual([]);
+		},
+		{ width: 1920 }
+	));
+
 it('slides a new row in, once', () =>
 	withPage(async (page) => {
 		await enter(page, '/admin/hosts');

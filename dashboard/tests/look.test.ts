@@ -2,7 +2,10 @@
 // than the screen.
 import { afterAll, beforeAll, expect, it } from 'vitest';
 
-import { api, enter, inspect, useBrowser, withPage } from './harness';
+import type { Page } from 'playwright-core';
+
+import { admin, api, enter, inspect, useBrowser, withPage } from './harness';
+import { Own } from './own';
 
 useBrowser();
 
@@ -18,25 +21,59 @@ const PAGES = [
 	'/dashboard/team',
 	'/dashboard/audit',
 	'/dashboard/settings',
+	'/dashboard/byoc',
+	'/device',
 	'/admin/hosts',
 	'/admin/teams',
 	'/admin/users',
 	'/admin/sandboxes',
 	'/admin/audit'
 ];
+/** What is seen by those who have not signed in. */
+const OUTSIDE = ['/login', '/signup', '/reset', '/invite', '/nowhere'];
 const BELOW = ['', '/metrics', '/files', '/processes', '/logs', '/events', '/terminal'];
 
+const fresh = new Own();
 let id = '';
+let team = '';
 beforeAll(async () => {
+	await fresh.start();
 	const made = ['a', 'b', 'c'].map((task) =>
 		api<{ id: string }>('POST', '/v1/sandboxes', { memory_mb: 128, metadata: { task, owner: 'ana' } })
 	);
 	id = (await Promise.all(made))[0]?.id ?? '';
+	// They are on the platform's host; a team's own hosts are its only ones from the first on.
+	team = (await admin<{ team_id: string }>('GET', '/v1/me')).team_id;
+	await admin('PUT', `/v1/admin/teams/${team}/byoc`, { enabled: true });
+	await admin('POST', '/v1/hosts', {
+		type: 'byoc',
+		team_id: team,
+		name: 'a-machine-with-a-long-name-under-somebodys-desk',
+		provider: 'own rack',
+		availability_zone: 'cellar'
+	});
 });
 afterAll(async () => {
+	await fresh.remove();
+	const hosts = await admin<{ items: { id: string; type: string }[] }>('GET', '/v1/admin/hosts');
+	const brought = hosts.items.filter(({ type }) => type === 'byoc');
+	await Promise.all(brought.map((host) => admin('DELETE', `/v1/hosts/${host.id}?force=true`)));
+	await admin('PUT', `/v1/admin/teams/${team}/byoc`, { enabled: false });
 	const { items } = await api<{ items: { id: string }[] }>('GET', '/v1/sandboxes');
 	await Promise.all(items.map((one) => api('DELETE', `/v1/sandboxes/${one.id}`)));
 });
+
+async function look(page: Page, path: string, name: string, width: number): Promise<void> {
+	await page.goto(path);
+	await page.locator('h1').first().waitFor();
+	await expect.poll(() => page.locator('[aria-busy=true]').count(), { timeout: 15_000 }).toBe(0);
+	if (path.endsWith('/terminal')) await page.locator('.xterm-rows').getByText('user@').first().waitFor();
+	await inspect(page, name);
+	expect(
+		await page.evaluate('document.documentElement.scrollWidth > innerWidth'),
+		`${path} is wider than ${width} pixels`
+	).toBe(false);
+}
 
 it.each([
 	['dark', 390],
@@ -50,22 +87,43 @@ it.each([
 	(scheme, width) =>
 		withPage(
 			async (page) => {
+				for (const path of OUTSIDE) await look(page, path, `${path.slice(1)}-${scheme}-${width}`, width);
 				await enter(page);
 				for (const path of [...PAGES, ...BELOW.map((below) => `/dashboard/sandboxes/${id}${below}`)]) {
-					await page.goto(path);
-					await page.locator('h1').first().waitFor();
-					await expect.poll(() => page.locator('[aria-busy=true]').count(), { timeout: 15_000 }).toBe(0);
-					if (path.endsWith('/terminal'))
-						await page.locator('.xterm-rows').getByText('user@').first().waitFor();
 					const name = path.replace(`/${id}`, '/one').slice(1).replaceAll('/', '-');
-					await inspect(page, `${name}-${scheme}-${width}`);
-					expect(
-						await page.evaluate('document.documentElement.scrollWidth > innerWidth'),
-						`${path} is wider than ${width} pixels`
-					).toBe(false);
+					await look(page, path, `${name}-${scheme}-${width}`, width);
 				}
 			},
 			{ scheme, width }
+		),
+	180_000
+);
+
+it.each([
+	['dark', 390],
+	['dark', 1280],
+	['dark', 1920],
+	['light', 390],
+	['light', 1280],
+	['light', 1920]
+] as const)('sets up a fresh installation in %s at %d pixels', (scheme, width) =>
+	withPage((page) => look(page, '/setup', `setup-${scheme}-${width}`, width), {
+		scheme,
+		width,
+		at: fresh.url
+	})
+);
+
+it.each([360, 3840])(
+	'is useful at %d pixels',
+	(width) =>
+		withPage(
+			async (page) => {
+				await enter(page);
+				for (const path of [...PAGES, `/dashboard/sandboxes/${id}`, `/dashboard/sandboxes/${id}/files`])
+					await look(page, path, `${path.replace(id, 'one').slice(1).replaceAll('/', '-')}-${width}`, width);
+			},
+			{ width }
 		),
 	120_000
 );

@@ -1,3 +1,4 @@
+import { execFileSync } from 'node:child_process';
 import { afterEach, expect, it } from 'vitest';
 
 import { api, credentials, enter, inspect, logIn, useBrowser, withPage } from './harness';
@@ -51,6 +52,28 @@ it('teaches the first step when there is nothing, creates a sandbox, and shows i
 		await enter(page);
 		await page.getByText('atoll sandbox create').waitFor();
 		await inspect(page, 'sandboxes-empty');
+		// With a key made on the spot, what is copied runs as it is; the key is not left on the screen.
+		await page.getByRole('tab', { name: 'curl' }).click();
+		await page.getByText('YOUR_KEY').first().waitFor();
+		await page.getByRole('button', { name: 'Make an API key' }).click();
+		await page.getByRole('dialog').getByLabel('Name').fill('first steps');
+		await page.getByRole('button', { name: 'Make the key' }).click();
+		const key = await page.getByLabel('API key').inputValue();
+		await page.getByRole('button', { name: 'Done' }).click();
+		await page.getByText('Your new key is in what you copy.').waitFor();
+		expect(await page.content()).not.toContain(key);
+		await page.context().grantPermissions(['clipboard-read', 'clipboard-write']);
+		await page.getByRole('button', { name: 'Copy commands' }).click();
+		const command = String(await page.evaluate('navigator.clipboard.readText()'));
+		const answer = JSON.parse(execFileSync('sh', ['-c', command], { encoding: 'utf8' })) as Sandbox;
+		expect(answer.status).toBe('running');
+		await page.locator(row(answer.id)).waitFor();
+		await api('DELETE', `/v1/sandboxes/${answer.id}`);
+		await page.getByText('No sandboxes yet').waitFor();
+		for (const way of ['Python', 'JavaScript']) {
+			await page.getByRole('tab', { name: way }).click();
+			await inspect(page, `sandboxes-empty-${way.toLowerCase()}`);
+		}
 		await page.keyboard.press('c');
 		await page.getByLabel('Memory, MB').fill('256');
 		await page.getByLabel('Labels').fill('task=demo');

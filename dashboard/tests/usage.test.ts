@@ -49,23 +49,24 @@ it('lets a platform admin set what a team may take, and give it back to the defa
 		await row.getByRole('button', { name: /Actions for/ }).click();
 		await page.getByRole('menuitem', { name: /Limits/ }).click();
 		const dialog = page.getByRole('dialog');
+		// What is not set is left to the default, which is told and not filled in.
+		await expect.poll(() => dialog.getByLabel('vCPUs').getAttribute('placeholder')).toMatch(/^Default: /);
+		expect(await dialog.getByLabel('vCPUs').inputValue()).toBe('');
 		await dialog.getByLabel('Sandboxes').fill('3');
 		await dialog.getByLabel('Memory, MB').fill('2048');
 		await inspect(page, 'admin-team-limits');
 		await dialog.getByRole('button', { name: 'Set the limits' }).click();
 		await dialog.waitFor({ state: 'detached' });
-		const set = await admin<{ sandboxes: { limit?: number }; vcpus: { limit?: number } }>(
-			'GET',
-			`/v1/admin/teams/${team}/quotas`
-		);
-		expect(set.sandboxes.limit).toBe(3);
-		expect(set.vcpus.limit ?? null).toBeNull();
+		type Limit = { limit: number | null; own: number | null };
+		const set = await admin<{ sandboxes: Limit; vcpus: Limit }>('GET', `/v1/admin/teams/${team}/quotas`);
+		expect(set.sandboxes).toMatchObject({ limit: 3, own: 3 });
+		expect(set.vcpus).toMatchObject({ own: null });
 		await row.getByRole('button', { name: /Actions for/ }).click();
 		await page.getByRole('menuitem', { name: /Limits/ }).click();
 		await expect.poll(() => dialog.getByLabel('Sandboxes').inputValue()).toBe('3');
 		await dialog.getByLabel('Sandboxes').fill('');
 		await dialog.getByRole('button', { name: 'Set the limits' }).click();
 		await dialog.waitFor({ state: 'detached' });
-		const back = await admin<{ sandboxes: { limit?: number } }>('GET', `/v1/admin/teams/${team}/quotas`);
-		expect(back.sandboxes.limit ?? null).toBeNull();
+		const back = await admin<{ sandboxes: Limit }>('GET', `/v1/admin/teams/${team}/quotas`);
+		expect(back.sandboxes.own).toBeNull();
 	}));

@@ -85,6 +85,31 @@ it('makes a webhook, which gets signed events; shows what was sent, tests it, sw
 			await inspect(page, 'webhook-deliveries');
 			await dialog.getByRole('button', { name: 'Close' }).last().click();
 
+			// Another secret: from now on both sign, so that the server can change over.
+			await row.getByRole('button', { name: /Actions for/ }).click();
+			await page.getByRole('menuitem', { name: /New secret/ }).click();
+			await dialog.getByText(/goes on for 24 hours/).waitFor();
+			await inspect(page, 'webhook-secret');
+			await dialog.getByRole('button', { name: 'Make a new secret' }).click();
+			const next = await dialog.getByLabel('New secret').inputValue();
+			expect(next).not.toBe(secret);
+			await inspect(page, 'webhook-secret-new');
+			await dialog.getByRole('button', { name: 'Done' }).click();
+			expect(await page.content()).not.toContain(next);
+			status = 200;
+			const before = received.length;
+			await row.getByRole('button', { name: /Actions for/ }).click();
+			await page.getByRole('menuitem', { name: 'Send a test' }).click();
+			await expect.poll(() => received.length).toBeGreaterThan(before);
+			const last = received.at(-1);
+			const by = (which: string) =>
+				createHmac('sha256', which)
+					.update(`${String(last?.headers['atoll-webhook-timestamp'])}.${last?.body}`)
+					.digest('hex');
+			expect(String(last?.headers['atoll-webhook-signature']).split(',').toSorted()).toEqual(
+				[`v1=${by(next)}`, `v1=${by(secret)}`].toSorted()
+			);
+
 			await row.getByRole('switch').click();
 			await row.getByText('off', { exact: true }).waitFor();
 			await page.reload();
