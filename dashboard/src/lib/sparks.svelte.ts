@@ -9,6 +9,7 @@ const KEPT = 30;
 const AT_MOST = 60;
 /** What is scrolled past is not asked for. */
 const SETTLED_MS = 300;
+const LOOK_MS = 200;
 
 export class Sparks {
 	points = $state.raw(new Map<string, MetricsPoint[]>());
@@ -39,7 +40,7 @@ export class Sparks {
 					? this.#wanted.find((wanted) => now - (this.#asked.get(wanted) ?? 0) > PACE_MS)
 					: undefined;
 			if (!id) {
-				await new Promise((resolve) => setTimeout(resolve, 500));
+				await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
 				continue;
 			}
 			this.#asked.set(id, now);
