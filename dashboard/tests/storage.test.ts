@@ -72,7 +72,10 @@ it('keeps a secret that is never shown again, gives it another value, and delete
 		// A new sandbox gets it, from the dialog.
 		await page.goto('/dashboard/sandboxes?new');
 		await dialog.getByText(/^Isolation, network/).click();
-		await dialog.getByLabel('Secrets').fill('TOKEN=api-token');
+		await dialog.getByRole('button', { name: 'api-token' }).click();
+		expect(await dialog.getByLabel('Secrets', { exact: true }).inputValue()).toBe('API_TOKEN=api-token');
+		await dialog.getByLabel('Secrets', { exact: true }).fill('TOKEN=api-token');
+		await inspect(page, 'create-all');
 		await dialog.getByRole('button', { name: 'Create sandbox' }).click();
 		await page.waitForURL(/\/sandboxes\/sb-[a-z0-9]{20}$/);
 		const id = new URL(page.url()).pathname.split('/').at(-1) ?? '';

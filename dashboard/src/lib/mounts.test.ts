@@ -1,6 +1,6 @@
 import { expect, it } from 'vitest';
 
-import { parseSecrets, parseVolumes } from './mounts';
+import { parseSecrets, parseVolumes, withSecret, withVolume } from './mounts';
 
 it('reads secrets as variables, under their own name when no other is given', () =>
 	expect(parseSecrets('TOKEN=api-token, OPENAI_API_KEY')).toEqual({
@@ -14,3 +14,11 @@ it('reads volumes with their paths; what is left out is for the server to refuse
 		{ volume: 'models', path: '/mnt/models', read_only: true },
 		{ volume: 'lost', path: '' }
 	]));
+
+it('adds what there is by name, once', () => {
+	expect(withSecret('', 'api-token')).toBe('API_TOKEN=api-token');
+	expect(withSecret('A=b', '9.lives')).toBe('A=b _9_LIVES=9.lives');
+	expect(withSecret('T=api-token', 'api-token')).toBe('T=api-token');
+	expect(withVolume('data:/srv:ro', 'models')).toBe('data:/srv:ro models:/mnt/models');
+	expect(withVolume('data:/srv:ro', 'data')).toBe('data:/srv:ro');
+});

@@ -21,3 +21,16 @@ export const parseVolumes = (text: string): VolumeMount[] =>
 		const [volume, path] = split < 0 ? [rest, ''] : [rest.slice(0, split), rest.slice(split + 1)];
 		return { volume, path, ...(read_only ? { read_only } : {}) };
 	});
+
+/** The text with one secret more, under a variable that is called like it; as it was when it has the secret already. */
+export function withSecret(text: string, secret: string): string {
+	if (Object.values(parseSecrets(text)).includes(secret)) return text;
+	const variable = secret.toUpperCase().replace(/[^A-Z0-9]+/g, '_');
+	return [...words(text), `${/^[0-9]/.test(variable) ? '_' : ''}${variable}=${secret}`].join(' ');
+}
+
+/** The text with one volume more, mounted under /mnt. */
+export function withVolume(text: string, volume: string): string {
+	if (parseVolumes(text).some((mount) => mount.volume === volume)) return text;
+	return [...words(text), `${volume}:/mnt/${volume}`].join(' ');
+}
