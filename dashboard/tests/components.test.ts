@@ -35,6 +35,15 @@ it.each(['dark', 'light'] as const)(
 				await page.getByRole('dialog').getByText('With a line about it.').waitFor();
 				await inspect(page, `components-dialog-${scheme}`);
 				await page.keyboard.press('Escape');
+				await page.getByRole('button', { name: 'Change', exact: true }).click();
+				await page.getByRole('button', { name: 'Change it' }).click();
+				await page.getByRole('dialog').locator('[aria-invalid=true]').waitFor();
+				await page.getByRole('dialog').getByLabel('Name').fill('good');
+				await page.getByRole('button', { name: 'Change it' }).click();
+				await page.getByRole('dialog').getByRole('alert').waitFor();
+				expect(await page.getByRole('dialog').getByLabel('Name').inputValue()).toBe('good');
+				await inspect(page, `components-change-${scheme}`);
+				await page.keyboard.press('Escape');
 				await page.getByRole('button', { name: 'Menu' }).click();
 				await page.getByRole('menuitem', { name: 'Delete' }).waitFor();
 				await page.keyboard.press('Escape');
