@@ -58,7 +58,7 @@ it('teaches the first step when there is nothing, creates a sandbox, and shows i
 		await page.getByRole('button', { name: 'Make an API key' }).click();
 		await page.getByRole('dialog').getByLabel('Name').fill('first steps');
 		await page.getByRole('button', { name: 'Make the key' }).click();
-		const key = await page.getByLabel('API key').inputValue();
+		const key = await page.getByRole('textbox', { name: 'API key' }).inputValue();
 		await page.getByRole('button', { name: 'Done' }).click();
 		await page.getByText('Your new key is in what you copy.').waitFor();
 		expect(await page.content()).not.toContain(key);

@@ -91,7 +91,7 @@ it('makes a webhook, which gets signed events; shows what was sent, tests it, sw
 			await dialog.getByText(/goes on for 24 hours/).waitFor();
 			await inspect(page, 'webhook-secret');
 			await dialog.getByRole('button', { name: 'Make a new secret' }).click();
-			const next = await dialog.getByLabel('New secret').inputValue();
+			const next = await dialog.getByLabel('Signing secret').inputValue();
 			expect(next).not.toBe(secret);
 			await inspect(page, 'webhook-secret-new');
 			await dialog.getByRole('button', { name: 'Done' }).click();
