@@ -65,7 +65,9 @@ it('teaches the first step when there is nothing, creates a sandbox, and shows i
 		await page.context().grantPermissions(['clipboard-read', 'clipboard-write']);
 		await page.getByRole('button', { name: 'Copy commands' }).click();
 		const command = String(await page.evaluate('navigator.clipboard.readText()'));
-		const answer = JSON.parse(execFileSync('sh', ['-c', command], { encoding: 'utf8' })) as Sandbox;
+		const answer = JSON.parse(
+			execFileSync('sh', ['-c', command], { encoding: 'utf8', stdio: 'pipe' })
+		) as Sandbox;
 		expect(answer.status).toBe('running');
 		await page.locator(row(answer.id)).waitFor();
 		await api('DELETE', `/v1/sandboxes/${answer.id}`);
