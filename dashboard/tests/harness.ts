@@ -75,6 +75,8 @@ export async function withPage(
 	const isElsewhere = (url: string) => options.elsewhere !== undefined && url.startsWith(options.elsewhere);
 	page.on('console', (message) => {
 		const text = message.text();
+		// Sandboxes that come and go change this machine's network; the page asks again, which the tests see.
+		if (text.includes('net::ERR_NETWORK_CHANGED')) return;
 		if (message.type() === 'error' && !options.expected?.test(text) && !isElsewhere(page.url()))
 			complaints.push(text);
 	});
