@@ -92,3 +92,50 @@ it('keeps a secret that is never shown again, gives it another value, and delete
 		await page.getByRole('button', { name: 'Delete secret' }).click();
 		await page.getByRole('heading', { name: 'No secrets yet' }).waitFor();
 	}));
+
+it.each([
+	['volumes', 'No volumes yet'],
+	['secrets', 'No secrets yet']
+])('says that %s can’t be read, and reads them when asked again', (kind, heading) =>
+	withPage(
+		async (page) => {
+			let broken = true;
+			await page.route(new RegExp(`/v1/${kind}\\b`), async (route) => {
+				if (broken)
+					await route.fulfill({ status: 503, json: { error: { code: 'unavailable', message: 'not now' } } });
+				else await route.continue();
+			});
+			await enter(page, `/dashboard/${kind}`);
+			await page.getByRole('alert').waitFor();
+			await inspect(page, `${kind}-problem`);
+			broken = false;
+			await page.getByRole('button', { name: 'Try again' }).click();
+			await page.getByRole('heading', { name: heading }).waitFor();
+			expect(await page.getByRole('alert').count()).toBe(0);
+		},
+		{ expected: /503/ }
+	)
+);
+
+it('says at the field what a volume and a secret may not be', () =>
+	withPage(
+		async (page) => {
+			await enter(page, '/dashboard/secrets');
+			await page.getByRole('button', { name: 'New secret' }).first().click();
+			const dialog = page.getByRole('dialog');
+			await dialog.getByLabel('Name').fill('two words');
+			await dialog.getByLabel('Value').fill('hush');
+			await dialog.getByRole('button', { name: 'Keep it' }).click();
+			await dialog.locator('[aria-invalid=true]').waitFor();
+			// What was typed is still there.
+			expect(await dialog.getByLabel('Value').inputValue()).toBe('hush');
+			await page.goto('/dashboard/volumes');
+			await page.getByRole('button', { name: 'New volume' }).first().click();
+			await dialog.getByLabel('Name').fill('models');
+			await dialog.getByLabel('Size, MB').fill('99999999');
+			await dialog.getByRole('button', { name: 'Make the volume' }).click();
+			await dialog.locator('[aria-invalid=true]').waitFor();
+			await inspect(page, 'volume-refused');
+		},
+		{ expected: /400/ }
+	));
