@@ -35,7 +35,7 @@ const byoc = (enabled: boolean) => admin('PUT', `/v1/admin/teams/${team}/byoc`, 
 it('shows the item for own hosts when an admin has switched it on, after a reload and without a new login', () =>
 	withPage(async (page) => {
 		await enter(page);
-		await page.getByRole('heading', { name: 'Sandboxes' }).waitFor();
+		await page.getByRole('heading', { name: 'Sandboxes', exact: true }).waitFor();
 		expect(await page.getByRole('link', { name: 'Your hosts' }).count()).toBe(0);
 		await byoc(true);
 		await page.reload();
