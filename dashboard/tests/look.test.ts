@@ -114,6 +114,23 @@ it.each([
 	})
 );
 
+it.each([
+	['dark', 390],
+	['dark', 1280],
+	['dark', 1920],
+	['light', 390],
+	['light', 1280],
+	['light', 1920]
+] as const)('is whole to those who have not signed in, in %s at %d pixels', (scheme, width) =>
+	withPage(
+		async (page) => {
+			for (const path of OUTSIDE) await look(page, path, `${path.slice(1)}-${scheme}-${width}`, width);
+		},
+		// An invitation without its code is none.
+		{ scheme, width, expected: /404/ }
+	)
+);
+
 it.each([360, 3840])(
 	'is useful at %d pixels',
 	(width) =>

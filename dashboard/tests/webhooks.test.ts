@@ -111,9 +111,9 @@ it('makes a webhook, which gets signed events; shows what was sent, tests it, sw
 			);
 
 			await row.getByRole('switch').click();
-			await row.getByText('off', { exact: true }).waitFor();
+			await row.getByText('off', { exact: true }).filter({ visible: true }).waitFor();
 			await page.reload();
-			await row.getByText('off', { exact: true }).waitFor();
+			await row.getByText('off', { exact: true }).filter({ visible: true }).waitFor();
 			await inspect(page, 'webhooks');
 			await row.getByRole('button', { name: /Actions for/ }).click();
 			await page.getByRole('menuitem', { name: 'Delete' }).click();
