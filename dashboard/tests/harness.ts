@@ -78,7 +78,7 @@ export async function withPage(
 		// Sandboxes that come and go change this machine's network; the page asks again, which the tests see.
 		if (text.includes('net::ERR_NETWORK_CHANGED')) return;
 		if (message.type() === 'error' && !options.expected?.test(text) && !isElsewhere(page.url()))
-			complaints.push(text);
+			complaints.push(`${text} ${message.location().url}`);
 	});
 	page.on('pageerror', (error) => {
 		if (!isElsewhere(page.url())) complaints.push(String(error));
