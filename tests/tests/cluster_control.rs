@@ -67,6 +67,35 @@ async fn a_database_that_fails_over_stops_nothing() {
 }
 
 #[tokio::test]
+async fn a_database_that_fails_over_to_its_standby_loses_nothing_of_four_hosts() {
+    let cluster = Cluster::start(3, 4).await;
+    cluster.postgres.add_standby().await;
+    let mut all = Vec::new();
+    for host in 0..4 {
+        let id = cluster.sandbox_on(host).await;
+        let process = cluster.long_process(&id).await;
+        all.push((id, process));
+    }
+    cluster.postgres.fail_over();
+    for (id, process) in &all {
+        cluster.wait_sandbox(id, SandboxStatus::Running).await;
+        until("the same process to run on", || async {
+            let stat = atoll_client::command("cat", [format!("/proc/{}/stat", process.0)]);
+            let answer = cluster.client.exec(id, &stat).await.ok()?;
+            (answer.stdout.split(' ').nth(21) == Some(process.1.trim())).then_some(())
+        })
+        .await;
+    }
+    for replica in 0..3 {
+        until("a sandbox of each replica", || async { cluster.client_of(replica).create_sandbox(&tiny()).await.ok() })
+            .await;
+    }
+    for host in 0..4 {
+        cluster.wait_host(host, HostStatus::Online).await;
+    }
+}
+
+#[tokio::test]
 async fn control_killed_in_the_middle_of_creates_and_destroys_leaves_no_orphan() {
     let mut cluster = Cluster::start(1, 1).await;
     let old = cluster.sandbox_on(0).await;

@@ -144,6 +144,18 @@ pub enum DriverChoice {
     Auto,
 }
 
+impl DriverChoice {
+    /// As settings name it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Container => "container",
+            Self::Vm => "vm",
+            Self::Auto => "auto",
+        }
+    }
+}
+
 impl FromStr for DriverChoice {
     type Err = UnknownChoice;
     fn from_str(text: &str) -> Result<Self, UnknownChoice> {
@@ -164,6 +176,17 @@ pub enum OnDisconnect {
     #[default]
     Pause,
     KeepRunning,
+}
+
+impl OnDisconnect {
+    /// As settings name it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pause => "pause",
+            Self::KeepRunning => "keep-running",
+        }
+    }
 }
 
 impl FromStr for OnDisconnect {

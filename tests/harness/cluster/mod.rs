@@ -6,6 +6,7 @@ mod events;
 mod net;
 mod node;
 mod postgres;
+mod proxy;
 mod thief;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -22,6 +23,7 @@ pub use events::EventStream;
 pub use net::Net;
 pub use node::Node;
 pub use postgres::Postgres;
+pub use proxy::{Manners, Proxy};
 pub use thief::Thief;
 
 use crate::balancer::Balancer;
@@ -148,6 +150,38 @@ impl Cluster {
         self.hosts[number].node.set(env);
         self.hosts[number].node.run(&[("ATOLL_REGISTER", &token)]);
         number
+    }
+
+    /// A host whose data directory is a small file system of its own.
+    pub async fn add_host_on_small_disk(&mut self) -> usize {
+        let made = self.admin.create_host(&CreateHostRequest::default()).await.expect("making a host");
+        let number = self.new_agent(Reach::Address, made.host.id.clone());
+        let node = &mut self.hosts[number].node;
+        node.give_small_disk("12G");
+        node.run(&[("ATOLL_REGISTER", &made.registration_token)]);
+        self.wait_host(number, HostStatus::Online).await;
+        number
+    }
+
+    /// A host that reaches control through this proxy, online.
+    pub async fn add_host_behind(&mut self, proxy: &Proxy) -> usize {
+        let number = self.start_host_behind(proxy).await;
+        self.wait_host(number, HostStatus::Online).await;
+        number
+    }
+
+    /// The same, whatever comes of it.
+    pub async fn start_host_behind(&mut self, proxy: &Proxy) -> usize {
+        let made = self.admin.create_host(&CreateHostRequest::default()).await.expect("making a host");
+        let number = self.new_agent_of(&proxy.url, Reach::Address, made.host.id.clone());
+        let (roots, token) = (proxy.roots.display().to_string(), made.registration_token);
+        self.hosts[number].node.run(&[("SSL_CERT_FILE", &roots), ("ATOLL_REGISTER", &token)]);
+        number
+    }
+
+    /// A proxy in front of the first replica.
+    pub async fn proxy(&self) -> Proxy {
+        Proxy::start(self.dir.path(), self.net.address(254), self.control_address(0)).await
     }
 
     pub fn control_address(&self, replica: usize) -> SocketAddr {
@@ -282,7 +316,9 @@ impl Cluster {
             self.admin.drain_host(other, true).await.expect("draining");
         }
         let made = until("a sandbox on the host", || async {
-            let made = self.client.create_sandbox(&tiny()).await.ok()?;
+            let made = self.client.create_sandbox(&tiny()).await;
+            // Shown when the test fails.
+            let made = made.inspect_err(|error| println!("no sandbox yet: {error}")).ok()?;
             if made.host_id.as_ref() == Some(id) {
                 return Some(made.id);
             }

@@ -17,6 +17,8 @@ pub struct Node {
     args: Vec<String>,
     env: Vec<(String, String)>,
     child: Option<Child>,
+    /// Its data directory is a file system of its own.
+    small_disk: bool,
 }
 
 impl Node {
@@ -24,7 +26,36 @@ impl Node {
     pub fn new(machine: String, address: Ipv4Addr, dir: PathBuf, args: &[&str]) -> Self {
         std::fs::create_dir_all(&dir).expect("a node's directory");
         let args = args.iter().map(|&arg| arg.to_owned()).collect();
-        Self { machine, address, dir, args, env: Vec::new(), child: None }
+        Self { machine, address, dir, args, env: Vec::new(), child: None, small_disk: false }
+    }
+
+    /// Gives it a disk of its own, of this size, before it is started: a file system in a sparse file.
+    pub fn give_small_disk(&mut self, size: &str) {
+        std::fs::create_dir_all(self.data_dir()).expect("a data directory");
+        let (image, data) = (self.dir.join("disk"), self.data_dir());
+        let script = "truncate -s $1 $2 && mkfs.ext4 -q -m 0 $2 && mount -o loop $2 $3 && chmod 700 $3";
+        let mut make = Command::new("sh");
+        make.args(["-ec", script, "sh", size]).arg(image).arg(data);
+        assert!(make.status().expect("sh").success(), "making a small disk");
+        self.small_disk = true;
+    }
+
+    /// Fills its disk to the last byte, with a file whose removal frees it.
+    pub fn fill_disk(&self) -> PathBuf {
+        use std::io::Write;
+        assert!(self.small_disk, "this node's disk is everybody's");
+        let path = self.data_dir().join("filler");
+        let mut file = File::create(&path).expect("a file that fills the disk");
+        let free = rustix::fs::fstatvfs(&file).expect("the size of the disk");
+        let length = free.f_bavail * free.f_frsize;
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, length.saturating_sub(16 << 20))
+            .expect("filling the disk");
+        std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0)).expect("the end of the file");
+        // In ever smaller pieces: the last byte counts.
+        for size in [1 << 16, 1 << 12, 1] {
+            while file.write_all(&vec![1; size]).is_ok() {}
+        }
+        path
     }
 
     pub fn data_dir(&self) -> PathBuf {
@@ -136,5 +167,8 @@ impl Drop for Node {
             let _ = child.wait();
         }
         mark.remove();
+        if self.small_disk {
+            let _ = Command::new("umount").arg("-l").arg(self.data_dir()).status();
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! A PostgreSQL of a test's own, on a socket in the test's directory. It can be killed and started again.
+//! A PostgreSQL of a test's own, on a socket in the test's directory. It can be killed and started again, and have a
+//! standby that takes its place.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -46,6 +47,16 @@ fn gone(pid: i32) -> bool {
     stat(pid).is_none_or(|stat| stat[0] == "Z")
 }
 
+/// Starts the one whose data and socket are in this directory.
+fn run_in(directory: &Path) {
+    let options = format!(
+        "-F -c listen_addresses='' -c unix_socket_directories='{}' -c max_connections=200",
+        directory.display()
+    );
+    let (data, log) = (directory.join("data").display().to_string(), directory.join("log").display().to_string());
+    run("pg_ctl", &["-D", &data, "-w", "-l", &log, "-o", &options, "start"]);
+}
+
 impl Postgres {
     pub fn start(dir: &Path) -> Self {
         let root = dir.join("postgres");
@@ -54,6 +65,7 @@ impl Postgres {
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("permissions");
         }
         let postgres = Self { root };
+        std::os::unix::fs::symlink(&postgres.root, postgres.address()).expect("the database's address");
         let data = postgres.data();
         run("initdb", &["-D", &data, "-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8"]);
         postgres.run();
@@ -64,18 +76,44 @@ impl Postgres {
         self.root.join("data").display().to_string()
     }
 
+    fn standby(&self) -> PathBuf {
+        self.root.join("standby")
+    }
+
+    /// Where clients find whichever of the two is in charge: a link to the directory with its socket.
+    fn address(&self) -> PathBuf {
+        self.root.join("address")
+    }
+
     pub fn url(&self) -> String {
-        format!("postgres://postgres@localhost/postgres?host={}", self.root.display())
+        format!("postgres://postgres@localhost/postgres?host={}", self.address().display())
     }
 
     /// Starts it, after [`Postgres::kill`] with all that it had committed.
     pub fn run(&self) {
-        let options = format!(
-            "-F -c listen_addresses='' -c unix_socket_directories='{}' -c max_connections=200",
-            self.root.display()
-        );
-        let log = self.root.join("log").display().to_string();
-        run("pg_ctl", &["-D", &self.data(), "-w", "-l", &log, "-o", &options, "start"]);
+        run_in(&self.root);
+    }
+
+    /// A standby of its own that has all that is committed from now on before anybody hears that it is.
+    pub async fn add_standby(&self) {
+        let (socket, data) = (self.root.display().to_string(), self.standby().join("data").display().to_string());
+        run("pg_basebackup", &["-h", &socket, "-U", "postgres", "-D", &data, "-R", "-c", "fast", "--no-sync"]);
+        run_in(&self.standby());
+        self.query("ALTER SYSTEM SET synchronous_standby_names = '*'");
+        self.query("SELECT pg_reload_conf()");
+        until("the standby to follow", || async {
+            (self.query("SELECT sync_state FROM pg_stat_replication") == "sync").then_some(())
+        })
+        .await;
+    }
+
+    /// The one in charge dies at once, and the standby takes its place under the same address.
+    pub fn fail_over(&self) {
+        self.kill();
+        run("pg_ctl", &["-D", &self.standby().join("data").display().to_string(), "-w", "promote"]);
+        let link = self.root.join("new-address");
+        std::os::unix::fs::symlink(self.standby(), &link).expect("a link to the standby");
+        std::fs::rename(link, self.address()).expect("moving the database's address");
     }
 
     /// SIGKILL to all of its processes. What was committed is there when it [runs](Postgres::run) again.
@@ -96,7 +134,7 @@ impl Postgres {
 
     /// What a query answers: a row per line, columns with `|` between.
     pub fn query(&self, sql: &str) -> String {
-        let host = self.root.display().to_string();
+        let host = self.address().display().to_string();
         let mut command =
             as_postgres("psql", &["-h", &host, "-U", "postgres", "-XAt", "-v", "ON_ERROR_STOP=1", "-c", sql]);
         let output = command.output().expect("psql");
@@ -112,8 +150,12 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        if self.root.join("data/postmaster.pid").exists() {
-            self.kill();
+        for data in [self.standby().join("data"), self.root.join("data")] {
+            let running = std::fs::read_to_string(data.join("postmaster.pid")).ok();
+            let pid = running.and_then(|text| text.lines().next()?.trim().parse().ok());
+            if pid.is_some_and(|pid| !gone(pid)) {
+                run("pg_ctl", &["-D", &data.display().to_string(), "-m", "immediate", "-w", "stop"]);
+            }
         }
     }
 }

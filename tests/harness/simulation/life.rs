@@ -92,7 +92,7 @@ pub fn live(seed: u64, hosts: Hosts) -> Result<Lived, String> {
     })
 }
 
-fn pass(world: &World) -> HostPass {
+pub(super) fn pass(world: &World) -> HostPass {
     let (records, agents) = (Arc::new(world.clone()), Arc::new(world.clone()));
     HostPass::new(records, agents, world.clock.clone(), TRANSITION_LIMIT, true)
 }
@@ -154,8 +154,9 @@ impl Life {
             self.a_user_asks();
         }
         if self.draw(20) {
-            let meanwhile = self.meanwhile();
-            self.world.state().meanwhile = meanwhile;
+            let (meanwhile, later) = (self.meanwhile(), self.draw(50));
+            let mut state = self.world.state();
+            if later { state.afterwards = meanwhile } else { state.meanwhile = meanwhile }
         }
     }
 
@@ -227,7 +228,7 @@ impl Life {
         }
         let mut state = self.world.state();
         state.loss = 0;
-        state.meanwhile = None;
+        (state.meanwhile, state.afterwards) = (None, None);
     }
 
     /// A second passes, on every clock.

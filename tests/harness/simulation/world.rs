@@ -57,6 +57,8 @@ pub struct Everything {
     pub loss: u32,
     /// What is done between control's two looks, once.
     pub meanwhile: Option<Meanwhile>,
+    /// What is done once the host has made its list, before control judges it.
+    pub afterwards: Option<Meanwhile>,
     pub broken: Option<String>,
     /// What happened, so that a simulation in which nothing does is noticed.
     pub became: BTreeMap<(SandboxStatus, SandboxStatus), u32>,
@@ -107,6 +109,7 @@ impl World {
             rng: SmallRng::seed_from_u64(seed),
             loss: 0,
             meanwhile: None,
+            afterwards: None,
             broken: None,
             became: BTreeMap::new(),
             orphans: 0,
@@ -267,6 +270,10 @@ impl Agents for World {
             });
             Ok(Inventory { sandboxes: seen.collect(), complete: keeper.inventory_complete() })
         })?;
+        let afterwards = self.state().afterwards.take();
+        if let Some(afterwards) = afterwards {
+            self.between(afterwards);
+        }
         let state = self.state();
         inventory.sandboxes.sort_by_key(|seen| state.order.iter().position(|known| *known == seen.id));
         if state.liars {

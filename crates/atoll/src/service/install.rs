@@ -1,6 +1,7 @@
 //! `atoll host install`: a systemd unit that runs this machine as a host.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context;
 use serde_json::json;
@@ -87,6 +88,12 @@ fn environment(args: &InstallArgs, server: &str, token: Option<&str>) -> String 
     };
     set("ATOLL_ADDRESS", host.agent.address.clone());
     set("ATOLL_TUNNEL", host.tunnel.then(|| "true".to_owned()));
+    set("ATOLL_DRIVER", Some(host.agent.driver.as_str().to_owned()));
+    set("ATOLL_MEMORY_OVERCOMMIT", Some(host.memory_overcommit.to_string()));
+    set("ATOLL_ON_DISCONNECT", Some(host.agent.on_disconnect.as_str().to_owned()));
+    set("ATOLL_DISCONNECT_AFTER", host.agent.disconnect_after.map(in_milliseconds));
+    set("ATOLL_HEARTBEAT_INTERVAL", host.heartbeat.heartbeat_interval.map(in_milliseconds));
+    set("ATOLL_CA_FILE", std::env::var("ATOLL_CA_FILE").ok());
     set("ATOLL_EGRESS_ALLOW", Some(host.agent.egress_allow.join(",")).filter(|list| !list.is_empty()));
     set("ATOLL_SANDBOX_NETWORK", Some(host.agent.sandbox_network.to_string()));
     set("ATOLL_POOL_SIZE", host.agent.pool_size.map(|bytes| bytes.to_string()));
@@ -94,6 +101,10 @@ fn environment(args: &InstallArgs, server: &str, token: Option<&str>) -> String 
     set("ATOLL_LOG", host.place.log.clone());
     set("ATOLL_REGISTER", token.map(str::to_owned));
     lines.join("\n")
+}
+
+fn in_milliseconds(duration: Duration) -> String {
+    format!("{}ms", duration.as_millis())
 }
 
 /// As systemd reads it: in double quotes when there is anything but plain characters.

@@ -4,6 +4,9 @@
 //! older credential of it is revoked, and its first refresh token exists; or nothing of that. Of two agents that race
 //! with one token exactly one gets past the update that consumes it.
 //!
+//! An agent whose answer was lost, or that died before it had stored it, comes again with the same token and the same
+//! key: as long as nothing has used the credentials that were issued, it gets others. Nobody else has that key.
+//!
 //! Re-enrolment is the same with a host that exists: same id, sandboxes kept, credentials new.
 
 use atoll_model::api::hosts::{HostCredentials, RegisterHostRequest};
@@ -126,8 +129,9 @@ impl Hosts {
     /// nobody without one learns what a valid request looks like.
     pub async fn check_registration_token(&self, token: &str) -> Result<(), HostError> {
         let valid: Option<(i64,)> = on!(read & self.db, |c| sqlx::query_as(
-            "SELECT CAST(1 AS BIGINT) FROM host_registration_tokens
-             WHERE token_hash = $1 AND used_at IS NULL AND revoked_at IS NULL AND expires_at > $2"
+            "SELECT CAST(1 AS BIGINT) FROM host_registration_tokens t
+             WHERE token_hash = $1 AND revoked_at IS NULL AND expires_at > $2 AND (used_at IS NULL
+                 OR EXISTS (SELECT 1 FROM hosts h WHERE h.id = t.host_id AND h.registered_at = t.used_at))"
         )
         .bind(secret::hash(token))
         .bind(self.clock.now())
@@ -146,24 +150,28 @@ impl Hosts {
         let now = self.clock.now();
 
         let mut tx = self.db.begin().await?;
-        let consumed: Option<(Text<HostId>,)> = on!(tx &mut tx, |c| sqlx::query_as(
-            "UPDATE host_registration_tokens SET used_at = $2
-             WHERE token_hash = $1 AND used_at IS NULL AND revoked_at IS NULL AND expires_at > $2 RETURNING host_id"
-        )
-        .bind(secret::hash(&request.token))
-        .bind(now)
-        .fetch_optional(c)
-        .await)
-        .during("consume a registration token")?;
-        let host = consumed.ok_or(HostError::Unauthorized)?.0.0;
+        let hash = secret::hash(&request.token);
+        let (host, again) = match consume(&mut tx, &hash, now).await? {
+            Some(host) => (host, false),
+            None => (asked_again(&mut tx, &hash, &key.to_hex(), now).await?.ok_or(HostError::Unauthorized)?, true),
+        };
         fail::fail_point!("hosts::register::consumed");
         let before = store::lock(&mut tx, &host).await?.ok_or(HostError::Unauthorized)?;
         if before.deletion_id.is_some() {
             return Err(HostError::Unauthorized);
         }
         revoke_tokens(&mut tx, &host, now).await?;
-        refresh_tokens::revoke_all(&mut tx, &host, now).await?;
-        let token = NewToken::first(now, self.times.refresh_token_ttl);
+        let ttl = self.times.refresh_token_ttl;
+        let token = match before.credential_family.clone().filter(|_| again) {
+            Some(family) => {
+                refresh_tokens::revoke_unused(&mut tx, &host, now + refresh_tokens::GRACE).await?;
+                NewToken::of(family, None, now, ttl)
+            }
+            None => {
+                refresh_tokens::revoke_all(&mut tx, &host, now).await?;
+                NewToken::first(now, ttl)
+            }
+        };
         refresh_tokens::insert(&mut tx, &host, &token).await?;
         let certificate = self.authority.issue_host(&host, &key, self.certificate_lifetime())?;
         let specs = &request.specs;
@@ -200,11 +208,11 @@ impl Hosts {
             team,
             actor: &Actor::Host(host.clone()),
             origin,
-            action: if before.status.0 == HostStatus::Pending { "host.register" } else { "host.reenrol" },
+            action: if again || before.status.0 == HostStatus::Pending { "host.register" } else { "host.reenrol" },
             target_kind: "host",
             target_id: Some(host.as_str()),
             result: "ok",
-            details: json!({ "address": request.address, "agent_version": specs.agent_version }),
+            details: json!({ "address": request.address, "agent_version": specs.agent_version, "again": again }),
         };
         audit::record(&mut tx, now, &entry).await?;
         if before.status.0 != HostStatus::Online {
@@ -218,6 +226,50 @@ impl Hosts {
         self.announce(HostChange::Returned(host));
         Ok(credentials)
     }
+}
+
+/// Uses a registration token up; the host that it is for.
+async fn consume(tx: &mut Tx, hash: &str, now: Millis) -> Result<Option<HostId>, DbError> {
+    let consumed: Option<(Text<HostId>,)> = on!(tx tx, |c| sqlx::query_as(
+        "UPDATE host_registration_tokens SET used_at = $2
+         WHERE token_hash = $1 AND used_at IS NULL AND revoked_at IS NULL AND expires_at > $2 RETURNING host_id"
+    )
+    .bind(hash)
+    .bind(now)
+    .fetch_optional(c)
+    .await)
+    .during("consume a registration token")?;
+    Ok(consumed.map(|row| row.0.0))
+}
+
+/// The host that was registered with this token and this key, if it never showed that it heard of it.
+async fn asked_again(tx: &mut Tx, hash: &str, key: &str, now: Millis) -> Result<Option<HostId>, DbError> {
+    let used: Option<(Text<HostId>,)> = on!(tx &mut *tx, |c| sqlx::query_as(
+        "UPDATE host_registration_tokens SET used_at = used_at WHERE token_hash = $1 AND used_at IS NOT NULL
+         RETURNING host_id"
+    )
+    .bind(hash)
+    .fetch_optional(c)
+    .await)
+    .during("look up a used registration token")?;
+    let Some((host,)) = used else { return Ok(None) };
+    store::lock(&mut *tx, &host.0).await?;
+    let again: Option<(Text<HostId>,)> = on!(tx tx, |c| sqlx::query_as(
+        "UPDATE host_registration_tokens SET used_at = $2
+         WHERE token_hash = $1 AND revoked_at IS NULL AND expires_at > $2
+             AND EXISTS (SELECT 1 FROM hosts h WHERE h.id = host_id AND h.registered_at = used_at
+                 AND h.public_key = $3 AND h.credential_family IS NOT NULL
+                 AND NOT EXISTS (SELECT 1 FROM host_refresh_tokens r WHERE r.host_id = h.id
+                     AND r.family_id = h.credential_family AND r.used_at IS NOT NULL))
+         RETURNING host_id"
+    )
+    .bind(hash)
+    .bind(now)
+    .bind(key)
+    .fetch_optional(c)
+    .await)
+    .during("use a registration token again")?;
+    Ok(again.map(|row| row.0.0))
 }
 
 fn check_specs(request: &RegisterHostRequest) -> Result<(), HostError> {

@@ -151,6 +151,20 @@ pub async fn revoke_all(tx: &mut Tx, host: &HostId, now: Millis) -> Result<(), D
     .during("revoke refresh tokens")
 }
 
+/// Refresh tokens of the host that nobody has used yet are good until then, unless they are used before.
+pub async fn revoke_unused(tx: &mut Tx, host: &HostId, at: Millis) -> Result<(), DbError> {
+    on!(tx tx, |c| sqlx::query(
+        "UPDATE host_refresh_tokens SET revoked_at = $2
+         WHERE host_id = $1 AND used_at IS NULL AND revoked_at IS NULL"
+    )
+    .bind(host.as_str())
+    .bind(at)
+    .execute(c)
+    .await
+    .map(|_| ()))
+    .during("revoke unused refresh tokens")
+}
+
 pub async fn host_of(tx: &mut Tx, hash: &str) -> Result<Option<HostId>, DbError> {
     let row: Option<(Text<HostId>,)> =
         on!(tx tx, |c| sqlx::query_as("SELECT host_id FROM host_refresh_tokens WHERE token_hash = $1")

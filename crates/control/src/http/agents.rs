@@ -136,7 +136,8 @@ pub async fn register(
     let Ok(TokenOnly { token }) = strict::from_slice(&body) else { return Err(ApiError::unauthorized()) };
     counted(&app, &origin, app.hosts.check_registration_token(&token).await).await?;
     let request: RegisterHostRequest = parse(&body)?;
-    Ok(axum::Json(app.hosts.register(&request, &origin).await?))
+    let registered = app.hosts.register(&request, &origin).await;
+    Ok(axum::Json(counted(&app, &origin, registered).await?))
 }
 
 /// Exchanges a refresh token for new credentials. `X-Host-Signature` is the base64 of an ECDSA P-256 signature over the

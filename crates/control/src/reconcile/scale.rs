@@ -48,10 +48,12 @@ impl Scale {
         let monitor = Reconcile::over(sides, &db, &clock, &service, &fleet, true).monitor;
         let scale = Self { db, clock, hosts: service, monitor };
         scale.insert(hosts, each).await?;
-        // The first passes of a monitor judge nobody: it could not have heard.
+        // A monitor that has just begun judges nobody's silence: it could not have heard.
         for _ in 0..8 {
-            scale.pass().await?;
+            scale.hear().await?;
+            ensure!(scale.monitor.lead().await?, "somebody else leads");
         }
+        scale.pass().await?;
         Ok(scale)
     }
 

@@ -88,6 +88,7 @@ pub async fn enrol(
     let current = Identity::new(*credentials, &key, Utc::now().timestamp_millis());
     tracing::info!(host = %current.host_id(), name = current.credentials.name, "this host is enrolled");
     store.save(Stored { current, former: None, registered_with: enrolment.token.digest() })?;
+    failpoint!("agent.enrol.after_save", bail!("failpoint"));
     store.enrolment_done();
     Ok(true)
 }

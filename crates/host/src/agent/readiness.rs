@@ -29,6 +29,13 @@ impl Readiness {
         if self.tunnel.as_ref().is_some_and(|open| !*open.borrow()) {
             return Some("the tunnel to control is not open".to_owned());
         }
+        if self.floor.pool.is_read_only() {
+            return Some(
+                "the storage pool has turned read-only, as it does when the disk below it is filled by others: free \
+                 space there and reboot this machine; its sandboxes are on the disk"
+                    .to_owned(),
+            );
+        }
         if let Err(full) = self.floor.pool.admit(USUAL_DISK) {
             return Some(full.to_string());
         }

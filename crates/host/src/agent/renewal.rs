@@ -72,6 +72,7 @@ impl Renewal {
                     former: Some(former),
                     registered_with: stored.registered_with.clone(),
                 })?;
+                failpoint!("agent.refresh.after_save", Ok(Observation::RefreshFailed));
                 self.renewed.send_replace(());
                 tracing::info!("the host's credentials were renewed");
                 Ok(Observation::Renewed)

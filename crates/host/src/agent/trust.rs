@@ -20,7 +20,8 @@ use sha2::{Digest, Sha256};
 
 use super::registration_token::Fingerprint;
 
-const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
+/// Names a file of certificates that are trusted at a public address instead of the machine's.
+const CA_FILE: &str = "ATOLL_CA_FILE";
 
 /// What control must prove.
 #[derive(Debug, Clone)]
@@ -133,11 +134,17 @@ fn verifier_for(
         .context("building a verifier from the CA")
 }
 
-/// `None` where the system has no roots: then only the pinned CA counts.
+/// `ATOLL_CA_FILE`, else `SSL_CERT_FILE`, else the machine's store, as everywhere in Atoll. `None` where there are no
+/// roots: then only the pinned CA counts.
 fn system_verifier(provider: &Arc<CryptoProvider>) -> Option<Arc<WebPkiServerVerifier>> {
     let mut store = RootCertStore::empty();
-    let roots = CertificateDer::pem_file_iter(Path::new(SYSTEM_ROOTS)).ok()?;
-    store.add_parsable_certificates(roots.filter_map(Result::ok));
+    match std::env::var_os(CA_FILE) {
+        Some(path) => match CertificateDer::pem_file_iter(&path) {
+            Ok(roots) => drop(store.add_parsable_certificates(roots.filter_map(Result::ok))),
+            Err(error) => tracing::error!(path = %Path::new(&path).display(), %error, "{CA_FILE} can't be read"),
+        },
+        None => drop(store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs)),
+    }
     WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider.clone()).build().ok()
 }
 

@@ -107,6 +107,9 @@ impl Headroom {
     /// Bytes that can still be written without touching the reserve.
     pub fn available(&self) -> io::Result<u64> {
         let pool = rustix::fs::fstatvfs(&self.root)?;
+        if is_read_only(&pool) {
+            return Ok(0);
+        }
         let pool_left = pool.f_bavail * pool.f_frsize;
         if !self.image {
             return Ok(pool_left.saturating_sub(self.reserve));
@@ -116,12 +119,20 @@ impl Headroom {
         Ok(pool_left.min((below.f_bavail * below.f_frsize).saturating_sub(self.reserve)))
     }
 
+    /// Whether the pool has turned read-only: somebody else has filled the disk below it to the last byte.
+    pub fn is_read_only(&self) -> bool {
+        rustix::fs::fstatvfs(&self.root).is_ok_and(|pool| is_read_only(&pool))
+    }
+
     /// What is available and what the volumes hold, together.
     pub fn capacity(&self) -> io::Result<u64> {
         Ok(self.available()?.saturating_add(btrfs::group_usage(&self.sysfs, self.group)?))
     }
 
     fn adjust(&self) -> io::Result<()> {
+        if self.is_read_only() {
+            return Ok(());
+        }
         let available = self.available()?;
         let limit = if available > PLENTY {
             u64::MAX
@@ -136,4 +147,8 @@ impl Headroom {
         }
         Ok(())
     }
+}
+
+fn is_read_only(of: &rustix::fs::StatVfs) -> bool {
+    of.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY)
 }

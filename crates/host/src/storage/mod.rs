@@ -233,6 +233,12 @@ impl Pool {
         self.headroom.available().map_err(io_error("measuring", &self.backing.dir))
     }
 
+    /// Whether it has turned read-only, for good: see `headroom`.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.headroom.is_read_only()
+    }
+
     /// Bytes that sandboxes could write if there were none: the pool's capacity.
     ///
     /// # Errors

@@ -77,6 +77,55 @@ async fn a_token_is_worth_nothing_once_used_expired_or_replaced() {
 }
 
 #[tokio::test]
+async fn an_agent_that_never_got_its_answer_registers_again_with_its_key_until_the_credentials_were_used() {
+    for rig in rigs().await {
+        let (id, token) = rig.new_host().await;
+        let mut agent = Agent::new();
+        agent.register(&rig.hosts, &token).await.unwrap();
+        let lost = agent.credentials().clone();
+        rig.clock.advance(Duration::from_secs(10));
+        // Lost on the way, twice; nobody else's key is let in meanwhile.
+        agent.register(&rig.hosts, &token).await.unwrap();
+        assert!(is_unauthorized(Agent::new().register(&rig.hosts, &token).await));
+        agent.register(&rig.hosts, &token).await.unwrap();
+        assert_eq!(agent.id(), &id);
+        rig.clock.advance(crate::hosts::refresh_tokens::GRACE);
+        agent.beat(&rig.hosts).await.unwrap();
+        assert!(
+            is_unauthorized(agent.beat_with(&rig.hosts, &lost.access_token).await),
+            "what was lost is worth nothing"
+        );
+        // It has them now.
+        assert!(is_unauthorized(agent.register(&rig.hosts, &token).await));
+        agent.refresh(&rig.hosts).await.unwrap();
+        agent.beat(&rig.hosts).await.unwrap();
+        assert!(is_unauthorized(agent.register(&rig.hosts, &token).await));
+    }
+}
+
+#[tokio::test]
+async fn registering_again_ends_with_the_token_and_with_a_new_enrolment() {
+    for rig in rigs().await {
+        let (id, token) = rig.new_host().await;
+        let mut agent = Agent::new();
+        agent.register(&rig.hosts, &token).await.unwrap();
+        let sql = "UPDATE hosts SET status = 'unreachable'";
+        on!(write & rig.db, |c| sqlx::query(sql).execute(c).await.map(|_| ())).unwrap();
+        let newer = rig.hosts.renew_registration(&id, &Actor::System, &Origin::default()).await.unwrap();
+        let mut other = Agent::new();
+        other.register(&rig.hosts, &newer.token).await.unwrap();
+        assert!(is_unauthorized(agent.register(&rig.hosts, &token).await), "another agent is this host now");
+        other.beat(&rig.hosts).await.unwrap();
+
+        let (_, token) = rig.new_host().await;
+        let mut agent = Agent::new();
+        agent.register(&rig.hosts, &token).await.unwrap();
+        rig.clock.advance(Duration::from_secs(3600));
+        assert!(is_unauthorized(agent.register(&rig.hosts, &token).await), "expired");
+    }
+}
+
+#[tokio::test]
 async fn a_bad_token_is_refused_before_anything_else_is_judged_and_a_bad_request_uses_up_no_token() {
     for rig in rigs().await {
         let (_, token) = rig.new_host().await;

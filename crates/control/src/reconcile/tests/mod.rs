@@ -7,3 +7,4 @@ mod memory;
 mod pass;
 mod sql;
 mod table;
+mod walks;
