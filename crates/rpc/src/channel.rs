@@ -147,6 +147,8 @@ pub struct Network {
     pub address: Ipv4Addr,
     pub gateway: Ipv4Addr,
     pub mtu: u32,
+    /// A machine that was made from another has the other's until it is told.
+    pub mac: [u8; 6],
 }
 
 /// The answer to it.

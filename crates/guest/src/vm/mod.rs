@@ -3,8 +3,8 @@
 //! The kernel starts it from an initramfs that holds nothing but it and some modules. It finds the host's port,
 //! greets (see `atoll_rpc::channel`), and is told in a letter who it is: then the disks become the root
 //! file system ([`root`]), the network comes up ([`network`]), and it goes on as in any sandbox, serving the
-//! connections that come through the port ([`port`]). Before the letter it knows nothing of any sandbox, so a machine
-//! that waits for it can be copied.
+//! connections that come through the port ([`port`]). Before the letter it knows nothing of any sandbox, not even of its
+//! disks, so a machine that waits for it can be copied; the host does ("waiting machines").
 
 mod identity;
 mod modules;
@@ -66,6 +66,7 @@ pub fn boot() -> io::Result<Start> {
 fn begin(orders: Orders) -> io::Result<Config> {
     identity::take(&orders)?;
     let start = orders.start.ok_or_else(|| io::Error::other("the first letter doesn't say who this is"))?;
+    modules::take_devices()?;
     rustix::system::sethostname(start.hostname.as_bytes()).during("setting the host name")?;
     let network = start.network.as_ref();
     if let Some(network) = network {

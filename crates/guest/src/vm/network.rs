@@ -26,6 +26,11 @@ pub fn bring_up(network: &Network) -> io::Result<()> {
     }
     let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
     let mut request = request();
+    let mut hardware = [0_u8; 14];
+    hardware[..6].copy_from_slice(&network.mac);
+    request.ifr_ifru.ifru_hwaddr =
+        libc::sockaddr { sa_family: libc::ARPHRD_ETHER, sa_data: hardware.map(|byte| byte as libc::c_char) };
+    call(&socket, libc::SIOCSIFHWADDR as _, &request).during("its hardware address")?;
     request.ifr_ifru.ifru_addr = address(network.address);
     call(&socket, libc::SIOCSIFADDR as _, &request).during("its address")?;
     request.ifr_ifru.ifru_netmask = address(Ipv4Addr::BROADCAST);

@@ -57,7 +57,7 @@ fn one_by_one(version: Version, path: &Path) -> io::Result<()> {
     freeze::request(version, path, false)
 }
 
-fn processes(path: &Path) -> io::Result<Vec<Pid>> {
+pub(super) fn processes(path: &Path) -> io::Result<Vec<Pid>> {
     match fs::read_to_string(path.join("cgroup.procs")) {
         Ok(text) => Ok(text.lines().filter_map(|line| line.parse().ok().and_then(Pid::from_raw)).collect()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),

@@ -185,6 +185,15 @@ impl Cgroups {
         self.freezer(name).is_ok_and(|(hierarchy, path)| !kill::is_empty(hierarchy.version, &path).unwrap_or(true))
     }
 
+    /// The processes of the sandbox, as this process numbers them.
+    ///
+    /// # Errors
+    /// When they can't be read.
+    pub fn processes(&self, name: &str) -> io::Result<Vec<i32>> {
+        let (_, path) = self.freezer(name)?;
+        Ok(kill::processes(&path)?.into_iter().map(|pid| pid.as_raw_nonzero().get()).collect())
+    }
+
     /// What the sandbox uses.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use atoll_rpc::channel::{Answer, Beginning, Finder, Frame, Orders, Word, letter, letter_length};
+use atoll_rpc::channel::{Answer, Beginning, Epoch, Finder, Frame, Orders, Word, letter, letter_length};
 use bytes::Bytes;
 use http::{Method, Request};
 use http_body_util::Empty;
@@ -49,13 +49,25 @@ impl Drop for Talk {
     }
 }
 
+/// A guest that listens.
+pub(super) struct Met {
+    stream: UnixStream,
+    finder: Finder,
+    epoch: Epoch,
+    configured: bool,
+}
+
 impl Talk {
     /// Greets the guest behind the port, tells it who it is if it doesn't know, and waits for its answer.
     pub async fn begin(port: &Path, start: Option<&Beginning>) -> io::Result<Self> {
-        let name = connectable(port)?;
-        let mut stream = UnixStream::connect(name.path()).await?;
-        let configured = greet(&mut stream).await?;
-        let start = if configured { None } else { start.cloned() };
+        Self::with(Met::at(port).await?, start).await
+    }
+
+    /// The same, with a guest that was met already.
+    pub async fn with(mut met: Met, start: Option<&Beginning>) -> io::Result<Self> {
+        met.agree().await?;
+        let start = if met.configured { None } else { start.cloned() };
+        let mut stream = met.stream;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
         let orders = Orders { now_ns, entropy: rand::random(), start };
@@ -96,41 +108,60 @@ impl Talk {
     }
 }
 
-/// Whether the guest is configured.
-async fn greet(stream: &mut UnixStream) -> io::Result<bool> {
-    let epoch = rand::random();
-    let hello = Frame { word: Word::Hello, epoch }.encode();
-    let mut finder = Finder::default();
-    let mut buffer = vec![0; 16 << 10];
-    stream.write_all(&hello).await?;
-    let mut attempt = 0;
-    let mut configured = None;
-    loop {
-        while let Some(frame) = finder.next_frame() {
-            match frame.word {
-                _ if frame.epoch != epoch => {}
-                Word::Ack { configured: told } if configured.is_none() => {
-                    configured = Some(told);
-                    stream.write_all(&Frame { word: Word::Go, epoch }.encode()).await?;
+impl Met {
+    /// Says Hello until the guest behind the port answers.
+    pub async fn at(port: &Path) -> io::Result<Self> {
+        let name = connectable(port)?;
+        let stream = UnixStream::connect(name.path()).await?;
+        let mut met = Self { stream, finder: Finder::default(), epoch: rand::random(), configured: false };
+        let hello = Frame { word: Word::Hello, epoch: met.epoch }.encode();
+        met.stream.write_all(&hello).await?;
+        let mut attempt = 0;
+        loop {
+            while let Some(frame) = met.finder.next_frame() {
+                if let (Word::Ack { configured }, true) = (frame.word, frame.epoch == met.epoch) {
+                    met.configured = configured;
+                    return Ok(met);
                 }
-                Word::Go => {
-                    if let Some(configured) = configured {
-                        return Ok(configured);
-                    }
-                }
-                _ => {}
             }
+            if let Ok(read) = tokio::time::timeout(HELLO_AGAIN, met.read()).await {
+                read?;
+                continue;
+            }
+            attempt += 1;
+            // A guest that has yet to boot reads nothing: what is written then only fills the socket.
+            let words = hello.repeat(if attempt == 50 { INSISTENCE } else { 1 });
+            let _full = tokio::time::timeout(HELLO_AGAIN, met.stream.write_all(&words)).await;
         }
-        match tokio::time::timeout(HELLO_AGAIN, stream.read(&mut buffer)).await {
-            Ok(Ok(0)) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(read) => finder.push(&buffer[..read?]),
-            Err(_) if configured.is_none() => {
-                attempt += 1;
-                // A guest that has yet to boot reads nothing: what is written then only fills the socket.
-                let words = hello.repeat(if attempt == 50 { INSISTENCE } else { 1 });
-                let _full = tokio::time::timeout(HELLO_AGAIN, stream.write_all(&words)).await;
+    }
+
+    /// Whether it waits to be told who it is.
+    pub const fn knows_nothing(&self) -> bool {
+        !self.configured
+    }
+
+    /// From here on both are in step.
+    async fn agree(&mut self) -> io::Result<()> {
+        let go = Frame { word: Word::Go, epoch: self.epoch };
+        self.stream.write_all(&go.encode()).await?;
+        loop {
+            while let Some(frame) = self.finder.next_frame() {
+                if frame == go {
+                    return Ok(());
+                }
             }
-            Err(_) => {}
+            self.read().await?;
+        }
+    }
+
+    async fn read(&mut self) -> io::Result<()> {
+        let mut buffer = vec![0; 16 << 10];
+        match self.stream.read(&mut buffer).await? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            read => {
+                self.finder.push(&buffer[..read]);
+                Ok(())
+            }
         }
     }
 }

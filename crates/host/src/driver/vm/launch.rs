@@ -5,7 +5,6 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,8 +12,10 @@ use atoll_model::SandboxId;
 use atoll_rpc::channel::{Beginning, Network};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 
-use super::channel::{Bridge, Talk};
-use super::qmp::{Qmp, ReadConsole};
+use super::channel::{Bridge, Met, Talk};
+use super::qmp::{Cont, Qmp, ReadConsole};
+use super::stored::Stored;
+use super::waiting::Shape;
 use super::{GUEST_SOCKET, PORT_SOCKET, QMP_SOCKET, Shared, disk, jail, qemu};
 use crate::cgroup::Limits;
 use crate::driver::launch::{failpoint, machine_id};
@@ -47,6 +48,15 @@ impl<T, E: Into<io::Error>> InStep<T> for Result<T, E> {
     }
 }
 
+/// What a machine begins with.
+enum From {
+    Boot,
+    /// With what it was when it was paused.
+    Own(Stored),
+    /// With what another was that waited to be told who it is.
+    Waiting(Stored),
+}
+
 /// QEMU, begun.
 struct Begun {
     init: InitProcess,
@@ -55,6 +65,8 @@ struct Begun {
     listener: OwnedFd,
     log: OwnedFd,
     beginning: Beginning,
+    from: From,
+    shape: Shape,
 }
 
 impl Shared {
@@ -97,44 +109,80 @@ impl Shared {
         let id = spec.id.clone();
         let stored = self.open_stored(&id).in_step("opening its stored memory")?;
         if stored.is_some() {
-            match self.once(spec.clone(), network.clone(), stored, trace).await {
+            match self.once(spec.clone(), network.clone(), stored, true, trace).await {
                 Ok(running) => return Ok(running),
-                Err(Problem(step, error)) => {
-                    tracing::warn!(%id, step, %error, "a stored machine can't go on: it is booted from its disk");
+                Err((Problem(step, error), _)) => {
+                    tracing::warn!(%id, step, %error, "a stored machine can't go on: it starts from its disk");
                     self.undo(id.clone()).await;
                     self.forget_stored(&id).in_step("removing its stored memory")?;
                 }
             }
         }
-        self.once(spec, network, None, trace).await
+        match self.once(spec.clone(), network.clone(), None, true, trace).await {
+            Ok(running) => Ok(running),
+            Err((Problem(step, error), Some(shape))) => {
+                tracing::warn!(%id, step, %error, "a copy of a waiting machine does not work: it is booted");
+                self.undo(id).await;
+                self.waiting.remove(&shape);
+                self.once(spec, network, None, false, trace).await.map_err(|(problem, _)| problem)
+            }
+            Err((problem, None)) => Err(problem),
+        }
     }
 
+    /// When it fails as a copy, its shape comes with the problem.
     async fn once(
         self: &Arc<Self>,
         spec: LaunchSpec,
         network: Arc<dyn NetworkAttach>,
-        stored: Option<OwnedFd>,
+        own: Option<Stored>,
+        copies: bool,
         trace: &mut Steps,
-    ) -> Result<Running, Problem> {
-        let (shared, id, restores) = (Arc::clone(self), spec.id.clone(), stored.is_some());
-        let beginning = tokio::task::spawn_blocking(move || shared.begin(&spec, &*network, stored));
-        let begun = beginning.await.map_err(io::Error::other).in_step("starting QEMU")??;
+    ) -> Result<Running, (Problem, Option<Shape>)> {
+        let (shared, id, bytes) = (Arc::clone(self), spec.id.clone(), spec.memory_bytes);
+        let beginning = tokio::task::spawn_blocking(move || shared.begin(&spec, &*network, own, copies));
+        let lost = |problem| (problem, None);
+        let begun = beginning.await.map_err(io::Error::other).in_step("starting QEMU").map_err(lost)?.map_err(lost)?;
         trace.done("start qemu");
+        let result = self.greet(&id, bytes, &begun, trace).await;
+        let shape = if let From::Waiting(_) = begun.from { Some(begun.shape) } else { None };
+        let talk = result.map_err(|problem| (problem, shape))?;
         let port = self.socket(&id, PORT_SOCKET);
-        if restores {
-            self.wake(&id).await.in_step("reading its stored memory")?;
-            trace.done("load memory");
-        }
-        let talk = self.talk(&id, &port, &begun).await?;
-        failpoint("vm::ready").in_step("waiting for the guest")?;
-        trace.done(if restores { RESTORED } else { "boot" });
-        let bridge = Bridge::start(begun.listener, port, Some(talk)).in_step("serving the guest's socket")?;
+        let bridge =
+            Bridge::start(begun.listener, port, Some(talk)).in_step("serving the guest's socket").map_err(lost)?;
         self.bridges().insert(id.clone(), bridge);
         Ok(Running::new(id, begun.init, begun.pidfd, Arc::clone(&self.cgroups)))
     }
 
+    /// From QEMU's begin to a guest that knows who it is.
+    async fn greet(&self, id: &SandboxId, bytes: u64, begun: &Begun, trace: &mut Steps) -> Result<Talk, Problem> {
+        if let From::Own(stored) | From::Waiting(stored) = &begun.from {
+            let step = "reading its stored memory";
+            let mut qmp = self.load(id, begun.init.pid, bytes, stored).await.in_step(step)?;
+            if let From::Own(_) = begun.from {
+                self.forget_stored(id).in_step(step)?;
+            }
+            qmp.execute(&Cont {}).await.in_step(step)?;
+            trace.done("load memory");
+        }
+        let talk = self.talk(id, begun).await?;
+        failpoint("vm::ready").in_step("waiting for the guest")?;
+        trace.done(match begun.from {
+            From::Own(_) => RESTORED,
+            From::Waiting(_) => "copy",
+            From::Boot => "boot",
+        });
+        Ok(talk)
+    }
+
     /// Everything up to QEMU's begin. Blocks for some ten milliseconds.
-    fn begin(&self, spec: &LaunchSpec, network: &dyn NetworkAttach, stored: Option<OwnedFd>) -> Result<Begun, Problem> {
+    fn begin(
+        &self,
+        spec: &LaunchSpec,
+        network: &dyn NetworkAttach,
+        own: Option<Stored>,
+        copies: bool,
+    ) -> Result<Begun, Problem> {
         spec.check().in_step("checking the request")?;
         if !spec.volumes.is_empty() {
             let error = io::Error::new(io::ErrorKind::Unsupported, "the vm driver mounts no volumes yet");
@@ -165,6 +213,7 @@ impl Shared {
                 address: spec.slot.address(),
                 gateway: spec.slot.gateway(),
                 mtu: tap.mtu,
+                mac: tap.mac,
             }),
             lowers: lowers.len(),
         };
@@ -177,9 +226,15 @@ impl Shared {
             port,
             qmp,
             tap,
-            stored,
         };
-        let qemu::Command { arguments, descriptors } = machine.command();
+        let mut command = machine.command();
+        let shape = self.shape_of(&command);
+        let waiting = || if copies { self.waiting.find(&shape) } else { None };
+        let from = own.map(From::Own).or_else(|| waiting().map(From::Waiting)).unwrap_or(From::Boot);
+        if !matches!(from, From::Boot) {
+            command.go_on();
+        }
+        let qemu::Command { arguments, descriptors } = command;
         let log = log().in_step("making a log")?;
         let plan = jail::Plan {
             unified: into.is_some(),
@@ -201,11 +256,11 @@ impl Shared {
         let (pid, pidfd) = jail::start(&self.jail, &plan, &fds).in_step("starting QEMU")?;
         failpoint("vm::started").in_step("starting QEMU")?;
         let init = InitProcess::of(pid).in_step("reading QEMU's start time")?;
-        Ok(Begun { init, pidfd, listener, log, beginning })
+        Ok(Begun { init, pidfd, listener, log, beginning, from, shape })
     }
 
-    /// Waits for the guest to come up, and tells it who it is.
-    async fn talk(&self, id: &SandboxId, port: &Path, begun: &Begun) -> Result<Talk, Problem> {
+    /// Waits for the guest to come up, and tells it who it is. Before that it is kept for others of its shape.
+    async fn talk(&self, id: &SandboxId, begun: &Begun) -> Result<Talk, Problem> {
         let step = "waiting for the guest";
         let watched = Running::new(
             id.clone(),
@@ -213,8 +268,15 @@ impl Shared {
             begun.pidfd.try_clone().in_step(step)?,
             Arc::clone(&self.cgroups),
         );
+        let talk = async {
+            let met = Met::at(&self.socket(id, PORT_SOCKET)).await?;
+            if matches!(begun.from, From::Boot) && met.knows_nothing() {
+                self.keep_waiting(id, begun.init.pid, &begun.shape).await?;
+            }
+            Talk::with(met, Some(&begun.beginning)).await
+        };
         let why = tokio::select! {
-            talk = tokio::time::timeout(PATIENCE, Talk::begin(port, Some(&begun.beginning))) => match talk {
+            talk = tokio::time::timeout(PATIENCE, talk) => match talk {
                 Ok(Ok(talk)) => return Ok(talk),
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => format!("it said nothing for {} s", PATIENCE.as_secs()),

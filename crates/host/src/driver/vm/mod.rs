@@ -3,7 +3,8 @@
 //! Above the driver nothing differs from a container: the same guest agent answers on the same unix socket, the sandbox
 //! has the same address behind the same rules. docs/vm.md says how it is built. Files: [`launch`] the order of a start,
 //! [`jail`] where QEMU runs, [`qemu`] what it is told, [`qmp`] its own protocol, [`channel`] the talk with the guest,
-//! [`disk`] the writable disk, [`stored`] pauses, [`kernel`] and [`initramfs`] what is booted, [`accel`] hardware or software.
+//! [`disk`] the writable disk, [`memory`] how memory is copied, [`stored`] pauses, [`waiting`] what spares most machines a
+//! boot, [`kernel`] and [`initramfs`] what is booted, [`accel`] hardware or software.
 //!
 //! QEMU is nobody's child. After an agent's restart it is found by pid, start time and boot id, and a new [`channel`]
 //! begins; nothing about machines is kept in memory but those channels.
@@ -15,11 +16,13 @@ mod initramfs;
 mod jail;
 mod kernel;
 mod launch;
+mod memory;
 mod qemu;
 mod qmp;
 mod stored;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -40,6 +43,7 @@ use channel::Bridge;
 pub use jail::{ARGUMENT as JAIL, jail_main};
 pub use kernel::Kernel;
 pub use launch::RESTORED;
+use waiting::Waiting;
 
 /// Guests that boot at the same time, per processor: each keeps one busy for a second where there is no hardware help.
 const LAUNCHES_PER_CPU: usize = 2;
@@ -88,6 +92,7 @@ struct Shared {
     qemu: PathBuf,
     jail: ZygoteCommand,
     bridges: Mutex<HashMap<SandboxId, Bridge>>,
+    waiting: Arc<Waiting>,
 }
 
 impl Shared {
@@ -143,6 +148,7 @@ impl VmDriver {
         let shared = Shared {
             cgroups: Arc::new(cgroups),
             sandboxes: config.sandboxes,
+            waiting: Arc::new(Waiting::of_kernel(&config.kernel.image)),
             kernel: config.kernel,
             accel: config.accel,
             qemu,
@@ -212,6 +218,8 @@ impl Driver for VmDriver {
     }
 
     async fn pause(&self, id: &SandboxId) -> Result<Paused, DriverError> {
+        let ready = self.shared.begin_anew(id).await;
+        ready.map_err(|source| DriverError::Operation { action: "storing", id: id.clone(), source })?;
         // While it stands still it can't be asked any more, and its files may be wanted.
         if let Err(error) = self.settle(id).await {
             tracing::warn!(sandbox = %id, %error, "a machine is paused with files that its disk does not have yet");
@@ -262,7 +270,7 @@ impl Driver for VmDriver {
     }
 
     fn is_stored(&self, id: &SandboxId) -> bool {
-        self.shared.memory_file(id).is_file()
+        self.shared.is_stored(id)
     }
 
     async fn kill(&self, id: &SandboxId) -> Result<(), DriverError> {

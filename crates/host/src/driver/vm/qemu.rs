@@ -26,8 +26,6 @@ pub(super) struct Machine {
     pub port: OwnedFd,
     pub qmp: OwnedFd,
     pub tap: Option<Tap>,
-    /// What a machine of the same shape was when it was paused: this one goes on with it, once it is told to.
-    pub stored: Option<OwnedFd>,
 }
 
 /// Its arguments, and the descriptors that they speak of: the first is to have the number [`FIRST`].
@@ -36,12 +34,26 @@ pub(super) struct Command {
     pub descriptors: Vec<OwnedFd>,
 }
 
+const NETWORK_DEVICE: &str = "virtio-net-device";
+
 /// Below are the standard streams; nothing else is open.
 pub(super) const FIRST: usize = 10;
 
 pub(super) fn program() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).map(|dir| dir.join("qemu-system-x86_64")).find(|path| path.is_file())
+}
+
+impl Command {
+    /// It is to wait until it is told what a machine of the same shape was, and to go on with that.
+    pub fn go_on(&mut self) {
+        self.arguments.extend(["-S", "-incoming", "defer"].map(str::to_owned));
+    }
+
+    /// What machines have in common of which one can go on as the other: all but the address of its network.
+    pub fn shape(&self) -> impl Iterator<Item = &str> {
+        self.arguments.iter().map(String::as_str).filter(|word| !word.starts_with(NETWORK_DEVICE))
+    }
 }
 
 impl Machine {
@@ -83,16 +95,13 @@ impl Machine {
             let mac = tap.mac.map(|byte| format!("{byte:02x}")).join(":");
             let (fd, mtu) = (inherit(tap.fd), tap.mtu);
             say(&["-netdev", &format!("tap,id=net,fd={fd},vhost=off")]);
-            say(&["-device", &format!("virtio-net-device,netdev=net,mac={mac},host_mtu={mtu}")]);
+            say(&["-device", &format!("{NETWORK_DEVICE},netdev=net,mac={mac},host_mtu={mtu}")]);
         }
         say(&["-object", "rng-builtin,id=rng", "-device", "virtio-rng-device,rng=rng"]);
         say(&["-device", "virtio-balloon-device,id=balloon,free-page-reporting=on"]);
         let qmp = inherit(self.qmp);
         say(&["-chardev", &format!("socket,id=qmp,fd={qmp},server=on,wait=off")]);
         say(&["-mon", "chardev=qmp,mode=control"]);
-        if let Some(stored) = self.stored {
-            say(&["-S", "-incoming", &format!("fd:{}", inherit(stored))]);
-        }
         say(&["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]);
         Command { arguments, descriptors }
     }
@@ -114,7 +123,7 @@ mod tests {
 
     #[test]
     fn every_descriptor_is_spoken_of_by_its_number() {
-        let machine = Machine {
+        let machine = || Machine {
             accel: Accel::Tcg,
             vcpus: 2,
             memory_bytes: 256 << 20,
@@ -122,16 +131,19 @@ mod tests {
             disk: [fd(), fd()],
             port: fd(),
             qmp: fd(),
-            stored: None,
             tap: Some(Tap { fd: fd(), mtu: 1400, mac: [2, 0x61, 0x74, 0x6c, 0x70, 1] }),
         };
-        let command = machine.command();
+        let command = machine().command();
         let text = command.arguments.join(" ");
         for number in FIRST..FIRST + command.descriptors.len() {
             assert!(text.contains(&format!("fd={number},")), "{number}: {text}");
         }
         assert_eq!(command.descriptors.len(), 7);
         assert!(text.contains("mac=02:61:74:6c:70:01,host_mtu=1400"));
+        let other = Machine { tap: Some(Tap { fd: fd(), mtu: 1500, mac: [2; 6] }), ..machine() };
+        assert!(command.shape().eq(other.command().shape()));
+        let larger = Machine { memory_bytes: 512 << 20, ..machine() };
+        assert!(!command.shape().eq(larger.command().shape()));
         assert!(text.contains("-sandbox on") && text.contains("serial=lower1") && text.contains("serial=disk"));
     }
 }

@@ -58,11 +58,22 @@ command!(MigrateParameters "migrate-set-parameters" -> Nothing {
     #[serde(rename = "max-bandwidth")]
     max_bandwidth: u64
 });
+command!(MigrateCapabilities "migrate-set-capabilities" -> Nothing { capabilities: [Capability; 1] });
+command!(
+    /// Reads one that was written away; answers when it has begun.
+    MigrateIncoming "migrate-incoming" -> Nothing { uri: &'static str }
+);
 command!(
     /// Writes the machine away; answers when it has begun.
     Migrate "migrate" -> Nothing { uri: &'static str }
 );
 command!(QueryMigrate "query-migrate" -> Migration {});
+
+#[derive(Debug, Serialize)]
+pub(super) struct Capability {
+    pub capability: &'static str,
+    pub state: bool,
+}
 
 #[derive(Debug, Deserialize)]
 pub(super) struct RunState {

@@ -1,99 +1,239 @@
-//! A paused machine on the disk: memory and devices in one file beside its record, and nothing of it in the kernel.
+//! A machine at rest: what it had in memory and what its devices were, in two files of one directory.
 //!
-//! The file appears whole (a draft, synced, renamed) while the machine stands still, and only then the machine ends. It is
-//! removed before the machine that was made from it takes its first step: from then on the disk goes its own way, and
-//! the old memory would not fit it any more.
+//! A paused one has them beside its record, and nothing of it is in the kernel. Memory is copied twice, while the
+//! machine runs and then, when it stands still, the pages that have changed since: so it stands still for a moment only.
+//! `devices` appears last, whole and synced, and only then the machine ends: without that file there is nothing to go on
+//! with. It is removed before the machine that was made from it takes its first step: from then on the disk goes its
+//! own way, and the old memory would not fit it any more.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use atoll_model::SandboxId;
 
-use super::qmp::{Cont, GetFd, Migrate, MigrateParameters, Migration, Qmp, QueryMigrate, QueryStatus, Stop};
-use super::{QMP_SOCKET, Shared};
+use super::qmp::{
+    Capability, Cont, GetFd, Migrate, MigrateCapabilities, MigrateIncoming, MigrateParameters, Migration, Qmp,
+    QueryMigrate, QueryStatus, Stop,
+};
+use super::{QMP_SOCKET, Shared, memory, remove_file};
+use crate::driver::launch::failpoint;
 
-const NAME: &str = "memory";
-const DRAFT: &str = "memory.new";
+pub(super) const MEMORY: &str = "memory";
+pub(super) const DEVICES: &str = "devices";
+/// Behind the names of files that are not whole yet.
+const DRAFT: &str = "new";
 /// Between two looks at how far it is.
-const LOOK_AGAIN: Duration = Duration::from_millis(3);
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// A gigabyte a second on this kind of machine; far more than it takes.
 const PATIENCE: Duration = Duration::from_secs(45);
 /// As fast as it goes.
 const BANDWIDTH: u64 = 1 << 40;
 
+/// A machine at rest, opened.
+pub(super) struct Stored {
+    pub memory: File,
+    pub devices: OwnedFd,
+}
+
+impl Stored {
+    /// None when there is none, or not a whole one.
+    pub fn open(directory: &Path) -> io::Result<Option<Self>> {
+        let open = |name: &str| match File::open(directory.join(name)) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        };
+        Ok(open(DEVICES)?.zip(open(MEMORY)?).map(|(devices, memory)| Self { memory, devices: devices.into() }))
+    }
+
+    pub fn remove(directory: &Path) -> io::Result<()> {
+        remove_file(&directory.join(DEVICES))?;
+        for name in [MEMORY, DEVICES] {
+            remove_file(&draft(directory, name))?;
+        }
+        remove_file(&directory.join(MEMORY))
+    }
+}
+
+/// Files that are being written.
+pub(super) struct Drafts {
+    pub memory: File,
+    pub devices: File,
+    directory: PathBuf,
+}
+
+impl Drafts {
+    pub fn make(directory: &Path) -> io::Result<Self> {
+        let make = |name: &str| {
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create(true).truncate(true).mode(0o600).open(draft(directory, name))
+        };
+        Ok(Self { memory: make(MEMORY)?, devices: make(DEVICES)?, directory: directory.to_owned() })
+    }
+
+    /// They are on the disk, and what they say is so.
+    fn keep(&self) -> io::Result<()> {
+        self.memory.sync_data()?;
+        self.devices.sync_data()?;
+        failpoint("vm::pause::synced")?;
+        self.name()?;
+        File::open(&self.directory)?.sync_all()
+    }
+
+    pub fn name(&self) -> io::Result<()> {
+        for name in [MEMORY, DEVICES] {
+            fs::rename(draft(&self.directory, name), self.directory.join(name))?;
+        }
+        Ok(())
+    }
+}
+
+fn draft(directory: &Path, name: &str) -> PathBuf {
+    directory.join(format!("{name}.{DRAFT}"))
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
 impl Shared {
-    pub(super) fn memory_file(&self, id: &SandboxId) -> PathBuf {
-        self.socket(id, NAME)
+    fn home(&self, id: &SandboxId) -> PathBuf {
+        self.sandboxes.join(id.as_str())
+    }
+
+    pub(super) fn is_stored(&self, id: &SandboxId) -> bool {
+        self.socket(id, DEVICES).is_file()
     }
 
     /// What was stored of a machine, opened; none when nothing was.
-    pub(super) fn open_stored(&self, id: &SandboxId) -> io::Result<Option<OwnedFd>> {
-        match File::open(self.memory_file(id)) {
-            Ok(file) => Ok(Some(file.into())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+    pub(super) fn open_stored(&self, id: &SandboxId) -> io::Result<Option<Stored>> {
+        Stored::open(&self.home(id))
     }
 
     /// From here on there is no way back to it.
     pub(super) fn forget_stored(&self, id: &SandboxId) -> io::Result<()> {
-        super::remove_file(&self.memory_file(id))
+        Stored::remove(&self.home(id))
+    }
+
+    /// The memory of a machine that runs.
+    fn memory_of(&self, id: &SandboxId) -> io::Result<File> {
+        let pids = self.cgroups.processes(id.as_str())?;
+        let found = pids.into_iter().find_map(|pid| memory::of_process(pid, None, Duration::ZERO).ok());
+        found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no process has its memory"))
+    }
+
+    /// An agent may have died on the way, with the machine standing still and files of any age.
+    pub(super) async fn begin_anew(&self, id: &SandboxId) -> io::Result<()> {
+        self.forget_stored(id)?;
+        self.go_on(id).await
     }
 
     /// Stops the machine and writes it to the disk. When that fails it goes on.
     pub(super) async fn store(&self, id: &SandboxId) -> io::Result<()> {
+        let home = self.home(id);
+        let memory = Arc::new(self.memory_of(id)?);
         let mut qmp = Qmp::connect(&self.socket(id, QMP_SOCKET)).await?;
-        qmp.execute(&Stop {}).await?;
-        let written = tokio::time::timeout(PATIENCE, self.write(id, &mut qmp)).await;
-        let written = written.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        let drafts = Drafts::make(&home)?;
+        let (from, begun) = (memory.clone(), Instant::now());
+        let first = blocking(move || {
+            memory::copy(&from, &drafts.memory, true)?;
+            drafts.memory.sync_data()?;
+            failpoint("vm::pause::copied")?;
+            Ok(drafts)
+        });
+        let written = match tokio::time::timeout(PATIENCE, first).await {
+            Ok(Ok(drafts)) => {
+                let still = Instant::now();
+                let second = async {
+                    self.stop_with_devices(&mut qmp, &drafts.devices).await?;
+                    let took = still.elapsed();
+                    blocking(move || {
+                        failpoint("vm::pause::stopped")?;
+                        let changed = memory::copy(&memory, &drafts.memory, false)?;
+                        let copied = still.elapsed();
+                        drafts.keep()?;
+                        tracing::debug!(
+                            ran = ?still - begun, devices = ?took, copied = ?copied, stood = ?still.elapsed(), changed,
+                            "a machine is stored"
+                        );
+                        failpoint("vm::pause::kept")
+                    })
+                    .await
+                };
+                let written = tokio::time::timeout(PATIENCE, second).await;
+                written.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            }
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        };
         if written.is_err() {
-            super::remove_file(&self.socket(id, DRAFT))?;
-            qmp.execute(&Cont {}).await?;
+            Stored::remove(&home)?;
+            if let Err(error) = go_on(&mut qmp).await {
+                tracing::warn!(sandbox = %id, %error, "a machine that could not be stored does not go on");
+            }
         }
         written
     }
 
-    async fn write(&self, id: &SandboxId, qmp: &mut Qmp) -> io::Result<()> {
-        let draft = self.socket(id, DRAFT);
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-        qmp.execute_with(&GetFd { fdname: NAME }, Some(file.as_fd())).await?;
+    /// Has the machine stand still, and writes down what its devices are.
+    pub(super) async fn stop_with_devices(&self, qmp: &mut Qmp, devices: &File) -> io::Result<()> {
+        qmp.execute(&Stop {}).await?;
+        qmp.execute_with(&GetFd { fdname: DEVICES }, Some(devices.as_fd())).await?;
         qmp.execute(&MigrateParameters { max_bandwidth: BANDWIDTH }).await?;
-        qmp.execute(&Migrate { uri: "fd:memory" }).await?;
-        wait_for(qmp).await?;
-        let place = self.memory_file(id);
-        let kept = tokio::task::spawn_blocking(move || {
-            file.sync_data()?;
-            fs::rename(&draft, &place)
-        });
-        kept.await.map_err(io::Error::other)?
+        leave_memory_out(qmp).await?;
+        qmp.execute(&Migrate { uri: "fd:devices" }).await?;
+        wait_for(qmp).await
     }
 
     /// Lets a machine go on that stands still without being frozen; does nothing to others.
     pub(super) async fn go_on(&self, id: &SandboxId) -> io::Result<()> {
-        let mut qmp = Qmp::connect(&self.socket(id, QMP_SOCKET)).await?;
-        if !qmp.execute(&QueryStatus {}).await?.running {
-            qmp.execute(&Cont {}).await?;
-        }
-        Ok(())
+        go_on(&mut Qmp::connect(&self.socket(id, QMP_SOCKET)).await?).await
     }
 
-    /// A machine that was started from what was stored: waits until it has read all, forgets that, and lets it go.
-    pub(super) async fn wake(&self, id: &SandboxId) -> io::Result<()> {
-        let mut qmp = Qmp::connect(&self.socket(id, QMP_SOCKET)).await?;
-        let loaded = async {
+    /// A machine that was started to go on with `stored`: fills its memory while QEMU starts, and its devices then.
+    pub(super) async fn load(&self, id: &SandboxId, pid: i32, bytes: u64, stored: &Stored) -> io::Result<Qmp> {
+        let from = stored.memory.try_clone()?;
+        let filling = blocking(move || {
+            if from.metadata()?.len() != bytes {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "what was stored has another size"));
+            }
+            memory::copy(&from, &memory::of_process(pid, Some(bytes), PATIENCE)?, true)
+        });
+        let asking = async {
+            let mut qmp = Qmp::connect(&self.socket(id, QMP_SOCKET)).await?;
+            leave_memory_out(&mut qmp).await?;
+            qmp.execute_with(&GetFd { fdname: DEVICES }, Some(stored.devices.as_fd())).await?;
+            Ok(qmp)
+        };
+        let loading = async {
+            let (mut qmp, _filled) = tokio::try_join!(asking, filling)?;
+            qmp.execute(&MigrateIncoming { uri: "fd:devices" }).await?;
             while qmp.execute(&QueryStatus {}).await?.status == "inmigrate" {
                 tokio::time::sleep(LOOK_AGAIN).await;
             }
-            io::Result::Ok(())
+            Ok(qmp)
         };
-        tokio::time::timeout(PATIENCE, loaded).await??;
-        self.forget_stored(id)?;
-        qmp.execute(&Cont {}).await.map(drop)
+        tokio::time::timeout(PATIENCE, loading).await?
     }
+}
+
+/// Memory that is shared with a file is not written into the stream, nor looked for in it.
+async fn leave_memory_out(qmp: &mut Qmp) -> io::Result<()> {
+    let capability = Capability { capability: "x-ignore-shared", state: true };
+    qmp.execute(&MigrateCapabilities { capabilities: [capability] }).await.map(drop)
+}
+
+/// Lets it go on if it stands still.
+pub(super) async fn go_on(qmp: &mut Qmp) -> io::Result<()> {
+    if !qmp.execute(&QueryStatus {}).await?.running {
+        qmp.execute(&Cont {}).await?;
+    }
+    Ok(())
 }
 
 async fn wait_for(qmp: &mut Qmp) -> io::Result<()> {

@@ -41,7 +41,7 @@ struct Fixture {
 static NEXT: AtomicU8 = AtomicU8::new(100);
 
 /// What the tests call inside.
-const TOOLS: [&str; 10] = ["sh", "cat", "cut", "ls", "dd", "sleep", "uname", "id", "mount", "sync"];
+const TOOLS: [&str; 12] = ["sh", "cat", "cut", "date", "ls", "dd", "od", "sleep", "uname", "id", "mount", "sync"];
 
 fn sh(command: &str) -> String {
     let output = Command::new("sh").args(["-ec", command]).output().unwrap();
@@ -68,25 +68,39 @@ fn make_image(dir: &Path) {
     sh(&format!("mkfs.erofs {} {shown}", image.display()));
 }
 
+fn cache() -> PathBuf {
+    std::env::var_os("ATOLL_CACHE_DIR").map_or_else(|| PathBuf::from("/var/cache/atoll"), PathBuf::from)
+}
+
+fn driver(dir: &Path, kernel: Kernel) -> VmDriver {
+    let instance = format!("t{}", dir.file_name().unwrap().to_str().unwrap().replace("atoll-vm-", ""));
+    VmDriver::start(VmConfig::new(&instance, dir.to_owned(), kernel, Accel::of_this_machine(&cache()))).unwrap()
+}
+
 impl Fixture {
     fn new() -> Self {
         let dir = tempfile::Builder::new().prefix("atoll-vm-").tempdir_in("/var/tmp").unwrap();
-        let cache =
-            std::env::var_os("ATOLL_CACHE_DIR").map_or_else(|| PathBuf::from("/var/cache/atoll"), PathBuf::from);
-        let kernel = Kernel::ensure(&cache, atoll_assets::GUEST).unwrap();
-        let instance = format!("t{}", dir.path().file_name().unwrap().to_str().unwrap().replace("atoll-vm-", ""));
-        let config = VmConfig::new(&instance, dir.path().to_owned(), kernel, Accel::of_this_machine(&cache));
-        Self { driver: VmDriver::start(config).unwrap(), dir }
+        let kernel = Kernel::ensure(&cache(), atoll_assets::GUEST).unwrap();
+        Self { driver: driver(dir.path(), kernel), dir }
+    }
+
+    /// With a kernel of its own, so that the machines that wait with it are its own too.
+    fn alone() -> Self {
+        let dir = tempfile::Builder::new().prefix("atoll-vm-").tempdir_in("/var/tmp").unwrap();
+        let kernel = Kernel::ensure(&cache(), atoll_assets::GUEST).unwrap();
+        let copy = |file: &Path| {
+            let copy = dir.path().join("kernel.d").join(file.file_name().unwrap());
+            fs::create_dir_all(copy.parent().unwrap()).unwrap();
+            fs::copy(file, &copy).unwrap();
+            copy
+        };
+        let kernel = Kernel { image: copy(&kernel.image), initramfs: copy(&kernel.initramfs), ..kernel };
+        Self { driver: driver(dir.path(), kernel), dir }
     }
 
     /// Another driver on the same machines, as a new agent has it.
     fn another(&self) -> VmDriver {
-        let cache =
-            std::env::var_os("ATOLL_CACHE_DIR").map_or_else(|| PathBuf::from("/var/cache/atoll"), PathBuf::from);
-        let kernel = Kernel::ensure(&cache, atoll_assets::GUEST).unwrap();
-        let instance = format!("t{}", self.dir.path().file_name().unwrap().to_str().unwrap().replace("atoll-vm-", ""));
-        VmDriver::start(VmConfig::new(&instance, self.dir.path().to_owned(), kernel, Accel::of_this_machine(&cache)))
-            .unwrap()
+        driver(self.dir.path(), self.driver.shared.kernel.clone())
     }
 
     fn spec(&self) -> LaunchSpec {
@@ -117,12 +131,17 @@ impl Fixture {
     }
 
     async fn launch(&self, spec: &LaunchSpec) -> Result<Running, DriverError> {
+        self.launch_in_steps(spec).await.0
+    }
+
+    /// And how it began: `boot`, `copy` or `restore`.
+    async fn launch_in_steps(&self, spec: &LaunchSpec) -> (Result<Running, DriverError>, &'static str) {
         let mut steps = Steps::new();
         let launched = self.driver.launch(spec.clone(), Arc::new(NoNetwork), &mut steps).await;
         for step in steps.as_slice() {
             println!("{:>8} ms  {}", step.took.as_millis(), step.name);
         }
-        launched
+        (launched, steps.as_slice().last().map_or("", |step| step.name))
     }
 
     /// What a failed or ended machine has left: cgroups, sockets, processes.
@@ -236,24 +255,28 @@ async fn a_machine_lives_through_a_new_agent_a_pause_and_a_second_start_with_its
         assert!(matches!(paused, Paused::Stored { freed_bytes } if freed_bytes > 16 << 20), "{paused:?}");
         assert!(!running.is_alive() && !another.owns(&spec.id));
         assert_eq!(fixture.leavings(), Vec::<String>::new());
-        let memory = spec.socket_path.with_file_name("memory");
-        assert_eq!(fs::metadata(&memory).unwrap().permissions().mode() & 0o777, 0o600);
+        let [memory, devices] = ["memory", "devices"].map(|name| spec.socket_path.with_file_name(name));
+        for file in [&memory, &devices] {
+            assert_eq!(fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
+        }
         let mut steps = Steps::new();
         another.launch(spec.clone(), Arc::new(NoNetwork), &mut steps).await.unwrap();
         assert!(steps.as_slice().iter().any(|step| step.name == RESTORED), "{steps:?}");
-        assert!(!memory.exists(), "it would not fit the disk any more");
+        assert!(!memory.exists() && !devices.exists(), "they would not fit the disk any more");
         assert_eq!(
             ok(&spec, &format!("cut -d' ' -f22 /proc/{mark}/stat; cat /root/file")).await,
             format!("{begun}\nkept")
         );
     }
-    // What is no memory of a machine is not gone on with: it boots.
-    another.pause(&spec.id).await.unwrap();
-    fs::write(spec.socket_path.with_file_name("memory"), b"nonsense").unwrap();
-    let mut steps = Steps::new();
-    another.launch(spec.clone(), Arc::new(NoNetwork), &mut steps).await.unwrap();
-    assert!(!steps.as_slice().iter().any(|step| step.name == RESTORED), "{steps:?}");
-    assert_eq!(ok(&spec, "cat /root/file").await, "kept");
+    // What is no memory of a machine, or not what its devices were, is not gone on with: it starts from its disk.
+    for name in ["memory", "devices"] {
+        another.pause(&spec.id).await.unwrap();
+        fs::write(spec.socket_path.with_file_name(name), b"nonsense").unwrap();
+        let mut steps = Steps::new();
+        another.launch(spec.clone(), Arc::new(NoNetwork), &mut steps).await.unwrap();
+        assert!(!steps.as_slice().iter().any(|step| step.name == RESTORED), "{steps:?}");
+        assert_eq!(ok(&spec, "cat /root/file").await, "kept");
+    }
 
     // Its end, and a second life on the same disk.
     another.settle(&spec.id).await.unwrap();
@@ -336,4 +359,111 @@ async fn a_launch_that_fails_says_why_and_leaves_nothing() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(fixture.leavings(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn machines_of_a_shape_are_booted_once_and_copies_of_it_have_nothing_in_common() {
+    let fixture = Fixture::alone();
+    let first = fixture.spec();
+    assert_eq!(fixture.launch_in_steps(&first).await.1, "boot");
+    let waiting = fixture.dir.path().join("kernel.d/waiting");
+    let kept = || fs::read_dir(&waiting).unwrap().flatten().map(|it| it.path()).collect::<Vec<_>>();
+    until(|| kept().iter().any(|it| it.join("digest").exists() && !it.to_string_lossy().contains("draft"))).await;
+    let place = kept().remove(0);
+    assert_eq!(fs::metadata(&waiting).unwrap().permissions().mode() & 0o777, 0o700);
+
+    // Whatever the size of its disk.
+    let second = LaunchSpec { disk_bytes: 300 << 20, hostname: "atoll".to_owned(), ..fixture.spec() };
+    let third = fixture.spec();
+    for spec in [&second, &third] {
+        assert_eq!(fixture.launch_in_steps(spec).await.1, "copy");
+    }
+    let facts = [
+        "cat /etc/machine-id",
+        "cat /proc/sys/kernel/random/boot_id",
+        "dd if=/dev/urandom bs=16 count=1 2>/dev/null | od -x",
+    ];
+    for fact in facts {
+        let mut all = Vec::new();
+        for spec in [&first, &second, &third] {
+            all.push(ok(spec, fact).await);
+        }
+        all.sort();
+        all.dedup();
+        assert_eq!(all.len(), 3, "{fact}: {all:?}");
+    }
+    assert_eq!(ok(&second, "cat /proc/sys/kernel/hostname").await, "atoll");
+    assert!(ok(&second, "cat /sys/class/block/vd*/size").await.lines().any(|it| it == "614400"));
+    // It is the right time.
+    let now = ok(&third, "date +%s").await.parse::<i64>().unwrap();
+    assert!((chrono::Utc::now().timestamp() - now).abs() < 5, "{now}");
+    // And it can be paused as any other.
+    ok(&third, "echo here > /root/file").await;
+    fixture.driver.pause(&third.id).await.unwrap();
+    assert_eq!(fixture.launch_in_steps(&third).await.1, RESTORED);
+    assert_eq!(ok(&third, "cat /root/file").await, "here");
+
+    // One that is not what it was is not used by the next agent.
+    let memory = fs::File::options().read(true).write(true).open(place.join("memory")).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&memory, b"changed", 5 << 20).unwrap();
+    let another = fixture.another();
+    let fourth = fixture.spec();
+    let mut steps = Steps::new();
+    another.launch(fourth.clone(), Arc::new(NoNetwork), &mut steps).await.unwrap();
+    assert_eq!(steps.as_slice().last().unwrap().name, "boot");
+    // One that QEMU does not take is not used either, and the machine boots all the same.
+    until(|| place.join("digest").exists()).await;
+    fs::write(place.join("devices"), b"nonsense").unwrap();
+    let fifth = fixture.spec();
+    another.launch(fifth, Arc::new(NoNetwork), &mut steps).await.unwrap();
+    assert_eq!(steps.as_slice().last().unwrap().name, "boot");
+}
+
+async fn until(mut is_so: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while !is_so() {
+        assert!(std::time::Instant::now() < deadline, "it does not come to that");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// QEMU is killed, or something fails, at each point of a pause: it is paused, or it was never asked to be.
+#[cfg(feature = "failpoints")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_that_is_cut_short_leaves_before_or_after() {
+    let fixture = Fixture::new();
+    let spec = fixture.spec();
+    let mut running = fixture.launch(&spec).await.unwrap();
+    ok(&spec, "echo kept > /root/file").await;
+    for point in ["vm::pause::copied", "vm::pause::stopped", "vm::pause::synced", "vm::pause::kept"] {
+        // It fails: the machine goes on as if nothing had been.
+        let mark = ok(&spec, "sleep 1000 > /dev/null 2>&1 & echo $!").await;
+        fail::cfg(point, "return").unwrap();
+        assert!(fixture.driver.pause(&spec.id).await.is_err(), "{point}");
+        fail::remove(point);
+        assert_eq!(ok(&spec, &format!("cat /proc/{mark}/comm")).await, "sleep", "{point}");
+        assert!(!fixture.driver.is_stored(&spec.id) && running.is_alive(), "{point}");
+        let home: Vec<_> = fs::read_dir(spec.socket_path.parent().unwrap()).unwrap().flatten().collect();
+        assert!(home.iter().all(|it| it.path().extension().is_some_and(|it| it == "sock")), "{point}: {home:?}");
+
+        // QEMU dies.
+        let pid = rustix::process::Pid::from_raw(running.init.pid).unwrap();
+        fail::cfg_callback(point, move || {
+            let _killed = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        })
+        .unwrap();
+        let paused = fixture.driver.pause(&spec.id).await;
+        fail::remove(point);
+        assert_eq!(paused.is_ok(), fixture.driver.is_stored(&spec.id), "{point}: {paused:?}");
+        // It stood still with all that it was, so that is kept; before, its files are.
+        assert_eq!(paused.is_ok(), point != "vm::pause::copied", "{point}: {paused:?}");
+        fixture.driver.clean_up(&spec.id).await.unwrap();
+        let (launched, how) = fixture.launch_in_steps(&spec).await;
+        running = launched.unwrap();
+        assert_eq!(how == RESTORED, paused.is_ok(), "{point}: {how}");
+        assert_eq!(ok(&spec, "cat /root/file").await, "kept");
+        if paused.is_ok() {
+            assert_eq!(ok(&spec, &format!("cat /proc/{mark}/comm")).await, "sleep", "{point}");
+        }
+    }
 }
