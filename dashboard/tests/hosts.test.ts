@@ -171,7 +171,7 @@ it(
 			await page.getByRole('menuitem', { name: 'Rename' }).click();
 			await page.getByRole('textbox', { name: 'Name' }).fill('outer-reef');
 			await page.getByRole('button', { name: 'Rename' }).click();
-			await row.getByText('outer-reef').waitFor();
+			await row.getByText('outer-reef', { exact: true }).waitFor();
 		}),
 	120_000
 );
@@ -280,11 +280,11 @@ it('has the platform’s hosts and, by team, those that were brought; and is vis
 		await page.getByRole('tab', { name: /Platform\s*1/ }).waitFor();
 		await page.getByRole('tab', { name: /BYOC\s*1/ }).click();
 		const group = page.locator('[data-team]');
-		await group.getByText('brought').waitFor();
+		await group.getByText('brought', { exact: true }).waitFor();
 		await page.locator('[data-pill=pending]').getByText('1').waitFor();
 		await inspect(page, 'admin-hosts-byoc');
 		await page.reload();
-		await group.getByText('brought').waitFor();
+		await group.getByText('brought', { exact: true }).waitFor();
 		await page.getByRole('tab', { name: /Platform/ }).click();
 		await page.getByRole('button', { name: 'Add host' }).click();
 		await page.getByRole('dialog').getByRole('button', { name: 'Add host' }).click();
