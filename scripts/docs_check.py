@@ -17,7 +17,7 @@ import tempfile
 
 TOP = pathlib.Path(__file__).resolve().parent.parent
 DOCUMENTS = [*sorted(TOP.glob("*.md")), *sorted((TOP / "docs").rglob("*.md")), *sorted((TOP / "bench").glob("*.md")),
-             *sorted((TOP / "templates").rglob("*.md"))]
+             *sorted((TOP / "templates").rglob("*.md")), *sorted((TOP / "examples").rglob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\s*$")
 NAMED_FILE = re.compile(r"`([A-Za-z0-9_./-]+\.(?:rs|sh|md|svelte|ts|proto|toml|css|py))`")
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
