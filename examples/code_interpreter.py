@@ -7,7 +7,7 @@ from e2b_code_interpreter import Sandbox
 
 with Sandbox.create() as sandbox:
     sandbox.run_code("import pandas as pd\nsales = pd.DataFrame({'month': [1, 2, 3, 4], 'sold': [12, 30, 21, 44]})")
-    total = sandbox.run_code("sales['sold'].sum()")
+    total = sandbox.run_code("int(sales['sold'].sum())")
     print("sold in all:", total.text)
 
     drawn = sandbox.run_code(

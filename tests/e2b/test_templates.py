@@ -150,7 +150,7 @@ def test_what_can_not_be_built_is_told(name):
 
 
 def test_a_build_in_the_background_is_asked_after(name):
-    info = Template.build_in_background(Template().from_template("base").run_cmd("seq 1 250"), name)
+    info = Template.build_in_background(Template().from_template("base").run_cmd(f"seq 1 250 # {name}"), name)
     seen, status = [], None
     while status is None or status.status.value in ("building", "waiting") or status.log_entries:
         status = Template.get_build_status(info, logs_offset=len(seen))
