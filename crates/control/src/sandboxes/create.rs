@@ -367,13 +367,16 @@ impl Sandboxes {
     /// out all the same: its owner can see why.
     async fn await_ready(&self, running: &SandboxRecord, template: &Template) {
         let (Some(command), Some(host)) = (&template.ready_cmd, running.host()) else { return };
+        if only_sleeps(command) {
+            return;
+        }
         let deadline = Instant::now() + READY_PATIENCE;
         let guest = self.fleet.guest_client(host, &running.id);
         loop {
             let request = atoll_rpc::atoll::guest::v1::ExecRequest {
                 cmd: "/bin/sh".to_owned(),
                 args: vec!["-c".to_owned(), command.clone()],
-                timeout_ms: 10_000,
+                timeout_ms: READY_PATIENCE.as_millis() as u32,
                 max_output_bytes: 4096,
                 ..Default::default()
             };
@@ -505,5 +508,21 @@ pub(super) fn spec(record: &SandboxRecord, env: BTreeMap<String, String>, ground
             })
             .into(),
         ..Default::default()
+    }
+}
+
+/// Such a ready command says how long a build is to wait. It has nothing to tell of a new sandbox.
+fn only_sleeps(command: &str) -> bool {
+    command.trim().strip_prefix("sleep ").is_some_and(|rest| rest.trim().parse::<f64>().is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::only_sleeps;
+
+    #[test]
+    fn a_ready_command_that_only_sleeps_is_told_from_others() {
+        assert!(only_sleeps("sleep 20") && only_sleeps(" sleep 0.5 "));
+        assert!(!only_sleeps("sleep 1; curl -f localhost") && !only_sleeps("sleep") && !only_sleeps("true"));
     }
 }
