@@ -207,7 +207,9 @@ async fn wire(
     let builds = Builds::new(db.clone(), clock.clone(), sandboxes.clone(), layers.clone(), puller, replica.clone());
     let snapshots = Snapshots::new(db.clone(), clock.clone(), sandboxes.clone(), layers.clone());
     let sender = Sender::new(&config.webhook_allow, config.version);
-    let webhooks = Worker { db: db.clone(), clock: clock.clone(), sender, replica: replica.clone() };
+    let cipher = Arc::clone(secrets.cipher());
+    crate::webhooks::sealed::seal_plain(&db, &cipher).await?;
+    let webhooks = Worker { db: db.clone(), clock: clock.clone(), sender, cipher, replica: replica.clone() };
     Ok(App::new(Parts {
         requests: Arc::new(Semaphore::new(config.http.max_requests)),
         config,

@@ -14,7 +14,7 @@ mod identity_store;
 mod invitation_store;
 mod invitations;
 mod key;
-mod link;
+pub mod link;
 mod login;
 mod password;
 mod profile;

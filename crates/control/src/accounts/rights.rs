@@ -13,9 +13,9 @@ use atoll_model::UserId;
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
-use super::session_store::{self, LiveSession};
+use super::session_store::LiveSession;
 use crate::api_keys::LiveKey;
-use crate::db::{Db, DbError, Millis};
+use crate::db::{Db, DbError, Millis, auth_version};
 use crate::teams::TeamRow;
 
 /// People and keys remembered at most; beyond it all are forgotten.
@@ -59,7 +59,7 @@ struct Inner {
 #[derive(Default)]
 struct Reading {
     under_way: bool,
-    waiting: Vec<oneshot::Sender<i64>>,
+    waiting: Vec<oneshot::Sender<Result<i64, DbError>>>,
 }
 
 impl Rights {
@@ -80,9 +80,9 @@ impl Rights {
             tokio::spawn(read_for_all(Arc::clone(&self.0)));
         }
         match receiver.await {
-            Ok(version) => Ok(version),
-            // The shared read failed: each says by itself why.
-            Err(_) => session_store::auth_version(&self.0.db).await,
+            Ok(version) => version,
+            // Whoever read for all has panicked.
+            Err(_) => auth_version::read(&self.0.db).await,
         }
     }
 
@@ -140,11 +140,9 @@ async fn read_for_all(inner: Arc<Inner>) {
             }
             std::mem::take(&mut reading.waiting)
         };
-        // On failure the senders are dropped, which tells those who wait.
-        if let Ok(version) = session_store::auth_version(&inner.db).await {
-            for waiter in waiting {
-                let _ = waiter.send(version);
-            }
+        let version = auth_version::read(&inner.db).await.map_err(Arc::new);
+        for waiter in waiting {
+            let _ = waiter.send(version.clone().map_err(DbError::Shared));
         }
     }
 }

@@ -58,14 +58,6 @@ pub async fn by_secret(db: &Db, secret_hash: &str, now: Millis) -> Result<Option
     .during("read a browser's session")
 }
 
-/// What every right hangs on; see the migration.
-pub async fn auth_version(db: &Db) -> Result<i64, DbError> {
-    let row: (i64,) =
-        on!(read db, |c| sqlx::query_as("SELECT version FROM auth_version WHERE one = 1").fetch_one(c).await)
-            .during("read the version of rights")?;
-    Ok(row.0)
-}
-
 pub struct NewSession<'a> {
     pub id: &'a SessionId,
     pub kind: SessionKind,

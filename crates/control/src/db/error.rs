@@ -11,6 +11,9 @@ pub enum DbError {
     },
     #[error("the database's schema is at version {found:?}, this program needs {expected}")]
     WrongSchema { found: Option<i64>, expected: i64 },
+    /// A statement that one has run for many.
+    #[error(transparent)]
+    Shared(std::sync::Arc<DbError>),
 }
 
 impl DbError {
@@ -24,14 +27,13 @@ impl DbError {
     /// committed, unless it was the commit's own answer that was lost.
     #[must_use]
     pub fn is_away(&self) -> bool {
-        let Self::Statement { source, .. } = self else { return false };
-        match source {
-            sqlx::Error::Io(_) | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => true,
-            // Classes 08 (connection), 57P (shut down, crashed, starting) and 53300 (too many connections).
-            sqlx::Error::Database(error) => error
-                .try_downcast_ref::<sqlx::postgres::PgDatabaseError>()
-                .is_some_and(|error| ["08", "57P", "53300"].iter().any(|class| error.code().starts_with(class))),
-            _ => false,
+        match self {
+            Self::Shared(error) => error.is_away(),
+            Self::Statement { source: sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed, .. } => true,
+            // 53300: too many connections.
+            Self::Statement { source: sqlx::Error::Database(error), .. } if error.code().as_deref() == Some("53300") => true,
+            Self::Statement { source, .. } => super::circuit::is_break(source),
+            Self::WrongSchema { .. } => false,
         }
     }
 
@@ -45,6 +47,7 @@ impl DbError {
     #[must_use]
     pub fn is_overload(&self) -> bool {
         match self {
+            Self::Shared(error) => error.is_overload(),
             Self::Statement { source: sqlx::Error::PoolTimedOut, .. } => true,
             // SQLITE_BUSY and its extended codes keep 5 in the low byte.
             Self::Statement { source: sqlx::Error::Database(error), .. } => error

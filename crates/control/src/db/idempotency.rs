@@ -63,22 +63,51 @@ pub async fn begin(db: &Db, key: &Key, now: Millis) -> Result<Begun, DbError> {
     if fresh > 0 {
         return Ok(Begun::Fresh);
     }
+    // None: forgotten a moment ago. Whoever asks again finds it free.
+    Ok(look(db, key, now).await?.unwrap_or(Begun::UnderWay))
+}
+
+/// What there is of a request that was sent before.
+pub async fn look(db: &Db, key: &Key, now: Millis) -> Result<Option<Begun>, DbError> {
     let row: Option<Row> = on!(read db, |c| sqlx::query_as(
-        "SELECT request_hash, status, response FROM idempotency_keys WHERE owner = $1 AND key = $2"
+        "SELECT request_hash, status, response FROM idempotency_keys WHERE owner = $1 AND key = $2 AND expires_at > $3"
     )
     .bind(&key.owner)
     .bind(&key.key)
+    .bind(now)
     .fetch_optional(c)
     .await)
     .during("look an idempotent request up")?;
-    Ok(match row {
-        Some(row) if row.request_hash != key.request_hash => Begun::Mismatch,
-        Some(Row { status: Some(status), response: Some(response), .. }) => {
+    Ok(row.map(|row| match row {
+        row if row.request_hash != key.request_hash => Begun::Mismatch,
+        Row { status: Some(status), response: Some(response), .. } => {
             Begun::Done { status: u16::try_from(status).unwrap_or(200), response }
         }
-        // Forgotten a moment ago: whoever asks again finds it free.
         _ => Begun::UnderWay,
-    })
+    }))
+}
+
+/// Notes the answer of a request that nothing was noted of at its beginning.
+pub async fn keep(db: &Db, key: &Key, status: u16, response: &str, now: Millis) -> Result<(), DbError> {
+    on!(write db, |c| sqlx::query(
+        "INSERT INTO idempotency_keys (owner, key, request_hash, created_at, expires_at, status, response)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)
+         ON CONFLICT (owner, key) DO UPDATE SET
+             request_hash = excluded.request_hash, created_at = excluded.created_at, status = excluded.status,
+             response = excluded.response, expires_at = excluded.expires_at
+         WHERE idempotency_keys.expires_at <= $4",
+    )
+    .bind(&key.owner)
+    .bind(&key.key)
+    .bind(&key.request_hash)
+    .bind(now)
+    .bind(now + LIFETIME)
+    .bind(i64::from(status))
+    .bind(response)
+    .execute(c)
+    .await
+    .map(|_| ()))
+    .during("keep an idempotent request's answer")
 }
 
 pub async fn complete(db: &Db, key: &Key, status: u16, response: &str) -> Result<(), DbError> {

@@ -27,9 +27,13 @@
 //! type, order and arithmetic in both, no parsing, and they come from control's clock), structured values are
 //! [`sqlx::types::Json`] (TEXT in SQLite, JSONB in PostgreSQL).
 //!
+//! While PostgreSQL is away, statements fail at once (`circuit`).
+//!
 //! SQLite: WAL, one writer connection and a pool of readers; a transaction is `BEGIN IMMEDIATE` on the writer. Keep
 //! transactions short: never await anything but the database inside one.
 
+pub mod auth_version;
+mod circuit;
 mod error;
 pub mod idempotency;
 pub mod keys;
@@ -49,6 +53,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Pool, Postgres, Sqlite, Transaction};
 
+pub use circuit::PgPool;
 pub use error::{DbError, During, OpenError};
 pub use sql::{Sql, containing};
 pub use types::{Millis, Text};
@@ -63,7 +68,7 @@ const POSTGRES_CONNECTIONS: u32 = 16;
 #[derive(Clone, Debug)]
 pub enum Db {
     Sqlite { writer: Pool<Sqlite>, readers: Pool<Sqlite> },
-    Postgres(Pool<Postgres>),
+    Postgres(PgPool),
 }
 
 /// A transaction that writes.
@@ -163,11 +168,11 @@ impl Db {
         let pool = PgPoolOptions::new()
             .max_connections(POSTGRES_CONNECTIONS)
             .acquire_timeout(BUSY_TIMEOUT)
-            .test_before_acquire(false)
-            .connect_with(options.application_name("atoll"))
+            .test_before_acquire(false);
+        let pool = PgPool::connect(pool, options.application_name("atoll"))
             .await
             .map_err(|source| OpenError::Connect { database, source })?;
-        migrations::migrate_postgres(&pool).await?;
+        migrations::migrate_postgres(pool.unguarded()).await?;
         Ok(Self::Postgres(pool))
     }
 
@@ -175,13 +180,7 @@ impl Db {
     pub async fn begin(&self) -> Result<Tx, DbError> {
         match self {
             Self::Sqlite { writer, .. } => writer.begin_with("BEGIN IMMEDIATE").await.map(Tx::Sqlite),
-            // In a task of its own: sqlx sends no ROLLBACK for a BEGIN whose caller goes away before it is answered, and
-            // the connection would go back to the pool with a transaction open, swallowing other requests' writes.
-            Self::Postgres(pool) => {
-                let pool = pool.clone();
-                let begun = tokio::spawn(async move { pool.begin().await }).await;
-                begun.unwrap_or(Err(sqlx::Error::WorkerCrashed)).map(Tx::Postgres)
-            }
+            Self::Postgres(pool) => pool.begin().await.map(Tx::Postgres),
         }
         .during("begin a transaction")
     }
@@ -229,5 +228,7 @@ impl Tx {
     }
 }
 
+#[cfg(test)]
+mod circuit_tests;
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,9 @@
 //! What wakes it: a write of this process (`db::writes`), on PostgreSQL a notification of another replica, and a clock
 //! for when one was lost. A replica that finds events after a write of its own notifies the others: once for as many
 //! events as came together, so that a change itself pays nothing for it. Nobody subscribed: nothing is read.
+//!
+//! Rights travel the same way: when their version has changed, subscribers are told so before any event that was
+//! written later.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -16,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::order::Place;
 use super::store::{self, Row};
-use crate::db::{Db, DbError, During, writes};
+use crate::db::{Db, DbError, During, auth_version, writes};
 
 const CHANNEL: &str = "atoll_events";
 /// Events that come together are read together.
@@ -41,6 +44,8 @@ pub struct Notice {
 #[derive(Debug, Clone)]
 pub enum Told {
     Event(Arc<Notice>),
+    /// Somebody may have lost a right: whoever tells a caller of events asks anew.
+    Rights,
     /// Something may have been missed: read everything again.
     Reset,
 }
@@ -123,19 +128,22 @@ impl Feed {
         let (mut written, mut asked) = (writes(), self.0.asked.subscribe());
         let mut others = match db {
             Db::Postgres(pool) => {
-                let mut listener = PgListener::connect_with(pool).await.during("listen for other replicas")?;
+                let mut listener = PgListener::connect_with(pool.unguarded()).await.during("listen for other replicas")?;
                 listener.listen(CHANNEL).await.during("listen for other replicas")?;
                 Some(listener)
             }
             Db::Sqlite { .. } => None,
         };
-        let mut known = store::last(db).await?;
+        let mut known = (store::last(db).await?, auth_version::read(db).await?);
+        let mut rights = known.1;
         let mut place: Option<Place> = None;
         let mut hole_since: Option<Instant> = None;
         let (mut reading, mut stopped_at) = (false, Instant::now());
         loop {
             if self.wanted() && !reading {
                 let stopped = place.take().filter(|_| stopped_at.elapsed() < JUST_STOPPED);
+                // Before anybody is told that this reads: each looks at its own rights after that.
+                rights = auth_version::read(db).await?;
                 place = Some(self.begin(db, stopped).await?);
                 reading = true;
             }
@@ -149,9 +157,9 @@ impl Feed {
             tokio::time::sleep(GATHER).await;
             written.mark_unchanged();
             if ours && others.is_some() {
-                let last = store::last(db).await?;
-                if last > known {
-                    known = last;
+                let now = (store::last(db).await?, auth_version::read(db).await?);
+                if now != known {
+                    known = now;
                     notify(db).await?;
                 }
             }
@@ -165,7 +173,7 @@ impl Feed {
                 continue;
             }
             let Some(place) = &mut place else { continue };
-            self.tell_all(db, place, &mut hole_since).await?;
+            self.tell_all(db, place, &mut rights, &mut hole_since).await?;
         }
     }
 
@@ -191,9 +199,20 @@ impl Feed {
         place
     }
 
-    async fn tell_all(&self, db: &Db, place: &mut Place, hole_since: &mut Option<Instant>) -> Result<(), DbError> {
+    async fn tell_all(
+        &self,
+        db: &Db,
+        place: &mut Place,
+        rights: &mut i64,
+        hole_since: &mut Option<Instant>,
+    ) -> Result<(), DbError> {
         loop {
             let (mut rows, horizon) = store::after(db, place.last(), BATCH).await?;
+            // Read after the rows and told before them.
+            let version = auth_version::read(db).await?;
+            if std::mem::replace(rights, version) != version {
+                let _ = self.0.sender.send(Told::Rights);
+            }
             let full = rows.len() as i64 == BATCH;
             let ready = place.take(&rows, horizon);
             if place.waits() {

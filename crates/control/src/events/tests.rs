@@ -15,6 +15,8 @@ use crate::testing::{Client, TestApp, app};
 struct Stream {
     body: axum::body::BodyDataStream,
     text: String,
+    /// Comments seen: one every 15 s.
+    beats: usize,
 }
 
 #[derive(Debug)]
@@ -29,7 +31,7 @@ impl Stream {
         let answer = client.open(path).await;
         assert_eq!(answer.status(), StatusCode::OK);
         assert_eq!(answer.headers()["content-type"], "text/event-stream");
-        Self { body: answer.into_body().into_data_stream(), text: String::new() }
+        Self { body: answer.into_body().into_data_stream(), text: String::new(), beats: 0 }
     }
 
     /// The next message that is no comment; none when the stream has ended.
@@ -39,6 +41,7 @@ impl Stream {
                 let (message, rest) = (message.to_owned(), rest.to_owned());
                 self.text = rest;
                 if message.starts_with(':') {
+                    self.beats += 1;
                     continue;
                 }
                 let field = |name: &str| {
@@ -162,6 +165,43 @@ async fn a_stream_shows_its_teams_things_and_the_platforms_only_to_admins() {
     }
 }
 
+/// Not at the next heartbeat: a stream whose caller has lost the right to it tells nothing that was written later.
+#[tokio::test]
+async fn a_right_that_is_taken_away_ends_the_stream_before_the_next_event() {
+    for database in databases().await {
+        let test = live(database).await;
+        let owner = test.first().await;
+        let member = test.colleague("Nia", Role::Member).await;
+        let second = test.colleague("Pia", Role::Admin).await;
+        owner.put(&format!("/v1/admin/users/{}/admin", second.id), json!({ "enabled": true })).await;
+        let key = owner.post("/v1/api-keys", json!({ "name": "to be deleted" })).await.json();
+        let key_client = test.client.with_key(&key["key"].as_str().unwrap().into());
+        let mut streams = Vec::new();
+        for (client, path) in [
+            (&member.client, "/v1/events"),
+            (&second.client, "/v1/events?scope=platform"),
+            (&key_client, "/v1/events"),
+            (&owner, "/v1/events"),
+        ] {
+            let mut stream = Stream::open(client, path).await;
+            stream.expect("ready").await;
+            streams.push(stream);
+        }
+        let mut kept = streams.pop().unwrap();
+        owner.delete(&format!("/v1/teams/{}/members/{}", test.team(), member.id)).await;
+        owner.put(&format!("/v1/admin/users/{}/admin", second.id), json!({ "enabled": false })).await;
+        owner.delete(&format!("/v1/api-keys/{}", key["id"].as_str().unwrap())).await;
+        owner.post("/v1/api-keys", json!({ "name": "later" })).await;
+        for mut stream in streams {
+            while let Some(message) = stream.next().await {
+                assert_ne!(message.data["object"]["name"], "later", "{message:?}");
+            }
+            assert_eq!(stream.beats, 0, "it ended by itself");
+        }
+        while kept.next().await.expect("it goes on").data["object"]["name"] != "later" {}
+    }
+}
+
 #[tokio::test]
 async fn streams_are_bounded_per_caller_and_closed_ones_make_room() {
     let test = live(crate::db::testing::sqlite().await).await;
@@ -213,12 +253,15 @@ async fn no_event_is_lost_or_told_twice_however_transactions_interleave() {
         let writers: Vec<_> = writers.collect();
         let expected = (0..WRITERS * EACH).filter(|n| !(n / EACH + n % EACH).is_multiple_of(5)).count();
         let mut told = Vec::new();
-        while told.len() < expected {
-            told.push(stream.expect("test.done").await.id.unwrap());
-        }
-        for writer in writers {
-            writer.await.unwrap();
-        }
+        let reader = async {
+            while told.len() < expected {
+                told.push(stream.expect("test.done").await.id.unwrap());
+            }
+        };
+        // Together: a writer that fails writes less than the reader waits for, which has to be seen.
+        let writers = futures::future::try_join_all(writers);
+        let ((), written) = tokio::join!(reader, async { writers.await.expect("every writer gets its turns") });
+        drop(written);
         let rows: Vec<(i64,)> =
             on!(read & test.app.db, |c| sqlx::query_as("SELECT id FROM events WHERE type = 'test.done' ORDER BY id")
                 .fetch_all(c)

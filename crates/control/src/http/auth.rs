@@ -1,5 +1,7 @@
 //! Signing up, in and out.
 
+use std::sync::Arc;
+
 use atoll_model::api::auth::{
     AuthConfig, AuthResponse, LoginRequest, SessionKind, SetupRequest, SignInProvider, Signup, SignupRequest,
     SwitchTeamRequest,
@@ -9,7 +11,8 @@ use axum::http::header::{SET_COOKIE, USER_AGENT};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::json;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -17,8 +20,8 @@ use super::caller::{self, User};
 use super::error::{ApiError, ApiResult};
 use super::extract::Json;
 use super::site::Site;
-use super::{browser, validate};
-use crate::accounts::{Credential, Newcomer, SignedIn, Switched, Visit};
+use super::{browser, idempotent, validate};
+use crate::accounts::{Credential, Newcomer, SignedIn, Switched, Visit, link};
 use crate::app::App;
 use crate::audit::Origin;
 use crate::config::SignupMode;
@@ -124,38 +127,51 @@ pub async fn login(State(app): State<App>, parts: Parts, Json(request): Json<Log
 
 /// Makes an account with a team of its own, and signs it in. Who may do so is a setting of the server (`--signup`).
 #[utoipa::path(post, path = "/v1/auth/signup", tag = "accounts", request_body = SignupRequest,
-    params(("X-Session" = Option<String>, Header, description = "`cookie` or `token` (the default)")),
-    responses((status = 201, body = AuthResponse), (status = 403), (status = 404), (status = 409), (status = 429)))]
+    params(("X-Session" = Option<String>, Header, description = "`cookie` or `token` (the default)"),
+        ("Idempotency-Key" = Option<String>, Header, description = "Sent again, it signs in to the account that was made")),
+    responses((status = 201, body = AuthResponse), (status = 401), (status = 403), (status = 404), (status = 409),
+        (status = 429)))]
 pub async fn signup(State(app): State<App>, parts: Parts, Json(request): Json<SignupRequest>) -> ApiResult<Response> {
     validate::email("email", &request.email)?;
     validate::line("name", &request.name, 100)?;
-    let arrival = Arrival::of(&parts, &app)?;
-    let password = request.password.into();
-    let signed_in = match &request.invitation {
-        None => {
-            let newcomer = Newcomer { email: &request.email, name: &request.name, password };
-            app.accounts.signup(newcomer, arrival.visit()).await?
+    let (arrival, email) = (Arc::new(Arrival::of(&parts, &app)?), request.email.trim().to_lowercase());
+    // Not the password: what is noted must not let anybody guess it. Who sends this again has to know it.
+    let shown = json!({ "name": request.name, "invitation": request.invitation });
+    let key = idempotent::key(&parts.headers, &format!("signup {email}"), "signup", &shown)?;
+    let password = SecretString::from(request.password);
+    let (worker, visitor, secret) = (app.clone(), Arc::clone(&arrival), password.clone());
+    let make = async move {
+        let Some(token) = &request.invitation else {
+            let newcomer = Newcomer { email: &request.email, name: &request.name, password: secret };
+            return Ok(worker.accounts.signup(newcomer, visitor.visit()).await?);
+        };
+        let (invitation, _) = super::invitations::look(&worker, &parts, token).await?;
+        if invitation.email != request.email.trim().to_lowercase() {
+            return Err(ApiError::invalid("email", "the invitation is for another address"));
         }
-        Some(token) => {
-            let (invitation, _) = super::invitations::look(&app, &parts, token).await?;
-            if invitation.email != request.email.trim().to_lowercase() {
-                return Err(ApiError::invalid("email", "the invitation is for another address"));
-            }
-            app.accounts.accept_anew(token, &request.name, password, arrival.visit()).await?
-        }
+        Ok(worker.accounts.accept_anew(token, &request.name, secret, visitor.visit()).await?)
     };
+    let again = async |email: String| Ok(app.accounts.login(&email, password, arrival.visit()).await?);
+    let signed_in = idempotent::by_nature(&app, key, make, |made| made.email.clone(), again).await?;
     arrival.answer(StatusCode::CREATED, signed_in)
 }
 
 /// Makes the first admin of a fresh installation, for whoever holds the setup token that the server printed.
 #[utoipa::path(post, path = "/v1/auth/setup", tag = "accounts", request_body = SetupRequest,
-    params(("X-Session" = Option<String>, Header, description = "`cookie` or `token` (the default)")),
-    responses((status = 201, body = AuthResponse), (status = 401), (status = 403), (status = 429)))]
+    params(("X-Session" = Option<String>, Header, description = "`cookie` or `token` (the default)"),
+        ("Idempotency-Key" = Option<String>, Header, description = "Sent again, it signs in to the account that was made")),
+    responses((status = 201, body = AuthResponse), (status = 401), (status = 403), (status = 409), (status = 429)))]
 pub async fn setup(State(app): State<App>, parts: Parts, Json(request): Json<SetupRequest>) -> ApiResult<Response> {
     validate::email("email", &request.email)?;
-    let arrival = Arrival::of(&parts, &app)?;
-    let (token, password) = (request.token.into(), request.password.into());
-    let signed_in = app.accounts.setup(&token, &request.email, password, arrival.visit()).await?;
+    let arrival = Arc::new(Arrival::of(&parts, &app)?);
+    let owner = format!("setup {}", link::hash(&request.token));
+    let key = idempotent::key(&parts.headers, &owner, "setup", &json!({ "email": request.email }))?;
+    let (token, password) = (SecretString::from(request.token), SecretString::from(request.password));
+    let (worker, visitor, secret) = (app.clone(), Arc::clone(&arrival), password.clone());
+    let make =
+        async move { Ok(worker.accounts.setup(&token, &request.email, secret, visitor.visit()).await?) };
+    let again = async |email: String| Ok(app.accounts.login(&email, password, arrival.visit()).await?);
+    let signed_in = idempotent::by_nature(&app, key, make, |made| made.email.clone(), again).await?;
     arrival.answer(StatusCode::CREATED, signed_in)
 }
 

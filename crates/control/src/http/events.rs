@@ -3,8 +3,8 @@
 //! The stream begins with `ready`, whose `id` is where it is: what is read after that is not older than the stream.
 //! Then each event as it happens. `Last-Event-ID` goes on after that event. A stream that can't be complete any more
 //! (its reader is too slow, what it missed is too old or too much, the database had an accident) says `reset` and
-//! ends: read everything again, and connect anew. A comment every 15 s keeps the connection; at each, the caller's
-//! rights are asked for again.
+//! ends: read everything again, and connect anew. A comment every 15 s keeps the connection. Whenever somebody has lost
+//! a right, the caller's are asked for again before the next event is told: who has none left is told nothing more.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -212,9 +212,12 @@ impl Teller {
     }
 
     async fn follow(&mut self, mut subscription: Subscription) -> End {
-        match self.catch_up(subscription.after).await {
-            Ok(()) => {}
-            Err(end) => return end,
+        // Rights may have gone between the first look and the subscription.
+        if let Err(end) = self.look_again().await {
+            return end;
+        }
+        if let Err(end) = self.catch_up(subscription.after).await {
+            return end;
         }
         let mut heartbeat = tokio::time::interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -230,6 +233,10 @@ impl Teller {
             };
             let notice = match told {
                 Ok(Told::Event(notice)) => notice,
+                Ok(Told::Rights) => match self.look_again().await {
+                    Ok(()) => continue,
+                    Err(end) => return end,
+                },
                 Ok(Told::Reset) | Err(broadcast::error::RecvError::Lagged(_)) => return End::Reset,
                 Err(broadcast::error::RecvError::Closed) => return End::Quiet,
             };
@@ -279,15 +286,19 @@ impl Teller {
         }
     }
 
-    /// Keeps the connection, and asks whether the caller may still see this.
-    async fn beat(&mut self) -> Result<(), End> {
+    /// Asks whether the caller may still see this.
+    async fn look_again(&mut self) -> Result<(), End> {
         match view(&mut self.parts, &self.app, self.scope).await {
-            Ok((view, _)) if view == self.view => {}
-            // Another team by now, or no right any more: whoever has one connects again.
-            Ok(_) => return Err(End::Reset),
-            Err(error) if error.status().is_client_error() => return Err(End::Quiet),
-            Err(_) => {}
+            Ok((view, _)) if view == self.view => Ok(()),
+            Err(error) if error.status().is_client_error() => Err(End::Quiet),
+            // Another team by now, or nobody can tell: whoever has a right connects again.
+            Ok(_) | Err(_) => Err(End::Reset),
         }
+    }
+
+    /// Keeps the connection. The caller's token or key may be over meanwhile.
+    async fn beat(&mut self) -> Result<(), End> {
+        self.look_again().await?;
         let waits = self.sender.try_send(Bytes::from_static(b": alive\n\n"));
         if matches!(waits, Err(mpsc::error::TrySendError::Closed(_))) { Err(End::Quiet) } else { Ok(()) }
     }

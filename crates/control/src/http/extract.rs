@@ -139,5 +139,14 @@ mod tests {
         assert_eq!(field::<ExecRequest>("[").as_deref(), Some("body"));
         assert_eq!(field::<ExecRequest>(r#"{"cmd": "a"} x"#).as_deref(), Some("body"));
         assert_eq!(field::<CreateSandboxRequest>("{}"), None);
+        assert_eq!(field::<CreateSandboxRequest>(r#"{"vcpus": 1.5}"#).as_deref(), Some("vcpus"));
+        assert_eq!(field::<CreateSandboxRequest>(r#"{"vcpus": -1.0}"#).as_deref(), Some("vcpus"));
+        assert_eq!(field::<CreateSandboxRequest>(r#"{"vcpus": 1e300}"#).as_deref(), Some("vcpus"));
+    }
+
+    #[test]
+    fn a_whole_number_may_be_written_as_a_fraction() {
+        let request: CreateSandboxRequest = parse_json(br#"{"vcpus": 2.0, "timeout_sec": 3e2}"#).unwrap();
+        assert_eq!((request.vcpus, request.timeout_sec), (Some(2), Some(300)));
     }
 }

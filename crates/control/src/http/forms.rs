@@ -3,7 +3,7 @@
 //! (`scripts/fuzz.sh`). A form that is named here for a field that is not there fails the test below.
 
 use utoipa::openapi::path::Operation;
-use utoipa::openapi::schema::{ArrayItems, Object, Schema, SchemaType, Type};
+use utoipa::openapi::schema::{AdditionalProperties, ArrayItems, Object, Schema, SchemaType, Type};
 use utoipa::openapi::{Components, RefOr};
 
 use super::page::CURSOR;
@@ -51,6 +51,28 @@ const RANGE: Form =
 /// A kind, or a type of event.
 const EVENT: Form = form(4, 64, "^(sandbox|host|template|snapshot|api_key|team|member|webhook)(\\.[a-z_]+)?$");
 
+const LABEL_KEY: Form = form(1, 128, "^[^\\u0000]+$");
+const LABEL: Form = form(0, 1024, "^[^\\u0000]*$");
+/// Of a build, with a tag or without.
+const BUILD_NAME: Form = form(1, 193, "^[a-z0-9_][a-z0-9_-]{0,127}(:[a-z0-9_.-]{1,64})?$");
+const TAG: Form = form(1, 64, "^[a-z0-9_.-]+$");
+const VARIABLE: Form = Form { shortest: 1, longest: None, pattern: Some("^[^=\\u0000]+$") };
+const NO_NUL: Form = Form { shortest: 0, longest: None, pattern: Some("^[^\\u0000]*$") };
+/// An IPv4 address or network, or a name with a letter.
+const RULE: Form = form(
+    1,
+    253,
+    "^(((25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])\\.){3}(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])\
+     (/(3[0-2]|[12]?[0-9]))?|(\\*\\.)?([A-Za-z0-9_-]{1,63}\\.)*[A-Za-z0-9_-]{0,31}[A-Za-z][A-Za-z0-9_-]{0,31}\
+     (\\.[A-Za-z0-9_-]{1,63})*)$",
+);
+/// Absolute, without `.` and `..`, and not the system's.
+const MOUNT_PATH: Form = form(
+    2,
+    255,
+    "^(?!/(proc|sys|dev)(/|$))(/([^/\\u0000.][^/\\u0000]*|\\.[^/\\u0000.][^/\\u0000]*|\\.\\.[^/\\u0000]+))+$",
+);
+
 /// Parameters, by name, wherever they are.
 const PARAMETERS: [(&str, Form); 16] = [
     ("action", line(100)),
@@ -72,44 +94,74 @@ const PARAMETERS: [(&str, Form); 16] = [
 ];
 
 /// Fields of request bodies.
-const FIELDS: [(&str, &str, Form); 37] = [
+const FIELDS: [(&str, &str, Form); 58] = [
     ("AcceptInvitationRequest", "name", line(100)),
     ("AcceptInvitationRequest", "password", PASSWORD),
     ("AddMemberRequest", "email", EMAIL),
     ("ChangePasswordRequest", "new_password", PASSWORD),
     ("CreateApiKeyRequest", "name", line(100)),
+    ("CreateHostRequest", "availability_zone", line(100)),
+    ("CreateHostRequest", "name", line(100)),
+    ("CreateHostRequest", "provider", line(100)),
+    ("CreateSandboxRequest", "template", line(257)),
     ("CreateSecretRequest", "name", SECRET_NAME),
     ("CreateSecretRequest", "value", SECRET),
     ("CreateSnapshotRequest", "name", IMAGE_NAME),
     ("CreateTeamRequest", "name", line(100)),
+    ("CreateTemplateRequest", "context", HEX_64),
+    ("CreateTemplateRequest", "name", BUILD_NAME),
+    ("CreateTemplateRequest", "tags", TAG),
     ("CreateUserRequest", "email", EMAIL),
     ("CreateUserRequest", "name", line(100)),
     ("CreateVolumeRequest", "name", IMAGE_NAME),
     ("CreateWebhookRequest", "events", EVENT),
     ("CreateWebhookRequest", "url", WEB_ADDRESS),
     ("DeviceRequest", "client_name", line(100)),
+    ("ExecRequest", "args", NO_NUL),
     ("ExecRequest", "cmd", PATH),
     ("ExecRequest", "cwd", PATH),
     ("ExecRequest", "tag", line(128)),
     ("ExecRequest", "user", UNIX_USER),
+    ("HostTags", "tags", line(64)),
     ("InviteRequest", "email", EMAIL),
     ("ListFilesRequest", "path", PATH),
     ("ListFilesRequest", "user", UNIX_USER),
     ("MoveFileRequest", "destination", PATH),
     ("MoveFileRequest", "source", PATH),
     ("MoveFileRequest", "user", UNIX_USER),
+    ("NetworkPolicy", "allow_out", RULE),
+    ("NetworkPolicy", "deny_out", RULE),
     ("PathRequest", "path", PATH),
     ("PathRequest", "user", UNIX_USER),
+    ("RegistryLogin", "password", line(8192)),
+    ("RegistryLogin", "username", line(256)),
     ("ResetConfirmRequest", "password", PASSWORD),
     ("ResetRequest", "email", EMAIL),
+    ("SetNetworkRequest", "allow_out", RULE),
+    ("SetNetworkRequest", "deny_out", RULE),
     ("SetupRequest", "email", EMAIL),
     ("SetupRequest", "password", PASSWORD),
     ("SignupRequest", "email", EMAIL),
     ("SignupRequest", "name", line(100)),
     ("SignupRequest", "password", PASSWORD),
+    ("UpdateHostRequest", "name", line(100)),
     ("UpdateMeRequest", "name", line(100)),
+    ("UpdateTeamRequest", "name", line(100)),
     ("UpdateWebhookRequest", "events", EVENT),
     ("UpdateWebhookRequest", "url", WEB_ADDRESS),
+    ("VolumeMount", "path", MOUNT_PATH),
+    ("VolumeMount", "volume", line(64)),
+    ("WriteFileForm", "path", PATH),
+    ("WriteFileForm", "user", UNIX_USER),
+];
+
+/// Fields that are maps of texts: how many entries, and the forms of keys and values.
+const MAPS: [(&str, &str, usize, Form, Form); 5] = [
+    ("CreateSandboxRequest", "env", 1024, VARIABLE, NO_NUL),
+    ("CreateSandboxRequest", "metadata", 64, LABEL_KEY, LABEL),
+    ("CreateSandboxRequest", "secrets", 64, VARIABLE, SECRET_NAME),
+    ("ExecRequest", "env", 1024, VARIABLE, NO_NUL),
+    ("ForkRequest", "metadata", 64, LABEL_KEY, LABEL),
 ];
 
 fn set(object: &mut Object, form: Form) {
@@ -150,6 +202,18 @@ pub fn of_fields(components: &mut Components) {
             set(object, form);
         }
     }
+    for (schema, field, most, key, value) in MAPS {
+        let Some(map) = field_of(components, schema, field) else { continue };
+        map.max_properties = Some(most);
+        if let Some(Schema::Object(names)) = map.property_names.as_deref_mut() {
+            set(names, key);
+        }
+        if let Some(AdditionalProperties::RefOr(values)) = map.additional_properties.as_deref_mut()
+            && let Some(values) = as_text(values)
+        {
+            set(values, value);
+        }
+    }
 }
 
 fn field_of<'a>(components: &'a mut Components, schema: &str, field: &str) -> Option<&'a mut Object> {
@@ -170,7 +234,13 @@ mod tests {
         for (schema, field, form) in FIELDS {
             let said = &api["components"]["schemas"][schema]["properties"][field];
             let said = said.get("items").unwrap_or(said);
-            assert_eq!(said["minLength"], form.shortest, "{schema}.{field}: {said}");
+            assert_eq!(said["pattern"].as_str(), form.pattern, "{schema}.{field}: {said}");
+        }
+        for (schema, field, most, key, value) in MAPS {
+            let said = &api["components"]["schemas"][schema]["properties"][field];
+            assert_eq!(said["maxProperties"], most, "{schema}.{field}: {said}");
+            assert_eq!(said["propertyNames"]["pattern"].as_str(), key.pattern, "{schema}.{field}: {said}");
+            assert_eq!(said["additionalProperties"]["pattern"].as_str(), value.pattern, "{schema}.{field}: {said}");
         }
         for (name, form) in PARAMETERS {
             let paths = api["paths"].as_object().unwrap().values().flat_map(|item| item.as_object().unwrap().values());

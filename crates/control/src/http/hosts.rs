@@ -254,8 +254,8 @@ pub async fn add_tags(
     Json(request): Json<HostTags>,
 ) -> ApiResult<axum::Json<HostTags>> {
     let row = manageable(&app, &user, &id).await?;
-    if request.tags.is_empty() || request.tags.len() > MAX_TAGS {
-        return Err(ApiError::invalid("tags", format!("must be 1 to {MAX_TAGS} tags")));
+    if request.tags.len() > MAX_TAGS {
+        return Err(ApiError::invalid("tags", format!("must be at most {MAX_TAGS} tags")));
     }
     for tag in &request.tags {
         validate::line("tags", tag, 64)?;

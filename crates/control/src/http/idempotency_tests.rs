@@ -2,16 +2,15 @@
 
 use std::collections::BTreeSet;
 
+use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
+use crate::db::on;
 use crate::db::testing::databases;
-use crate::testing::{Client, app};
+use crate::testing::{Client, app, app_with};
 
 /// POSTs that answer 201 and take no key, each for a reason of its own.
-const WITHOUT: [(&str, &str); 5] = [
-    ("/v1/auth/setup", "its token works once"),
-    ("/v1/auth/signup", "an address has one account: asked again it is `email_taken`"),
-    ("/v1/invitations/{token}/accept", "its token works once"),
+const WITHOUT: [(&str, &str); 2] = [
     ("/v1/hosts/{id}/token", "a new token takes the place of the one before, and is all that is in the answer"),
     ("/v1/sandboxes/{id}/files/mkdir", "a directory is there once: asked again it is `conflict`"),
 ];
@@ -95,5 +94,67 @@ async fn a_key_belongs_to_whoever_used_it() {
         assert_ne!(ask(&one.client).await, ask(&other.client).await);
         let odd = one.client.with("idempotency-key", &"k".repeat(256));
         assert_eq!(odd.post("/v1/teams", json!({ "name": "T" })).await.expect(400).field(), "Idempotency-Key");
+    }
+}
+
+/// An account is there once by its nature; who sends the request again is signed in to it.
+#[tokio::test]
+async fn an_account_that_is_asked_for_twice_with_one_key_is_signed_in_to() {
+    for database in databases().await {
+        let test = app_with(database, |config| config.signup = crate::config::SignupMode::Open).await;
+        let owner = test.first().await;
+        let anonymous = test.client.anonymous().with("idempotency-key", "k-1");
+        let body = |name: &str, password: &str| json!({ "email": "Ada@x.test", "password": password, "name": name });
+        let first = anonymous.post("/v1/auth/signup", body("Ada", "a long enough one")).await.expect(201).json();
+        let again = anonymous.post("/v1/auth/signup", body("Ada", "a long enough one")).await.expect(201).json();
+        assert_eq!((&first["user_id"], &first["team_id"]), (&again["user_id"], &again["team_id"]));
+        let token = again["token"].as_str().unwrap();
+        assert_ne!(first["token"].as_str().unwrap(), token, "no credential is kept to be shown again");
+        let me = test.client.with_token(token).get("/v1/me").await;
+        assert_eq!(me.expect(200).json()["email"], "ada@x.test");
+        anonymous.post("/v1/auth/signup", body("Ada", "another password")).await.expect(401);
+        anonymous.post("/v1/auth/signup", body("Eve", "a long enough one")).await.expect(409);
+        let other_key = anonymous.with("idempotency-key", "k-2");
+        let taken = other_key.post("/v1/auth/signup", body("Ada", "a long enough one")).await.expect(409);
+        assert_eq!(taken.code(), "email_taken");
+
+        let invite = async |email: &str| {
+            let path = format!("/v1/teams/{}/invitations", test.team());
+            let made = owner.post(&path, json!({ "email": email })).await.expect(201).json();
+            let token = made["url"].as_str().unwrap().rsplit_once('/').unwrap().1.to_owned();
+            format!("/v1/invitations/{token}/accept")
+        };
+        let accept = invite("ben@x.test").await;
+        let body = json!({ "name": "Ben", "password": "a long enough one" });
+        let first = anonymous.post(&accept, body.clone()).await.expect(201).json();
+        let again = anonymous.post(&accept, body.clone()).await.expect(201).json();
+        assert_eq!((&first["user_id"], &first["team_id"]), (&again["user_id"], &again["team_id"]));
+        other_key.post(&accept, body).await.expect(404);
+        let person = test.person("Cleo").await;
+        let (accept, client) = (invite(&person.email).await, person.client.with("idempotency-key", "k-1"));
+        let first = client.post(&accept, json!({})).await.expect(200).json();
+        assert_eq!(client.post(&accept, json!({})).await.expect(200).json(), first);
+        person.client.post(&accept, json!({})).await.expect(404);
+    }
+}
+
+#[tokio::test]
+async fn the_first_admin_who_sends_the_request_again_is_signed_in() {
+    for database in databases().await {
+        let test = app(database).await;
+        for table in ["DELETE FROM api_keys", "DELETE FROM teams", "DELETE FROM users"] {
+            on!(write & test.app.db, |c| sqlx::query(table).execute(c).await.map(|_| ())).unwrap();
+        }
+        let token = test.app.accounts.setup_token().await.unwrap().unwrap();
+        let body = |password: &str| {
+            json!({ "token": token.expose_secret(), "email": "root@x.test", "password": password })
+        };
+        let client = test.client.anonymous().with("idempotency-key", "k");
+        let first = client.post("/v1/auth/setup", body("a long enough one")).await.expect(201).json();
+        let again = client.post("/v1/auth/setup", body("a long enough one")).await.expect(201).json();
+        assert_eq!(first["user_id"], again["user_id"]);
+        client.post("/v1/auth/setup", body("another password")).await.expect(401);
+        let without = test.client.anonymous();
+        assert!(without.post("/v1/auth/setup", body("a long enough one")).await.status.is_client_error());
     }
 }

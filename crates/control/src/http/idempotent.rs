@@ -55,10 +55,7 @@ where
         Begun::Fresh => {}
         Begun::Done { status, response } => return Ok(replay(status, response)),
         Begun::UnderWay => return Err(ApiError::conflict("the first request with this Idempotency-Key is under way")),
-        Begun::Mismatch => {
-            let error = ApiError::new(ErrorCode::Conflict, "this Idempotency-Key was used for another request");
-            return Err(error.with_field("Idempotency-Key"));
-        }
+        Begun::Mismatch => return Err(mismatch()),
     }
     let app = app.clone();
     let task = app.tasks.clone().spawn(async move {
@@ -73,6 +70,43 @@ where
     });
     let value = task.await.map_err(ApiError::internal)??;
     Ok((status, axum::Json(value)).into_response())
+}
+
+fn mismatch() -> ApiError {
+    ApiError::new(ErrorCode::Conflict, "this Idempotency-Key was used for another request").with_field("Idempotency-Key")
+}
+
+/// For what is made once by its nature, since an address has one account and a token works once, by whoever comes: nothing
+/// is noted before there is something, so that a stranger's requests cost no writes. `kept` is noted of what was made; who
+/// sends the request again gets what `again` makes of that.
+pub async fn by_nature<T, F, G>(
+    app: &App,
+    key: Option<Key>,
+    make: F,
+    kept: fn(&T) -> String,
+    again: impl FnOnce(String) -> G,
+) -> ApiResult<T>
+where
+    T: Send + 'static,
+    F: Future<Output = ApiResult<T>> + Send + 'static,
+    G: Future<Output = ApiResult<T>>,
+{
+    let Some(key) = key else { return make.await };
+    match idempotency::look(&app.db, &key, app.clock.now()).await? {
+        Some(Begun::Done { response, .. }) => return again(response).await,
+        Some(Begun::Mismatch) => return Err(mismatch()),
+        Some(Begun::Fresh | Begun::UnderWay) | None => {}
+    }
+    let (db, clock) = (app.db.clone(), app.clock.clone());
+    let task = app.tasks.spawn(async move {
+        let made = make.await?;
+        let noted = idempotency::keep(&db, &key, StatusCode::CREATED.as_u16(), &kept(&made), clock.now()).await;
+        if let Err(error) = noted {
+            tracing::warn!(error = &error as &dyn std::error::Error, "could not note an idempotent request's answer");
+        }
+        Ok(made)
+    });
+    task.await.map_err(ApiError::internal)?
 }
 
 /// How a request with a key ended: with this answer, or with an error, so that it can be tried again.

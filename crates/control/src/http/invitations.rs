@@ -1,5 +1,7 @@
 //! Invitations into a team: made, listed and taken back by its admins, accepted by whoever holds the link.
 
+use std::sync::Arc;
+
 use atoll_model::api::Page;
 use atoll_model::api::auth::{AuthResponse, Role};
 use atoll_model::api::sign_in::{
@@ -11,7 +13,8 @@ use axum::http::StatusCode;
 use axum::http::header::{AUTHORIZATION, COOKIE};
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::json;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -23,7 +26,7 @@ use super::page::{Cursor, PageQuery, page};
 use super::site::Site;
 use super::teams::visible;
 use super::{idempotent, validate};
-use crate::accounts::{InvitationRow, LoginError, rate};
+use crate::accounts::{InvitationRow, LoginError, link, rate};
 use crate::app::App;
 use crate::db::Millis;
 use crate::teams::TeamRow;
@@ -177,7 +180,8 @@ pub async fn get(State(app): State<App>, parts: Parts, Token(token): Token) -> A
 /// Joins the team: somebody who is signed in with the account that they have, a new person with `name` and `password`,
 /// who gets an account with the invited address and is signed in (201).
 #[utoipa::path(post, path = "/v1/invitations/{token}/accept", tag = "accounts", params(("token" = String, Path),
-    ("X-Session" = Option<String>, Header, description = "`cookie` or `token` (the default), for a new person")),
+    ("X-Session" = Option<String>, Header, description = "`cookie` or `token` (the default), for a new person"),
+    ("Idempotency-Key" = Option<String>, Header, description = "Sent again, it signs a new person in")),
     request_body = AcceptInvitationRequest,
     responses((status = 200, body = InvitationAccepted), (status = 201, body = AuthResponse), (status = 401),
         (status = 403), (status = 409), (status = 429)))]
@@ -187,18 +191,42 @@ pub async fn accept(
     Token(token): Token,
     Json(request): Json<AcceptInvitationRequest>,
 ) -> ApiResult<Response> {
-    look(&app, &parts, &token).await?;
     let new = request.name.is_some() || request.password.is_some();
     if !new && (parts.headers.contains_key(AUTHORIZATION) || parts.headers.contains_key(COOKIE)) {
-        let user = User::from_request_parts(&mut parts, &app).await?;
-        let row = app.accounts.accept_as(&token, &user.id, &user.origin).await?;
-        return Ok(axum::Json(InvitationAccepted { team_id: row.team_id.0, role: row.role.0.0 }).into_response());
+        let user = match User::from_request_parts(&mut parts, &app).await {
+            Ok(user) => user,
+            // A link that is worth nothing is said to be so first.
+            Err(error) => return Err(look(&app, &parts, &token).await.err().unwrap_or(error)),
+        };
+        let owner = format!("accept {} {}", user.id, link::hash(&token));
+        let key = idempotent::key(&parts.headers, &owner, "accept", &json!({}))?;
+        let worker = app.clone();
+        let make = async move {
+            look(&worker, &parts, &token).await?;
+            let row = worker.accounts.accept_as(&token, &user.id, &user.origin).await?;
+            Ok(InvitationAccepted { team_id: row.team_id.0, role: row.role.0.0 })
+        };
+        let kept = |made: &InvitationAccepted| serde_json::to_string(made).unwrap_or_default();
+        let again = async |kept: String| serde_json::from_str(&kept).map_err(ApiError::internal);
+        let accepted = idempotent::by_nature(&app, key, make, kept, again).await?;
+        return Ok(axum::Json(accepted).into_response());
+    }
+    let owner = format!("accept {}", link::hash(&token));
+    let key = idempotent::key(&parts.headers, &owner, "accept", &json!({ "name": request.name }))?;
+    if key.is_none() {
+        look(&app, &parts, &token).await?;
     }
     let name =
         request.name.ok_or_else(|| ApiError::invalid("name", "a new person says their name; or sign in first"))?;
     validate::line("name", &name, 100)?;
     let password = request.password.ok_or_else(|| ApiError::invalid("password", "a new person needs a password"))?;
-    let arrival = Arrival::of(&parts, &app)?;
-    let signed_in = app.accounts.accept_anew(&token, &name, password.into(), arrival.visit()).await?;
+    let (arrival, password) = (Arc::new(Arrival::of(&parts, &app)?), SecretString::from(password));
+    let (worker, visitor, secret) = (app.clone(), Arc::clone(&arrival), password.clone());
+    let make = async move {
+        look(&worker, &parts, &token).await?;
+        Ok(worker.accounts.accept_anew(&token, &name, secret, visitor.visit()).await?)
+    };
+    let again = async |email: String| Ok(app.accounts.login(&email, password, arrival.visit()).await?);
+    let signed_in = idempotent::by_nature(&app, key, make, |made| made.email.clone(), again).await?;
     arrival.answer(StatusCode::CREATED, signed_in)
 }

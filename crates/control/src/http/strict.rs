@@ -1,6 +1,8 @@
 //! JSON from outside, read strictly: where an object belongs only an object is taken. serde by itself would also take an
 //! array, as the object's fields in their order, at any depth.
 //!
+//! A whole number may be written as 1.0, which JSON holds for the same as 1: where an integer belongs it counts as one.
+//!
 //! [`Strict`] goes around every deserializer, visitor and seed on the way down and asks for a map where a struct is
 //! wanted; serde's derived code is none the wiser.
 
@@ -36,19 +38,30 @@ macro_rules! forward {
     };
 }
 
+macro_rules! whole {
+    ($($method:ident),* $(,)?) => {
+        $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+            self.0.$method(Whole(visitor))
+        })*
+    };
+}
+
 impl<'de, D: Deserializer<'de>> Deserializer<'de> for Strict<D> {
     type Error = D::Error;
 
     forward! {
-        deserialize_any(), deserialize_bool(), deserialize_i8(), deserialize_i16(), deserialize_i32(),
-        deserialize_i64(), deserialize_i128(), deserialize_u8(), deserialize_u16(), deserialize_u32(),
-        deserialize_u64(), deserialize_u128(), deserialize_f32(), deserialize_f64(), deserialize_char(),
+        deserialize_any(), deserialize_bool(), deserialize_f32(), deserialize_f64(), deserialize_char(),
         deserialize_str(), deserialize_string(), deserialize_bytes(), deserialize_byte_buf(), deserialize_option(),
         deserialize_unit(), deserialize_unit_struct(name: &'static str),
         deserialize_newtype_struct(name: &'static str), deserialize_seq(), deserialize_tuple(len: usize),
         deserialize_tuple_struct(name: &'static str, len: usize), deserialize_map(),
         deserialize_enum(name: &'static str, variants: &'static [&'static str]), deserialize_identifier(),
         deserialize_ignored_any(),
+    }
+
+    whole! {
+        deserialize_i8, deserialize_i16, deserialize_i32, deserialize_i64, deserialize_i128, deserialize_u8,
+        deserialize_u16, deserialize_u32, deserialize_u64, deserialize_u128,
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -71,6 +84,28 @@ macro_rules! visit {
             self.0.$method(value)
         })*
     };
+}
+
+/// Takes whole numbers, however they are written.
+struct Whole<V>(V);
+
+impl<'de, V: Visitor<'de>> Visitor<'de> for Whole<V> {
+    type Value = V::Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.expecting(f)
+    }
+
+    visit! { visit_i64: i64, visit_i128: i128, visit_u64: u64, visit_u128: u128 }
+
+    fn visit_f64<E: Error>(self, value: f64) -> Result<V::Value, E> {
+        /// Below it every whole number is told from its neighbours.
+        const EXACT: f64 = (1_u64 << 53) as f64;
+        if value.fract() == 0.0 && value.abs() < EXACT {
+            return self.0.visit_i64(value as i64);
+        }
+        self.0.visit_f64(value)
+    }
 }
 
 impl<'de, V: Visitor<'de>> Visitor<'de> for Strict<V> {

@@ -45,10 +45,20 @@ pub struct FileQuery {
     user: Option<String>,
 }
 
+/// What a multipart body has; for the document.
+#[derive(utoipa::ToSchema)]
+#[allow(dead_code, reason = "the body is read piece by piece")]
+pub struct WriteFileForm {
+    path: Option<String>,
+    user: Option<String>,
+    #[schema(format = Binary)]
+    file: String,
+}
+
 /// Writes a file from a multipart body: the fields `path`, optionally `user`, then `file`.
 #[utoipa::path(post, path = "/v1/sandboxes/{id}/files/write", tag = "files",
     params(("id" = SandboxId, Path), FileQuery),
-    request_body(content_type = "multipart/form-data", description = "Fields: path, user (optional), file. `path` and \
+    request_body(content = WriteFileForm, content_type = "multipart/form-data", description = "Fields: path, user (optional), file. `path` and \
         `user` come before `file`, or stand in the query string."),
     responses((status = 200, body = WrittenFile), (status = 409), (status = 413), (status = 502), (status = 507)),
     security(("api_key" = []), ("bearer" = [])))]

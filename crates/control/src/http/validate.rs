@@ -171,12 +171,12 @@ fn metadata(metadata: &BTreeMap<String, String>) -> ApiResult<()> {
         return Err(ApiError::invalid("metadata", format!("must have at most {MAX_LABELS} entries")));
     }
     for (key, value) in metadata {
-        if key.is_empty() || key.len() > MAX_LABEL_KEY {
-            return Err(ApiError::invalid("metadata", format!("a key must have 1 to {MAX_LABEL_KEY} bytes")));
+        if key.is_empty() || key.chars().count() > MAX_LABEL_KEY {
+            return Err(ApiError::invalid("metadata", format!("a key must have 1 to {MAX_LABEL_KEY} characters")));
         }
-        if value.len() > MAX_LABEL_VALUE {
+        if value.chars().count() > MAX_LABEL_VALUE {
             let field = format!("metadata.{key}");
-            return Err(ApiError::invalid(field, format!("must have at most {MAX_LABEL_VALUE} bytes")));
+            return Err(ApiError::invalid(field, format!("must have at most {MAX_LABEL_VALUE} characters")));
         }
         // PostgreSQL stores no NUL in text.
         no_nul("metadata", key)?;
@@ -194,35 +194,41 @@ const MAX_RULES: usize = 128;
 
 /// What a sandbox may reach, checked.
 pub fn network(internet: Option<bool>, policy: NetworkPolicy) -> ApiResult<Network> {
-    rules("network.allow_out", &policy.allow_out)?;
-    rules("network.deny_out", &policy.deny_out)?;
-    let NetworkPolicy { allow_out, deny_out } = policy;
+    let allow_out = rules("network.allow_out", policy.allow_out)?;
+    let deny_out = rules("network.deny_out", policy.deny_out)?;
     Ok(Network { deny_egress: !internet.unwrap_or(true), allow_out, deny_out, ..Network::default() })
 }
 
-fn rules(field: &'static str, rules: &[String]) -> ApiResult<()> {
+fn rules(field: &'static str, rules: Vec<String>) -> ApiResult<Vec<String>> {
     if rules.len() > MAX_RULES {
         return Err(ApiError::invalid(field, format!("must have at most {MAX_RULES} entries")));
     }
-    if let Some(wrong) = rules.iter().find(|rule| !is_network(rule) && !is_name(rule)) {
-        let shown: String = wrong.chars().take(80).collect();
-        return Err(ApiError::invalid(
-            field,
-            format!(
-                "`{shown}` is neither an IPv4 address or network (10.1.0.0/16, without host bits) nor a name \
-                 (example.com, *.example.com)"
-            ),
-        ));
-    }
-    Ok(())
+    let rules = rules.into_iter().map(|rule| match network_of(&rule) {
+        Some(network) => Ok(network),
+        None if is_name(&rule) => Ok(rule),
+        None => {
+            let shown: String = rule.chars().take(80).collect();
+            let message = format!(
+                "`{shown}` is neither an IPv4 address or network (10.1.0.0/16) nor a name (example.com, *.example.com)"
+            );
+            Err(ApiError::invalid(field, message))
+        }
+    });
+    rules.collect()
 }
 
-fn is_network(text: &str) -> bool {
-    let (address, prefix) = text.split_once('/').unwrap_or((text, "32"));
-    let (Ok(address), Ok(prefix)) = (address.parse::<std::net::Ipv4Addr>(), prefix.parse::<u32>()) else {
-        return false;
+/// An address as it is, a network by its first address: what is behind the prefix in 10.1.2.3/16 means nothing.
+fn network_of(text: &str) -> Option<String> {
+    let Some((address, prefix)) = text.split_once('/') else {
+        return text.parse::<std::net::Ipv4Addr>().ok().map(|_| text.to_owned());
     };
-    prefix <= 32 && u32::from(address) & !u32::MAX.checked_shl(32 - prefix).unwrap_or(0) == 0
+    let (address, bits) = (address.parse::<std::net::Ipv4Addr>().ok()?, prefix.parse::<u32>().ok()?);
+    // No sign and no leading zeros either.
+    if bits > 32 || prefix != bits.to_string() {
+        return None;
+    }
+    let mask = u32::MAX.checked_shl(32 - bits).unwrap_or(0);
+    Some(format!("{}/{bits}", std::net::Ipv4Addr::from(u32::from(address) & mask)))
 }
 
 fn is_name(text: &str) -> bool {

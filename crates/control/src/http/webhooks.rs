@@ -60,6 +60,12 @@ async fn found(app: &App, user: &User, id: &WebhookId) -> ApiResult<WebhookRow> 
     store::get(&app.db, &user.team, id).await?.ok_or_else(|| ApiError::not_found("webhook"))
 }
 
+/// A secret as it is kept.
+fn sealed(app: &App, user: &User, id: &WebhookId, secret: &str) -> ApiResult<String> {
+    let sealed = webhooks::sealed::seal(app.secrets.cipher(), &user.team, id, secret);
+    sealed.ok_or_else(|| ApiError::internal("a webhook's secret could not be encrypted"))
+}
+
 async fn record(
     tx: &mut Tx,
     user: &User,
@@ -113,13 +119,13 @@ pub async fn create(
     let key = idempotent::key(&headers, user.id.as_str(), "webhooks", &request)?;
     let worker = app.clone();
     let work = async move {
-        let now = worker.clock.now();
+        let (now, id, secret) = (worker.clock.now(), WebhookId::new(), webhooks::new_secret());
         let row = WebhookRow {
-            id: Text(WebhookId::new()),
             team_id: Text(user.team.clone()),
             url: request.url,
             events: webhooks::wanted(&request.events),
-            secret: webhooks::new_secret(),
+            secret: sealed(&worker, &user, &id, &secret)?,
+            id: Text(id),
             former_secret: None,
             former_secret_until: None,
             enabled: true,
@@ -142,8 +148,7 @@ pub async fn create(
         let details = json!({ "after": { "url": row.url, "events": row.events } });
         record(&mut tx, &user, "webhook.create", &row.id, details, now).await?;
         tx.commit().await?;
-        let secret = Some(row.secret.clone());
-        Ok(Webhook { secret, ..row.into_api() })
+        Ok(Webhook { secret: Some(secret), ..row.into_api() })
     };
     idempotent::once(&app, key, StatusCode::CREATED, work, |made| Webhook { secret: None, ..made.clone() }).await
 }
@@ -203,7 +208,8 @@ pub async fn secret(State(app): State<App>, user: User, Id(id): Id<WebhookId>) -
     user.at_least(Role::Admin)?;
     let (now, secret) = (app.clock.now(), webhooks::new_secret());
     let mut tx = app.db.begin().await?;
-    if !store::set_secret(&mut tx, &user.team, &id, &secret, now + webhooks::SECRETS_OVERLAP, now).await? {
+    let kept = sealed(&app, &user, &id, &secret)?;
+    if !store::set_secret(&mut tx, &user.team, &id, &kept, now + webhooks::SECRETS_OVERLAP, now).await? {
         return Err(ApiError::not_found("webhook"));
     }
     record(&mut tx, &user, "webhook.secret", &id, json!({}), now).await?;

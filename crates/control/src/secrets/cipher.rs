@@ -1,5 +1,5 @@
 //! The key under which secrets lie in the database, and what is done with it: ChaCha20-Poly1305, a random nonce each,
-//! bound to the team and the secret that the value is of, so that no row can be passed off as another.
+//! bound to the team and the thing that the value is of, so that no row can be passed off as another.
 //!
 //! The key is a file that is not in the database: whoever gets the one alone can read nothing.
 
@@ -7,7 +7,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use atoll_model::{SecretId, TeamId};
+use atoll_model::{SecretId, TeamId, WebhookId};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, Mac};
@@ -36,6 +36,23 @@ pub enum OpenError {
     OtherKey(String),
     #[error("it is damaged")]
     Damaged,
+}
+
+/// What a value is of.
+#[derive(Debug, Clone, Copy)]
+pub enum Place<'a> {
+    Secret(&'a TeamId, &'a SecretId),
+    Webhook(&'a TeamId, &'a WebhookId),
+}
+
+impl Place<'_> {
+    fn bytes(self) -> Vec<u8> {
+        match self {
+            Self::Secret(team, secret) => format!("atoll secret\0{team}\0{secret}"),
+            Self::Webhook(team, hook) => format!("atoll webhook\0{team}\0{hook}"),
+        }
+        .into_bytes()
+    }
 }
 
 pub struct Cipher {
@@ -92,29 +109,23 @@ impl Cipher {
 
     /// The value, encrypted for this place; none if the machine has no randomness, which never is.
     #[must_use]
-    pub fn seal(&self, team: &TeamId, secret: &SecretId, value: &str) -> Option<String> {
+    pub fn seal(&self, place: Place<'_>, value: &str) -> Option<String> {
         let nonce: [u8; NONCE_LEN] = rand::random();
         let mut bytes = value.as_bytes().to_vec();
-        let place = place(team, secret);
+        let place = place.bytes();
         self.key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(&place), &mut bytes).ok()?;
         Some(STANDARD.encode([&nonce[..], &bytes].concat()))
     }
 
     /// # Errors
     /// When it was sealed under another key or for another place, or has changed.
-    pub fn open(
-        &self,
-        team: &TeamId,
-        secret: &SecretId,
-        key_id: &str,
-        sealed: &str,
-    ) -> Result<SecretString, OpenError> {
+    pub fn open(&self, place: Place<'_>, key_id: &str, sealed: &str) -> Result<SecretString, OpenError> {
         if key_id != self.id {
             return Err(OpenError::OtherKey(key_id.to_owned()));
         }
         let mut bytes = STANDARD.decode(sealed).map_err(|_| OpenError::Damaged)?;
         let (nonce, rest) = bytes.split_first_chunk_mut::<NONCE_LEN>().ok_or(OpenError::Damaged)?;
-        let (nonce, place) = (Nonce::assume_unique_for_key(*nonce), place(team, secret));
+        let (nonce, place) = (Nonce::assume_unique_for_key(*nonce), place.bytes());
         let plain = self.key.open_in_place(nonce, Aad::from(&place), rest).map_err(|_| OpenError::Damaged)?;
         let text = std::str::from_utf8(plain).map_err(|_| OpenError::Damaged)?;
         Ok(text.to_owned().into())
@@ -130,10 +141,6 @@ impl Cipher {
         mac.update(value.as_bytes());
         hex::encode(mac.finalize().into_bytes())
     }
-}
-
-fn place(team: &TeamId, secret: &SecretId) -> Vec<u8> {
-    format!("atoll secret\0{team}\0{secret}").into_bytes()
 }
 
 /// Makes the file whole, or not at all; leaves one that is there.
@@ -178,17 +185,17 @@ mod tests {
     #[test]
     fn a_value_is_of_one_place_and_one_key_alone() {
         let (cipher, team, secret) = (Cipher::for_tests(1), TeamId::new(), SecretId::new());
-        let sealed = cipher.seal(&team, &secret, "hunter2").unwrap();
+        let sealed = cipher.seal(Place::Secret(&team, &secret), "hunter2").unwrap();
         let open = |cipher: &Cipher, team: &TeamId, secret: &SecretId| {
-            cipher.open(team, secret, cipher.id(), &sealed).map(|value| value.expose_secret().to_owned())
+            cipher.open(Place::Secret(team, secret), cipher.id(), &sealed).map(|value| value.expose_secret().to_owned())
         };
         assert_eq!(open(&cipher, &team, &secret).unwrap(), "hunter2");
         assert_eq!(open(&cipher, &TeamId::new(), &secret), Err(OpenError::Damaged));
         assert_eq!(open(&cipher, &team, &SecretId::new()), Err(OpenError::Damaged));
         assert_eq!(open(&Cipher::for_tests(2), &team, &secret), Err(OpenError::Damaged));
-        let other = cipher.open(&team, &secret, "0123456789abcdef", &sealed).unwrap_err();
+        let other = cipher.open(Place::Secret(&team, &secret), "0123456789abcdef", &sealed).unwrap_err();
         assert_eq!(other, OpenError::OtherKey("0123456789abcdef".to_owned()));
-        assert!(!sealed.contains("hunter2") && cipher.seal(&team, &secret, "hunter2").unwrap() != sealed);
+        assert!(!sealed.contains("hunter2") && cipher.seal(Place::Secret(&team, &secret), "hunter2").unwrap() != sealed);
         assert_eq!(cipher.fingerprint("a"), cipher.fingerprint("a"));
         assert_ne!(cipher.fingerprint("a"), Cipher::for_tests(2).fingerprint("a"));
     }
@@ -197,20 +204,20 @@ mod tests {
         #[test]
         fn every_value_comes_back_and_no_damage_goes_unseen(value in ".{0,300}", at in any::<usize>(), bit in 0u8..8) {
             let (cipher, team, secret) = (Cipher::for_tests(7), TeamId::new(), SecretId::new());
-            let sealed = cipher.seal(&team, &secret, &value).unwrap();
-            let opened = cipher.open(&team, &secret, cipher.id(), &sealed).unwrap();
+            let sealed = cipher.seal(Place::Secret(&team, &secret), &value).unwrap();
+            let opened = cipher.open(Place::Secret(&team, &secret), cipher.id(), &sealed).unwrap();
             prop_assert_eq!(opened.expose_secret(), &value);
             let mut bytes = STANDARD.decode(&sealed).unwrap();
             let at = at % bytes.len();
             bytes[at] ^= 1 << bit;
             let damaged = STANDARD.encode(bytes);
-            prop_assert_eq!(cipher.open(&team, &secret, cipher.id(), &damaged).err(), Some(OpenError::Damaged));
+            prop_assert_eq!(cipher.open(Place::Secret(&team, &secret), cipher.id(), &damaged).err(), Some(OpenError::Damaged));
         }
 
         #[test]
         fn nonsense_is_refused(sealed in ".{0,80}") {
             let (cipher, team, secret) = (Cipher::for_tests(7), TeamId::new(), SecretId::new());
-            prop_assert!(cipher.open(&team, &secret, cipher.id(), &sealed).is_err());
+            prop_assert!(cipher.open(Place::Secret(&team, &secret), cipher.id(), &sealed).is_err());
         }
     }
 }

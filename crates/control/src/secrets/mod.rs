@@ -20,7 +20,7 @@ use serde_json::json;
 use crate::audit::{self, Entry, Owner};
 use crate::clock::Clock;
 use crate::db::{Db, DbError, Text};
-use cipher::{Cipher, OpenError};
+use cipher::{Cipher, OpenError, Place};
 use store::SecretRow;
 
 /// Of one team.
@@ -57,7 +57,7 @@ impl Secrets {
     }
 
     #[must_use]
-    pub fn cipher(&self) -> &Cipher {
+    pub const fn cipher(&self) -> &Arc<Cipher> {
         &self.cipher
     }
 
@@ -91,7 +91,7 @@ impl Secrets {
     ) -> Result<Secret, SecretError> {
         let now = self.clock.now();
         let unsealed = || SecretError::Seal { name: name.to_owned() };
-        let seal = |id: &SecretId| self.cipher.seal(&owner.team, id, value.expose_secret()).ok_or_else(unsealed);
+        let seal = |id: &SecretId| self.cipher.seal(Place::Secret(&owner.team, id), value.expose_secret()).ok_or_else(unsealed);
         let mut tx = self.db.begin().await?;
         let (row, action) = match store::own(&mut tx, &owner.team, name).await?.filter(|row| row.name == name) {
             Some(_) if !overwrite => return Err(SecretError::NameTaken(name.to_owned())),
@@ -152,7 +152,7 @@ impl Secrets {
         for (variable, name) in wanted {
             let found = store::by_name(&self.db, team, name).await?;
             let row = found.ok_or_else(|| SecretError::NotFound(name.clone()))?;
-            let value = self.cipher.open(team, &row.id, &row.key_id, &row.sealed);
+            let value = self.cipher.open(Place::Secret(team, &row.id), &row.key_id, &row.sealed);
             let value = value.map_err(|source| SecretError::Open { name: name.clone(), source })?;
             environment.insert(variable.clone(), value);
         }

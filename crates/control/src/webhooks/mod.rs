@@ -1,13 +1,14 @@
 //! Webhooks: a team's events, sent to an address of theirs.
 //!
 //! `worker` (one replica at a time, by a lease) turns events into deliveries and sends those that are due; `target`
-//! decides where one may connect to, `send` makes one attempt, `signature` proves that it is ours, `store` has the
-//! SQL. A delivery is tried with growing pauses until it succeeds or is given up; a webhook to which nothing got
+//! decides where one may connect to, `send` makes one attempt, `signature` proves that it is ours, `sealed` keeps the
+//! secret that it is made with, `store` has the SQL. A delivery is tried with growing pauses until it succeeds or is given up; a webhook to which nothing got
 //! through for a day is disabled. An event may arrive twice and out of order; its id tells.
 //!
 //! What this never does: connect to an address that was not checked, follow a redirect, or read more of an answer
 //! than its head.
 
+pub mod sealed;
 mod send;
 mod signature;
 pub mod store;

@@ -12,6 +12,7 @@ pub struct WebhookRow {
     pub team_id: Text<TeamId>,
     pub url: String,
     pub events: String,
+    /// Encrypted (`sealed`), as the next is.
     pub secret: String,
     /// Deliveries are signed with this one too, for a while.
     pub former_secret: Option<String>,
@@ -36,7 +37,7 @@ macro_rules! hooks {
 }
 
 impl WebhookRow {
-    /// What a delivery of now is signed with.
+    /// What a delivery of now is signed with, encrypted.
     #[must_use]
     pub fn secrets(&self, now: Millis) -> Vec<&str> {
         let former =
@@ -194,12 +195,47 @@ pub async fn update(tx: &mut Tx, row: &WebhookRow, now: Millis) -> Result<bool, 
     .during("change a webhook")
 }
 
+/// Some of those whose secrets are not encrypted.
+pub async fn plain(db: &Db) -> Result<Vec<WebhookRow>, DbError> {
+    on!(read db, |c| sqlx::query_as(hooks!(
+        "secret NOT LIKE 'sealed:%' OR former_secret NOT LIKE 'sealed:%' ORDER BY id LIMIT 100"
+    ))
+    .fetch_all(c)
+    .await)
+    .during("look for webhooks' secrets that are not encrypted")
+}
+
+/// Puts encrypted secrets in the place of those that `row` has, if it still has them.
+pub async fn replace_plain(db: &Db, row: &WebhookRow, secret: &str, former: Option<&str>) -> Result<(), DbError> {
+    on!(write db, |c| sqlx::query("UPDATE webhooks SET secret = $3, former_secret = $4 WHERE id = $1 AND secret = $2")
+        .bind(row.id.as_str())
+        .bind(&row.secret)
+        .bind(secret)
+        .bind(former)
+        .execute(c)
+        .await
+        .map(|_| ()))
+    .during("encrypt a webhook's secret")
+}
+
+/// SQLite leaves what was replaced in its files until the place is needed. Switches that off, and on again when all is
+/// replaced, once nothing of it is left in the log. (PostgreSQL's vacuum sees to it.)
+pub async fn erase_what_is_replaced(db: &Db, begin: bool) -> Result<(), DbError> {
+    let Db::Sqlite { writer, .. } = db else { return Ok(()) };
+    let steps: &[&'static str] =
+        if begin { &["PRAGMA secure_delete = ON"] } else { &["PRAGMA secure_delete = OFF", "PRAGMA wal_checkpoint(TRUNCATE)"] };
+    for step in steps {
+        sqlx::query(*step).fetch_all(writer).await.during("erase what was replaced")?;
+    }
+    Ok(())
+}
+
 /// Gives a webhook another secret; the one before is good until `until`.
 pub async fn set_secret(
     tx: &mut Tx,
     team: &TeamId,
     id: &WebhookId,
-    secret: &str,
+    sealed: &str,
     until: Millis,
     now: Millis,
 ) -> Result<bool, DbError> {
@@ -209,7 +245,7 @@ pub async fn set_secret(
     )
     .bind(id.as_str())
     .bind(team.as_str())
-    .bind(secret)
+    .bind(sealed)
     .bind(until)
     .bind(now)
     .execute(c)

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::signature::sign;
 use super::*;
+use crate::db::on;
 use crate::db::testing::{TestDb, databases, sqlite};
 use crate::testing::{Client, TestApp, app_with};
 
@@ -84,6 +85,50 @@ async fn what_happens_is_sent_once_signed_with_the_secret_that_was_shown_once() 
         let delivery = &log["items"][0];
         assert_eq!((&delivery["status"], &delivery["response_status"]), (&json!("delivered"), &json!(200)));
         assert_eq!((&delivery["id"], &delivery["event_id"]), (&json!(header("atoll-webhook-id")), &event["id"]));
+    }
+}
+
+type Kept = Vec<(String, Option<String>)>;
+
+#[tokio::test]
+async fn the_table_has_no_secret_in_the_clear_and_those_from_before_are_encrypted_at_the_start() {
+    for database in databases().await {
+        let (test, owner, receiver) = setup(database).await;
+        let hook = make(&owner, json!({ "url": receiver.url, "events": ["api_key"] })).await;
+        let first = hook["secret"].as_str().unwrap().to_owned();
+        let second = owner.post(&path(&hook, "/secret"), json!({})).await.expect(200).json();
+        let second = second["secret"].as_str().unwrap().to_owned();
+        let kept = async || -> Kept {
+            let sql = "SELECT secret, former_secret FROM webhooks";
+            on!(read & test.app.db, |c| sqlx::query_as(sql).fetch_all(c).await).unwrap()
+        };
+        let in_the_clear = |kept: &Kept| {
+            let text = format!("{kept:?}");
+            [&first, &second].iter().any(|secret| text.contains(&secret["whsec_".len()..]))
+        };
+        assert!(!in_the_clear(&kept().await));
+        // As they were kept before.
+        let sql = "UPDATE webhooks SET secret = $1, former_secret = $2";
+        on!(write & test.app.db, |c| sqlx::query(sql).bind(&second).bind(&first).execute(c).await.map(|_| ())).unwrap();
+        assert!(in_the_clear(&kept().await));
+        sealed::seal_plain(&test.app.db, test.app.secrets.cipher()).await.unwrap();
+        assert!(!in_the_clear(&kept().await));
+        owner.post("/v1/api-keys", json!({ "name": "after" })).await.expect(201);
+        turn(&test).await;
+        let (headers, body) = receiver.came.lock().unwrap()[0].clone();
+        let time = headers["atoll-webhook-timestamp"].to_str().unwrap().parse().unwrap();
+        let expected = format!("{},{}", sign(&second, time, &body), sign(&first, time, &body));
+        assert_eq!(headers["atoll-webhook-signature"].to_str().unwrap(), expected);
+        // Another team's row can't be passed off as this one's, and nothing goes out unsigned.
+        let sql = "UPDATE webhooks SET secret = $1, former_secret = NULL";
+        let (team, id) = (atoll_model::TeamId::new(), atoll_model::WebhookId::new());
+        let another = sealed::seal(test.app.secrets.cipher(), &team, &id, &first);
+        on!(write & test.app.db, |c| sqlx::query(sql).bind(another).execute(c).await.map(|_| ())).unwrap();
+        owner.post("/v1/api-keys", json!({ "name": "unsigned" })).await.expect(201);
+        turn(&test).await;
+        assert_eq!(receiver.came(), 1);
+        let log = owner.get(&path(&hook, "/deliveries")).await.json();
+        assert!(log["items"][0]["error"].as_str().unwrap().contains("can't be read"), "{log}");
     }
 }
 

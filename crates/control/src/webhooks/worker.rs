@@ -1,23 +1,27 @@
 //! Turns events into deliveries and sends what is due. One replica at a time does it, by a lease; another goes on
 //! where it was, since all of it is in the database.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_model::DeliveryId;
 use atoll_model::api::webhooks::DeliveryStatus;
 use futures::StreamExt;
+use secrecy::ExposeSecret;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use super::sealed;
 use super::send::Message;
 use super::store::{self, DeliveryRow, WebhookRow};
-use super::{DISABLE_AFTER, Sender, next_attempt, wants};
+use super::{Attempt, DISABLE_AFTER, Sender, next_attempt, wants};
 use crate::audit::{self, Actor, Entry, Origin};
 use crate::clock::Clock;
 use crate::db::{Db, DbError, Millis, Text, leases, settings, writes};
 use crate::events::order::Place;
 use crate::events::store as outbox;
 use crate::live;
+use crate::secrets::cipher::Cipher;
 
 const LEASE: &str = "webhooks";
 const LEASE_TIME: Duration = Duration::from_secs(60);
@@ -38,6 +42,7 @@ pub struct Worker {
     pub db: Db,
     pub clock: Clock,
     pub sender: Sender,
+    pub cipher: Arc<Cipher>,
     pub replica: String,
 }
 
@@ -135,9 +140,21 @@ impl Worker {
     /// Tries one delivery, and notes what came of it.
     pub async fn deliver(&self, delivery: DeliveryRow) -> Result<(), DbError> {
         let Some(hook) = store::get_any(&self.db, delivery.webhook_id.as_str()).await? else { return Ok(()) };
-        let secrets = hook.secrets(self.clock.now());
-        let message = Message { id: delivery.id.as_str(), url: &hook.url, secrets, body: &delivery.body };
-        let attempt = self.sender.attempt(&message, self.clock.now()).await;
+        let sealed = hook.secrets(self.clock.now());
+        let opened = sealed.into_iter().map(|sealed| sealed::open(&self.cipher, &hook.team_id, &hook.id, sealed));
+        let attempt = match opened.collect::<Result<Vec<_>, _>>() {
+            Ok(secrets) => {
+                let secrets = secrets.iter().map(ExposeSecret::expose_secret).collect();
+                let message = Message { id: delivery.id.as_str(), url: &hook.url, secrets, body: &delivery.body };
+                self.sender.attempt(&message, self.clock.now()).await
+            }
+            // Nothing goes out unsigned.
+            Err(error) => {
+                tracing::error!(webhook = hook.id.as_str(), %error, "a webhook's secret can't be read");
+                let error = Some(format!("the webhook's secret can't be read: {error}"));
+                Attempt { response_status: None, error, duration_ms: 0 }
+            }
+        };
         let now = self.clock.now();
         // A test is tried once.
         let next = delivery.event_id.and_then(|_| next_attempt(delivery.attempts + 1, now));

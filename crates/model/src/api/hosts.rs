@@ -83,6 +83,7 @@ pub struct HostDeletePreview {
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct HostTags {
+    #[cfg_attr(feature = "openapi", schema(max_items = 64))]
     pub tags: Vec<String>,
 }
 

@@ -51,6 +51,7 @@ pub struct CreateSandboxRequest {
     pub secrets: BTreeMap<String, String>,
     /// Volumes of the team, 8 at most. The sandbox runs on the host that has them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(max_items = 8))]
     pub volumes: Vec<VolumeMount>,
     /// Free labels; lists can be filtered by them.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -88,8 +89,10 @@ pub struct VolumeMount {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct NetworkPolicy {
     /// At most 128.
+    #[cfg_attr(feature = "openapi", schema(max_items = 128))]
     pub allow_out: Vec<String>,
     /// At most 128.
+    #[cfg_attr(feature = "openapi", schema(max_items = 128))]
     pub deny_out: Vec<String>,
 }
 
@@ -108,7 +111,9 @@ pub struct SetNetworkRequest {
     /// False closes all ways out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub internet: Option<bool>,
+    #[cfg_attr(feature = "openapi", schema(max_items = 128))]
     pub allow_out: Vec<String>,
+    #[cfg_attr(feature = "openapi", schema(max_items = 128))]
     pub deny_out: Vec<String>,
 }
 
@@ -223,6 +228,7 @@ pub struct ExecRequest {
     pub user: Option<String>,
     /// 30 when absent, at most 3,600; then the program and its group are killed and the answer is 504.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 3600))]
     pub timeout_sec: Option<u64>,
     /// Answer at once with the pid.
     #[serde(default)]
@@ -238,9 +244,11 @@ pub struct ExecRequest {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct LinkRequest {
     /// A port that a program in the sandbox listens on.
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 65535))]
     pub port: u16,
     /// 1 to 2,592,000 (30 days); 3,600 when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 2_592_000))]
     pub ttl_sec: Option<u64>,
 }
 

@@ -36,6 +36,7 @@ pub struct CreateTemplateRequest {
     pub name: String,
     /// What the build is called within its template; `default` when absent.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(max_items = 15))]
     pub tags: Vec<String>,
     /// In the manner of a Dockerfile: FROM, RUN, COPY, ENV, WORKDIR, USER, CMD, READY.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -57,10 +58,13 @@ pub struct CreateTemplateRequest {
     pub ready_cmd: Option<String>,
     /// Sizes of its sandboxes unless they ask for others.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 64))]
     pub vcpus: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 32, maximum = 1_048_576))]
     pub memory_mb: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 16, maximum = 16_777_216))]
     pub disk_mb: Option<u64>,
     /// Build every step anew.
     pub force: bool,
