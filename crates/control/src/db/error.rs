@@ -31,7 +31,11 @@ impl DbError {
             Self::Shared(error) => error.is_away(),
             Self::Statement { source: sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed, .. } => true,
             // 53300: too many connections.
-            Self::Statement { source: sqlx::Error::Database(error), .. } if error.code().as_deref() == Some("53300") => true,
+            Self::Statement { source: sqlx::Error::Database(error), .. }
+                if error.code().as_deref() == Some("53300") =>
+            {
+                true
+            }
             Self::Statement { source, .. } => super::circuit::is_break(source),
             Self::WrongSchema { .. } => false,
         }

@@ -128,7 +128,8 @@ impl Feed {
         let (mut written, mut asked) = (writes(), self.0.asked.subscribe());
         let mut others = match db {
             Db::Postgres(pool) => {
-                let mut listener = PgListener::connect_with(pool.unguarded()).await.during("listen for other replicas")?;
+                let mut listener =
+                    PgListener::connect_with(pool.unguarded()).await.during("listen for other replicas")?;
                 listener.listen(CHANNEL).await.during("listen for other replicas")?;
                 Some(listener)
             }

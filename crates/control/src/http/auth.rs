@@ -168,8 +168,7 @@ pub async fn setup(State(app): State<App>, parts: Parts, Json(request): Json<Set
     let key = idempotent::key(&parts.headers, &owner, "setup", &json!({ "email": request.email }))?;
     let (token, password) = (SecretString::from(request.token), SecretString::from(request.password));
     let (worker, visitor, secret) = (app.clone(), Arc::clone(&arrival), password.clone());
-    let make =
-        async move { Ok(worker.accounts.setup(&token, &request.email, secret, visitor.visit()).await?) };
+    let make = async move { Ok(worker.accounts.setup(&token, &request.email, secret, visitor.visit()).await?) };
     let again = async |email: String| Ok(app.accounts.login(&email, password, arrival.visit()).await?);
     let signed_in = idempotent::by_nature(&app, key, make, |made| made.email.clone(), again).await?;
     arrival.answer(StatusCode::CREATED, signed_in)

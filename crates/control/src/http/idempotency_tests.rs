@@ -146,9 +146,8 @@ async fn the_first_admin_who_sends_the_request_again_is_signed_in() {
             on!(write & test.app.db, |c| sqlx::query(table).execute(c).await.map(|_| ())).unwrap();
         }
         let token = test.app.accounts.setup_token().await.unwrap().unwrap();
-        let body = |password: &str| {
-            json!({ "token": token.expose_secret(), "email": "root@x.test", "password": password })
-        };
+        let body =
+            |password: &str| json!({ "token": token.expose_secret(), "email": "root@x.test", "password": password });
         let client = test.client.anonymous().with("idempotency-key", "k");
         let first = client.post("/v1/auth/setup", body("a long enough one")).await.expect(201).json();
         let again = client.post("/v1/auth/setup", body("a long enough one")).await.expect(201).json();

@@ -73,7 +73,8 @@ where
 }
 
 fn mismatch() -> ApiError {
-    ApiError::new(ErrorCode::Conflict, "this Idempotency-Key was used for another request").with_field("Idempotency-Key")
+    ApiError::new(ErrorCode::Conflict, "this Idempotency-Key was used for another request")
+        .with_field("Idempotency-Key")
 }
 
 /// For what is made once by its nature, since an address has one account and a token works once, by whoever comes: nothing

@@ -195,7 +195,9 @@ mod tests {
         assert_eq!(open(&Cipher::for_tests(2), &team, &secret), Err(OpenError::Damaged));
         let other = cipher.open(Place::Secret(&team, &secret), "0123456789abcdef", &sealed).unwrap_err();
         assert_eq!(other, OpenError::OtherKey("0123456789abcdef".to_owned()));
-        assert!(!sealed.contains("hunter2") && cipher.seal(Place::Secret(&team, &secret), "hunter2").unwrap() != sealed);
+        assert!(
+            !sealed.contains("hunter2") && cipher.seal(Place::Secret(&team, &secret), "hunter2").unwrap() != sealed
+        );
         assert_eq!(cipher.fingerprint("a"), cipher.fingerprint("a"));
         assert_ne!(cipher.fingerprint("a"), Cipher::for_tests(2).fingerprint("a"));
     }

@@ -91,7 +91,9 @@ impl Secrets {
     ) -> Result<Secret, SecretError> {
         let now = self.clock.now();
         let unsealed = || SecretError::Seal { name: name.to_owned() };
-        let seal = |id: &SecretId| self.cipher.seal(Place::Secret(&owner.team, id), value.expose_secret()).ok_or_else(unsealed);
+        let seal = |id: &SecretId| {
+            self.cipher.seal(Place::Secret(&owner.team, id), value.expose_secret()).ok_or_else(unsealed)
+        };
         let mut tx = self.db.begin().await?;
         let (row, action) = match store::own(&mut tx, &owner.team, name).await?.filter(|row| row.name == name) {
             Some(_) if !overwrite => return Err(SecretError::NameTaken(name.to_owned())),

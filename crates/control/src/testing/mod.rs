@@ -198,7 +198,13 @@ async fn wire(config: ControlConfig, clock: Clock, db: Db, machines: &FakeFleet)
     let sender = crate::webhooks::Sender::new(&config.webhook_allow, config.version);
     let replica = "test".to_owned();
     App::new(Parts {
-        webhooks: crate::webhooks::Worker { db: db.clone(), clock: clock.clone(), sender, cipher: Arc::clone(secrets.cipher()), replica },
+        webhooks: crate::webhooks::Worker {
+            db: db.clone(),
+            clock: clock.clone(),
+            sender,
+            cipher: Arc::clone(secrets.cipher()),
+            replica,
+        },
         builds,
         accounts: Accounts::new(db.clone(), clock.clone(), tokens, AccountSettings::from(&config), mailer),
         snapshots: Snapshots::new(db.clone(), clock.clone(), sandboxes.clone(), layers.clone()),

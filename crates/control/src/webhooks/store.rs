@@ -222,8 +222,11 @@ pub async fn replace_plain(db: &Db, row: &WebhookRow, secret: &str, former: Opti
 /// replaced, once nothing of it is left in the log. (PostgreSQL's vacuum sees to it.)
 pub async fn erase_what_is_replaced(db: &Db, begin: bool) -> Result<(), DbError> {
     let Db::Sqlite { writer, .. } = db else { return Ok(()) };
-    let steps: &[&'static str] =
-        if begin { &["PRAGMA secure_delete = ON"] } else { &["PRAGMA secure_delete = OFF", "PRAGMA wal_checkpoint(TRUNCATE)"] };
+    let steps: &[&'static str] = if begin {
+        &["PRAGMA secure_delete = ON"]
+    } else {
+        &["PRAGMA secure_delete = OFF", "PRAGMA wal_checkpoint(TRUNCATE)"]
+    };
     for step in steps {
         sqlx::query(*step).fetch_all(writer).await.during("erase what was replaced")?;
     }
