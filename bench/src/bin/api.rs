@@ -27,6 +27,8 @@ const JSON: &str = "Content-Type: application/json\r\n";
 /// So many people sign in at once: more than the machine has processors.
 const PEOPLE: usize = 8;
 const PAGE: usize = 1000;
+/// Connections that make the entries of the audit trail.
+const WRITERS: usize = 32;
 
 #[derive(Parser)]
 struct Args {
@@ -220,10 +222,10 @@ async fn audit(args: &Args, server: &Server) -> Result<()> {
     let begin = Instant::now();
     let names = [r#"{"name":"One"}"#, r#"{"name":"Two"}"#];
     let mut writers = Vec::new();
-    for number in 0..16 {
+    for number in 0..WRITERS {
         let mut connection = server.connect().await?;
         let changes: Vec<_> = names.iter().map(|body| server.request("PATCH", "/v1/me", body)).collect();
-        let share = args.audit_rows / 16;
+        let share = args.audit_rows / WRITERS;
         writers.push(async move {
             for turn in 0..share {
                 connection.json(&changes[(turn + number) % 2]).await?;
@@ -249,6 +251,7 @@ async fn audit(args: &Args, server: &Server) -> Result<()> {
         pages.iter().for_each(|ms| samples.push_value(*ms));
         samples.median()
     };
+    ensure!(rows >= args.audit_rows / WRITERS * WRITERS, "{rows} entries are listed of {} changes", args.audit_rows);
     let tenth = (pages.len() / 10).max(1);
     println!(
         "| {rows} audit entries listed in {} pages of {PAGE} | {:.1} ms per page at the beginning, {:.1} ms in the middle, \
@@ -258,13 +261,13 @@ async fn audit(args: &Args, server: &Server) -> Result<()> {
         of(&pages[pages.len() / 2 - tenth / 2..][..tenth]),
         of(&pages[pages.len() - tenth..]),
     );
-    println!("| audited changes, 16 at once | {:.0}/s |", args.audit_rows as f64 / written.as_secs_f64());
+    println!("| audited changes, {WRITERS} at once | {:.0}/s |", args.audit_rows as f64 / written.as_secs_f64());
     Ok(())
 }
 
 /// How many entries a page has, and where the next one begins.
 async fn count(connection: &mut Connection, server: &Server, query: &str) -> Result<(usize, Option<String>)> {
-    let page = connection.json(&server.request("GET", &format!("/v1/audit-logs?{query}"), "")).await?;
+    let page = connection.json(&server.request("GET", &format!("/v1/admin/audit-logs?{query}"), "")).await?;
     let items = page["items"].as_array().context("no items")?.len();
     Ok((items, page["next_cursor"].as_str().map(str::to_owned)))
 }

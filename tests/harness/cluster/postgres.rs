@@ -130,6 +130,11 @@ impl Postgres {
             signal(*pid, libc::SIGKILL);
         }
         until("PostgreSQL's processes to be gone", || async { all.iter().all(|pid| gone(*pid)).then_some(()) }).await;
+        // They name a process that may be there still, dead but not yet taken note of by its parent: PostgreSQL would take it
+        // for one that runs, and not start.
+        for lock in ["data/postmaster.pid", ".s.PGSQL.5432.lock"] {
+            std::fs::remove_file(self.root.join(lock)).expect("a lock of PostgreSQL");
+        }
     }
 
     /// What a query answers: a row per line, columns with `|` between.

@@ -2135,6 +2135,13 @@ export interface components {
             url: string;
         };
         WebhookId: string;
+        /** @description What a multipart body has; for the document. */
+        WriteFileForm: {
+            /** Format: binary */
+            file: string;
+            path?: string | null;
+            user?: string | null;
+        };
         WrittenFile: {
             path: string;
             /** Format: int64 */
