@@ -3,6 +3,7 @@
 # Usage: scripts/bench.sh [--quick] [--no-peers]
 #        scripts/bench.sh --e2b              what a program waits for that uses E2B's Python SDK
 #        scripts/bench.sh --api [--quick]    the API alone, into bench/API.md
+#        scripts/bench.sh --hosts            heartbeats, reconciling, deaths and returns of hosts alone (4 min), shown
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [ "${1:-}" = --api ]; then
@@ -20,8 +21,8 @@ if [ "${1:-}" = --e2b ]; then
 fi
 
 missing=()
-command -v crun >/dev/null || missing+=(crun)
-command -v bwrap >/dev/null || missing+=(bubblewrap)
+[ "${1:-}" = --hosts ] || command -v crun >/dev/null || missing+=(crun)
+[ "${1:-}" = --hosts ] || command -v bwrap >/dev/null || missing+=(bubblewrap)
 if [ ${#missing[@]} -gt 0 ]; then
   echo "bench: installing the peers: ${missing[*]}"
   apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${missing[@]}" >/dev/null \
@@ -32,11 +33,41 @@ echo "bench: building (release)"
 cargo build --release --bin atoll
 cargo build --release -p atoll-bench
 libcontainer=()
-if cargo build --release --manifest-path bench/libcontainer/Cargo.toml --target-dir target/bench-libcontainer; then
+if [ "${1:-}" = --hosts ]; then
+  :
+elif cargo build --release --manifest-path bench/libcontainer/Cargo.toml --target-dir target/bench-libcontainer; then
   libcontainer=(--libcontainer target/bench-libcontainer/release/bench-libcontainer)
 else
   echo "bench: bench/libcontainer doesn't build here; it is left out"
 fi
+
+# Hosts: a PostgreSQL of its own, with its data in memory's reach but every commit on the disk. Rows into $dir/hosts.md.
+hosts() {
+  echo "bench: hosts (heartbeats, reconciling, deaths and returns)"
+  bin=$(find /usr/lib/postgresql -name pg_ctl | sort -V | tail -n 1 | xargs -r dirname)
+  [ -n "$bin" ] || die "needs PostgreSQL (apt-get install postgresql)"
+  mkdir "$dir/postgres"
+  chmod 711 "$dir"
+  chown postgres "$dir/postgres"
+  as_postgres "$bin/initdb" -D "$dir/postgres/data" -U postgres -A trust -E UTF8 >/dev/null
+  as_postgres "$bin/pg_ctl" -D "$dir/postgres/data" -w -l "$dir/postgres/log" \
+    -o "-c listen_addresses='' -c unix_socket_directories='$dir/postgres' -c shared_buffers=512MB" start >/dev/null
+  postgres=$dir/postgres/data
+  hosts_of heartbeats --program target/release/atoll --hosts 5000
+  hosts_of reconcile
+  as_postgres "$bin/pg_ctl" -D "$postgres" -m fast stop >/dev/null
+  postgres=
+  ATOLL_BIN=$PWD/target/release/atoll target/release/cluster --rows "$dir/hosts.md"
+}
+as_postgres() { (cd / && setpriv --reuid=postgres --regid=postgres --clear-groups -- "$@"); }
+hosts_of() { # BENCH ARGUMENTS...: on SQLite, then on an empty database of PostgreSQL
+  local database="b$RANDOM$RANDOM" program=$1
+  shift
+  "target/release/$program" --rows "$dir/hosts.md" "$@"
+  as_postgres "$bin/createdb" -h "$dir/postgres" -U postgres "$database"
+  "target/release/$program" --rows "$dir/hosts.md" "$@" \
+    --database-url "postgres://postgres@localhost/$database?host=$dir/postgres"
+}
 
 dir=$(mktemp -d /var/tmp/atoll-bench.XXXXXX)
 pid=
@@ -51,6 +82,13 @@ finish() {
   if [ "$status" = 0 ]; then rm -rf "$dir"; else echo "bench: failed; logs are in $dir" >&2; fi
 }
 trap finish EXIT
+
+if [ "${1:-}" = --hosts ]; then
+  hosts
+  printf '\n| what | goal | measured | met |\n| --- | --- | --- | --- |\n'
+  cat "$dir/hosts.md"
+  exit
+fi
 
 ATOLL_CACHE_DIR=${ATOLL_CACHE_DIR:-/var/cache/atoll}
 export ATOLL_CACHE_DIR
@@ -71,31 +109,6 @@ curl -fsS -o /dev/null "$url/readyz" || die "Atoll is not ready; see $dir/up.log
 
 image=$(find "$ATOLL_CACHE_DIR/images" -name '*.erofs' -printf '%T@ %p\n' | sort -rn | sed -n '1s/^[^ ]* //p')
 [ -n "$image" ] || die "no base image in $ATOLL_CACHE_DIR/images"
-# Hosts: a PostgreSQL of its own, with its data in memory's reach but every commit on the disk.
-echo "bench: hosts (heartbeats, reconciling, deaths and returns)"
-bin=$(find /usr/lib/postgresql -name pg_ctl | sort -V | tail -n 1 | xargs -r dirname)
-[ -n "$bin" ] || die "needs PostgreSQL (apt-get install postgresql)"
-as_postgres() { (cd / && setpriv --reuid=postgres --regid=postgres --clear-groups -- "$@"); }
-hosts_of() { # BENCH ARGUMENTS...: on SQLite, then on an empty database of PostgreSQL
-  local database="b$RANDOM$RANDOM" program=$1
-  shift
-  "target/release/$program" --rows "$dir/hosts.md" "$@"
-  as_postgres "$bin/createdb" -h "$dir/postgres" -U postgres "$database"
-  "target/release/$program" --rows "$dir/hosts.md" "$@" \
-    --database-url "postgres://postgres@localhost/$database?host=$dir/postgres"
-}
-mkdir "$dir/postgres"
-chmod 711 "$dir"
-chown postgres "$dir/postgres"
-as_postgres "$bin/initdb" -D "$dir/postgres/data" -U postgres -A trust -E UTF8 >/dev/null
-as_postgres "$bin/pg_ctl" -D "$dir/postgres/data" -w -l "$dir/postgres/log" \
-  -o "-c listen_addresses='' -c unix_socket_directories='$dir/postgres' -c shared_buffers=512MB" start >/dev/null
-postgres=$dir/postgres/data
-hosts_of heartbeats --program target/release/atoll --hosts 5000
-hosts_of heartbeats --program target/release/atoll --hosts 5000 --rate 3400
-hosts_of reconcile
-as_postgres "$bin/pg_ctl" -D "$postgres" -m fast stop >/dev/null
-postgres=
-ATOLL_BIN=$PWD/target/release/atoll target/release/cluster --rows "$dir/hosts.md"
+hosts
 
 target/release/atoll-bench --hosts "$dir/hosts.md" --data-dir "$dir/data" --pid "$pid" --image "$image" "${libcontainer[@]}" "$@"

@@ -25,7 +25,7 @@ use stats::Samples;
 struct Args {
     #[arg(long, default_value_t = 500)]
     sandboxes: usize,
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 3)]
     rounds: usize,
     /// Adds Markdown rows to this file
     #[arg(long)]

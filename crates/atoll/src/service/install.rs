@@ -134,6 +134,37 @@ mod tests {
     }
 
     #[test]
+    fn every_setting_that_is_given_is_one_of_the_unit_too() {
+        #[derive(clap::Parser)]
+        struct Program {
+            #[command(flatten)]
+            install: InstallArgs,
+        }
+        let given = [
+            ("--address", "ATOLL_ADDRESS", "10.0.0.7:7421"),
+            ("--driver", "ATOLL_DRIVER", "vm"),
+            ("--memory-overcommit", "ATOLL_MEMORY_OVERCOMMIT", "9"),
+            ("--on-disconnect", "ATOLL_ON_DISCONNECT", "keep-running"),
+            ("--disconnect-after", "ATOLL_DISCONNECT_AFTER", "120000ms"),
+            ("--heartbeat-interval", "ATOLL_HEARTBEAT_INTERVAL", "7000ms"),
+            ("--egress-allow", "ATOLL_EGRESS_ALLOW", "10.1.0.0/16"),
+            ("--sandbox-network", "ATOLL_SANDBOX_NETWORK", "198.19.0.0/16"),
+            ("--pool-size", "ATOLL_POOL_SIZE", "1073741824"),
+            ("--max-sandboxes", "ATOLL_MAX_SANDBOXES", "12"),
+            ("--data-dir", "ATOLL_DATA_DIR", "/srv/atoll"),
+            ("--cache-dir", "ATOLL_CACHE_DIR", "/srv/cache"),
+            ("--listen", "ATOLL_LISTEN", "0.0.0.0:7999"),
+            ("--log", "ATOLL_LOG", "debug"),
+        ];
+        let arguments = given.iter().flat_map(|(flag, _, value)| [*flag, *value]);
+        let program = <Program as clap::Parser>::parse_from(std::iter::once("atoll").chain(arguments));
+        let environment = environment(&program.install, "https://atoll.example", None);
+        for (flag, name, value) in given {
+            assert!(environment.lines().any(|line| line == format!("{name}={value}")), "{flag}: {environment}");
+        }
+    }
+
+    #[test]
     fn nothing_breaks_out_of_a_line() {
         assert_eq!(quote("a\nExecStart=x"), "\"a ExecStart=x\"");
         assert_eq!(specifiers(&quote("/opt/50%/atoll")), "/opt/50%%/atoll");

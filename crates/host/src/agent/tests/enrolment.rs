@@ -4,7 +4,7 @@ use atoll_model::HostId;
 
 use super::*;
 use crate::agent::enrolment::is_wanted;
-use toy_control::Ca;
+use toy_control::{Ca, Says, public_key};
 
 #[tokio::test]
 async fn a_host_enrols_and_keeps_what_it_got() {
@@ -47,11 +47,27 @@ async fn a_used_token_is_refused_and_the_message_says_what_to_do() {
     // The retry comes with the same key.
     let _ = try_enrol(&store, &control.url(), &token, false, &CancellationToken::new()).await;
     let keys = control.with(|state| state.asked.registrations[1..].to_vec());
-    let key = |csr: &str| {
-        let request = rcgen::CertificateSigningRequestParams::from_pem(csr).unwrap();
-        rcgen::PublicKeyData::der_bytes(&request.public_key).to_vec()
-    };
-    assert_eq!(key(&keys[0]), key(&keys[1]));
+    assert_eq!(public_key(&keys[0]), public_key(&keys[1]));
+}
+
+#[tokio::test]
+async fn an_answer_that_is_lost_is_asked_for_again_with_the_same_key() {
+    let control = ToyControl::start().await;
+    control.with(|state| state.register = Says::Lost);
+    let dir = tempfile::tempdir().unwrap();
+    let (url, token) = (control.url(), control.with(|state| state.ca.registration_token()));
+    let store = Arc::new(CredentialStore::open(dir.path()).unwrap());
+    let enrolling = tokio::spawn({
+        let store = store.clone();
+        async move { try_enrol(&store, &url, &token, false, &CancellationToken::new()).await }
+    });
+    control.until(|state| state.asked.registrations.len() >= 2).await;
+    control.with(|state| state.register = Says::Truth);
+    assert!(enrolling.await.unwrap().unwrap());
+    let access = store.load().unwrap().current.credentials.access_token.clone();
+    assert_eq!(access, control.with(|state| state.access.clone()));
+    let keys = control.with(|state| state.asked.registrations.iter().map(|csr| public_key(csr)).collect::<Vec<_>>());
+    assert!(keys.iter().all(|key| *key == keys[0]));
 }
 
 #[tokio::test]

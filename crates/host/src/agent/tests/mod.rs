@@ -1,6 +1,8 @@
 //! The agent's side of the contract with control, tried against a toy control over real TLS.
 
 mod contact;
+#[cfg(feature = "failpoints")]
+mod crashing;
 mod enrolment;
 mod listening;
 mod toy_control;

@@ -118,6 +118,7 @@ pub struct State_ {
     pub ca: Ca,
     pub host: HostId,
     pub asked: Asked,
+    pub register: Says,
     pub heartbeat: Says,
     pub refresh: Says,
     /// The tokens that count.
@@ -150,6 +151,7 @@ impl ToyControl {
             ca,
             host: HostId::new(),
             asked: Asked::default(),
+            register: Says::Truth,
             heartbeat: Says::Truth,
             refresh: Says::Truth,
             access: String::new(),
@@ -243,10 +245,17 @@ async fn register(State(shared): State<Shared>, body: Bytes) -> Response {
     let mut state = shared.lock().unwrap();
     let request: RegisterHostRequest = serde_json::from_slice(&body).unwrap();
     state.asked.registrations.push(request.csr.clone());
-    if request.token != state.ca.registration_token().expose() || state.issued > 0 {
+    // An agent that comes again is known by its key, until it has used what it got.
+    let again =
+        state.issued == 0 || (state.asked.beats.is_empty() && public_key(&state.csr) == public_key(&request.csr));
+    if request.token != state.ca.registration_token().expose() || !again {
         return error(401, "unauthorized", None);
     }
-    axum::Json(state.issue(&request.csr)).into_response()
+    let credentials = state.issue(&request.csr);
+    if state.register == Says::Lost {
+        return error(502, "agent_error", None);
+    }
+    axum::Json(credentials).into_response()
 }
 
 async fn refresh(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) -> Response {
@@ -285,6 +294,12 @@ async fn heartbeat(
         }
         _ => StatusCode::NO_CONTENT.into_response(),
     }
+}
+
+/// The key of a signing request.
+pub fn public_key(csr: &str) -> Vec<u8> {
+    let request = CertificateSigningRequestParams::from_pem(csr).unwrap();
+    rcgen::PublicKeyData::der_bytes(&request.public_key).to_vec()
 }
 
 /// Whether the key of a signing request signed these bytes.
