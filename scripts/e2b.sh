@@ -19,6 +19,8 @@ mkdir -p "$cache"
 
 # The older generation only takes keys that look like E2B's own.
 export E2B_API_KEY=e2b_${ATOLL_API_KEY#atl_}
+# The newest SDK opens 200 connections at most unless it is told, which 200 open terminals use up.
+export E2B_MAX_CONNECTIONS=500
 unset E2B_DOMAIN E2B_API_URL E2B_SANDBOX_URL E2B_DEBUG
 if [ -n "${ATOLL_E2B_TLS:-}" ]; then
     export E2B_DOMAIN=$ATOLL_DOMAIN:${ATOLL_URL##*:}

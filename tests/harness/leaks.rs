@@ -98,7 +98,10 @@ impl Mark {
                 || cgroup.as_ref().is_some_and(|name| cgroups.contains(name.as_str()))
         };
         let pids = entries(Path::new("/proc")).into_iter().filter_map(|path| path.file_name()?.to_str()?.parse().ok());
-        pids.filter(|pid| *pid != std::process::id().cast_signed()).filter(ours).collect()
+        pids.filter(|pid| *pid != std::process::id().cast_signed())
+            .filter(ours)
+            .filter(|pid| !is_buried(*pid))
+            .collect()
     }
 
     /// Processes of one sandbox.
@@ -174,4 +177,14 @@ fn entries(dir: &Path) -> Vec<PathBuf> {
 
 fn run(program: &str, args: &[&str]) {
     let _ = Command::new(program).args(args).output();
+}
+
+/// Whether it has ended, and only the machine's own init has still to take note of it.
+fn is_buried(pid: i32) -> bool {
+    let stat = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let after_name = |stat: &str| stat.rsplit_once(')').map(|(_, rest)| rest.trim().to_owned()).unwrap_or_default();
+    let own = after_name(&stat(&pid.to_string()));
+    let mut fields = own.split(' ');
+    let (state, parent) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
+    state == "Z" && !stat(parent).contains("(atoll")
 }

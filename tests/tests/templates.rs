@@ -51,7 +51,7 @@ async fn a_recipe_becomes_a_template_and_unchanged_steps_are_not_built_again() {
     let text = |last: &str| {
         format!(
             "FROM base\nENV COLOUR=blue SIZE=\"very large\"\nRUN echo $COLOUR $SIZE > /opt/colour; date +%N > /opt/when\n\
-             WORKDIR /srv/work\nCOPY --chown=user --chmod=750 app ./\nUSER user\nRUN id -un > who; pwd > where\nRUN echo {last} > last\n"
+             WORKDIR /srv/work\nCOPY --chown=user --chmod=750 app ./\nRUN chown user .\nUSER user\nRUN id -un > who; pwd > where\nRUN echo {last} > last\n"
         )
     };
     let request = |last: &str| CreateTemplateRequest { context: Some(hash.clone()), ..recipe("mine", &text(last)) };

@@ -160,7 +160,7 @@ where
         .timer(TokioTimer::new())
         .keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(20))
-        .max_concurrent_streams(256)
+        .max_concurrent_streams(2048)
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(4 << 20);
     let service = service_fn(move |mut request: Request<Incoming>| {
