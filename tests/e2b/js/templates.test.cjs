@@ -20,7 +20,7 @@ test('steps become a template', async (t) => {
   const lines = []
   const template = Template({ fileContextPath: context })
     .fromTemplate('base')
-    .runCmd([`whoami > who # ${name}`, 'pwd > where'])
+    .runCmd(['whoami > who', `pwd > where # ${name}`])
     .setEnvs({ COLOUR: 'light blue' })
     .copy('app', 'app', { mode: 0o755 })
     .makeSymlink('app/main.js', 'to-main')
