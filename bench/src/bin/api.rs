@@ -216,8 +216,7 @@ async fn logins(args: &Args, server: &Server) -> Result<()> {
 }
 
 async fn audit(args: &Args, server: &Server) -> Result<()> {
-    let mut connection = server.connect().await?;
-    let have = count(&mut connection, server, "limit=1").await?.0;
+    let have = count(&mut server.connect().await?, server, "limit=1").await?.0;
     ensure!(have == 1, "there is an entry at least");
     let begin = Instant::now();
     let names = [r#"{"name":"One"}"#, r#"{"name":"Two"}"#];
@@ -235,6 +234,7 @@ async fn audit(args: &Args, server: &Server) -> Result<()> {
     }
     futures::future::try_join_all(writers).await?;
     let written = begin.elapsed();
+    let mut connection = server.connect().await?;
     let (mut pages, mut rows, mut cursor) = (Vec::new(), 0, String::new());
     loop {
         let sent = Instant::now();
