@@ -1,4 +1,4 @@
-//! Layers: read-only snapshots of sandboxes' volumes, on which other sandboxes stand.
+//! Layers: read-only snapshots of sandboxes' volumes, of which other sandboxes' volumes begin as clones.
 //!
 //! Making one copies nothing: both share their blocks until one is written to. A layer is never changed and never
 //! deleted while somebody stands on it; who does is the keeper's to know.
@@ -67,7 +67,7 @@ impl Pool {
         Ok(Volume { path })
     }
 
-    /// The layer's directory, if it is here: the lower directory of an overlay.
+    /// The layer's directory, if it is here: what is packed.
     #[must_use]
     pub fn layer(&self, layer: &LayerId) -> Option<PathBuf> {
         let path = self.backing.dir.join(FOLDER).join(layer.as_str()).join("up");
