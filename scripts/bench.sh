@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Measures Atoll beside the peers that run on this machine, and writes bench/RESULTS.md.
 # Usage: scripts/bench.sh [--quick] [--no-peers]
+#        scripts/bench.sh --only create,destroy,files   these alone, shown; ATOLL_BIN measures another program
 #        scripts/bench.sh --e2b              what a program waits for that uses E2B's Python SDK
 #        scripts/bench.sh --api [--quick]    the API alone, into bench/API.md
 #        scripts/bench.sh --hosts            heartbeats, reconciling, deaths and returns of hosts alone (4 min), shown
@@ -21,8 +22,8 @@ if [ "${1:-}" = --e2b ]; then
 fi
 
 missing=()
-[ "${1:-}" = --hosts ] || command -v crun >/dev/null || missing+=(crun)
-[ "${1:-}" = --hosts ] || command -v bwrap >/dev/null || missing+=(bubblewrap)
+[[ "${1:-}" =~ ^--(hosts|only)$ ]] || command -v crun >/dev/null || missing+=(crun)
+[[ "${1:-}" =~ ^--(hosts|only)$ ]] || command -v bwrap >/dev/null || missing+=(bubblewrap)
 if [ ${#missing[@]} -gt 0 ]; then
   echo "bench: installing the peers: ${missing[*]}"
   apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${missing[@]}" >/dev/null \
@@ -30,10 +31,11 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 
 echo "bench: building (release)"
-cargo build --release --bin atoll
+program=${ATOLL_BIN:-}
+[ -n "$program" ] || { program=target/release/atoll; cargo build --release --bin atoll; }
 cargo build --release -p atoll-bench
 libcontainer=()
-if [ "${1:-}" = --hosts ]; then
+if [ "${1:-}" = --hosts ] || [ "${1:-}" = --only ]; then
   :
 elif cargo build --release --manifest-path bench/libcontainer/Cargo.toml --target-dir target/bench-libcontainer; then
   libcontainer=(--libcontainer target/bench-libcontainer/release/bench-libcontainer)
@@ -53,11 +55,11 @@ hosts() {
   as_postgres "$bin/pg_ctl" -D "$dir/postgres/data" -w -l "$dir/postgres/log" \
     -o "-c listen_addresses='' -c unix_socket_directories='$dir/postgres' -c shared_buffers=512MB" start >/dev/null
   postgres=$dir/postgres/data
-  hosts_of heartbeats --program target/release/atoll --hosts 5000
+  hosts_of heartbeats --program "$program" --hosts 5000
   hosts_of reconcile
   as_postgres "$bin/pg_ctl" -D "$postgres" -m fast stop >/dev/null
   postgres=
-  ATOLL_BIN=$PWD/target/release/atoll target/release/cluster --rows "$dir/hosts.md"
+  ATOLL_BIN=$(realpath "$program") target/release/cluster --rows "$dir/hosts.md"
 }
 as_postgres() { (cd / && setpriv --reuid=postgres --regid=postgres --clear-groups -- "$@"); }
 hosts_of() { # BENCH ARGUMENTS...: on SQLite, then on an empty database of PostgreSQL
@@ -93,7 +95,7 @@ fi
 ATOLL_CACHE_DIR=${ATOLL_CACHE_DIR:-/var/cache/atoll}
 export ATOLL_CACHE_DIR
 # 1,000 idle sandboxes of one processor each are more than the defaults promise on a small machine.
-target/release/atoll up --data-dir "$dir/data" --listen 127.0.0.1:0 \
+"$program" up --data-dir "$dir/data" --listen 127.0.0.1:0 \
     --cpu-overcommit 1000 --memory-overcommit 100 --disk-overcommit 1000 >"$dir/up.log" 2>&1 &
 pid=$!
 echo "bench: waiting for Atoll (pid $pid)"
@@ -109,6 +111,10 @@ curl -fsS -o /dev/null "$url/readyz" || die "Atoll is not ready; see $dir/up.log
 
 image=$(find "$ATOLL_CACHE_DIR/images" -name '*.erofs' -printf '%T@ %p\n' | sort -rn | sed -n '1s/^[^ ]* //p')
 [ -n "$image" ] || die "no base image in $ATOLL_CACHE_DIR/images"
+if [ "${1:-}" = --only ]; then
+  target/release/atoll-bench --data-dir "$dir/data" --pid "$pid" --image "$image" "$@"
+  exit
+fi
 hosts
 
 target/release/atoll-bench --hosts "$dir/hosts.md" --data-dir "$dir/data" --pid "$pid" --image "$image" "${libcontainer[@]}" "$@"

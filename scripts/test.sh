@@ -20,7 +20,7 @@ target=${CARGO_TARGET_DIR:-$PWD/target}
 program=$(realpath -m "$target/release/atoll")
 export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-never} CARGO_INCREMENTAL=0
 passed=0 failed=0
-results=()
+results=() broken=()
 
 # stage NAME COMMAND...: one test of its own, whose output is shown as it comes; a failure doesn't stop the others.
 stage() {
@@ -36,6 +36,15 @@ stage() {
         results+=("FAILED  $(printf '%5d s' $((SECONDS - from)))  $name")
     fi
     count "$work/stage"
+    [[ ${results[-1]} == ok* ]] || failing "$work/stage"
+}
+# Keeps the names of the tests that failed for the end, where they are looked for; else the last lines of the stage.
+failing() {
+    local names
+    names=$(sed 's/\x1b\[[0-9;]*m//g' "$1" | grep -E '^ +(FAIL|TIMEOUT|ABORT|SIG[A-Z]+) |^ *(FAIL|FAILED) ' |
+        sed -E 's/^ +//; s/\[ *[0-9.]+s\] *//; s/\( *[0-9]+\/[0-9]+\) *//; s/^/    /' | sort -u || true)
+    [ -n "$names" ] || names=$(tail -n 5 "$1" | sed 's/^/    /')
+    broken+=("${results[-1]:17}"$'\n'"$names")
 }
 # Adds what nextest and vitest counted to the total. Of a stage that counts its own tests, its own count is enough.
 count() {
@@ -174,7 +183,7 @@ say
 say "${bold}== Summary ($(seconds $((SECONDS - began))))${plain}"
 printf '%s\n' "${results[@]}"
 # A stage can fail without a failing test, when it does not compile for one.
-broken=$(printf '%s\n' "${results[@]}" | grep -c '^FAILED' || true)
-[ "$failed" -ge "$broken" ] || failed=$broken
+[ "$failed" -ge "${#broken[@]}" ] || failed=${#broken[@]}
+[ "${#broken[@]}" -eq 0 ] || printf '\n%s\n' "What failed:" "${broken[@]}"
 say "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]

@@ -12,7 +12,7 @@ mod timing;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 
 use crate::report::Report;
 
@@ -42,6 +42,24 @@ struct Args {
     /// Only Atoll, no peers.
     #[arg(long)]
     no_peers: bool,
+    /// Only these of its measurements, for a comparison; nothing is written.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Part>,
+}
+
+/// What is measured of Atoll, in this order.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    Create,
+    Exec,
+    Many,
+    Destroy,
+    Pause,
+    Fork,
+    Vm,
+    Memory,
+    Idle,
+    Files,
 }
 
 fn main() -> Result<()> {
@@ -49,20 +67,18 @@ fn main() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let scale = if args.quick { 5 } else { 1 };
     let mut report = Report::new(machine::describe()?);
+    let parts = if args.only.is_empty() { Part::value_variants() } else { &args.only };
     runtime.block_on(async {
         let mut bench = atoll::Bench::connect(&args.data_dir, args.pid)?;
-        bench.create_to_first_output(&mut report, 200 / scale).await.context("create to first exec output")?;
-        bench.exec_true(&mut report, 1000 / scale).await.context("exec of true")?;
-        bench.create_many(&mut report, 100, if args.quick { 2 } else { 6 }).await.context("100 creates at once")?;
-        bench.destroy(&mut report, 60 / scale).await.context("destroy")?;
-        bench.pause_resume(&mut report, 200 / scale).await.context("pause and resume")?;
-        bench.fork(&mut report, 100, if args.quick { 2 } else { 6 }).await.context("fork into 100")?;
-        bench.machines(&mut report, if args.quick { 2 } else { 10 }).await.context("virtual machines")?;
-        bench.memory(&mut report, 200 / scale).await.context("memory per idle sandbox")?;
-        bench.idle(&mut report, 1000 / scale).await.context("many idle sandboxes")?;
-        bench.files(&mut report, if args.quick { 512 } else { 2048 }).await.context("files")?;
+        for part in parts {
+            measure(&mut bench, &mut report, *part, &args).await?;
+        }
         anyhow::Ok(())
     })?;
+    if !args.only.is_empty() {
+        print!("{}", report.markdown());
+        return Ok(());
+    }
     if let Some(path) = &args.hosts {
         let rows = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
         report.section("Hosts", rows);
@@ -73,6 +89,23 @@ fn main() -> Result<()> {
     std::fs::write(&args.out, report.markdown()).with_context(|| format!("writing {}", args.out.display()))?;
     print!("{}", report.markdown());
     Ok(())
+}
+
+async fn measure(bench: &mut atoll::Bench, report: &mut Report, part: Part, args: &Args) -> Result<()> {
+    let scale = if args.quick { 5 } else { 1 };
+    let few = if args.quick { 2 } else { 6 };
+    match part {
+        Part::Create => bench.create_to_first_output(report, 200 / scale).await.context("create to first exec output"),
+        Part::Exec => bench.exec_true(report, 1000 / scale).await.context("exec of true"),
+        Part::Many => bench.create_many(report, 100, few).await.context("100 creates at once"),
+        Part::Destroy => bench.destroy(report, 60 / scale).await.context("destroy"),
+        Part::Pause => bench.pause_resume(report, 200 / scale).await.context("pause and resume"),
+        Part::Fork => bench.fork(report, 100, few).await.context("fork into 100"),
+        Part::Vm => bench.machines(report, if args.quick { 2 } else { 10 }).await.context("virtual machines"),
+        Part::Memory => bench.memory(report, 200 / scale).await.context("memory per idle sandbox"),
+        Part::Idle => bench.idle(report, 1000 / scale).await.context("many idle sandboxes"),
+        Part::Files => bench.files(report, if args.quick { 512 } else { 2048 }).await.context("files"),
+    }
 }
 
 /// A peer that can't run here is reported as such, with the reason; it never fails the bench.

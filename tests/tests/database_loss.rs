@@ -89,10 +89,20 @@ async fn keys(client: Client, seen: Arc<Seen>) {
 }
 
 async fn members(client: Client, seen: Arc<Seen>, team: TeamId, email: String, user: UserId) {
-    while !seen.end.load(Ordering::Relaxed) {
-        seen.note("adding a member", client.add_member(&team, &email, Role::Member).await);
-        seen.note("a new role", client.set_role(&team, &user, Role::Admin).await);
-        seen.note("removing a member", client.remove_member(&team, &user).await);
+    // Only so many people are added in a minute.
+    let added = |number: usize| number.is_multiple_of(64);
+    for number in 0.. {
+        if seen.end.load(Ordering::Relaxed) {
+            break;
+        }
+        if added(number) {
+            seen.note("adding a member", client.add_member(&team, &email, Role::Member).await);
+        }
+        let role = if number.is_multiple_of(2) { Role::Admin } else { Role::Member };
+        seen.note("a new role", client.set_role(&team, &user, role).await);
+        if added(number + 1) {
+            seen.note("removing a member", client.remove_member(&team, &user).await);
+        }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
