@@ -7,7 +7,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -82,6 +82,7 @@ impl ContainerDriver {
             program: config.program,
             processors: Processors::of_this_machine()?,
             cpus,
+            held: Mutex::default(),
         };
         Ok(Self { launcher: Arc::new(launcher), launches })
     }
@@ -178,12 +179,13 @@ impl Driver for ContainerDriver {
     }
 
     async fn kill(&self, id: &SandboxId) -> Result<(), DriverError> {
-        self.blocking("killing", id, |launcher, name| launcher.cgroups.kill(name)).await
+        self.blocking("killing", id, Launcher::kill).await
     }
 
     async fn clean_up(&self, id: &SandboxId) -> Result<(), DriverError> {
         self.blocking("cleaning up", id, |launcher, name| {
             launcher.cgroups.kill(name)?;
+            launcher.release(name);
             launcher.cgroups.remove(name)
         })
         .await

@@ -3,11 +3,12 @@
 //! What can be done before the child exists or while it works is done then: the zygote clones while the limits are
 //! written and the small file system is made; the network is attached while the child mounts.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use atoll_model::SandboxId;
@@ -20,8 +21,8 @@ use super::files::{self, Processors};
 use super::process::InitProcess;
 use super::{DriverError, LaunchSpec, NetworkAttach, Running, Step, Steps, dev, mounts, socket, wait};
 use crate::cgroup::{Cgroups, Limits};
-use crate::zygote::Zygote;
 use crate::zygote::wire::{self, CloneRequest, Failure, Go, Plan, Report, Stage};
+use crate::zygote::{Zygote, etc};
 
 /// From the first step to the guest's word that it is ready. Far more than it takes, even a hundred at a time.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -37,6 +38,8 @@ pub(super) struct Launcher {
     pub processors: Processors,
     /// The processors that the agent itself may run on.
     pub cpus: Vec<usize>,
+    /// Mount namespaces of sandboxes that were killed and are not cleaned up yet, by name.
+    pub held: Mutex<HashMap<String, OwnedFd>>,
 }
 
 /// What went wrong, before it is said for which sandbox.
@@ -109,6 +112,28 @@ impl Launcher {
         })
     }
 
+    /// Ends all its processes. Its mounts stay until [`Self::release`]: to unmount an overlay writes back the whole file
+    /// system below it, and the last process would not be gone before that.
+    pub(super) fn kill(&self, name: &str) -> io::Result<()> {
+        let first = self.cgroups.processes(name).ok().and_then(|pids| pids.first().copied());
+        let mounts = first.and_then(|pid| namespace(pid, "mnt").ok());
+        self.cgroups.kill(name)?;
+        if let Some(mounts) = mounts {
+            self.held().insert(name.to_owned(), mounts);
+        }
+        Ok(())
+    }
+
+    /// Lets go of the mounts of a sandbox that was killed; takes as long as the disk needs.
+    pub(super) fn release(&self, name: &str) {
+        let mounts = self.held().remove(name);
+        drop(mounts);
+    }
+
+    fn held(&self) -> MutexGuard<'_, HashMap<String, OwnedFd>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Ends whatever there is of a sandbox and removes its cgroups; logs what can't be removed.
     pub(super) fn remove(&self, id: &SandboxId, pidfd: Option<BorrowedFd<'_>>) {
         if let Some(pidfd) = pidfd {
@@ -139,7 +164,9 @@ impl Launcher {
         let (mut status, zygote) = self.ask(spec, into.as_ref()).in_step("asking the zygote")?;
         trace.done("request clone");
 
-        let (plan, fds, ready) = self.prepare(spec, trace)?;
+        let (mut plan, fds, ready) = self.prepare(spec, trace)?;
+        plan.etc_laid = lay_out(spec, &plan).in_step("making its layer")?;
+        trace.done("layer");
         failpoint("launch::plan").in_step("sending the plan")?;
         let plan_fds = wire::borrowed(&fds);
         let (pid, pidfd) = match clone_with(status.as_fd(), &plan, &plan_fds, deadline)? {
@@ -231,6 +258,7 @@ impl Launcher {
             machine_id: machine_id(&spec.id),
             address: spec.slot.address(),
             nameserver: spec.slot.gateway(),
+            etc_laid: false,
             cpus: self.cpus_for(spec),
             shm_bytes: spec.memory_bytes / 2,
             fail_at: stage_to_fail(),
@@ -325,9 +353,6 @@ fn namespace(pid: i32, kind: &str) -> io::Result<OwnedFd> {
 
 /// The volume, then the layers, with the owners of the child's user namespace.
 fn layers(spec: &LaunchSpec, pid: i32) -> io::Result<(Go, Vec<OwnedFd>)> {
-    for name in ["up", "work"] {
-        make_dir(&spec.volume.join(name))?;
-    }
     let userns = namespace(pid, "user")?;
     let mut fds = vec![mounts::idmapped(&spec.volume, userns.as_fd(), false)?];
     for lower in &spec.lowers {
@@ -338,6 +363,15 @@ fn layers(spec: &LaunchSpec, pid: i32) -> io::Result<(Go, Vec<OwnedFd>)> {
     }
     let volumes = spec.volumes.iter().map(|shared| shared.path.clone()).collect();
     Ok((Go { lowers: spec.lowers.len(), volumes }, fds))
+}
+
+/// Makes the directories of the sandbox's own layer where they are missing. Tells whether its files in /etc are there.
+fn lay_out(spec: &LaunchSpec, plan: &Plan) -> io::Result<bool> {
+    let up = spec.volume.join("up");
+    make_dir(&spec.volume.join("work"))?;
+    make_dir(&up)?;
+    let new = fs::read_dir(&up)?.next().is_none();
+    Ok(new && etc::lay(&up, spec.lowers.iter().map(|lower| lower.path.as_path()), plan)?)
 }
 
 /// The same at each start of a sandbox, and another one for each sandbox, whatever it was forked from.

@@ -12,6 +12,7 @@ use rustix::fs::Mode;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::confine;
+use super::etc;
 use super::mounts::{self, NewRoot};
 use super::serve::Prepared;
 use super::sys;
@@ -118,7 +119,7 @@ fn build(status: BorrowedFd<'_>, prepared: &Prepared, clock: &mut Clock) -> Resu
     // Before descriptors are placed: closed later, these would close whatever has their numbers by then.
     drop(shared);
     clock.end(Stage::Volumes, attached)?;
-    clock.end(Stage::Etc, mounts::etc(&plan))?;
+    clock.end(Stage::Etc, if plan.etc_laid { Ok(()) } else { etc::write(&plan) })?;
     let state = clock.end(Stage::Detach, root.detach())?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     drop((inherited.dev, inherited.cgroup_views));

@@ -8,6 +8,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use rustix::process::Pid;
+use rustix::thread::{sched_getaffinity, sched_getcpu, sched_setaffinity};
+
 use super::wire::{self, CloneRequest};
 
 /// How to start a zygote: something that ends up in [`super::zygote_main`].
@@ -28,6 +31,26 @@ impl Default for ZygoteCommand {
 struct Process {
     requests: OwnedFd,
     child: Child,
+}
+
+impl Process {
+    fn ask(&self, request: &CloneRequest, fds: &[BorrowedFd<'_>]) -> io::Result<u32> {
+        self.wake_elsewhere();
+        wire::send(self.requests.as_fd(), request, fds)?;
+        Ok(self.child.id())
+    }
+
+    /// Whoever is woken by a socket is run on the processor of the one who wrote, where it would keep the agent from
+    /// its own share of a launch instead of working beside it. So this processor is closed to the zygote, which opens
+    /// it again when it has a request.
+    fn wake_elsewhere(&self) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        let (Ok(mut set), here) = (sched_getaffinity(None), sched_getcpu()) else { return };
+        if set.count() > 1 {
+            set.unset(here);
+            let _as_good_as_it_gets = sched_setaffinity(pid, &set);
+        }
+    }
 }
 
 /// A few zygotes, asked in turn. Requests may be made from any thread, any number at a time.
@@ -64,15 +87,13 @@ impl Zygote {
         let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.processes.len();
         let mut process = lock(&self.processes[turn]);
         let running = self.running(&mut process)?;
-        match wire::send(running.requests.as_fd(), request, &fds) {
+        match running.ask(request, &fds) {
             Err(error) if matches!(error.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET)) => {
                 tracing::warn!("the zygote has died; starting another");
                 stop(process.take());
-                let running = self.running(&mut process)?;
-                wire::send(running.requests.as_fd(), request, &fds)?;
-                Ok(running.child.id())
+                self.running(&mut process)?.ask(request, &fds)
             }
-            sent => sent.map(|()| running.child.id()),
+            asked => asked,
         }
     }
 

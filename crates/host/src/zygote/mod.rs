@@ -17,11 +17,13 @@
 //!
 //! The zygote ends when the agent's end of the request socket closes. It never touches what the agent owns: no
 //! descriptor but the request socket survives its first lines. Sandboxes outlive it; nothing sets a parent-death
-//! signal. Files: [`serve`](mod@serve) the loop, [`child`] the order of a launch, [`mounts`] its file systems,
+//! signal. Files: [`serve`](mod@serve) the loop, [`child`] the order of a launch, [`mounts`] its file systems, [`etc`]
+//! who it is,
 //! [`confine`] what it may do, [`seccomp`] the profile, [`wire`] the messages, [`handle`] the agent's side.
 
 mod child;
 mod confine;
+pub(crate) mod etc;
 mod handle;
 mod mounts;
 pub(crate) mod seccomp;

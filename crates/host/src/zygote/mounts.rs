@@ -6,7 +6,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::mount::{
@@ -17,7 +17,6 @@ use rustix::process::{chdir, fchdir, pivot_root};
 
 use super::child::{Attempt, Attempted};
 use super::sys;
-use super::wire::Plan;
 use crate::driver::dev::{self, BOUND_FILES};
 
 /// Layers below the writable one; the kernel's own bound is far higher.
@@ -235,36 +234,4 @@ impl NewRoot {
         chdir("/").attempted(|| "entering the new root".to_owned())?;
         Ok(self.shared)
     }
-}
-
-/// Host name and resolver, written as plain files of the sandbox's own layer.
-pub(super) fn etc(plan: &Plan) -> Attempt<()> {
-    let host = &plan.hostname;
-    let hosts = format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{}\t{host}\n", plan.address);
-    replace("/etc/hostname", &format!("{host}\n"))?;
-    replace("/etc/hosts", &hosts)?;
-    replace("/etc/machine-id", &format!("{}\n", plan.machine_id))?;
-    replace("/etc/resolv.conf", &format!("nameserver {}\n", plan.nameserver))
-}
-
-/// Writes a file in place of whatever the image has there.
-fn replace(path: &str, text: &str) -> Attempt<()> {
-    let open = || {
-        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
-        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).custom_flags(flags).open(path)
-    };
-    let opened = match open() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            fs::create_dir_all("/etc").attempted(|| "making /etc".to_owned())?;
-            open()
-        }
-        // A symbolic link (resolv.conf often is one), or a pipe without a reader.
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ELOOP | libc::ENXIO)) => {
-            fs::remove_file(path).attempted(|| format!("removing {path}"))?;
-            open()
-        }
-        result => result,
-    };
-    let written = opened.and_then(|mut file| io::Write::write_all(&mut file, text.as_bytes()));
-    written.attempted(|| format!("writing {path}"))
 }

@@ -12,8 +12,8 @@ use rustix::mount::{
 };
 use rustix::process::{Gid, Signal, Uid, chdir, fchdir, pidfd_send_signal, pivot_root, setsid};
 use rustix::thread::{
-    CapabilitiesSecureBits, UnshareFlags, set_capabilities_secure_bits, set_name, set_thread_groups,
-    set_thread_res_gid, set_thread_res_uid, unshare_unsafe,
+    CapabilitiesSecureBits, CpuSet, UnshareFlags, sched_getaffinity, sched_setaffinity, set_capabilities_secure_bits,
+    set_name, set_thread_groups, set_thread_res_gid, set_thread_res_uid, unshare_unsafe,
 };
 use seccompiler::BpfProgram;
 
@@ -30,6 +30,8 @@ pub(super) struct Prepared {
     pub masks: Masks,
     /// Capabilities that the kernel knows and a sandbox does not get.
     pub dropped: Vec<u32>,
+    /// The processors that the zygote was started on.
+    cpus: CpuSet,
 }
 
 /// The namespaces of a sandbox. Its cgroup namespace comes later, once it is in its cgroups.
@@ -78,7 +80,12 @@ fn set_up() -> io::Result<(OwnedFd, Prepared)> {
     named("setting securebits", set_capabilities_secure_bits(CapabilitiesSecureBits::NO_SETUID_FIXUP))?;
     named("making an empty root", make_root())?;
     let filter = seccomp_filter()?;
-    let prepared = Prepared { filter, masks: Masks::of_this_kernel(), dropped: confine::to_drop() };
+    let prepared = Prepared {
+        filter,
+        masks: Masks::of_this_kernel(),
+        dropped: confine::to_drop(),
+        cpus: sched_getaffinity(None)?,
+    };
     Ok((requests, prepared))
 }
 
@@ -153,6 +160,8 @@ fn serve(requests: BorrowedFd<'_>, prepared: &Prepared) -> i32 {
         if fds.is_empty() {
             continue;
         }
+        // The agent has closed its own processor to us, until here.
+        let _as_good_as_it_gets = sched_setaffinity(None, &prepared.cpus);
         let status = fds.remove(0);
         let cgroup = if request.into_cgroup { fds.pop() } else { None };
         match launch(&request, cgroup, &status, prepared) {

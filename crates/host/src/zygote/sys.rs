@@ -192,3 +192,29 @@ pub(crate) fn set_interface_up(socket: BorrowedFd<'_>, name: &CStr) -> io::Resul
     // SAFETY: the request carries a name that ends within its room, and the kernel only reads it.
     check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) }.into()).map(drop)
 }
+
+/// Bytes of a huge page on the machines that Atoll runs on.
+pub(crate) const HUGE_PAGE: usize = 2 << 20;
+
+/// Puts a file in memory into huge pages (MADV_COLLAPSE of madvise(2), since Linux 6.1). `bytes` is a multiple of
+/// [`HUGE_PAGE`], and the file as long at least.
+pub(crate) fn collapse(file: BorrowedFd<'_>, bytes: usize) -> io::Result<()> {
+    let failed = |address: *mut libc::c_void| address == libc::MAP_FAILED;
+    let reserved = bytes + HUGE_PAGE;
+    // SAFETY: a new mapping of nothing, at an address that the kernel chooses; unmapped below, and nothing of it is
+    // ever read or written. The second mapping lies inside of the first.
+    unsafe {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        let place = libc::mmap(std::ptr::null_mut(), reserved, libc::PROT_NONE, flags, -1, 0);
+        if failed(place) {
+            return Err(io::Error::last_os_error());
+        }
+        let aligned = place.byte_add(place.addr().next_multiple_of(HUGE_PAGE) - place.addr());
+        let flags = libc::MAP_SHARED | libc::MAP_FIXED;
+        let mapped = libc::mmap(aligned, bytes, libc::PROT_READ, flags, file.as_raw_fd(), 0);
+        let result = if failed(mapped) { -1 } else { libc::madvise(mapped, bytes, libc::MADV_COLLAPSE) };
+        let result = check(result.into()).map(drop);
+        libc::munmap(place, reserved);
+        result
+    }
+}

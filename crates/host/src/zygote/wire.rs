@@ -39,6 +39,8 @@ pub(crate) struct Plan {
     /// The sandbox's address, for `/etc/hosts`.
     pub address: std::net::Ipv4Addr,
     pub nameserver: std::net::Ipv4Addr,
+    /// Whether its layer has its files in /etc.
+    pub etc_laid: bool,
     /// The processors to stay on; empty: all.
     pub cpus: Vec<usize>,
     pub shm_bytes: u64,
