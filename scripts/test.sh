@@ -109,6 +109,17 @@ if wants unit || wants system || wants fuzz; then
     export ATOLL_TEST_POSTGRES=$work/postgres
 fi
 
+# A server that speaks S3, for the tests of the object store.
+if wants unit || wants system; then
+    moto=${ATOLL_CACHE_DIR:-/var/cache/atoll}/moto-$(sha256sum tests/s3/requirements.txt | cut -c1-16)
+    install_moto() {
+        python3 -m venv "$moto" &&
+            "$moto/bin/pip" install --quiet --disable-pip-version-check -r tests/s3/requirements.txt && touch "$moto/ready"
+    }
+    [ -e "$moto/ready" ] || run "Installing the S3 server of the tests" "It comes from PyPI." install_moto
+    export ATOLL_TEST_MOTO=$moto/bin/moto_server
+fi
+
 # The release binary is what people get; the tests across crates, the documents and the dashboard all use this one.
 if wants system || wants fuzz || wants docs || wants dashboard; then
     run "Building the release binary" "Run: cargo build --release --bin atoll." cargo build --release --locked --bin atoll

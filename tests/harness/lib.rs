@@ -12,6 +12,7 @@ pub mod invariants;
 pub mod leaks;
 pub mod registry;
 pub mod replicas;
+pub mod s3;
 pub mod simulation;
 pub mod terminal;
 pub mod wait;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use tokio::sync::watch;
 
+pub use crate::objects::BucketSettings;
 pub use crate::sign_in::{GithubSettings, OidcSettings};
 pub use crate::templates::shipped::ShippedRecipes;
 
@@ -214,6 +215,8 @@ pub struct ControlConfig {
     pub listen: SocketAddr,
     /// `postgres://...` or `sqlite:PATH`; the embedded SQLite in `data_dir` when absent.
     pub database_url: Option<SecretString>,
+    /// The bucket of the object store; a folder in `data_dir` when absent. Replicas on several machines need one.
+    pub bucket: Option<BucketSettings>,
     /// How people and the command line reach it; made from `listen` when absent.
     pub public_url: Option<String>,
     /// `host:port` at which other replicas of control reach this one; needed where there are several and hosts behind
@@ -303,6 +306,7 @@ impl ControlConfig {
             secrets_key: None,
             oidc: None,
             github: None,
+            bucket: None,
             smtp_url: None,
             smtp_from: None,
             reaper_interval: Duration::from_secs(1),

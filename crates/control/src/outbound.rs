@@ -70,8 +70,7 @@ async fn send_now(request: Request<Vec<u8>>, address: &str) -> Result<Response<V
     if !tls {
         return exchange(stream, request, address).await;
     }
-    static TLS: OnceLock<Result<TlsConnector, String>> = OnceLock::new();
-    let connector = TLS.get_or_init(tls_connector).as_ref().map_err(|cause| OutboundError::Trust(cause.clone()))?;
+    let connector = connector().map_err(OutboundError::Trust)?;
     let name = ServerName::try_from(host).map_err(|_| wrong())?;
     exchange(connector.connect(name, stream).await.map_err(connect)?, request, address).await
 }
@@ -96,6 +95,12 @@ where
     let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(failed)?.to_bytes();
     driving.abort();
     Ok(Response::from_parts(parts, body.to_vec()))
+}
+
+/// TLS to servers that the operator has named. The error says what to do.
+pub fn connector() -> Result<&'static TlsConnector, String> {
+    static TLS: OnceLock<Result<TlsConnector, String>> = OnceLock::new();
+    TLS.get_or_init(tls_connector).as_ref().map_err(Clone::clone)
 }
 
 /// Trusts `ATOLL_CA_FILE` when it is set, else `SSL_CERT_FILE`, else the machine's store.

@@ -18,14 +18,14 @@ use crate::app::{App, Parts};
 use crate::builds::Builds;
 use crate::clock::Clock;
 use crate::config::{ControlConfig, SchedulerKind};
-use crate::db::{Db, DbError};
+use crate::db::Db;
 use crate::fleet::{Fleet, FleetSettings, LeastLoaded, Limits, Placement, RoundRobin, Scheduler, TcpDialer, Tunnels};
 use crate::hosts::{Hosts, Loopback};
 use crate::http::listener::{self, Tls};
 use crate::http::metrics::HttpMetrics;
 use crate::layers::Layers;
 use crate::mail::Mailer;
-use crate::objects::Objects;
+use crate::objects::{ObjectError, Objects};
 use crate::oci::{Puller, Registries};
 use crate::pki::{Authority, agent_client_config};
 use crate::reconcile::Reconcile;
@@ -68,13 +68,19 @@ impl Control {
         let local_addr = listener.local_addr().context("asking for the listener's address")?;
         let tls = Tls::load(&authority, config.tls.as_ref()).context("loading the TLS certificate")?;
         let tasks = TaskTracker::new();
+        let objects = match &config.bucket {
+            Some(settings) => Objects::open_bucket(&config.data_dir, settings).await,
+            None => Objects::open(&config.data_dir)
+                .map_err(|source| ObjectError::other("opening the folder of the object store", source)),
+        };
+        let objects = objects.context("opening the object store (--object-store)")?;
         let shipped = Shipped::new(
-            (db.clone(), clock.clone()),
+            (db.clone(), clock.clone(), objects.clone()),
             (tasks.clone(), shutdown.clone()),
             config.cache_dir.clone(),
             config.shipped.clone(),
         );
-        let app = wire(config, clock, db, authority, local_addr, shipped.clone(), tasks, shutdown).await?;
+        let app = wire(config, clock, db, authority, local_addr, (shipped.clone(), objects), tasks, shutdown).await?;
         jobs::spawn(&app);
         let router = http::router(app.clone());
         let server = tokio::spawn(listener::serve(app.clone(), listener, tls, router));
@@ -112,10 +118,11 @@ impl Control {
     /// Makes the platform's template `base` point to this image, and names the others that ship.
     ///
     /// # Errors
-    /// When the database fails.
-    pub async fn register_base(&self, image: &BaseImage) -> Result<(), DbError> {
+    /// When the database fails, or the image can't be put into an object store that replicas share.
+    pub async fn register_base(&self, image: &BaseImage) -> anyhow::Result<()> {
+        self.shipped.share(image).await?;
         templates::register_base(&self.app.db, image, self.app.clock.now()).await?;
-        self.shipped.announce().await
+        Ok(self.shipped.announce().await?)
     }
 
     /// Waits until `shutdown` has been cancelled and everything has ended: requests under way are answered, work that
@@ -163,7 +170,7 @@ async fn wire(
     db: Db,
     authority: Authority,
     local_addr: SocketAddr,
-    shipped: Shipped,
+    (shipped, objects): (Shipped, Objects),
     tasks: TaskTracker,
     shutdown: CancellationToken,
 ) -> anyhow::Result<App> {
@@ -192,7 +199,6 @@ async fn wire(
     let limits = Limits { stale_after: config.hosts.stale_after, overcommit: config.overcommit };
     let placer: Arc<dyn Placer> = Arc::new(Placement::new(hosts.candidates(), scheduler, limits));
     let reconcile = Reconcile::new(&db, &clock, &hosts, &fleet, config.resume_on_reconnect);
-    let objects = Objects::open(&config.data_dir).context("opening the object store")?;
     let layers = Layers::new(db.clone(), clock.clone(), fleet.clone(), objects);
     let cipher = Cipher::load(config.secrets_key.as_deref(), &config.data_dir).context("loading the key of secrets")?;
     let secrets = Secrets::new(db.clone(), clock.clone(), cipher);

@@ -89,7 +89,7 @@ impl Cluster {
         Self::start_with(replicas, hosts, &[]).await
     }
 
-    /// The same, with further environment for control.
+    /// The same, with further environment for control. `{gateway}` in it is this process's address for the machines.
     pub async fn start_with(replicas: u8, hosts: u8, env: &[(&str, &str)]) -> Self {
         let mut cluster = Self::without_hosts_with(replicas, env).await;
         for _ in 0..hosts {
@@ -113,13 +113,16 @@ impl Cluster {
         let postgres = Postgres::start(dir.path());
         let mut net = Net::make();
         let mut controls = Vec::new();
+        let gateway = net.address(254).to_string();
+        let env: Vec<_> = env.iter().map(|(name, value)| (*name, value.replace("{gateway}", &gateway))).collect();
+        let env: Vec<_> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
         for number in 1..=replicas {
             let (machine, address) = (net.add(number), net.address(number));
             let listen = format!("{address}:{PORT}");
             let mut args = CONTROL.to_vec();
             args.extend(["--listen", &listen, "--advertise", &listen]);
             let mut node = Node::new(machine, address, dir.path().join(format!("control{number}")), &args);
-            node.set(env);
+            node.set(&env);
             node.run(&[("ATOLL_DATABASE_URL", &postgres.url())]);
             node.says("the control plane is up").await;
             controls.push(node);

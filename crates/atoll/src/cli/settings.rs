@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use atoll_control::config::{Network, SchedulerKind, SignupMode};
+use atoll_control::config::{BucketSettings, Network, SchedulerKind, SignupMode};
 use atoll_host::config::{DriverChoice, OnDisconnect};
 use atoll_host::slots::SandboxNetwork;
 use clap::Args;
@@ -109,6 +109,25 @@ pub struct ControlArgs {
     /// Whom mail comes from, such as "Atoll <atoll@example.com>"
     #[arg(long, env = "ATOLL_SMTP_FROM", value_name = "ADDRESS")]
     pub smtp_from: Option<String>,
+    /// Where images of templates and snapshots are kept: s3://BUCKET or s3://BUCKET/PREFIX. A folder of the data
+    /// directory without it, which does for one server
+    #[arg(long, env = "ATOLL_OBJECT_STORE", value_name = "URL", value_parser = BucketSettings::parse)]
+    pub object_store: Option<BucketSettings>,
+    /// Where that S3 is, if it is not Amazon's, such as https://minio.example.com:9000
+    #[arg(long, env = "ATOLL_S3_ENDPOINT", value_name = "URL", requires = "object_store", value_parser = endpoint)]
+    pub s3_endpoint: Option<String>,
+    /// Its region; us-east-1 without it, which most servers that are not Amazon's take for theirs
+    #[arg(long, env = "AWS_REGION", value_name = "NAME")]
+    pub s3_region: Option<String>,
+    /// The key to it; the role of the machine without it
+    #[arg(long, env = "AWS_ACCESS_KEY_ID", value_name = "ID")]
+    pub s3_access_key_id: Option<String>,
+    /// Its secret. Arguments can be seen by others: prefer the variable
+    #[arg(long, env = "AWS_SECRET_ACCESS_KEY", value_name = "SECRET", hide_env_values = true)]
+    pub s3_secret_access_key: Option<String>,
+    /// Beside a temporary key
+    #[arg(long, env = "AWS_SESSION_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    pub s3_session_token: Option<String>,
     /// How a host is picked: round-robin or least-loaded
     #[arg(long, env = "ATOLL_SCHEDULER", value_name = "KIND", default_value = "round-robin")]
     pub scheduler: SchedulerKind,
@@ -295,6 +314,14 @@ fn user_dir(variable: &str, fallback: &str) -> PathBuf {
     let named = std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
     let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| "/tmp".into()));
     named.unwrap_or_else(|| home().join(fallback)).join("atoll")
+}
+
+fn endpoint(url: &str) -> Result<String, String> {
+    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+    match rest {
+        Some(host) if !host.is_empty() && !host.contains(['?', '#', '@']) => Ok(url.trim_end_matches('/').to_owned()),
+        _ => Err("it must be http://HOST:PORT or https://HOST:PORT".to_owned()),
+    }
 }
 
 fn default_data_dir() -> PathBuf {

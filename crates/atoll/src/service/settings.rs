@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use atoll_control::ControlConfig;
 use atoll_control::config::{
-    DashboardFile, GithubSettings, OidcSettings, Overcommit, Quotas, ShippedRecipes, TlsFiles,
+    BucketSettings, DashboardFile, GithubSettings, OidcSettings, Overcommit, Quotas, ShippedRecipes, TlsFiles,
 };
 use atoll_control::templates::Recipe;
 use atoll_host::HostConfig;
@@ -15,6 +15,19 @@ use crate::cli::client::InterpreterArgs;
 use crate::cli::settings::{AgentArgs, ControlArgs, HeartbeatArgs, OnReconnect};
 
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The object store's bucket, if there is one.
+fn bucket(args: &ControlArgs) -> anyhow::Result<Option<BucketSettings>> {
+    let Some(bucket) = args.object_store.clone() else { return Ok(None) };
+    let key = match (args.s3_access_key_id.clone(), args.s3_secret_access_key.clone()) {
+        (Some(id), Some(secret)) => Some((id, secret.into())),
+        (None, None) => None,
+        _ => anyhow::bail!("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY belong together; one of them is missing"),
+    };
+    let (endpoint, region) = (args.s3_endpoint.clone(), args.s3_region.clone());
+    let session_token = args.s3_session_token.clone().map(Into::into);
+    Ok(Some(BucketSettings { endpoint, region, key, session_token, ..bucket }))
+}
 
 pub fn control(
     data_dir: PathBuf,
@@ -54,6 +67,7 @@ pub fn control(
                 api_url: args.github_api_url.clone(),
             }
         });
+    config.bucket = bucket(args)?;
     config.smtp_url = args.smtp_url.clone().map(Into::into);
     config.smtp_from.clone_from(&args.smtp_from);
     config.scheduler = args.scheduler;

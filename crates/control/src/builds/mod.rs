@@ -330,10 +330,10 @@ impl Builds {
         Ok(())
     }
 
-    /// Where the files of a `COPY` wait: the team's own, by the hash that the client gives them.
+    /// As what the files of a `COPY` wait in the object store: the team's own, by the hash that the client gives them.
     #[must_use]
-    pub fn context_file(&self, team: &TeamId, hash: &str) -> std::path::PathBuf {
-        self.layers.objects().folder().join(format!("files-{}-{hash}.tar", team.tail()))
+    pub fn context_key(team: &TeamId, hash: &str) -> String {
+        format!("{}-{hash}", team.tail())
     }
 
     /// A permission for whoever has it to upload the files of a `COPY` once or more, for an hour.
@@ -370,27 +370,12 @@ impl Builds {
         for sandbox in self.sandboxes.left_by_builds().await? {
             self.sandboxes.destroy_now(&sandbox, "build_over").await;
         }
-        let folder = self.layers.objects().folder().to_owned();
-        let swept = tokio::task::spawn_blocking(move || sweep_files(&folder)).await;
-        if let Ok(Err(error)) = swept {
+        if let Err(error) = self.layers.objects().sweep_files(FILES_KEPT).await {
             tracing::warn!(%error, "old files of builds could not be removed");
         }
         tickets::forget(&self.db, now).await?;
         store::forget_steps(&self.db, now - STEPS_KEPT).await
     }
-}
-
-/// Removes files for `COPY` that were uploaded long ago.
-fn sweep_files(folder: &std::path::Path) -> std::io::Result<()> {
-    for found in std::fs::read_dir(folder)? {
-        let found = found?;
-        let name = found.file_name();
-        let is_files = name.as_encoded_bytes().starts_with(b"files-");
-        if is_files && found.metadata()?.modified()?.elapsed().is_ok_and(|age| age > FILES_KEPT) {
-            std::fs::remove_file(found.path())?;
-        }
-    }
-    Ok(())
 }
 
 fn entry<'a>(owner: &'a Owner, action: &'static str, target: &'a str, details: serde_json::Value) -> Entry<'a> {

@@ -268,10 +268,9 @@ impl Builds {
                     inside.run(cmd, &user).await.map_err(failed)?;
                 }
                 Step::Copy { source, destination, owner: whose, mode, files } => {
-                    let path = self.context_file(&owner.team, files);
-                    let archive = tokio::fs::File::open(&path)
-                        .await
-                        .map_err(|_| failed(format!("the files {files} were not uploaded, or long ago")))?;
+                    let kept = self.layers.objects().files(&Self::context_key(&owner.team, files)).await?;
+                    let archive =
+                        kept.ok_or_else(|| failed(format!("the files {files} were not uploaded, or long ago")))?;
                     let (whose, mode) = (whose.as_deref(), mode.as_deref());
                     inside.copy(archive, source, destination, whose, mode).await.map_err(failed)?;
                 }

@@ -1,4 +1,4 @@
-//! Images for hosts: a host fetches what it lacks from control, streamed from the disk, with its access token.
+//! Images for hosts: a host fetches what it lacks from control, streamed, with its access token.
 //!
 //! A host gets the platform's images; a byoc host also its team's; and any host the images of sandboxes that were
 //! placed on it. To all else the answer is 404, whether the image exists or not.
@@ -15,7 +15,6 @@ use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG};
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::Response;
 use tokio::fs::File;
-use tokio_util::io::ReaderStream;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -23,8 +22,7 @@ use super::error::{ApiError, ApiResult};
 use crate::app::App;
 use crate::db::{During, on};
 use crate::hosts::HostRow;
-
-const CHUNK: usize = 256 * 1024;
+use crate::objects::Content;
 
 /// All routes of this file.
 pub fn routes() -> OpenApiRouter<App> {
@@ -48,9 +46,9 @@ pub async fn image(
     if !is_digest || !may_have(&app, &host, &digest).await? {
         return Err(ApiError::not_found("image"));
     }
-    let file = open(&app, &digest).await?;
-    let length = file.metadata().await.map_err(ApiError::internal)?.len();
-    let mut response = Response::new(Body::from_stream(ReaderStream::with_capacity(file, CHUNK)));
+    let content = open(&app, &digest).await?;
+    let length = content.bytes;
+    let mut response = Response::new(Body::from_stream(content.stream));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
@@ -83,19 +81,19 @@ async fn may_have(app: &App, host: &HostRow, digest: &str) -> ApiResult<bool> {
     Ok(found.is_some())
 }
 
-/// The image's file: in the data directory, or in the machine's cache.
-async fn open(app: &App, digest: &str) -> ApiResult<File> {
-    if let Some(file) = app.layers.objects().read(digest).await.map_err(ApiError::internal)? {
-        return Ok(file);
+/// The image: in the object store, in the data directory, or in the machine's cache.
+async fn open(app: &App, digest: &str) -> ApiResult<Content> {
+    if let Some(content) = app.layers.objects().read(digest).await.map_err(ApiError::internal)? {
+        return Ok(content);
     }
     let places: [PathBuf; 2] = [app.config.data_dir.join("images"), app.config.cache_dir.join("images")];
     for place in places {
         match File::open(place.join(format!("{digest}.erofs"))).await {
-            Ok(file) => return Ok(file),
+            Ok(file) => return Content::of_file(file).await.map_err(ApiError::internal),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(ApiError::internal(error)),
         }
     }
-    tracing::error!(digest, "a template's image is in neither the data directory nor the cache");
+    tracing::error!(digest, "a template's image is in neither the object store, the data directory nor the cache");
     Err(ApiError::not_found("image"))
 }

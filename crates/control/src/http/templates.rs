@@ -25,7 +25,7 @@ use super::{idempotent, snapshots, validate};
 use crate::app::App;
 use crate::builds::recipe::{self, From as Base, Recipe};
 use crate::builds::store::{BuildRow, LogRow};
-use crate::builds::{BuildError, NewBuild};
+use crate::builds::{BuildError, Builds, NewBuild};
 use crate::oci::Login;
 use crate::templates::store;
 
@@ -339,12 +339,8 @@ pub async fn receive(app: &App, team: &TeamId, hash: &str, body: Body) -> ApiRes
         file.write_all(&chunk).await.map_err(ApiError::internal)?;
     }
     file.sync_all().await.map_err(ApiError::internal)?;
-    let path = app.builds.context_file(team, hash);
-    tokio::task::spawn_blocking(move || draft.persist(path))
-        .await
-        .map_err(ApiError::internal)?
-        .map_err(|error| ApiError::internal(error.error))?;
-    Ok(())
+    let key = Builds::context_key(team, hash);
+    app.layers.objects().keep_files(draft, &key).await.map_err(ApiError::internal)
 }
 
 /// Whether files of this hash were uploaded.
@@ -361,7 +357,8 @@ pub async fn uploaded(State(app): State<App>, Key(owner): Key, Path(hash): Path<
 /// Whether files of this hash wait for a `COPY` of the team's.
 pub async fn is_there(app: &App, team: &TeamId, hash: &str) -> ApiResult<bool> {
     check_hash("hash", hash)?;
-    tokio::fs::try_exists(app.builds.context_file(team, hash)).await.map_err(ApiError::internal)
+    let key = Builds::context_key(team, hash);
+    app.layers.objects().has_files(&key).await.map_err(ApiError::internal)
 }
 
 /// Lists the platform's templates and the team's own, oldest first.

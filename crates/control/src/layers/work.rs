@@ -72,7 +72,7 @@ impl Layers {
             return Err(LayerError::Elsewhere);
         }
         let mut body = answer.into_body();
-        let mut draft = self.objects.draft(digest).await?;
+        let mut draft = self.objects.draft(digest)?;
         loop {
             let frame = tokio::time::timeout(STALL, body.frame()).await;
             let frame = frame.map_err(|error| crate::objects::ObjectError::other("fetching an image", error))?;

@@ -15,6 +15,7 @@ use super::store::{self, Template};
 use super::{BaseError, BaseImage, Recipe, cached, ensure_base, ensure_on};
 use crate::clock::Clock;
 use crate::db::{Db, DbError};
+use crate::objects::{ObjectError, Objects};
 
 /// Other names that programs know a shipped template by; a team's own template of that name comes first.
 const ALIASES: [(&str, &str); 1] = [("code-interpreter-v1", "code-interpreter")];
@@ -72,6 +73,8 @@ pub enum ShippedError {
     Failed { name: String, problem: String },
     #[error(transparent)]
     Db(#[from] DbError),
+    #[error("the image of a template that ships could not be stored")]
+    Store(#[from] ObjectError),
 }
 
 enum State {
@@ -87,6 +90,7 @@ pub struct Shipped(Arc<Inner>);
 struct Inner {
     db: Db,
     clock: Clock,
+    objects: Objects,
     tasks: TaskTracker,
     shutdown: CancellationToken,
     cache_dir: PathBuf,
@@ -98,19 +102,28 @@ impl Shipped {
     /// None of them without `recipes`.
     #[must_use]
     pub fn new(
-        (db, clock): (Db, Clock),
+        (db, clock, objects): (Db, Clock, Objects),
         (tasks, shutdown): (TaskTracker, CancellationToken),
         cache_dir: PathBuf,
         recipes: Option<ShippedRecipes>,
     ) -> Self {
-        Self(Arc::new(Inner { db, clock, tasks, shutdown, cache_dir, recipes, state: Mutex::new(State::Idle) }))
+        Self(Arc::new(Inner {
+            db,
+            clock,
+            objects,
+            tasks,
+            shutdown,
+            cache_dir,
+            recipes,
+            state: Mutex::new(State::Idle),
+        }))
     }
 
     /// Makes their rows, with their images where they are in the cache. Builds nothing.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn announce(&self) -> Result<(), DbError> {
+    pub async fn announce(&self) -> Result<(), ShippedError> {
         let Some(recipes) = &self.0.recipes else { return Ok(()) };
         let image = cached(&self.0.cache_dir, &recipes.code_interpreter).unwrap_or_else(|error| {
             tracing::warn!(%error, "the image cache can't be looked at");
@@ -119,8 +132,23 @@ impl Shipped {
         self.register(&recipes.code_interpreter, image.as_ref()).await.map(|_| ())
     }
 
-    async fn register(&self, recipe: &Recipe, image: Option<&BaseImage>) -> Result<Template, DbError> {
-        store::register_shipped(&self.0.db, recipe.name(), image, self.0.clock.now()).await
+    async fn register(&self, recipe: &Recipe, image: Option<&BaseImage>) -> Result<Template, ShippedError> {
+        if let Some(image) = image {
+            self.share(image).await?;
+        }
+        Ok(store::register_shipped(&self.0.db, recipe.name(), image, self.0.clock.now()).await?)
+    }
+
+    /// Puts an image of this machine's cache where the other replicas find it, if they share an object store: a host
+    /// may ask any of them for it.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn share(&self, image: &BaseImage) -> Result<(), ObjectError> {
+        if self.0.objects.is_shared() {
+            self.0.objects.import(&image.path, &image.digest).await?;
+        }
+        Ok(())
     }
 
     /// The platform's template of this name, with an image. None when none of that name ships.

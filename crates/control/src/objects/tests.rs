@@ -1,0 +1,172 @@
+//! The same promises of a folder and of a bucket. The bucket is moto's, a server of its own that speaks S3.
+
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use super::*;
+
+/// A bucket on a server of its own, which ends with it.
+struct S3 {
+    server: Child,
+    settings: BucketSettings,
+    _log: tempfile::TempDir,
+}
+
+impl Drop for S3 {
+    fn drop(&mut self) {
+        let _ended_already = self.server.kill();
+        let _reaped = self.server.wait();
+    }
+}
+
+impl S3 {
+    async fn start() -> Self {
+        let program = std::env::var("ATOLL_TEST_MOTO").expect(
+            "ATOLL_TEST_MOTO must name the program moto_server; scripts/test.sh installs it (pip install 'moto[server]')",
+        );
+        let log = tempfile::tempdir().unwrap();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let output =
+            || Stdio::from(std::fs::File::options().create(true).append(true).open(log.path().join("log")).unwrap());
+        let server = Command::new(program)
+            .args(["-H", "127.0.0.1", "-p", &port.to_string()])
+            .stdin(Stdio::null())
+            .stdout(output())
+            .stderr(output())
+            .spawn()
+            .unwrap();
+        let endpoint = format!("http://127.0.0.1:{port}");
+        let settings = BucketSettings {
+            endpoint: Some(endpoint.clone()),
+            key: Some(("test".to_owned(), "test".to_owned().into())),
+            ..BucketSettings::parse("s3://images/some/where").unwrap()
+        };
+        let this = Self { server, settings, _log: log };
+        let begun = Instant::now();
+        loop {
+            let request = http::Request::put(format!("{endpoint}/images")).body(Vec::new()).unwrap();
+            match crate::outbound::send(request).await {
+                Ok(answer) if answer.status().is_success() => return this,
+                answer => assert!(begun.elapsed() < Duration::from_secs(60), "moto does not answer: {answer:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+fn digest(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
+}
+
+async fn bytes_of(content: Content) -> Vec<u8> {
+    let length = content.bytes;
+    let parts: Vec<Bytes> = futures::TryStreamExt::try_collect(content.stream).await.unwrap();
+    let bytes = parts.concat();
+    assert_eq!(bytes.len() as u64, length);
+    bytes
+}
+
+/// What is promised of any store; the first of its objects has `size` bytes.
+async fn promises(objects: &Objects, size: usize) {
+    let image: Vec<u8> = (0..size).map(|at| (at / 7) as u8).collect();
+    let name = digest(&image);
+    assert!(!objects.has(&name).await.unwrap());
+    assert!(objects.read(&name).await.unwrap().is_none());
+    let mut wrong = objects.draft(&name).unwrap();
+    wrong.write(Bytes::from_static(b"imagx")).await.unwrap();
+    assert!(matches!(wrong.finish().await, Err(ObjectError::WrongDigest { .. })));
+    assert!(!objects.has(&name).await.unwrap());
+
+    let mut right = objects.draft(&name).unwrap();
+    for chunk in image.chunks(1 << 20) {
+        right.write(Bytes::copy_from_slice(chunk)).await.unwrap();
+    }
+    right.finish().await.unwrap();
+    assert!(objects.has(&name).await.unwrap());
+    assert!(bytes_of(objects.read(&name).await.unwrap().unwrap()).await == image);
+
+    let mut draft = objects.temporary().unwrap();
+    io::Write::write_all(&mut draft, b"small").unwrap();
+    objects.adopt(draft, &digest(b"small")).await.unwrap();
+    let mut listed: Vec<_> = objects.list().await.unwrap().into_iter().map(|listed| listed.digest).collect();
+    listed.sort();
+    let mut expected = [name.clone(), digest(b"small")];
+    expected.sort();
+    assert_eq!(listed, expected);
+
+    let mut draft = objects.temporary().unwrap();
+    io::Write::write_all(&mut draft, b"an archive").unwrap();
+    objects.keep_files(draft, "team-1234").await.unwrap();
+    assert!(objects.has_files("team-1234").await.unwrap());
+    assert!(!objects.has_files("team-1235").await.unwrap());
+    let mut file = objects.files("team-1234").await.unwrap().unwrap();
+    let mut text = String::new();
+    tokio::io::AsyncReadExt::read_to_string(&mut file, &mut text).await.unwrap();
+    assert_eq!(text, "an archive");
+    assert_eq!(objects.list().await.unwrap().len(), 2, "files of builds are no images");
+    objects.sweep_files(Duration::from_secs(3600)).await.unwrap();
+    assert!(objects.has_files("team-1234").await.unwrap());
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    objects.sweep_files(Duration::from_millis(1)).await.unwrap();
+    assert!(objects.files("team-1234").await.unwrap().is_none());
+
+    let elsewhere = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(elsewhere.path(), b"imported").unwrap();
+    for _ in 0..2 {
+        objects.import(elsewhere.path(), &digest(b"imported")).await.unwrap();
+    }
+    assert!(objects.has(&digest(b"imported")).await.unwrap());
+    for _ in 0..2 {
+        objects.delete(&name).await.unwrap();
+    }
+    assert!(objects.read(&name).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_folder_keeps_its_promises() {
+    let dir = tempfile::tempdir().unwrap();
+    let objects = Objects::open(dir.path()).unwrap();
+    promises(&objects, 3 << 20).await;
+    // A draft that a crash has left goes with the next start; objects stay.
+    let before = std::fs::read_dir(objects.folder()).unwrap().count();
+    std::fs::write(objects.folder().join(".draft-x"), b"half").unwrap();
+    let objects = Objects::open(dir.path()).unwrap();
+    assert_eq!(std::fs::read_dir(objects.folder()).unwrap().count(), before);
+}
+
+#[tokio::test]
+async fn a_bucket_keeps_the_same_promises_and_replicas_see_each_others_objects() {
+    let s3 = S3::start().await;
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let objects = Objects::open_bucket(dir.path(), &s3.settings).await.unwrap();
+    // Three parts, the last of them not whole.
+    promises(&objects, 35 << 20).await;
+    assert_eq!(std::fs::read_dir(objects.folder()).unwrap().count(), 0, "nothing stays on the disk");
+    let another = Objects::open_bucket(other.path(), &s3.settings).await.unwrap();
+    assert!(another.has(&digest(b"small")).await.unwrap());
+    // Another Atoll in the same bucket.
+    let apart = BucketSettings { prefix: "some".to_owned(), ..s3.settings.clone() };
+    let apart = Objects::open_bucket(other.path(), &apart).await.unwrap();
+    assert!(!apart.has(&digest(b"small")).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_bucket_that_is_not_there_is_said_at_the_start() {
+    let s3 = S3::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let missing = BucketSettings { bucket: "missing".to_owned(), ..s3.settings.clone() };
+    let error = Objects::open_bucket(dir.path(), &missing).await.unwrap_err();
+    assert!(error.to_string().contains("missing"), "{error}");
+}
+
+#[test]
+fn addresses_of_buckets_are_judged() {
+    let good = BucketSettings::parse("s3://my-bucket/a/b/").unwrap();
+    assert_eq!((good.bucket.as_str(), good.prefix.as_str()), ("my-bucket", "a/b"));
+    assert_eq!(BucketSettings::parse("s3://abc").unwrap().prefix, "");
+    for bad in
+        ["my-bucket", "s3://", "s3://ab", "s3://Bucket", "s3://bucket/a//b", "s3://bucket/../x", "s3://bucket/a b"]
+    {
+        assert!(BucketSettings::parse(bad).is_err(), "{bad}");
+    }
+}
