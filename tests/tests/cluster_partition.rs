@@ -1,8 +1,17 @@
 //! What a cluster promises when hosts can't be seen: nothing is lost, and nothing is destroyed by mistake.
 
+use std::time::Duration;
+
 use atoll_model::{HostStatus, SandboxId, SandboxStatus};
 use atoll_tests::cluster::Cluster;
 use atoll_tests::until;
+
+/// How long a partition lasts beyond what it takes to be noticed. None in the suite; `ATOLL_PARTITION_SECONDS=300` is
+/// for people with time.
+fn partition() -> Duration {
+    let seconds = std::env::var("ATOLL_PARTITION_SECONDS").ok();
+    Duration::from_secs(seconds.map_or(0, |seconds| seconds.parse().expect("ATOLL_PARTITION_SECONDS is a number")))
+}
 
 /// Whether a sandbox was ever in this status.
 async fn ever(cluster: &Cluster, id: &SandboxId, status: SandboxStatus) -> bool {
@@ -27,6 +36,8 @@ async fn a_partition_makes_sandboxes_missing_and_healing_brings_back_the_very_pr
     assert_eq!(cluster.sh(&near, "echo near").await, "near\n");
     // It has noticed by itself that nobody can see it.
     cluster.hosts[0].node.says("contact with control is lost").await;
+    tokio::time::sleep(partition()).await;
+    assert_eq!(cluster.sandbox(&far).await.status, SandboxStatus::Missing);
     cluster.heal(0);
     cluster.wait_host(0, HostStatus::Online).await;
     cluster.wait_sandbox(&far, SandboxStatus::Running).await;
