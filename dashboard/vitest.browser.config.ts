@@ -1,12 +1,17 @@
 import { defineConfig } from 'vitest/config';
 
 // The real dashboard in a real Chromium against the real server at ATOLL_URL (scripts/with-atoll.sh starts one).
+// Time limits are for what never comes: a slow machine is no failure.
 export default defineConfig({
 	test: {
 		include: ['tests/**/*.test.ts'],
 		environment: 'node',
+		globalSetup: ['tests/front.ts'],
 		fileParallelism: false,
-		testTimeout: 60_000,
-		hookTimeout: 60_000
+		// The files run in the same order everywhere, whatever took how long before.
+		cache: false,
+		expect: { poll: { timeout: 30_000 } },
+		testTimeout: 180_000,
+		hookTimeout: 180_000
 	}
 });

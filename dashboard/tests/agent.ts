@@ -17,11 +17,12 @@ export class Agent {
 	/** Runs what the dashboard says to run: `ATOLL_REGISTER=TOKEN atoll host --server URL`. */
 	start(command?: string): void {
 		const token = command && /ATOLL_REGISTER=(\S+)/.exec(command)?.[1];
-		const url = command && /--server (\S+)/.exec(command)?.[1];
+		const said = command && /--server (\S+)/.exec(command)?.[1];
+		const url = process.env.ATOLL_BEHIND ?? said ?? server;
 		const log = join(this.data, 'agent.log');
 		this.#child = spawn(
 			'/bin/sh',
-			['-c', `exec "$0" host --server "$1" --listen 127.0.0.1:0 >>"${log}" 2>&1`, program, url ?? server],
+			['-c', `exec "$0" host --server "$1" --listen 127.0.0.1:0 >>"${log}" 2>&1`, program, url],
 			{
 				env: {
 					PATH: process.env.PATH,

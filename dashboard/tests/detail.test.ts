@@ -208,7 +208,7 @@ it('links to a port that a program in it serves, and changes what becomes of it 
 		const url = await dialog.getByLabel('Address').inputValue();
 		await inspect(page, 'port-link');
 		const other = await context.newPage();
-		await expect.poll(async () => (await other.goto(url))?.status(), { timeout: 15_000 }).toBe(200);
+		await expect.poll(async () => (await other.goto(url))?.status()).toBe(200);
 		await other.getByText('from inside').waitFor();
 		await other.close();
 		await dialog.getByRole('button', { name: 'Done' }).click();

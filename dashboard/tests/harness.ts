@@ -19,6 +19,8 @@ interface Credentials {
 
 export const credentials = JSON.parse(readFileSync(join(data, 'credentials.json'), 'utf8')) as Credentials;
 
+const BESIDE = /\/v1\/(hosts\/[^/]+\/tags|sandboxes\/[^/]+\/metrics)(\?|$)/;
+
 export let browser: Browser;
 let profile: string;
 
@@ -69,16 +71,17 @@ export async function withPage(
 		colorScheme: options.scheme ?? 'dark',
 		viewport: { width: options.width ?? 1280, height: 800 }
 	});
-	context.setDefaultTimeout(15_000);
+	context.setDefaultTimeout(30_000);
 	const page = await context.newPage();
+	keepGoing(page);
 	const complaints: string[] = [];
 	const isElsewhere = (url: string) => options.elsewhere !== undefined && url.startsWith(options.elsewhere);
 	page.on('console', (message) => {
 		const text = message.text();
 		// Sandboxes that come and go change this machine's network; the page asks again, which the tests see.
 		if (text.includes('net::ERR_NETWORK_CHANGED')) return;
-		// The tags of a host are asked for beside the list: the host may be deleted in between.
-		if (text.includes('404') && /\/v1\/hosts\/[^/]+\/tags$/.test(message.location().url)) return;
+		// What is asked for beside a list, of each row: the host may be deleted, the sandbox destroyed in between.
+		if (/40[49]/.test(text) && BESIDE.test(message.location().url)) return;
 		if (message.type() === 'error' && !options.expected?.test(text) && !isElsewhere(page.url()))
 			complaints.push(`${text} ${message.location().url}`);
 	});
@@ -119,8 +122,33 @@ export async function enter(page: Page, address = '/dashboard/sandboxes'): Promi
 	await page.goto(`/login?next=${encodeURIComponent(address)}`);
 	await logIn(page);
 	await page.waitForURL((url) => url.pathname === address);
-	// The address changes before the page is there and hears keys.
-	await page.locator('h1').first().waitFor();
+	// The address changes before the page is there and hears keys; until then there is the log-in.
+	await page.locator('#content h1').first().waitFor();
+}
+
+/** Sandboxes that come and go change this machine's network, and what the browser is just connecting to then fails with
+ *  it. To people it loads such a page again by itself; a program has to ask for that. */
+function keepGoing(page: Page): void {
+	const { goto, reload } = page;
+	const twice = <T>(load: () => Promise<T>) =>
+		load().catch((error: unknown) => {
+			if (!String(error).includes('ERR_NETWORK_CHANGED')) throw error;
+			return load();
+		});
+	page.goto = (...told) => twice(() => goto.apply(page, told));
+	page.reload = (...told) => twice(() => reload.apply(page, told));
+}
+
+/** What the page would ask for again by itself after a failure, it doesn't: what is read then, a button has read. Before
+ *  the page is loaded. */
+export async function withoutRetries(page: Page): Promise<void> {
+	await page.addInitScript(() => {
+		const real = window.setTimeout;
+		const never = 2_000_000_000;
+		const held = (work: TimerHandler, ms?: number, ...rest: unknown[]) =>
+			real(work, (ms ?? 0) >= 2000 ? never : ms, ...rest);
+		Object.assign(window, { setTimeout: held });
+	});
 }
 
 /** No serious finding of axe-core, and a picture for people. */

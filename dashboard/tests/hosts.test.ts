@@ -1,7 +1,7 @@
 import { afterAll, afterEach, beforeAll, expect, it } from 'vitest';
 
 import { Agent } from './agent';
-import { admin, api, enter, inspect, useBrowser, withPage } from './harness';
+import { admin, api, enter, inspect, useBrowser, withoutRetries, withPage } from './harness';
 
 interface Host {
 	id: string;
@@ -65,7 +65,11 @@ it(
 				expect(await mark.evaluate((element) => getComputedStyle(element).animationName)).toBe('draw');
 				const circle = page.locator('[data-reveal] circle');
 				expect(await circle.evaluate((element) => getComputedStyle(element).animationName)).toBe('pop');
-				const token = await page.getByLabel('Registration token').inputValue();
+				const field = page.getByLabel('Registration token');
+				expect(await field.evaluate((one) => getComputedStyle(one.parentElement ?? one).animationName)).toBe(
+					'glow'
+				);
+				const token = await field.inputValue();
 				expect(token).toMatch(/^atr_/);
 				await page.getByText('Single use, valid for 1 hour, and not shown again.').waitFor();
 				await page.context().grantPermissions(['clipboard-read', 'clipboard-write']);
@@ -84,10 +88,11 @@ it(
 				// The row is there already, new, and pending.
 				const row = page.locator('[data-row]').filter({ hasText: 'reef-1' });
 				await row.getByText('Pending').waitFor({ state: 'attached' });
+				await page.locator('[data-row][data-fresh]').filter({ hasText: 'reef-1' }).waitFor();
 
 				agent = new Agent();
 				agent.start(command);
-				await page.locator('[data-enrolment=online]').waitFor({ timeout: 60_000 });
+				await page.locator('[data-enrolment=online]').waitFor({ timeout: 90_000 });
 				await page.getByText('reef-1 is online.').waitFor();
 				await inspect(page, 'byoc-online');
 				await page.getByRole('button', { name: 'Done' }).click();
@@ -132,7 +137,7 @@ it(
 			},
 			{ expected: /409/ }
 		),
-	120_000
+	300_000
 );
 
 it(
@@ -150,9 +155,9 @@ it(
 			await row.getByText('Pending').waitFor();
 			agent = new Agent();
 			agent.start(`ATOLL_REGISTER=${made.registration_token}`);
-			await row.getByText('Online').waitFor({ timeout: 60_000 });
+			await row.getByText('Online').waitFor({ timeout: 90_000 });
 			await agent.stop();
-			await row.getByText('Offline').waitFor({ timeout: 30_000 });
+			await row.getByText('Offline').waitFor({ timeout: 90_000 });
 			await row.getByRole('button', { name: 'Actions for reef-2' }).click();
 			await page.getByRole('menuitem', { name: /Enrol again/ }).click();
 			const command = await page
@@ -162,7 +167,7 @@ it(
 				.innerText();
 			expect(command).not.toContain(made.registration_token);
 			agent.start(command);
-			await page.locator('[data-enrolment=online]').waitFor({ timeout: 60_000 });
+			await page.locator('[data-enrolment=online]').waitFor({ timeout: 90_000 });
 			await page.getByRole('button', { name: 'Done' }).click();
 			await row.getByText('Online').waitFor();
 
@@ -172,8 +177,28 @@ it(
 			await page.getByRole('textbox', { name: 'Name' }).fill('outer-reef');
 			await page.getByRole('button', { name: 'Rename' }).click();
 			await row.getByText('outer-reef', { exact: true }).waitFor();
+
+			// Its times are relative, and exact for those who ask; its columns fold away where there is no room.
+			const times = row.locator('time');
+			expect(await times.count()).toBeGreaterThan(0);
+			for (const time of await times.all())
+				expect(await time.getAttribute('title')).toMatch(/\d{4}.*\d\d:\d\d/);
+			const specs = page.getByRole('columnheader', { name: 'Specs' });
+			await specs.waitFor();
+			await page.setViewportSize({ width: 390, height: 800 });
+			await specs.waitFor({ state: 'hidden' });
+			await row.getByText('Online').waitFor();
+			await page.setViewportSize({ width: 1280, height: 800 });
+
+			// It falls silent, as in a power cut.
+			expect(await page.locator('[data-pill=unreachable]').count()).toBe(0);
+			await agent.stop('SIGKILL');
+			await row.getByText('Unreachable').waitFor({ timeout: 90_000 });
+			await page.locator('[data-pill=unreachable]').getByText('1').waitFor();
+			await page.locator('[data-pill=online]').getByText('0').waitFor();
+			await inspect(page, 'byoc-unreachable');
 		}),
-	120_000
+	300_000
 );
 
 it('gives a host tags and takes them away', () =>
@@ -190,10 +215,13 @@ it('gives a host tags and takes them away', () =>
 		await page.keyboard.press('Enter');
 		await dialog.getByRole('listitem').filter({ hasText: 'gpu' }).waitFor();
 		expect(await tags()).toEqual(['gpu']);
+		// The list shows them also where it has no column for them.
+		await row.getByText('gpu').filter({ visible: true }).waitFor();
 		await inspect(page, 'host-tags');
 		await dialog.getByRole('button', { name: 'Remove gpu' }).click();
 		await dialog.getByText('None yet.').waitFor();
-		expect(await tags()).toEqual([]);
+		// It is gone from the page before the server has agreed.
+		await expect.poll(tags).toEqual([]);
 	}));
 
 it('edits tags right in the list where there is room', () =>
@@ -210,12 +238,12 @@ it('edits tags right in the list where there is room', () =>
 				await page.keyboard.press('Enter');
 				await editor.getByRole('listitem').filter({ hasText: tag }).waitFor();
 			}
-			await row.getByText('+1').waitFor();
+			await row.getByText('+1').filter({ visible: true }).waitFor();
 			await inspect(page, 'host-tags-in-list');
 			await page.keyboard.press('Escape');
 			await editor.waitFor({ state: 'detached' });
 			await page.reload();
-			await row.getByText('gpu').waitFor();
+			await row.getByText('gpu').filter({ visible: true }).waitFor();
 			await row.getByRole('button', { name: /^Tags of/ }).click();
 			for (const tag of ['gpu', 'rack 7', 'spare'])
 				await editor.getByRole('button', { name: `Remove ${tag}` }).click();
@@ -236,37 +264,44 @@ it('slides a new row in, once', () =>
 		expect(await row.evaluate((element) => getComputedStyle(element).animationName)).toBe('arrive');
 	}));
 
-it('shimmers at the final height while it loads, and offers another try when that fails', () =>
+it.each([
+	['/admin/hosts', '**/v1/admin/hosts?*'],
+	['/dashboard/byoc', '**/v1/hosts?*']
+])('shimmers at the final height while %s loads, and offers another try when that fails', (path, route) =>
 	withPage(
 		async (page) => {
-			await enter(page, '/admin/hosts');
+			await withoutRetries(page);
+			await byoc(true);
+			await admin('POST', '/v1/hosts', { type: 'byoc', team_id: team, name: 'in-the-rack' });
+			await enter(page, path);
 			let answer = () => {};
 			const held = new Promise<void>((resolve) => (answer = resolve));
 			let fail = true;
-			await page.route('**/v1/admin/hosts?*', async (route) => {
+			await page.route(route, async (asked) => {
 				await held;
 				if (fail)
-					await route.fulfill({
+					await asked.fulfill({
 						status: 503,
 						json: { error: { code: 'unavailable', message: 'the database is away' } }
 					});
-				else await route.continue();
+				else await asked.continue();
 			});
 			await page.reload();
 			const ghost = page.locator('[data-shimmer]').first();
 			await ghost.waitFor();
 			const height = (await ghost.boundingBox())?.height;
-			await inspect(page, 'admin-hosts-loading');
+			await inspect(page, `${path.slice(1).replace('/', '-')}-loading`);
 			answer();
 			await page.getByText('The database is away.').waitFor();
-			await inspect(page, 'admin-hosts-error');
+			await inspect(page, `${path.slice(1).replace('/', '-')}-error`);
 			fail = false;
 			await page.getByRole('button', { name: 'Try again' }).click();
 			await page.locator('[data-row]').first().waitFor();
 			expect((await page.locator('[data-row]').first().boundingBox())?.height).toBe(height);
 		},
 		{ expected: /503/ }
-	));
+	)
+);
 
 it('has the platform’s hosts and, by team, those that were brought; and is visibly another place', () =>
 	withPage(async (page) => {

@@ -81,5 +81,5 @@ it('holds 5,000 sandboxes: draws only those in view, finds one, and reaches the 
 		await page.keyboard.press('/');
 		await page.keyboard.type('task=train-4321');
 		await page.locator(`[data-row="${sandboxes[4321]?.id}"]`).waitFor();
-		expect(await page.locator('[data-row]').count()).toBe(1);
+		await expect.poll(() => page.locator('[data-row]').count()).toBe(1);
 	}));

@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 
 import { program } from './agent';
+import { fresh, inFrontOf } from './front';
 
 export class Own {
 	readonly data = mkdtempSync(join(tmpdir(), 'atoll-own-'));
@@ -13,6 +14,7 @@ export class Own {
 	/** While nobody has an account. */
 	setupToken = '';
 	#child: ChildProcess | undefined;
+	#front: { close: () => void } | undefined;
 
 	async start(env: Record<string, string> = {}): Promise<this> {
 		const child = spawn(program, ['server', '--json', '--listen', '127.0.0.1:0'], {
@@ -27,7 +29,9 @@ export class Own {
 		this.#child = child;
 		const said = await firstLine(child, (line) => line.startsWith('{'));
 		const { url, setup_token } = JSON.parse(said) as { url: string; setup_token: string | null };
-		this.url = url;
+		const front = fresh ? await inFrontOf(url) : undefined;
+		this.#front = front;
+		this.url = front?.url ?? url;
 		this.setupToken = setup_token ?? '';
 		return this;
 	}
@@ -44,6 +48,7 @@ export class Own {
 	}
 
 	async remove(): Promise<void> {
+		this.#front?.close();
 		await end(this.#child);
 		rmSync(this.data, { recursive: true, force: true });
 	}

@@ -181,27 +181,3 @@ it('says that there is no such sandbox, and no such page', () =>
 		},
 		{ expected: /404/ }
 	));
-
-it.each([
-	['dark', 390],
-	['dark', 1920],
-	['light', 390],
-	['light', 1280]
-] as const)('is whole in %s at %d pixels', (scheme, width) =>
-	withPage(
-		async (page) => {
-			const { id } = await api<Sandbox>('POST', '/v1/sandboxes', {
-				metadata: { task: 'look', owner: 'ana' }
-			});
-			await enter(page);
-			await page.locator(row(id)).waitFor();
-			await inspect(page, `sandboxes-${scheme}-${width}`);
-			await page.goto(`/dashboard/sandboxes/${id}`);
-			await page.getByText('From a terminal').waitFor();
-			await inspect(page, `sandbox-${scheme}-${width}`);
-			const wider = await page.evaluate('document.documentElement.scrollWidth > innerWidth');
-			expect(wider).toBe(false);
-		},
-		{ scheme, width }
-	)
-);

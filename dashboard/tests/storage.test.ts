@@ -1,6 +1,6 @@
 import { afterEach, expect, it } from 'vitest';
 
-import { api, enter, inspect, useBrowser, withPage } from './harness';
+import { api, enter, inspect, useBrowser, withoutRetries, withPage } from './harness';
 
 useBrowser();
 
@@ -99,6 +99,7 @@ it.each([
 ])('says that %s can’t be read, and reads them when asked again', (kind, heading) =>
 	withPage(
 		async (page) => {
+			await withoutRetries(page);
 			let broken = true;
 			await page.route(new RegExp(`/v1/${kind}\\b`), async (route) => {
 				if (broken)

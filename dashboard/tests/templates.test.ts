@@ -37,5 +37,5 @@ it(
 			await row.waitFor({ state: 'detached' });
 			expect(await page.locator('[data-row]').count()).toBeGreaterThan(0);
 		}),
-	120_000
+	300_000
 );

@@ -28,9 +28,16 @@ it('charts what the team used by day, and says how much of what it may is taken'
 		const chart = page.getByRole('figure', { name: 'Sandbox hours' });
 		await chart.locator('canvas').waitFor();
 		const today = new Date().toISOString().slice(0, 10);
-		const box = await chart.locator('.u-over').boundingBox();
-		await page.mouse.move((box?.x ?? 0) + (box?.width ?? 0) - 2, (box?.y ?? 0) + 20);
-		await chart.getByText(today).waitFor();
+		// The pointer stays where it was put when the page moves below it, so it is put there until it is heard.
+		let nudge = 0;
+		await expect
+			.poll(async () => {
+				const box = await chart.locator('.u-over').boundingBox();
+				nudge = 1 - nudge;
+				await page.mouse.move((box?.x ?? 0) + (box?.width ?? 0) - 2 - nudge, (box?.y ?? 0) + 20);
+				return chart.getByText(today).isVisible();
+			})
+			.toBe(true);
 		await inspect(page, 'usage');
 
 		await page.getByLabel(/^Range/).click();

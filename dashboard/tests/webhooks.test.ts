@@ -62,7 +62,7 @@ it('makes a webhook, which gets signed events; shows what was sent, tests it, sw
 				body: JSON.stringify({ name: 'told about' })
 			});
 			expect(made.status).toBe(201);
-			await expect.poll(() => event('api_key.created')?.body, { timeout: 20_000 }).toContain('told about');
+			await expect.poll(() => event('api_key.created')?.body).toContain('told about');
 			const { headers, body } = event('api_key.created') ?? { headers: {}, body: '' };
 			const signed = createHmac('sha256', secret)
 				.update(`${String(headers['atoll-webhook-timestamp'])}.${body}`)
@@ -110,8 +110,11 @@ it('makes a webhook, which gets signed events; shows what was sent, tests it, sw
 				[`v1=${by(next)}`, `v1=${by(secret)}`].toSorted()
 			);
 
+			// It is shown as off before the server has agreed.
+			const agreed = page.waitForResponse((answer) => answer.request().method() === 'PATCH');
 			await row.getByRole('switch').click();
 			await row.getByText('off', { exact: true }).filter({ visible: true }).waitFor();
+			expect((await agreed).ok()).toBe(true);
 			await page.reload();
 			await row.getByText('off', { exact: true }).filter({ visible: true }).waitFor();
 			await inspect(page, 'webhooks');

@@ -21,6 +21,8 @@ export interface Options {
 	anonymous?: boolean;
 }
 
+const AGAIN_MS = 250;
+
 let csrf: string | null = null;
 let onUnauthorized: () => Promise<boolean> = () => Promise.resolve(false);
 
@@ -82,17 +84,26 @@ async function ask(route: Route, options: Options): Promise<Response> {
 	if (options.idempotencyKey) headers['idempotency-key'] = options.idempotencyKey;
 	let body: BodyInit | undefined;
 	if (options.body !== undefined) body = raw ? (options.body as BodyInit) : JSON.stringify(options.body);
-	try {
-		return await fetch(address(route, options), {
+	const send = () =>
+		fetch(address(route, options), {
 			method,
 			headers,
 			body,
 			signal: options.signal,
 			credentials: 'same-origin'
 		});
-	} catch (cause) {
-		if (options.signal?.aborted) throw cause;
-		throw unreachable();
+	// Another network, a connection that was kept open too long: what does nothing twice is asked once more.
+	let again = method === 'GET' || options.idempotencyKey !== undefined;
+	for (;;) {
+		try {
+			return await send();
+		} catch (cause) {
+			if (options.signal?.aborted) throw cause;
+			if (!again) throw unreachable();
+		}
+		again = false;
+		await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
+		options.signal?.throwIfAborted();
 	}
 }
 
