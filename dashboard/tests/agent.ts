@@ -43,13 +43,20 @@ export class Agent {
 		}
 	}
 
+	/** SIGSTOP: it falls silent. SIGCONT: it goes on. */
+	signal(signal: NodeJS.Signals): void {
+		this.#child?.kill(signal);
+	}
+
 	/** Ends it in order; its host shows as offline. */
-	async stop(signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
+	async stop(): Promise<void> {
 		const child = this.#child;
 		this.#child = undefined;
 		if (!child || child.exitCode !== null || child.signalCode !== null) return;
 		const ended = new Promise((resolve) => child.once('exit', resolve));
-		child.kill(signal);
+		// Also when it was stopped in its tracks.
+		child.kill('SIGCONT');
+		child.kill('SIGTERM');
 		await ended;
 	}
 

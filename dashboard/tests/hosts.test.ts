@@ -190,13 +190,16 @@ it(
 			await row.getByText('Online').waitFor();
 			await page.setViewportSize({ width: 1280, height: 800 });
 
-			// It falls silent, as in a power cut.
+			// It falls silent, and is heard of again.
 			expect(await page.locator('[data-pill=unreachable]').count()).toBe(0);
-			await agent.stop('SIGKILL');
+			agent.signal('SIGSTOP');
 			await row.getByText('Unreachable').waitFor({ timeout: 90_000 });
 			await page.locator('[data-pill=unreachable]').getByText('1').waitFor();
 			await page.locator('[data-pill=online]').getByText('0').waitFor();
 			await inspect(page, 'byoc-unreachable');
+			agent.signal('SIGCONT');
+			await row.getByText('Online').waitFor({ timeout: 90_000 });
+			await page.locator('[data-pill=unreachable]').waitFor({ state: 'detached' });
 		}),
 	300_000
 );
