@@ -73,7 +73,10 @@ export async function inFrontOf(home: string): Promise<{ url: string; close: () 
 			got.on('error', () => answer.destroy());
 		});
 		onward.on('error', () => answer.destroy());
-		answer.on('close', () => onward.destroy());
+		// Not when it is all there: the connection may be another request's by then.
+		answer.on('close', () => {
+			if (!answer.writableFinished) onward.destroy();
+		});
 		asked.pipe(onward);
 	});
 	server.on('upgrade', (asked, socket, head) => {

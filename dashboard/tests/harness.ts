@@ -139,15 +139,35 @@ function keepGoing(page: Page): void {
 	page.reload = (...told) => twice(() => reload.apply(page, told));
 }
 
-/** What the page would ask for again by itself after a failure, it doesn't: what is read then, a button has read. Before
- *  the page is loaded. */
-export async function withoutRetries(page: Page): Promise<void> {
+/** Answers a question with 503 until somebody presses "Try again". A page asks by itself as well: soon, when its stream
+ *  opens meanwhile, and later and later. The first is refused like the rest, the second doesn't come, so that what is read
+ *  in the end was read by the button. `held`: there is no answer before. */
+export async function failUntilPressed(
+	page: Page,
+	question: string | RegExp,
+	message: string,
+	held?: Promise<void>
+): Promise<void> {
 	await page.addInitScript(() => {
-		const real = window.setTimeout;
+		const later = window.setTimeout;
 		const never = 2_000_000_000;
-		const held = (work: TimerHandler, ms?: number, ...rest: unknown[]) =>
-			real(work, (ms ?? 0) >= 2000 ? never : ms, ...rest);
-		Object.assign(window, { setTimeout: held });
+		Object.assign(window, {
+			setTimeout: (work: TimerHandler, ms?: number, ...rest: unknown[]) =>
+				later(work, (ms ?? 0) >= 2000 ? never : ms, ...rest)
+		});
+		window.addEventListener(
+			'click',
+			({ target }) => {
+				const button = target instanceof Element ? target.closest('button') : null;
+				if (button?.textContent?.includes('Try again')) Object.assign(window, { pressed: true });
+			},
+			{ capture: true }
+		);
+	});
+	await page.route(question, async (asked) => {
+		await held;
+		if ((await page.evaluate('window.pressed')) === true) await asked.continue();
+		else await asked.fulfill({ status: 503, json: { error: { code: 'unavailable', message } } });
 	});
 }
 

@@ -1,7 +1,7 @@
 import { afterAll, afterEach, beforeAll, expect, it } from 'vitest';
 
 import { Agent } from './agent';
-import { admin, api, enter, inspect, useBrowser, withoutRetries, withPage } from './harness';
+import { admin, api, enter, failUntilPressed, inspect, useBrowser, withPage } from './harness';
 
 interface Host {
 	id: string;
@@ -273,22 +273,12 @@ it.each([
 ])('shimmers at the final height while %s loads, and offers another try when that fails', (path, route) =>
 	withPage(
 		async (page) => {
-			await withoutRetries(page);
 			await byoc(true);
 			await admin('POST', '/v1/hosts', { type: 'byoc', team_id: team, name: 'in-the-rack' });
 			await enter(page, path);
 			let answer = () => {};
 			const held = new Promise<void>((resolve) => (answer = resolve));
-			let fail = true;
-			await page.route(route, async (asked) => {
-				await held;
-				if (fail)
-					await asked.fulfill({
-						status: 503,
-						json: { error: { code: 'unavailable', message: 'the database is away' } }
-					});
-				else await asked.continue();
-			});
+			await failUntilPressed(page, route, 'the database is away', held);
 			await page.reload();
 			const ghost = page.locator('[data-shimmer]').first();
 			await ghost.waitFor();
@@ -297,7 +287,6 @@ it.each([
 			answer();
 			await page.getByText('The database is away.').waitFor();
 			await inspect(page, `${path.slice(1).replace('/', '-')}-error`);
-			fail = false;
 			await page.getByRole('button', { name: 'Try again' }).click();
 			await page.locator('[data-row]').first().waitFor();
 			expect((await page.locator('[data-row]').first().boundingBox())?.height).toBe(height);

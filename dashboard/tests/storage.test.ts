@@ -1,6 +1,6 @@
 import { afterEach, expect, it } from 'vitest';
 
-import { api, enter, inspect, useBrowser, withoutRetries, withPage } from './harness';
+import { api, enter, failUntilPressed, inspect, useBrowser, withPage } from './harness';
 
 useBrowser();
 
@@ -99,17 +99,10 @@ it.each([
 ])('says that %s can’t be read, and reads them when asked again', (kind, heading) =>
 	withPage(
 		async (page) => {
-			await withoutRetries(page);
-			let broken = true;
-			await page.route(new RegExp(`/v1/${kind}\\b`), async (route) => {
-				if (broken)
-					await route.fulfill({ status: 503, json: { error: { code: 'unavailable', message: 'not now' } } });
-				else await route.continue();
-			});
+			await failUntilPressed(page, new RegExp(`/v1/${kind}\\b`), 'not now');
 			await enter(page, `/dashboard/${kind}`);
 			await page.getByRole('alert').waitFor();
 			await inspect(page, `${kind}-problem`);
-			broken = false;
 			await page.getByRole('button', { name: 'Try again' }).click();
 			await page.getByRole('heading', { name: heading }).waitFor();
 			expect(await page.getByRole('alert').count()).toBe(0);
