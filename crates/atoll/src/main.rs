@@ -3,6 +3,7 @@
 
 mod cli;
 mod client;
+mod mcp;
 mod output;
 mod service;
 

@@ -297,6 +297,22 @@ pub struct InterpreterArgs {
     pub interpreter_with: Vec<String>,
 }
 
+#[derive(Debug, Args)]
+pub struct McpArgs {
+    /// Speak HTTP instead of stdio, for many agents with API keys of their own
+    #[arg(long, value_name = "ADDR:PORT", num_args = 0..=1, default_missing_value = "127.0.0.1:7430")]
+    pub http: Option<std::net::SocketAddr>,
+    /// A name (or name:port) besides loopback's by which it is reached over HTTP; can be repeated
+    #[arg(long, value_name = "HOST", requires = "http")]
+    pub allow_host: Vec<String>,
+    /// Template of sandboxes whose template isn't named
+    #[arg(long, value_name = "NAME", default_value = "code-interpreter")]
+    pub template: String,
+    /// Leave sandboxes running when the session that made them ends
+    #[arg(long)]
+    pub keep: bool,
+}
+
 #[derive(Debug, Subcommand)]
 pub enum SnapshotCommand {
     /// Keep a sandbox's files under a name; `--template NAME` makes sandboxes from it

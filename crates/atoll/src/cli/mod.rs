@@ -10,7 +10,7 @@ pub mod teams;
 use clap::{Args, Parser, Subcommand};
 
 pub use client::{
-    CpArgs, ExecArgs, HostsCommand, KeyCommand, LoginArgs, RunArgs, SandboxCommand, SecretCommand, ShellArgs,
+    CpArgs, ExecArgs, HostsCommand, KeyCommand, LoginArgs, McpArgs, RunArgs, SandboxCommand, SecretCommand, ShellArgs,
     SnapshotCommand, TemplateCommand, VolumeCommand,
 };
 pub use settings::{HostArgs, ServerArgs, UpArgs};
@@ -170,6 +170,22 @@ Examples:
     Login(LoginArgs),
     /// End the session of `atoll login`, and forget the server
     Logout,
+    /// Give agents sandboxes as tools, by the Model Context Protocol (MCP)
+    #[command(after_help = "\
+Examples:
+  atoll mcp                        over stdio: the command that an agent's configuration names
+  atoll mcp --keep                 sandboxes stay when the agent goes
+  atoll mcp --http                 over HTTP, at http://127.0.0.1:7430/mcp
+  atoll mcp --http 10.0.0.5:7430 --allow-host mcp.example.com
+
+What agents are configured with (most read this form, from a file such as .mcp.json):
+  {\"mcpServers\": {\"atoll\": {\"command\": \"atoll\", \"args\": [\"mcp\"],
+    \"env\": {\"ATOLL_URL\": \"http://127.0.0.1:7420\", \"ATOLL_API_KEY\": \"atl_...\"}}}}
+
+Over stdio everything is done with the credentials that every command uses. Over HTTP each request brings
+its caller's own API key (Authorization: Bearer KEY) and can do what that key can, nothing else.
+Sandboxes are destroyed when the session that made them ends, unless the agent or --keep says otherwise.")]
+    Mcp(McpArgs),
     /// Print a completion script for a shell
     #[command(after_help = "\
 Examples:

@@ -64,6 +64,7 @@ async fn dispatch(command: Command, global: &Global) -> anyhow::Result<u8> {
         Command::Audit(args) => audit::main(args, global).await,
         Command::Login(args) => login::main(args, global).await,
         Command::Logout => logout::main(global).await,
+        Command::Mcp(args) => crate::mcp::main(args, global).await,
         Command::Up(_) | Command::Server(_) | Command::Host(_) | Command::Completion { .. } | Command::Zygote => Ok(1),
     }
 }
@@ -90,6 +91,6 @@ fn credentials(global: &Global) -> anyhow::Result<Credentials> {
     })
 }
 
-fn client(global: &Global) -> anyhow::Result<Client> {
+pub(crate) fn client(global: &Global) -> anyhow::Result<Client> {
     Ok(Client::new(&credentials(global)?)?)
 }
