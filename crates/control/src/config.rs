@@ -205,6 +205,9 @@ impl Default for HttpLimits {
     }
 }
 
+/// Browsers take it to be this machine, with anything before it.
+pub const DEFAULT_DOMAIN: &str = "localhost";
+
 /// Everything that [`crate::Control::start`] needs to know.
 #[derive(Debug, Clone)]
 pub struct ControlConfig {
@@ -223,7 +226,7 @@ pub struct ControlConfig {
     /// NAT.
     pub advertise: Option<String>,
     /// Ports of sandboxes are reached at `{port}-{sandbox}.{domain}`; may end with a port, which links then bear.
-    /// Default `localhost`, which browsers take to be this machine with anything before it.
+    /// Default [`DEFAULT_DOMAIN`].
     pub domain: String,
     pub tls: Option<TlsFiles>,
     pub dashboard: DashboardLookup,
@@ -283,7 +286,7 @@ impl ControlConfig {
             database_url: None,
             public_url: None,
             advertise: None,
-            domain: "localhost".to_owned(),
+            domain: DEFAULT_DOMAIN.to_owned(),
             tls: None,
             dashboard: |_| None,
             shipped: None,

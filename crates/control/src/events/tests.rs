@@ -158,9 +158,12 @@ async fn a_stream_shows_its_teams_things_and_the_platforms_only_to_admins() {
         let host = admin.post("/v1/hosts", json!({ "name": "rack" })).await.json();
         admin.post("/v1/api-keys", json!({ "name": "theirs" })).await;
         stranger.client.post("/v1/api-keys", json!({ "name": "own" })).await;
+        let path = format!("/v1/hosts/{}/tags", host["host"]["id"].as_str().unwrap());
+        admin.post(&path, json!({ "tags": ["gpu"] })).await.expect(200);
         assert_eq!(all.expect("host.created").await.data["object"]["id"], host["host"]["id"]);
         assert_eq!(all.expect("api_key.created").await.data["object"]["name"], "theirs");
         assert_eq!(all.expect("api_key.created").await.data["object"]["name"], "own");
+        assert_eq!(all.expect("host.updated").await.data["object"]["tags"], json!(["gpu"]));
         assert_eq!(own.expect("api_key.created").await.data["object"]["name"], "own");
     }
 }

@@ -25,6 +25,8 @@ pub struct HostRow {
     pub disk_gb: Option<i64>,
     pub address: Option<String>,
     pub agent_version: Option<String>,
+    /// Sorted, no two the same.
+    pub tags: Json<Vec<String>>,
     /// Hex of the SPKI that it registered.
     pub public_key: Option<String>,
     pub certificate_fingerprint: Option<String>,
@@ -44,7 +46,7 @@ pub struct HostRow {
 macro_rules! columns {
     () => {
         "id, name, type, team_id, provider, availability_zone, status, status_changed_at, draining, arch, cpu_cores, memory_mb, disk_gb, \
-         address, agent_version, public_key, certificate_fingerprint, credential_family, sandboxes_running, \
+         address, agent_version, tags, public_key, certificate_fingerprint, credential_family, sandboxes_running, \
          sandboxes_paused, sandboxes_other, last_heartbeat_at, deletion_id, deletion_requested_by, created_by, created_at, updated_at"
     };
 }
@@ -90,6 +92,7 @@ impl HostRow {
             address: self.address.clone(),
             status: self.status.0,
             agent_version: self.agent_version.clone(),
+            tags: self.tags.0.clone(),
             sandbox_counts: SandboxCounts {
                 running: count(self.sandboxes_running),
                 paused: count(self.sandboxes_paused),
@@ -222,35 +225,14 @@ pub async fn team_name(db: &Db, team: &TeamId) -> Result<Option<String>, DbError
     Ok(row.map(|row| row.0))
 }
 
-pub async fn tags(db: &Db, host: &HostId) -> Result<Vec<String>, DbError> {
-    let rows: Vec<(String,)> =
-        on!(read db, |c| sqlx::query_as("SELECT tag FROM host_tags WHERE host_id = $1 ORDER BY tag")
-            .bind(host.as_str())
-            .fetch_all(c)
-            .await)
-        .during("list a host's tags")?;
-    Ok(rows.into_iter().map(|row| row.0).collect())
-}
-
-pub async fn add_tag(tx: &mut Tx, host: &HostId, tag: &str, now: Millis) -> Result<(), DbError> {
-    on!(tx tx, |c| sqlx::query(
-        "INSERT INTO host_tags (host_id, tag, created_at) VALUES ($1, $2, $3) ON CONFLICT (host_id, tag) DO NOTHING"
-    )
-    .bind(host.as_str())
-    .bind(tag)
-    .bind(now)
-    .execute(c)
-    .await
-    .map(|_| ()))
-    .during("tag a host")
-}
-
-pub async fn remove_tag(tx: &mut Tx, host: &HostId, tag: &str) -> Result<(), DbError> {
-    on!(tx tx, |c| sqlx::query("DELETE FROM host_tags WHERE host_id = $1 AND tag = $2")
+/// Sets the tags, all of them.
+pub async fn set_tags(tx: &mut Tx, host: &HostId, tags: &[String], now: Millis) -> Result<(), DbError> {
+    on!(tx tx, |c| sqlx::query("UPDATE hosts SET tags = $2, updated_at = $3 WHERE id = $1")
         .bind(host.as_str())
-        .bind(tag)
+        .bind(Json(tags))
+        .bind(now)
         .execute(c)
         .await
         .map(|_| ()))
-    .during("untag a host")
+    .during("tag a host")
 }

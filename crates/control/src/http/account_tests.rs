@@ -274,6 +274,17 @@ async fn a_new_password_ends_all_other_sessions() {
 }
 
 #[tokio::test]
+async fn who_arrives_is_told_of_a_domain_that_was_set() {
+    let config = |domain: Option<&'static str>| async move {
+        let set = |config: &mut crate::ControlConfig| domain.into_iter().for_each(|it| config.domain = it.to_owned());
+        let test = app_with(sqlite().await, set).await;
+        test.client.anonymous().get("/v1/auth/config").await.json()
+    };
+    assert_eq!(config(None).await.get("domain"), None);
+    assert_eq!(config(Some("sbx.example:8443")).await["domain"], "sbx.example:8443");
+}
+
+#[tokio::test]
 async fn who_may_sign_up_is_a_setting() {
     for (mode, allowed) in [(SignupMode::Open, true), (SignupMode::Invite, false), (SignupMode::Closed, false)] {
         let test = app_with(sqlite().await, |config| config.signup = mode).await;

@@ -24,7 +24,7 @@ use super::{browser, idempotent, validate};
 use crate::accounts::{Credential, Newcomer, SignedIn, Switched, Visit, link};
 use crate::app::App;
 use crate::audit::Origin;
-use crate::config::SignupMode;
+use crate::config::{DEFAULT_DOMAIN, SignupMode};
 use crate::sign_in::Provider;
 
 /// What is kept of a client's name in its session.
@@ -112,6 +112,8 @@ pub async fn config(State(app): State<App>) -> ApiResult<axum::Json<AuthConfig>>
         setup_needed: !app.accounts.anybody().await?,
         providers: Provider::all(&app.config).iter().map(provider).collect(),
         smtp: app.accounts.mailer().is_on(),
+        // No secret: it is in public DNS, in the certificate that this server shows, and in every link.
+        domain: Some(app.config.domain.clone()).filter(|domain| domain != DEFAULT_DOMAIN),
     }))
 }
 

@@ -291,3 +291,40 @@ async fn a_host_gets_the_images_that_it_may_have_and_no_others() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_host_bears_its_tags_wherever_it_is_shown() {
+    for db in databases().await {
+        let test = app(db).await;
+        let platform = platform_admin(&test).await;
+        let (id, _) = make(&platform, json!({})).await;
+        let (bare, _) = make(&platform, json!({})).await;
+        let path = format!("/v1/hosts/{id}");
+        let tags = format!("{path}/tags");
+        let added = platform.post(&tags, json!({ "tags": ["rack 7", "gpu", "gpu"] })).await.expect(200);
+        assert_eq!(added.json()["tags"], json!(["gpu", "rack 7"]));
+        // At once, from many: none is lost.
+        let more = (0..6).map(|n| platform.post(&tags, json!({ "tags": [format!("n{n}")] })));
+        for answer in futures::future::join_all(more).await {
+            answer.expect(200);
+        }
+        platform.send(Method::DELETE, &format!("{tags}?tag=rack%207"), Body::empty()).await.expect(204);
+        let all = json!(["gpu", "n0", "n1", "n2", "n3", "n4", "n5"]);
+        assert_eq!(platform.get(&path).await.json()["tags"], all);
+        assert_eq!(platform.get(&tags).await.json()["tags"], all);
+        let json_client = platform.with("content-type", "application/json");
+        let renamed = json_client.send(Method::PATCH, &path, json!({ "name": "n" }).to_string()).await;
+        assert_eq!(renamed.expect(200).json()["tags"], all);
+        for list in ["/v1/hosts", "/v1/admin/hosts"] {
+            let page = platform.get(list).await.expect(200).json();
+            let of = |id: &str| {
+                let items = page["items"].as_array().unwrap();
+                items.iter().find(|host| host["id"] == id).map(|host| host["tags"].clone())
+            };
+            assert_eq!((of(&id.to_string()), of(&bare.to_string())), (Some(all.clone()), Some(json!([]))), "{list}");
+        }
+        let many: Vec<_> = (0..58).map(|n| format!("m{n}")).collect();
+        let refused = platform.post(&tags, json!({ "tags": many })).await.expect(400);
+        assert_eq!(refused.json()["error"]["field"], "tags");
+    }
+}

@@ -240,8 +240,8 @@ async fn set_draining(app: &App, user: &User, id: &HostId, draining: bool) -> Ap
 #[utoipa::path(get, path = "/v1/hosts/{id}/tags", tag = "hosts", params(("id" = HostId, Path)),
     responses((status = 200, body = HostTags)), security(("bearer" = [])))]
 pub async fn tags(State(app): State<App>, user: User, Id(id): Id<HostId>) -> ApiResult<axum::Json<HostTags>> {
-    visible(&app, &user, &id).await?;
-    Ok(axum::Json(HostTags { tags: store::tags(&app.db, &id).await? }))
+    let row = visible(&app, &user, &id).await?;
+    Ok(axum::Json(HostTags { tags: row.tags.0 }))
 }
 
 /// Adds tags. Those that it has already stay.
@@ -260,21 +260,17 @@ pub async fn add_tags(
     for tag in &request.tags {
         validate::line("tags", tag, 64)?;
     }
-    let mut all = store::tags(&app.db, &id).await?;
+    let now = app.clock.now();
+    let mut tx = app.db.begin().await?;
+    let locked = store::lock(&mut tx, &id).await?.ok_or_else(|| ApiError::not_found("host"))?;
+    let mut all = locked.tags.0;
     all.extend(request.tags.iter().cloned());
     all.sort();
     all.dedup();
     if all.len() > MAX_TAGS {
         return Err(ApiError::invalid("tags", format!("a host can have at most {MAX_TAGS} tags")));
     }
-    let now = app.clock.now();
-    let mut tx = app.db.begin().await?;
-    if store::lock(&mut tx, &id).await?.is_none() {
-        return Err(ApiError::not_found("host"));
-    }
-    for tag in &request.tags {
-        store::add_tag(&mut tx, &id, tag, now).await?;
-    }
+    store::set_tags(&mut tx, &id, &all, now).await?;
     audit::record(&mut tx, now, &entry(&user, &user.actor(), &row, "host.tag", json!({ "tags": request.tags })))
         .await?;
     tx.commit().await?;
@@ -300,7 +296,10 @@ pub async fn remove_tag(
     validate::line("tag", &query.tag, 64)?;
     let now = app.clock.now();
     let mut tx = app.db.begin().await?;
-    store::remove_tag(&mut tx, &id, &query.tag).await?;
+    let locked = store::lock(&mut tx, &id).await?.ok_or_else(|| ApiError::not_found("host"))?;
+    let mut left = locked.tags.0;
+    left.retain(|tag| *tag != query.tag);
+    store::set_tags(&mut tx, &id, &left, now).await?;
     audit::record(&mut tx, now, &entry(&user, &user.actor(), &row, "host.untag", json!({ "tag": query.tag }))).await?;
     tx.commit().await?;
     Ok(StatusCode::NO_CONTENT)

@@ -226,6 +226,7 @@ impl Sandboxes {
             on_reboot: Text(OnRebootName(new.on_reboot)),
             metadata: Json(new.metadata.clone()),
             network: Json(new.network.clone()),
+            mounts: Json(volumes::shown_in(ground.mounts)),
             access_token: hex::encode(rand::random::<[u8; 16]>()),
             created_by: owner.actor.id().map(str::to_owned),
             created_at: now,

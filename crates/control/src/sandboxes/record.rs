@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use atoll_model::api::sandboxes::{NetworkPolicy, Sandbox};
+use atoll_model::api::sandboxes::{Mount, NetworkPolicy, Sandbox};
 use atoll_model::sandbox::OnReboot;
 use atoll_model::{HostId, OnTimeout, SandboxId, SandboxStatus, TeamId, TemplateId};
 use serde::{Deserialize, Serialize};
@@ -69,6 +69,8 @@ pub struct SandboxRecord {
     pub on_reboot: Text<OnRebootName>,
     pub metadata: Json<BTreeMap<String, String>>,
     pub network: Json<Network>,
+    /// What it was given to mount; what it has mounted now is in `volume_mounts`.
+    pub mounts: Json<Vec<Mount>>,
     pub access_token: String,
     pub created_by: Option<String>,
     pub created_at: Millis,
@@ -146,6 +148,7 @@ impl SandboxRecord {
                 deny_out: self.network.deny_out.clone(),
             },
             host_id: self.host().cloned(),
+            mounts: self.mounts.0.clone(),
             metadata: self.metadata.0.clone(),
             created_at: self.created_at.to_utc(),
             started_at: self.started_at.map(Millis::to_utc),

@@ -11,7 +11,7 @@ use crate::db::{Db, DbError, During, Millis, Text, Tx, on};
 macro_rules! columns {
     () => {
         "id, team_id, host_id, template, template_id, digest, status, former_status, reason, generation, driver, \
-         vcpus, memory_mb, disk_mb, timeout_sec, on_timeout, auto_resume, on_reboot, metadata, network, access_token, \
+         vcpus, memory_mb, disk_mb, timeout_sec, on_timeout, auto_resume, on_reboot, metadata, network, mounts, access_token, \
          created_by, created_at, started_at, last_active_at, status_changed_at"
     };
 }
@@ -32,7 +32,7 @@ pub async fn insert(tx: &mut Tx, new: &SandboxRecord) -> Result<(), DbError> {
         "INSERT INTO sandboxes (",
         columns!(),
         ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, \
-         $22, $23, $24, $25, $26)"
+         $22, $23, $24, $25, $26, $27)"
     ))
     .bind(new.id.as_str())
     .bind(new.team_id.as_str())
@@ -54,6 +54,7 @@ pub async fn insert(tx: &mut Tx, new: &SandboxRecord) -> Result<(), DbError> {
     .bind(new.on_reboot.0.0.as_str())
     .bind(&new.metadata)
     .bind(&new.network)
+    .bind(&new.mounts)
     .bind(&new.access_token)
     .bind(&new.created_by)
     .bind(new.created_at)

@@ -10,6 +10,7 @@ pub mod store;
 #[cfg(test)]
 mod tests;
 
+use atoll_model::api::sandboxes;
 use atoll_model::api::volumes::{Volume, VolumeMode};
 use atoll_model::{HostId, SandboxId, TeamId, VolumeId};
 use atoll_rpc::atoll::host::v1 as wire;
@@ -258,6 +259,20 @@ pub async fn give_back(db: &Db, sandbox: &SandboxId) -> Result<(), DbError> {
     let mut tx = db.begin().await?;
     store::unbind(&mut tx, sandbox).await?;
     tx.commit().await
+}
+
+/// As a sandbox shows them, by path.
+#[must_use]
+pub fn shown_in(mounts: &[Mount]) -> Vec<sandboxes::Mount> {
+    let one = |mount: &Mount| sandboxes::Mount {
+        volume_id: mount.volume.id.0.clone(),
+        volume: mount.volume.name.clone(),
+        path: mount.path.clone(),
+        read_only: mount.read_only,
+    };
+    let mut shown: Vec<_> = mounts.iter().map(one).collect();
+    shown.sort_by(|one, other| one.path.cmp(&other.path));
+    shown
 }
 
 /// As hosts are told.

@@ -1,7 +1,7 @@
 //! What volumes promise, over both databases and hosts that are not there.
 
 use atoll_model::HostId;
-use atoll_model::api::sandboxes::{ForkResponse, Sandbox};
+use atoll_model::api::sandboxes::{ForkResponse, Mount, Sandbox};
 use atoll_model::api::volumes::{Volume, VolumeMode};
 use serde_json::{Value, json};
 
@@ -38,6 +38,14 @@ async fn a_volume_lies_where_it_was_first_mounted_and_sandboxes_come_to_it() {
         let mounted = &agent.spec_of(&one.id).unwrap().volumes[0];
         assert_eq!((mounted.id.as_str(), mounted.path.as_str()), (made.id.as_str(), "/mnt/data"));
         assert_eq!((mounted.size_bytes, mounted.read_only), (64 << 20, false));
+        let mount = Mount {
+            volume_id: made.id.clone(),
+            volume: "data".to_owned(),
+            path: "/mnt/data".to_owned(),
+            read_only: false,
+        };
+        let again: Sandbox = test.client.get(&format!("/v1/sandboxes/{}", one.id)).await.expect(200).parsed();
+        assert_eq!((&one.mounts, &again.mounts), (&vec![mount.clone()], &vec![mount]));
         let (second, _) = host(&test).await;
         let two: Sandbox = test.client.post("/v1/sandboxes", with(&["data"])).await.expect(201).parsed();
         assert_eq!((&one.host_id, &two.host_id), (&Some(first.clone()), &Some(first.clone())));

@@ -167,6 +167,9 @@ pub struct AuthConfig {
     pub providers: Vec<SignInProvider>,
     /// Whether the server sends mail. Without it an admin hands out the links that set a new password.
     pub smtp: bool,
+    /// Below which name sandboxes are reached by host name, where the server was given one: `E2B_DOMAIN` for the SDKs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
 }
 
 /// A person's role in a team. Ordered: a greater one may do all that a lesser one may.

@@ -117,6 +117,10 @@ pub struct Host {
     pub address: Option<String>,
     pub status: HostStatus,
     pub agent_version: Option<String>,
+    /// Free labels, sorted.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required = true))]
+    pub tags: Vec<String>,
     pub sandbox_counts: SandboxCounts,
     pub last_heartbeat_at: Option<DateTime<Utc>>,
     pub created_by: Option<UserId>,

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::sandbox::OnReboot;
-use crate::{HostId, OnTimeout, SandboxId, SandboxStatus};
+use crate::{HostId, OnTimeout, SandboxId, SandboxStatus, VolumeId};
 
 /// Everything is optional: `{}` makes a sandbox from `base`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -77,6 +77,18 @@ pub struct VolumeMount {
     /// Where its files are inside: absolute, made where the template lacks it.
     pub path: String,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub read_only: bool,
+}
+
+/// A volume that a sandbox was given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Mount {
+    pub volume_id: VolumeId,
+    /// Its name.
+    pub volume: String,
+    /// Where its files are inside.
+    pub path: String,
     pub read_only: bool,
 }
 
@@ -189,6 +201,10 @@ pub struct Sandbox {
     #[serde(default, skip_serializing_if = "NetworkPolicy::is_empty")]
     pub network: NetworkPolicy,
     pub host_id: Option<HostId>,
+    /// The team's volumes that it was given, by path.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required = true))]
+    pub mounts: Vec<Mount>,
     pub metadata: BTreeMap<String, String>,
     pub created_at: DateTime<Utc>,
     pub started_at: Option<DateTime<Utc>>,

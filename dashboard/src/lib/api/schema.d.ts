@@ -269,6 +269,8 @@ export interface components {
         AuditId: string;
         /** @description What a page for signing in needs to know. Public. */
         AuthConfig: {
+            /** @description Below which name sandboxes are reached by host name, where the server was given one: `E2B_DOMAIN` for the SDKs. */
+            domain?: string | null;
             providers: components["schemas"]["SignInProvider"][];
             /** @description Nobody has an account: the first admin is made with the setup token that the server printed. */
             setup_needed: boolean;
@@ -439,6 +441,8 @@ export interface components {
                 provider?: string | null;
                 sandbox_counts: components["schemas"]["SandboxCounts"];
                 status: components["schemas"]["HostStatus"];
+                /** @description Free labels, sorted. */
+                tags: string[];
                 team_id?: components["schemas"]["TeamId"] | null;
                 team_name?: string | null;
                 type: components["schemas"]["HostType"];
@@ -918,6 +922,8 @@ export interface components {
             provider?: string | null;
             sandbox_counts: components["schemas"]["SandboxCounts"];
             status: components["schemas"]["HostStatus"];
+            /** @description Free labels, sorted. */
+            tags: string[];
             team_id?: components["schemas"]["TeamId"] | null;
             team_name?: string | null;
             type: components["schemas"]["HostType"];
@@ -1128,6 +1134,15 @@ export interface components {
             /** Format: int64 */
             timestamp_unix: number;
         };
+        /** @description A volume that a sandbox was given. */
+        Mount: {
+            /** @description Where its files are inside. */
+            path: string;
+            read_only: boolean;
+            /** @description Its name. */
+            volume: string;
+            volume_id: components["schemas"]["VolumeId"];
+        };
         MoveFileRequest: {
             destination: string;
             source: string;
@@ -1296,6 +1311,8 @@ export interface components {
                 provider?: string | null;
                 sandbox_counts: components["schemas"]["SandboxCounts"];
                 status: components["schemas"]["HostStatus"];
+                /** @description Free labels, sorted. */
+                tags: string[];
                 team_id?: components["schemas"]["TeamId"] | null;
                 team_name?: string | null;
                 type: components["schemas"]["HostType"];
@@ -1393,6 +1410,8 @@ export interface components {
                 metadata: {
                     [key: string]: string;
                 };
+                /** @description The team's volumes that it was given, by path. */
+                mounts: components["schemas"]["Mount"][];
                 /** @description What it may reach, where that was said. */
                 network?: components["schemas"]["NetworkPolicy"];
                 on_timeout: components["schemas"]["OnTimeout"];
@@ -1695,6 +1714,8 @@ export interface components {
             metadata: {
                 [key: string]: string;
             };
+            /** @description The team's volumes that it was given, by path. */
+            mounts: components["schemas"]["Mount"][];
             /** @description What it may reach, where that was said. */
             network?: components["schemas"]["NetworkPolicy"];
             on_timeout: components["schemas"]["OnTimeout"];
