@@ -230,6 +230,10 @@ const E2B_ROWS: &[(&str, For)] = &[
     ("patch /e2b/v2/templates/{id}", Key),
     ("post /e2b/v2/templates/{id}/builds/{build}", Key),
     ("post /e2b/v3/templates", Key),
+    ("get /e2b/volumes", Key),
+    ("post /e2b/volumes", Key),
+    ("delete /e2b/volumes/{id}", Key),
+    ("get /e2b/volumes/{id}", Key),
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -446,6 +450,7 @@ impl World {
             .replace("{build}", "none")
             .replace("{hash}", &"0".repeat(64))
             .replace("/templates/{id}", "/templates/none")
+            .replace("/volumes/{id}", "/volumes/none")
             .replace("{alias}", "none")
             .replace("{name}", "none");
         if path.contains("/sandboxes/{id}") {

@@ -19,10 +19,11 @@ use super::page::{Cursor, PageQuery, page};
 use super::validate::{DISK_MB, within};
 use super::{idempotent, snapshots};
 use crate::app::App;
+use crate::audit::Owner;
 use crate::db::Millis;
 use crate::volumes::{VolumeError, store};
 
-const DEFAULT_SIZE_MB: u64 = 1024;
+pub(super) const DEFAULT_SIZE_MB: u64 = 1024;
 
 /// All routes of this file.
 pub fn routes() -> OpenApiRouter<App> {
@@ -110,7 +111,12 @@ pub async fn delete(State(app): State<App>, Key(owner): Key, Path(name): Path<St
     if name.contains('\0') {
         return Err(ApiError::not_found("volume"));
     }
-    let id = app.volumes.delete(&owner, &name).await?;
+    remove(&app, &owner, &name).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn remove(app: &App, owner: &Owner, name_or_id: &str) -> ApiResult<()> {
+    let id = app.volumes.delete(owner, name_or_id).await?;
     // Noted in the database for every host: what is not told now is told later.
     let images = app.reconcile.images.clone();
     app.tasks.spawn(async move {
@@ -118,5 +124,5 @@ pub async fn delete(State(app): State<App>, Key(owner): Key, Path(name): Path<St
             tracing::warn!(volume = %id, error = &error as &dyn std::error::Error, "hosts will hear of it later");
         }
     });
-    Ok(StatusCode::NO_CONTENT)
+    Ok(())
 }

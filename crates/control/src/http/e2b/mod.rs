@@ -3,7 +3,7 @@
 //!
 //! `wire` has the shapes, `reference` what a path may call a sandbox, `sandboxes` their lives, `lists` the lists, `insight`
 //! metrics and logs, `snapshots` snapshots and forks, `templates` and `builds` what sandboxes are made of (`template_wire`
-//! their shapes, `names` what they are called), `keys` teams and API keys. Errors are the ones of `/v1` with the same statuses, written in
+//! their shapes, `names` what they are called), `volumes` what they mount, `keys` teams and API keys. Errors are the ones of `/v1` with the same statuses, written in
 //! E2B's shape by the edge. It decides nothing by itself and never talks to a host or a guest. What goes into a sandbox
 //! (files, programs, ports) doesn't come through here but through `ports`.
 
@@ -21,6 +21,7 @@ mod template_wire;
 mod templates;
 #[cfg(test)]
 mod tests;
+mod volumes;
 mod wire;
 
 use axum::Router;
@@ -61,6 +62,8 @@ pub fn router(app: &App) -> Router<App> {
         .route("/sandboxes/{id}/fork", post(snapshots::fork))
         .route("/sandboxes/{id}/snapshots", post(snapshots::create))
         .route("/snapshots", get(snapshots::list))
+        .route("/volumes", get(volumes::list).post(volumes::create))
+        .route("/volumes/{id}", get(volumes::get).delete(volumes::delete))
         .route("/teams", get(keys::teams))
         .route("/api-keys", get(keys::list).post(keys::create))
         .route("/api-keys/{id}", patch(keys::rename).delete(keys::delete))

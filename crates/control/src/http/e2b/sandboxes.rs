@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use atoll_model::api::sandboxes::{CreateSandboxRequest, NetworkPolicy};
+use atoll_model::api::sandboxes::{CreateSandboxRequest, Mount, NetworkPolicy, VolumeMount};
 use atoll_model::{OnTimeout, SandboxStatus};
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
@@ -81,9 +81,7 @@ fn translated(request: wire::NewSandbox) -> ApiResult<CreateSandboxRequest> {
     if request.iam.as_ref().is_some_and(|iam| iam.get("tokens").is_some_and(|tokens| !tokens.is_null())) {
         return Err(ApiError::invalid("iam", "workload identities are not issued here"));
     }
-    if request.volume_mounts.is_some_and(|mounts| !mounts.is_empty()) {
-        return Err(ApiError::invalid("volumeMounts", "volumes can't be mounted by this API"));
-    }
+    let mount = |mount: wire::VolumeMount| VolumeMount { volume: mount.name, path: mount.path, read_only: false };
     let network = request.network.unwrap_or_default();
     let policy = policy(&network)?;
     Ok(CreateSandboxRequest {
@@ -92,6 +90,7 @@ fn translated(request: wire::NewSandbox) -> ApiResult<CreateSandboxRequest> {
         on_timeout: Some(if auto_pause { OnTimeout::Pause } else { OnTimeout::Kill }),
         auto_resume: Some(auto_resume.enabled),
         env: request.env_vars.unwrap_or_default(),
+        volumes: request.volume_mounts.unwrap_or_default().into_iter().map(mount).collect(),
         metadata: request.metadata.unwrap_or_default(),
         internet: request.allow_internet_access,
         public: Some(network.allow_public_traffic.unwrap_or(true)),
@@ -176,7 +175,12 @@ pub fn listed(listed: &Listed) -> wire::ListedSandbox {
         state: state(record),
         envd_version: wire::ENVD_VERSION,
         metadata: record.metadata.0.clone(),
+        volume_mounts: record.mounts.iter().map(mounted).collect(),
     }
+}
+
+fn mounted(mount: &Mount) -> wire::VolumeMount {
+    wire::VolumeMount { name: mount.volume.clone(), path: mount.path.clone() }
 }
 
 fn end_of(listed: &Listed, started: DateTime<Utc>) -> DateTime<Utc> {

@@ -1,9 +1,10 @@
 //! What E2B's SDKs can rely on, without a network.
 
+use atoll_model::SandboxId;
 use serde_json::{Value, json};
 
 use crate::db::testing::databases;
-use crate::testing::{TestApp, app};
+use crate::testing::{TestApp, app, insert_online_host};
 
 async fn create(test: &TestApp, request: Value) -> Value {
     test.client.post("/e2b/v2/sandboxes", request).await.expect(201).json()
@@ -112,5 +113,50 @@ async fn a_key_that_only_reads_gets_no_access_token() {
             assert!(body.contains(made["sandboxID"].as_str().unwrap().trim_start_matches('i')), "{list}: {body}");
             assert!(!body.contains(token), "{list} bears an access token");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_volume_is_made_mounted_shown_and_deleted() {
+    for db in databases().await {
+        let test = app(db).await;
+        let (host, agent) = test.fleet.add_host();
+        insert_online_host(&test, &host).await;
+        for bad in ["", "a/b", "ü", &"x".repeat(65)] {
+            test.client.post("/e2b/volumes", json!({ "name": bad })).await.expect(400);
+        }
+        let made = test.client.post("/e2b/volumes", json!({ "name": "My_data" })).await.expect(201).json();
+        let id = made["volumeID"].as_str().unwrap();
+        assert!(id.starts_with("vol-") && made["token"].is_string(), "{made}");
+        test.client.post("/e2b/volumes", json!({ "name": "My_data" })).await.expect(409);
+        let listed = test.client.get("/e2b/volumes").await.expect(200).json();
+        assert_eq!(listed, json!([{ "volumeID": id, "name": "My_data" }]));
+        for known_as in [id, "My_data"] {
+            let got = test.client.get(&format!("/e2b/volumes/{known_as}")).await.expect(200).json();
+            assert_eq!(got, made);
+        }
+
+        let mounts = json!([{ "name": "My_data", "path": "/mnt/data" }]);
+        let sandbox = create(&test, json!({ "templateID": "base", "volumeMounts": mounts })).await;
+        let path = format!("/e2b/sandboxes/{}", sandbox["sandboxID"].as_str().unwrap());
+        assert_eq!(test.client.get(&path).await.expect(200).json()["volumeMounts"], mounts);
+        assert_eq!(test.client.get("/e2b/v2/sandboxes").await.expect(200).json()[0]["volumeMounts"], mounts);
+        let own: SandboxId = sandbox["sandboxID"].as_str().unwrap().parse().unwrap();
+        assert_eq!(agent.spec_of(&own).unwrap().volumes[0].path, "/mnt/data");
+        for (mounts, status) in [
+            (json!([{ "name": "none", "path": "/mnt/x" }]), 404),
+            (json!([{ "name": "My_data", "path": "relative" }]), 400),
+            (json!([{ "name": "My_data" }]), 400),
+        ] {
+            let request = json!({ "templateID": "base", "volumeMounts": mounts });
+            test.client.post("/e2b/v2/sandboxes", request).await.expect(status);
+        }
+
+        let volume = format!("/e2b/volumes/{id}");
+        test.client.delete(&volume).await.expect(409);
+        test.client.delete(&path).await.expect(204);
+        test.client.delete(&volume).await.expect(204);
+        test.client.delete(&volume).await.expect(404);
+        test.another_team().await.get(&volume).await.expect(404);
     }
 }

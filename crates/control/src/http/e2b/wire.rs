@@ -28,7 +28,13 @@ pub struct NewSandbox {
     pub metadata: Option<BTreeMap<String, String>>,
     pub env_vars: Option<BTreeMap<String, String>>,
     pub iam: Option<Value>,
-    pub volume_mounts: Option<Vec<Value>>,
+    pub volume_mounts: Option<Vec<VolumeMount>>,
+}
+
+#[derive(Debug, Clone, Deserialize, Serialize)]
+pub struct VolumeMount {
+    pub name: String,
+    pub path: String,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -112,6 +118,7 @@ pub struct ListedSandbox {
     pub state: &'static str,
     pub envd_version: &'static str,
     pub metadata: BTreeMap<String, String>,
+    pub volume_mounts: Vec<VolumeMount>,
 }
 
 #[derive(Debug, Serialize)]
