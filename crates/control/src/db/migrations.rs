@@ -37,6 +37,7 @@ const SQLITE: &[Listed] = &[
     (70, "secrets", include_str!("../../migrations/sqlite/0070_secrets.sql")),
     (71, "volumes", include_str!("../../migrations/sqlite/0071_volumes.sql")),
     (80, "E2B: builds in two steps, pauses of files", include_str!("../../migrations/sqlite/0080_e2b.sql")),
+    (90, "tags and mounts in their rows", include_str!("../../migrations/sqlite/0090_shown_with.sql")),
 ];
 const POSTGRES: &[Listed] = &[
     (1, "init", include_str!("../../migrations/postgres/0001_init.sql")),
@@ -58,6 +59,7 @@ const POSTGRES: &[Listed] = &[
     (70, "secrets", include_str!("../../migrations/postgres/0070_secrets.sql")),
     (71, "volumes", include_str!("../../migrations/postgres/0071_volumes.sql")),
     (80, "E2B: builds in two steps, pauses of files", include_str!("../../migrations/postgres/0080_e2b.sql")),
+    (90, "tags and mounts in their rows", include_str!("../../migrations/postgres/0090_shown_with.sql")),
 ];
 
 /// The version that this program was built for.
