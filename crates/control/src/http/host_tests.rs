@@ -321,7 +321,7 @@ async fn a_host_bears_its_tags_wherever_it_is_shown() {
                 let items = page["items"].as_array().unwrap();
                 items.iter().find(|host| host["id"] == id).map(|host| host["tags"].clone())
             };
-            assert_eq!((of(&id.to_string()), of(&bare.to_string())), (Some(all.clone()), Some(json!([]))), "{list}");
+            assert_eq!((of(&id), of(&bare)), (Some(all.clone()), Some(json!([]))), "{list}");
         }
         let many: Vec<_> = (0..58).map(|n| format!("m{n}")).collect();
         let refused = platform.post(&tags, json!({ "tags": many })).await.expect(400);
