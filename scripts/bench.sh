@@ -95,7 +95,7 @@ fi
 ATOLL_CACHE_DIR=${ATOLL_CACHE_DIR:-/var/cache/atoll}
 export ATOLL_CACHE_DIR
 # 1,000 idle sandboxes of one processor each are more than the defaults promise on a small machine.
-"$program" up --data-dir "$dir/data" --listen 127.0.0.1:0 \
+"$program" up --data-dir "$dir/data" --listen 127.0.0.1:0 --log info,atoll_host::driver::vm=debug \
     --cpu-overcommit 1000 --memory-overcommit 100 --disk-overcommit 1000 >"$dir/up.log" 2>&1 &
 pid=$!
 echo "bench: waiting for Atoll (pid $pid)"
@@ -112,9 +112,9 @@ curl -fsS -o /dev/null "$url/readyz" || die "Atoll is not ready; see $dir/up.log
 image=$(find "$ATOLL_CACHE_DIR/images" -name '*.erofs' -printf '%T@ %p\n' | sort -rn | sed -n '1s/^[^ ]* //p')
 [ -n "$image" ] || die "no base image in $ATOLL_CACHE_DIR/images"
 if [ "${1:-}" = --only ]; then
-  target/release/atoll-bench --data-dir "$dir/data" --pid "$pid" --image "$image" "$@"
+  target/release/atoll-bench --data-dir "$dir/data" --pid "$pid" --log "$dir/up.log" --image "$image" "$@"
   exit
 fi
 hosts
 
-target/release/atoll-bench --hosts "$dir/hosts.md" --data-dir "$dir/data" --pid "$pid" --image "$image" "${libcontainer[@]}" "$@"
+target/release/atoll-bench --hosts "$dir/hosts.md" --data-dir "$dir/data" --pid "$pid" --log "$dir/up.log" --image "$image" "${libcontainer[@]}" "$@"

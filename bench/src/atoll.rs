@@ -33,7 +33,7 @@ impl Bench {
         Ok(self.client.create_sandbox(&CreateSandboxRequest::default()).await?.id)
     }
 
-    async fn exec_ok(&self, id: &SandboxId) -> Result<()> {
+    pub async fn exec_ok(&self, id: &SandboxId) -> Result<()> {
         let answer = self.client.exec(id, &command("/bin/true", Vec::<String>::new())).await?;
         if answer.exit_code != 0 {
             bail!("true exited with {}", answer.exit_code);
@@ -155,48 +155,6 @@ impl Bench {
             }
         }
         Ok(false)
-    }
-
-    /// Virtual machines, where the host offers them.
-    pub async fn machines(&mut self, report: &mut Report, rounds: usize) -> Result<()> {
-        let request = CreateSandboxRequest {
-            driver: Some("vm".to_owned()),
-            memory_mb: Some(256),
-            ..CreateSandboxRequest::default()
-        };
-        let what = "vm, 256 MiB: create (boot) to first exec output";
-        let (mut boot, mut exec) = (Samples::default(), Samples::default());
-        let (mut pause, mut resume) = (Samples::default(), Samples::default());
-        for _ in 0..rounds {
-            let begin = Instant::now();
-            let id = match self.client.create_sandbox(&request).await {
-                Ok(sandbox) => sandbox.id,
-                Err(error) => {
-                    report.row(what, "1.5 s in software", format!("not measured: {error}"), None);
-                    return Ok(());
-                }
-            };
-            self.echo(&id).await?;
-            boot.push(begin.elapsed());
-            for _ in 0..20 {
-                let begin = Instant::now();
-                self.exec_ok(&id).await?;
-                exec.push(begin.elapsed());
-            }
-            let begin = Instant::now();
-            self.client.pause_sandbox(&id).await?;
-            pause.push(begin.elapsed());
-            let begin = Instant::now();
-            self.client.resume_sandbox(&id).await?;
-            self.echo(&id).await?;
-            resume.push(begin.elapsed());
-            self.client.destroy_sandbox(&id).await?;
-        }
-        report.time(what, "1.5 s in software", &boot, 1500.0, None);
-        report.row("vm: REST exec of `true`", "", format!("{:.2} ms p50", exec.median()), None);
-        let measured = format!("{:.2} / {:.2} ms p50", pause.median(), resume.median());
-        report.row("vm: pause / resume to first exec output", "", measured, None);
-        Ok(())
     }
 
     pub async fn memory(&mut self, report: &mut Report, count: usize) -> Result<()> {

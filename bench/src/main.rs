@@ -4,6 +4,7 @@
 mod atoll;
 mod lifecycle;
 mod machine;
+mod machines;
 mod peers;
 mod report;
 mod stats;
@@ -30,6 +31,12 @@ struct Args {
     /// The program built from bench/libcontainer, if it could be built.
     #[arg(long)]
     libcontainer: Option<PathBuf>,
+    /// Where this machine's kernels are, and the machines that wait with them.
+    #[arg(long, env = "ATOLL_CACHE_DIR", default_value = "/var/cache/atoll")]
+    cache_dir: PathBuf,
+    /// What `atoll up` has logged, with `atoll_host::driver::vm=debug`.
+    #[arg(long)]
+    log: Option<PathBuf>,
     /// Where to write the report.
     #[arg(long, default_value = "bench/RESULTS.md")]
     out: PathBuf,
@@ -101,7 +108,10 @@ async fn measure(bench: &mut atoll::Bench, report: &mut Report, part: Part, args
         Part::Destroy => bench.destroy(report, 60 / scale).await.context("destroy"),
         Part::Pause => bench.pause_resume(report, 200 / scale).await.context("pause and resume"),
         Part::Fork => bench.fork(report, 100, few).await.context("fork into 100"),
-        Part::Vm => bench.machines(report, if args.quick { 2 } else { 10 }).await.context("virtual machines"),
+        Part::Vm => {
+            let rounds = if args.quick { 2 } else { 9 };
+            bench.machines(report, rounds, &args.cache_dir, args.log.as_deref()).await.context("virtual machines")
+        }
         Part::Memory => bench.memory(report, 200 / scale).await.context("memory per idle sandbox"),
         Part::Idle => bench.idle(report, 1000 / scale).await.context("many idle sandboxes"),
         Part::Files => bench.files(report, if args.quick { 512 } else { 2048 }).await.context("files"),

@@ -30,7 +30,7 @@ async fn begin(client: Client, id: SandboxId, deed: Deed, name: String) {
         Deed::Pause => drop(client.pause_sandbox(&id).await),
         Deed::Resume => drop(client.resume_sandbox(&id).await),
         Deed::Snapshot => {
-            let request = CreateSnapshotRequest { sandbox_id: id, name: Some(name) };
+            let request = CreateSnapshotRequest { sandbox_id: id, name: Some(name), memory: None };
             drop(client.create_snapshot(&request, false).await);
         }
         Deed::Fork => {

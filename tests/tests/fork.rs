@@ -127,7 +127,7 @@ async fn sandboxes_are_made_from_a_snapshot_also_after_a_restart_and_when_it_lie
     let mut atoll = Atoll::start().await;
     let origin = atoll.sandbox().await;
     atoll.sh(&origin.id, "echo kept > file; sudo rm -rf /usr/share/man; sudo touch /root/of-root").await;
-    let request = CreateSnapshotRequest { sandbox_id: origin.id.clone(), name: Some("mine".to_owned()) };
+    let request = CreateSnapshotRequest { sandbox_id: origin.id.clone(), name: Some("mine".to_owned()), memory: None };
     let snapshot = atoll.client().create_snapshot(&request, false).await.expect("snapshot");
     assert_eq!(snapshot.kind, "files");
     atoll.client().destroy_sandbox(&origin.id).await.expect("destroy");

@@ -1,7 +1,7 @@
 //! Sandboxes that are virtual machines, through the real binary. Few tests: without hardware help each boot takes seconds.
 
 use atoll_client::command;
-use atoll_model::SandboxStatus;
+use atoll_model::{SandboxId, SandboxStatus};
 use atoll_model::api::sandboxes::{CreateSandboxRequest, ExecRequest, ForkRequest};
 use atoll_model::api::snapshots::CreateSnapshotRequest;
 use atoll_tests::{Atoll, until};
@@ -72,19 +72,11 @@ sys.exit(ctypes.CDLL(None).mount(b"none", b"/mnt/m", b"tmpfs", 0, None))' && gre
 }
 
 #[tokio::test]
-async fn a_fork_and_a_snapshot_of_a_machine_have_its_files_and_only_machines_stand_on_them() {
+async fn a_snapshot_of_a_machine_has_its_files_and_only_machines_stand_on_it() {
     let atoll = Atoll::start_with(&["--driver", "vm"], &[]).await;
     let parent = atoll.sandbox_with(small()).await;
-    atoll.sh(&parent.id, "echo old > file").await;
-    let one = ForkRequest { count: Some(1), ..ForkRequest::default() };
-    let child =
-        atoll.client().fork_sandbox(&parent.id, &one).await.expect("fork").items.remove(0).sandbox.expect("a child");
-    assert_eq!(child.driver, "vm");
     atoll.sh(&parent.id, "echo new > file").await;
-    assert_eq!(atoll.sh(&child.id, "cat file; hostname").await.stdout, format!("old\n{}\n", child.id.dns_label()));
-    atoll.client().destroy_sandbox(&child.id).await.expect("destroy");
-
-    let request = CreateSnapshotRequest { sandbox_id: parent.id.clone(), name: Some("kept".to_owned()) };
+    let request = CreateSnapshotRequest { sandbox_id: parent.id.clone(), name: Some("kept".to_owned()), memory: None };
     atoll.client().create_snapshot(&request, false).await.expect("snapshot");
     atoll.client().destroy_sandbox(&parent.id).await.expect("destroy");
     let from = |driver: Option<&str>| CreateSandboxRequest {
@@ -96,5 +88,110 @@ async fn a_fork_and_a_snapshot_of_a_machine_have_its_files_and_only_machines_sta
     assert!(refused.to_string().contains("for the driver `vm`"), "{refused}");
     let later = atoll.sandbox_with(from(None)).await;
     assert_eq!(atoll.sh(&later.id, "cat file").await.stdout, "new\n");
+    atoll.stop_and_check().await;
+}
+
+/// A program that counts, ten times a second, in its own memory, and shows how far it is.
+const COUNTER: &str = r#"python3 -c '
+import os, random, time
+mark, count = random.random(), 0
+while True:
+    count += 1
+    open("/dev/shm/new", "w").write("%s %d" % (mark, count))
+    os.rename("/dev/shm/new", "/dev/shm/count")
+    time.sleep(0.1)
+'"#;
+
+async fn count(atoll: &Atoll, id: &SandboxId) -> (String, u64) {
+    let text = atoll.sh(id, "cat /dev/shm/count").await.stdout;
+    let (mark, count) = text.split_once(' ').unwrap_or_else(|| panic!("no count: {text:?}"));
+    (mark.to_owned(), count.parse().expect("a number"))
+}
+
+/// Forks and sandboxes of a snapshot with memory go on with the very processes, each as a sandbox of its own.
+#[tokio::test]
+async fn copies_of_a_running_machine_go_on_with_its_processes_under_their_own_names() {
+    let atoll = Atoll::start_with(&["--driver", "vm"], &[]).await;
+    let parent = atoll.sandbox_with(small()).await;
+    let program = command("/bin/bash", ["-c", COUNTER]);
+    let pid = atoll.client().exec_background(&parent.id, &program).await.expect("background").pid;
+    until("the counter to count", || async {
+        (atoll.sh(&parent.id, "cat /dev/shm/count").await.exit_code == 0).then_some(())
+    })
+    .await;
+    atoll.sh(&parent.id, "echo old > file").await;
+    let (mark, before) = count(&atoll, &parent.id).await;
+
+    let two = ForkRequest { count: Some(2), ..ForkRequest::default() };
+    let forked = atoll.client().fork_sandbox(&parent.id, &two).await.expect("fork");
+    assert_eq!(forked.kept, "memory");
+    let mut all = vec![parent.id.clone()];
+    all.extend(forked.items.into_iter().map(|item| item.sandbox.unwrap_or_else(|| panic!("{:?}", item.error)).id));
+    atoll.sh(&parent.id, "echo new > file").await;
+
+    let request =
+        CreateSnapshotRequest { sandbox_id: parent.id.clone(), name: Some("alive".to_owned()), memory: Some(true) };
+    let snapshot = atoll.client().create_snapshot(&request, false).await.expect("snapshot");
+    assert_eq!(snapshot.kind, "memory");
+    let from = CreateSandboxRequest { template: Some("alive".to_owned()), ..CreateSandboxRequest::default() };
+    all.push(atoll.sandbox_with(from).await.id);
+
+    for (number, id) in all.iter().enumerate() {
+        // The very process, which goes on.
+        let (its_mark, first) = count(&atoll, id).await;
+        assert!(its_mark == mark && first >= before, "{number}: {its_mark} {first}, not {mark} {before}");
+        until("the count to go on", || async { (count(&atoll, id).await.1 > first).then_some(()) }).await;
+        let comm = atoll.sh(id, &format!("tr '\\0' ' ' < /proc/{pid}/cmdline")).await.stdout;
+        assert!(comm.contains("random.random()"), "{number}: {comm}");
+        let file = if (1..3).contains(&number) { "old\n" } else { "new\n" };
+        assert_eq!(atoll.sh(id, "cat file").await.stdout, file, "{number}");
+        let names = atoll.sh(id, "hostname; cat /etc/hostname; echo $E2B_SANDBOX_ID").await.stdout;
+        let label = id.dns_label();
+        assert_eq!(names, format!("{label}\n{label}\n{label}\n"));
+    }
+    // Nothing that tells them apart is common to two.
+    let facts = [
+        "cat /etc/machine-id",
+        "cat /proc/sys/kernel/random/boot_id",
+        "od -An -N16 -x /dev/urandom",
+        "cat /sys/class/net/eth0/address",
+        "tail -1 /etc/hosts | cut -f1",
+        "python3 -c 'import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.connect((\"8.8.8.8\", 9)); print(s.getsockname()[0])'",
+    ];
+    for fact in facts {
+        let mut told = Vec::new();
+        for id in &all {
+            let answer = atoll.sh(id, fact).await;
+            assert_eq!(answer.exit_code, 0, "{fact}: {answer:?}");
+            told.push(answer.stdout);
+        }
+        told.sort();
+        told.dedup();
+        assert_eq!(told.len(), all.len(), "{fact}: {told:?}");
+    }
+    // Each has the way out that every sandbox has: the resolver answers at the gateway.
+    let resolves = "python3 -c 'import socket; print(socket.gethostbyname(\"localhost.\"))' && grep -q 198 /etc/resolv.conf";
+    for id in &all {
+        assert_eq!(atoll.sh(id, resolves).await.exit_code, 0);
+    }
+    // Without the memory to go on with, or with another size, they start from the files.
+    let other = CreateSandboxRequest {
+        template: Some("alive".to_owned()),
+        memory_mb: Some(320),
+        ..CreateSandboxRequest::default()
+    };
+    let other = atoll.sandbox_with(other).await;
+    assert_eq!(atoll.sh(&other.id, "cat file; ls /dev/shm").await.stdout, "new\n");
+    atoll.client().delete_snapshot("alive").await.expect("delete");
+    atoll.stop_and_check().await;
+}
+
+#[tokio::test]
+async fn of_a_container_no_memory_can_be_kept() {
+    let atoll = Atoll::start_with(&["--driver", "container"], &[]).await;
+    let sandbox = atoll.sandbox_with(CreateSandboxRequest::default()).await;
+    let request = CreateSnapshotRequest { sandbox_id: sandbox.id.clone(), name: None, memory: Some(true) };
+    let refused = atoll.client().create_snapshot(&request, false).await.expect_err("a container");
+    assert!(refused.to_string().contains("container"), "{refused}");
     atoll.stop_and_check().await;
 }

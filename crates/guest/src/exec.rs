@@ -167,7 +167,7 @@ impl GuestService for Control {
     ) -> ServiceResult<ConfigureResponse> {
         let request = request.to_owned_message();
         let mut settings = self.0.settings();
-        settings.replace_env(&self.0.config, request.envs.into_iter().collect());
+        settings.replace_env(&self.0.config(), request.envs.into_iter().collect());
         if let Some(token) = request.access_token {
             settings.set_access_token(Some(token));
         }

@@ -13,7 +13,7 @@ use crate::process::table::Table;
 use crate::reaper::Reaper;
 
 pub struct Guest {
-    pub config: Config,
+    config: Mutex<Arc<Config>>,
     settings: Mutex<Settings>,
     pub reaper: Arc<Reaper>,
     pub processes: Table,
@@ -39,13 +39,24 @@ impl Guest {
             meter: Meter::new(cpus, config.memory_bytes, used),
             proc_files: ProcFiles::new(proc_folder, cpus, config.memory_bytes, used),
             cgroup,
-            config,
+            config: Mutex::new(Arc::new(config)),
         })
     }
 
     /// The settings as they are now. Held for a moment only, never over an await.
     pub fn settings(&self) -> MutexGuard<'_, Settings> {
         crate::lock(&self.settings)
+    }
+
+    /// What the host has said of this sandbox.
+    pub fn config(&self) -> Arc<Config> {
+        crate::lock(&self.config).clone()
+    }
+
+    /// This is another sandbox from now on: a copy of the one that it was.
+    pub fn become_another(&self, config: Config) {
+        *self.settings() = Settings::from_config(&config);
+        *crate::lock(&self.config) = Arc::new(config);
     }
 
     /// The user that a request acts as when it names none.

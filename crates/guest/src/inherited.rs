@@ -9,11 +9,13 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
+use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::FdFlags;
 
 use crate::config::{Config, MAX_CONFIG_BYTES};
+use crate::guest::Guest;
 use crate::server::Listener;
 use crate::vm::{self, port::Port};
 
@@ -35,7 +37,7 @@ pub enum ListenAt {
 }
 
 impl ListenAt {
-    pub async fn open(self) -> io::Result<Listener> {
+    pub async fn open(self, guest: &Arc<Guest>) -> io::Result<Listener> {
         match self {
             Self::Inherited(listener) => Listener::control(listener),
             Self::Unix(path) => {
@@ -44,7 +46,7 @@ impl ListenAt {
                     .map_err(|error| io::Error::new(error.kind(), format!("listening on {path} failed: {error}")))?;
                 Listener::control(listener)
             }
-            Self::Port(port) => Ok(Listener::port(port)),
+            Self::Port(port) => Ok(Listener::port(port, guest.clone())),
             Self::Tcp(address) => Listener::tcp(&address)
                 .await
                 .map_err(|error| io::Error::new(error.kind(), format!("listening on {address} failed: {error}"))),

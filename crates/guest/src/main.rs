@@ -99,19 +99,19 @@ fn run(start: Start) -> io::Result<()> {
         let children = reaper::Reaper::listen()?;
         let guest = Guest::new(config, proc_folder, development, virtual_machine);
         tokio::spawn(guest.reaper.clone().run(children));
-        if let Some(port) = guest.config.tcp_port {
+        if let Some(port) = guest.config().tcp_port {
             match Listener::loopback(port).await {
                 Ok(listener) => drop(tokio::spawn(server::serve(guest.clone(), listener))),
                 Err(error) => guest.logs.error(format!("listening on 127.0.0.1:{port} failed: {error}")),
             }
         }
-        let listener = listener.open().await?;
+        let listener = listener.open(&guest).await?;
         if let Some(ready) = ready {
             // The socket queues connections already, and the very next thing done is to accept them.
             rustix::io::write(&ready, b"ready\n")?;
             memory::map_program();
         }
-        guest.logs.info(format!("guest of sandbox {} is ready", guest.config.sandbox_id));
+        guest.logs.info(format!("guest of sandbox {} is ready", guest.config().sandbox_id));
         startup::begin(&guest);
         server::serve(guest, listener).await;
         Ok(())

@@ -15,7 +15,7 @@ const TAG: &str = "startup";
 const SHOWN: usize = 1000;
 
 pub fn begin(guest: &Arc<Guest>) {
-    let Some(startup) = guest.config.startup.clone() else { return };
+    let Some(startup) = guest.config().startup.clone() else { return };
     let name = if startup.user.is_empty() { guest.default_user() } else { startup.user };
     let account = match users::by_name(&name) {
         Ok(account) => account,

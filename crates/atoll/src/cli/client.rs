@@ -323,6 +323,9 @@ pub enum SnapshotCommand {
         /// Take the place of a snapshot of that name
         #[arg(long)]
         overwrite: bool,
+        /// Keep its processes too: for virtual machines
+        #[arg(long)]
+        memory: bool,
     },
     /// List snapshots
     #[command(visible_alias = "ls")]

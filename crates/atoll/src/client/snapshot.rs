@@ -9,8 +9,8 @@ use crate::output::{self, Table, age};
 pub async fn main(command: SnapshotCommand, global: &Global) -> anyhow::Result<u8> {
     let client = super::client(global)?;
     match command {
-        SnapshotCommand::Create { sandbox, name, overwrite } => {
-            let request = CreateSnapshotRequest { sandbox_id: sandbox, name };
+        SnapshotCommand::Create { sandbox, name, overwrite, memory } => {
+            let request = CreateSnapshotRequest { sandbox_id: sandbox, name, memory: memory.then_some(true) };
             let snapshot = client.create_snapshot(&request, overwrite).await?;
             if global.json {
                 output::print_json(&snapshot)?;

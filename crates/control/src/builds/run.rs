@@ -285,7 +285,7 @@ impl Builds {
                 }
             }
             if changes_files(step) {
-                let made = self.layers.make(&owner.team, owner.team_is_byoc, &sandbox.id, &host).await?;
+                let made = self.layers.make(&owner.team, owner.team_is_byoc, &sandbox.id, &host, false).await?;
                 let below = made.below(&below);
                 ground.chain = std::iter::once(made.layer).chain(below).collect();
                 let mut tx = self.db.begin().await?;

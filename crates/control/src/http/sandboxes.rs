@@ -151,8 +151,9 @@ pub async fn fork(
     let fork = validate::fork(request)?;
     let service = app.sandboxes.clone();
     let work = async move {
-        let items = service.fork(&owner, &id, fork).await?.into_iter().map(forked).collect();
-        Ok(ForkResponse { kept: "files".to_owned(), items })
+        let children = service.fork(&owner, &id, fork).await?;
+        let kept = if children.memory { "memory" } else { "files" };
+        Ok(ForkResponse { kept: kept.to_owned(), items: children.each.into_iter().map(forked).collect() })
     };
     idempotent::once(&app, key, StatusCode::CREATED, work, ForkResponse::clone).await
 }

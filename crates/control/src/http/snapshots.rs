@@ -32,6 +32,7 @@ impl From<SnapshotError> for ApiError {
             SnapshotError::NotFound => Self::not_found("snapshot"),
             SnapshotError::Platform(_) => Self::forbidden(message),
             SnapshotError::NameTaken(_) => Self::new(ErrorCode::NameTaken, message).with_field("name"),
+            SnapshotError::NoMemory => Self::invalid("memory", message),
             SnapshotError::Sandbox(error) => error.into(),
             SnapshotError::Db(error) => error.into(),
             SnapshotError::Interrupted => Self::internal(error),
@@ -56,10 +57,11 @@ pub fn name(field: &'static str, name: &str) -> ApiResult<()> {
     Err(ApiError::invalid(field, message))
 }
 
-/// Keeps the files of a running or paused sandbox under a name. Nothing is copied while it waits.
+/// Keeps the files of a running or paused sandbox under a name. Nothing is copied while it waits. With `memory`, which
+/// virtual machines have, sandboxes that are made from it go on with its very processes.
 #[utoipa::path(post, path = "/v1/snapshots", tag = "snapshots", request_body = CreateSnapshotRequest,
     params(Overwrite, ("Idempotency-Key" = Option<String>, Header)),
-    responses((status = 201, body = Snapshot), (status = 404), (status = 409), (status = 502)),
+    responses((status = 201, body = Snapshot), (status = 400), (status = 404), (status = 409), (status = 502)),
     security(("api_key" = []), ("bearer" = [])))]
 pub async fn create(
     State(app): State<App>,
@@ -73,7 +75,10 @@ pub async fn create(
     }
     let key = idempotent::key(&headers, owner.team.as_str(), "snapshots", &request)?;
     let service = app.snapshots.clone();
-    let work = async move { Ok(service.create(&owner, &request.sandbox_id, request.name, query.overwrite).await?) };
+    let work = async move {
+        let memory = Some(request.memory.unwrap_or(false));
+        Ok(service.create(&owner, &request.sandbox_id, request.name, query.overwrite, memory).await?)
+    };
     idempotent::once(&app, key, StatusCode::CREATED, work, Snapshot::clone).await
 }
 

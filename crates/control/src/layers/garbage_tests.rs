@@ -104,6 +104,7 @@ impl World {
             digest: Some(digest(image)),
             stored: true,
             size_bytes: 1,
+            memory: false,
             created_at: self.test.clock.now(),
         };
         let mut tx = self.test.app.db.begin().await.unwrap();

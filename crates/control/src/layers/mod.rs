@@ -97,13 +97,14 @@ impl Layers {
     }
 
     /// Keeps what a sandbox has written so far. Its row is there before its host is asked, so nothing that the host makes
-    /// can be forgotten.
+    /// can be forgotten. With `memory`, its processes too if its host can keep them.
     pub async fn make(
         &self,
         team: &TeamId,
         byoc: bool,
         sandbox: &SandboxId,
         host: &HostId,
+        memory: bool,
     ) -> Result<Made, LayerError> {
         let mut layer = LayerRow {
             id: Text(LayerId::new()),
@@ -113,6 +114,7 @@ impl Layers {
             digest: None,
             stored: false,
             size_bytes: 0,
+            memory: false,
             created_at: self.clock.now(),
         };
         let mut tx = self.db.begin().await?;
@@ -122,6 +124,7 @@ impl Layers {
         let request = wire::SnapshotSandboxRequest {
             id: sandbox.to_string(),
             layer_id: layer.id.to_string(),
+            memory,
             ..Default::default()
         };
         let options = CallOptions::default().with_timeout(SNAPSHOT_DEADLINE);
@@ -130,7 +133,8 @@ impl Layers {
         fail::fail_point!("control::snapshot::after_host");
         let answer = answer.into_owned();
         layer.size_bytes = i64::try_from(answer.size_bytes).unwrap_or(i64::MAX);
-        store::set_size(&self.db, &layer.id.0, layer.size_bytes).await?;
+        layer.memory = answer.kept == "memory";
+        store::set_made(&self.db, &layer.id.0, layer.size_bytes, layer.memory).await?;
         Ok(Made { layer, standing: answer.standing.into_option().map(|standing| standing.layer_ids) })
     }
 

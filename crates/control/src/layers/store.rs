@@ -16,12 +16,14 @@ pub struct LayerRow {
     /// The image is in the object store.
     pub stored: bool,
     pub size_bytes: i64,
+    /// Memory is kept with it, on its host.
+    pub memory: bool,
     pub created_at: Millis,
 }
 
 macro_rules! columns {
     () => {
-        "l.id, l.team_id, l.host_id, l.byoc, l.digest, l.stored, l.size_bytes, l.created_at"
+        "l.id, l.team_id, l.host_id, l.byoc, l.digest, l.stored, l.size_bytes, l.memory, l.created_at"
     };
 }
 
@@ -47,14 +49,16 @@ pub async fn insert(tx: &mut Tx, new: &LayerRow) -> Result<(), DbError> {
     .during("insert a layer")
 }
 
-pub async fn set_size(db: &Db, id: &LayerId, size_bytes: i64) -> Result<(), DbError> {
-    on!(write db, |c| sqlx::query("UPDATE layers SET size_bytes = $2 WHERE id = $1")
+/// What its host has said of it.
+pub async fn set_made(db: &Db, id: &LayerId, size_bytes: i64, memory: bool) -> Result<(), DbError> {
+    on!(write db, |c| sqlx::query("UPDATE layers SET size_bytes = $2, memory = $3 WHERE id = $1")
         .bind(id.as_str())
         .bind(size_bytes)
+        .bind(memory)
         .execute(c)
         .await
         .map(|_| ()))
-    .during("note a layer's size")
+    .during("note what a layer is")
 }
 
 pub async fn set_digest(db: &Db, id: &LayerId, digest: &str, size_bytes: i64) -> Result<(), DbError> {

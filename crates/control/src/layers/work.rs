@@ -107,6 +107,7 @@ impl Layers {
             digest: Some(digest),
             stored: false,
             size_bytes,
+            memory: false,
             created_at: self.clock.now(),
         };
         let mut tx = self.db.begin().await?;

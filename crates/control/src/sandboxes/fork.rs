@@ -1,6 +1,7 @@
 //! Forking: children that start from the files that a sandbox has now.
 //!
-//! 1. The sandbox's host keeps its files as a layer: milliseconds, whatever their size; the sandbox goes on.
+//! 1. The sandbox's host keeps its files as a layer: milliseconds, whatever their size; the sandbox goes on. Of a virtual
+//!    machine it keeps memory too, and the children go on with its very processes.
 //! 2. In one transaction: the children's rows, `starting` on that host, and what they stand on.
 //! 3. The host builds them side by side. Each has a result of its own.
 //!
@@ -43,10 +44,16 @@ pub struct Fork {
 
 pub type Child = Result<SandboxRecord, SandboxError>;
 
+pub struct Children {
+    /// They go on with the parent's processes; else they start from its files.
+    pub memory: bool,
+    pub each: Vec<Child>,
+}
+
 impl Sandboxes {
     /// Forks a team's running or paused sandbox. One result per child, in a task of its own: a client that goes away
     /// leaves children that run.
-    pub async fn fork(&self, owner: &Owner, id: &SandboxId, fork: Fork) -> Result<Vec<Child>, SandboxError> {
+    pub async fn fork(&self, owner: &Owner, id: &SandboxId, fork: Fork) -> Result<Children, SandboxError> {
         let parent = store::get(&self.db, &owner.team, id).await?.ok_or(SandboxError::NotFound)?;
         let permit = tokio::time::timeout(self.queue_timeout, self.creates.clone().acquire_owned())
             .await
@@ -60,13 +67,14 @@ impl Sandboxes {
         task.await.map_err(|_| SandboxError::Interrupted)?
     }
 
-    async fn fork_now(&self, owner: &Owner, parent: SandboxRecord, fork: Fork) -> Result<Vec<Child>, SandboxError> {
+    async fn fork_now(&self, owner: &Owner, parent: SandboxRecord, fork: Fork) -> Result<Children, SandboxError> {
         let mounts = volumes::of_sandbox(&self.db, &parent.id).await?;
         if let Some(mount) = mounts.iter().find(|mount| mount.volume.mode.0 == VolumeMode::Exclusive) {
             let (name, sandboxes) = (mount.volume.name.clone(), vec![parent.id.0.clone()]);
             return Err(VolumeError::Exclusive { name, sandboxes }.into());
         }
-        let (made, host) = self.keep_files(owner, &parent, "fork").await?;
+        let (made, host) = self.keep(owner, &parent, "fork", parent.can_keep_memory()).await?;
+        let memory = made.layer.memory;
         let chain = self.layers.over(&parent.id, made).await?;
         // Its template may have changed or gone since; what the parent was made from is what its children are made from.
         let template = self.template_of(&parent, owner).await?;
@@ -90,21 +98,23 @@ impl Sandboxes {
                 tracing::warn!(sandbox = holder, %error, "a stack of layers could not be packed into one yet");
             }
         });
-        Ok(results)
+        Ok(Children { memory, each: results })
     }
 
-    /// A layer of what the sandbox has written so far, and the host that has it.
-    pub async fn keep_files(
+    /// A layer of what the sandbox has written so far, and with `memory` of its processes if its host can keep them; and
+    /// that host.
+    pub async fn keep(
         &self,
         owner: &Owner,
         record: &SandboxRecord,
         attempted: &'static str,
+        memory: bool,
     ) -> Result<(Made, HostId), SandboxError> {
         if !matches!(record.status(), SandboxStatus::Running | SandboxStatus::Paused) {
             return Err(SandboxError::InvalidState { attempted, status: record.status() });
         }
         let host = record.host().cloned().ok_or(SandboxError::Changed { attempted })?;
-        let made = self.layers.make(&owner.team, owner.team_is_byoc, &record.id, &host).await?;
+        let made = self.layers.make(&owner.team, owner.team_is_byoc, &record.id, &host, memory).await?;
         Ok((made, host))
     }
 

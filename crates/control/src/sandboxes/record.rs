@@ -120,6 +120,12 @@ impl SandboxRecord {
         self.host_id.as_ref().map(|host| &host.0)
     }
 
+    /// Of a virtual machine, memory can be kept with its files.
+    #[must_use]
+    pub fn can_keep_memory(&self) -> bool {
+        self.driver == "vm"
+    }
+
     /// The generation as hosts count it.
     #[must_use]
     pub fn host_generation(&self) -> u64 {

@@ -29,6 +29,8 @@ pub enum SnapshotError {
     NotFound,
     #[error("`{0}` is the platform's: only its operator can change it")]
     Platform(String),
+    #[error("the sandbox is a container, of which files alone can be kept")]
+    NoMemory,
     #[error("there is a snapshot or template `{0}` already")]
     NameTaken(String),
     #[error(transparent)]
@@ -54,17 +56,24 @@ impl Snapshots {
         Self { db, clock, sandboxes, layers }
     }
 
-    /// Takes a snapshot of a running or paused sandbox. `overwrite` lets it take the place of one of that name.
+    /// Takes a snapshot of a running or paused sandbox. `overwrite` lets it take the place of one of that name. Memory is
+    /// kept too if that is wanted, or, when nothing is said, if it can be.
     pub async fn create(
         &self,
         owner: &Owner,
         sandbox: &SandboxId,
         name: Option<String>,
         overwrite: bool,
+        memory: Option<bool>,
     ) -> Result<Snapshot, SnapshotError> {
         let record = sandboxes::get(&self.db, &owner.team, sandbox).await?.ok_or(SandboxError::NotFound)?;
-        let (service, owner) = (self.clone(), owner.clone());
-        let task = self.sandboxes.tasks().spawn(async move { service.take(&owner, record, name, overwrite).await });
+        let can = record.can_keep_memory();
+        if memory == Some(true) && !can {
+            return Err(SnapshotError::NoMemory);
+        }
+        let (service, owner, memory) = (self.clone(), owner.clone(), memory.unwrap_or(can));
+        let taking = async move { service.take(&owner, record, name, overwrite, memory).await };
+        let task = self.sandboxes.tasks().spawn(taking);
         task.await.map_err(|_| SnapshotError::Interrupted)?
     }
 
@@ -74,12 +83,13 @@ impl Snapshots {
         record: SandboxRecord,
         name: Option<String>,
         overwrite: bool,
+        memory: bool,
     ) -> Result<Snapshot, SnapshotError> {
         let id = TemplateId::new();
         let name = name.unwrap_or_else(|| format!("snapshot-{}", &id.tail()[..8]));
         // Asked before the sandbox's host is, and again in the transaction.
         self.may_take(&name, owner, overwrite).await?;
-        let (made, _) = self.sandboxes.keep_files(owner, &record, "take a snapshot of").await?;
+        let (made, _) = self.sandboxes.keep(owner, &record, "take a snapshot of", memory).await?;
         let size_bytes = made.layer.size_bytes;
         let chain = self.sandboxes.layers().over(&record.id, made).await.map_err(SandboxError::from)?;
         let origin = templates::find(&self.db, record.template_id.as_str(), &owner.team).await?;
@@ -179,7 +189,7 @@ fn to_api(row: &Template, chain: &[LayerRow]) -> Snapshot {
     Snapshot {
         id: row.id.0.clone(),
         name: row.name.clone(),
-        kind: "files".to_owned(),
+        kind: if chain.first().is_some_and(|top| top.memory) { "memory" } else { "files" }.to_owned(),
         vcpus: u32::try_from(size(row.vcpus)).unwrap_or(0),
         memory_mb: size(row.memory_mb),
         disk_mb: size(row.disk_mb),

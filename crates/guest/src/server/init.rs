@@ -63,7 +63,7 @@ pub async fn answer(guest: &Arc<Guest>, trusted: bool, request: Request<Incoming
         settings.initialised_at = timestamp.or(settings.initialised_at);
         settings.set_access_token(init.access_token);
         if let Some(env) = init.env_vars {
-            settings.replace_env(&guest.config, env);
+            settings.replace_env(&guest.config(), env);
         }
         if let Some(user) = init.default_user.filter(|user| !user.is_empty()) {
             settings.default_user = user;

@@ -57,10 +57,10 @@ impl Listener {
     }
 
     /// The host's port of a virtual machine; to be called inside the runtime. Without its port the machine is lost.
-    pub fn port(port: Port) -> Self {
+    pub fn port(port: Port, guest: Arc<Guest>) -> Self {
         let (streams, receiver) = mpsc::channel(BACKLOG);
         tokio::spawn(async move {
-            if let Err(error) = port.serve(streams).await {
+            if let Err(error) = port.serve(streams, guest).await {
                 eprintln!("atoll-guest: the host's port is lost: {error}");
                 std::process::exit(1);
             }

@@ -1,8 +1,10 @@
 //! What a machine that stood still, or is a copy of another, must not go on with: its clock and its randomness.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use atoll_rpc::channel::Orders;
 use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
@@ -29,6 +31,20 @@ fn set_clock(now_ns: u64) -> io::Result<()> {
     let tv_sec = i64::try_from(now_ns / 1_000_000_000).map_err(io::Error::other)?;
     let tv_nsec = (now_ns % 1_000_000_000) as i64;
     Ok(clock_settime(ClockId::Realtime, Timespec { tv_sec, tv_nsec })?)
+}
+
+/// Another id of this boot, as every process sees it.
+pub fn cover_boot_id() -> io::Result<()> {
+    const COVER: &str = "/dev/.boot_id";
+    let random = Path::new("/proc/sys/kernel/random");
+    let id = fs::read_to_string(random.join("uuid"))?;
+    match fs::remove_file(COVER) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    fs::write(COVER, id)?;
+    fs::set_permissions(COVER, fs::Permissions::from_mode(0o444))?;
+    Ok(rustix::mount::mount_bind(COVER, random.join("boot_id"))?)
 }
 
 #[repr(C)]

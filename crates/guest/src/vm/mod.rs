@@ -14,9 +14,10 @@ mod root;
 
 use std::io;
 
-use atoll_rpc::channel::{Answer, Orders, letter};
+use atoll_rpc::channel::{Answer, Beginning, Orders, letter};
 
 use crate::config::Config;
+use crate::guest::Guest;
 use crate::inherited::{ListenAt, Start};
 use port::Port;
 
@@ -67,11 +68,30 @@ fn begin(orders: Orders) -> io::Result<Config> {
     identity::take(&orders)?;
     let start = orders.start.ok_or_else(|| io::Error::other("the first letter doesn't say who this is"))?;
     modules::take_devices()?;
-    rustix::system::sethostname(start.hostname.as_bytes()).during("setting the host name")?;
-    let network = start.network.as_ref();
-    if let Some(network) = network {
-        network::bring_up(network).during("bringing the network up")?;
-    }
+    take_name(&start)?;
     root::enter(&start).during("making the root file system")?;
+    config_of(&start)
+}
+
+/// This machine is a copy of one that ran, and its processes go on here: with the name, address, ids and settings of
+/// another sandbox. What the kernel calls this boot can't be changed, so it is covered.
+fn become_another(guest: &Guest, start: &Beginning) -> io::Result<()> {
+    let config = config_of(start)?;
+    take_name(start)?;
+    root::etc(start).during("writing the names of this sandbox")?;
+    identity::cover_boot_id().during("covering the id of this boot")?;
+    guest.become_another(config);
+    Ok(())
+}
+
+fn take_name(start: &Beginning) -> io::Result<()> {
+    rustix::system::sethostname(start.hostname.as_bytes()).during("setting the host name")?;
+    match &start.network {
+        Some(network) => network::bring_up(network).during("bringing the network up"),
+        None => Ok(()),
+    }
+}
+
+fn config_of(start: &Beginning) -> io::Result<Config> {
     Config::parse(start.guest.as_bytes()).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }

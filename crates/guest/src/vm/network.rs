@@ -26,6 +26,8 @@ pub fn bring_up(network: &Network) -> io::Result<()> {
     }
     let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
     let mut request = request();
+    // Down, so that nothing of a former address is left: a copy has that of its original.
+    call(&socket, libc::SIOCSIFFLAGS as _, &request).during("bringing it down")?;
     let mut hardware = [0_u8; 14];
     hardware[..6].copy_from_slice(&network.mac);
     request.ifr_ifru.ifru_hwaddr =

@@ -26,6 +26,7 @@ use tokio::sync::mpsc;
 
 use super::{During, identity};
 use crate::async_fd;
+use crate::guest::Guest;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
@@ -130,7 +131,7 @@ impl Port {
     }
 
     /// Serves talk after talk; the first was greeted already. New connections go to `streams`.
-    pub async fn serve(self, streams: mpsc::Sender<Stream>) -> io::Result<()> {
+    pub async fn serve(self, streams: mpsc::Sender<Stream>, guest: Arc<Guest>) -> io::Result<()> {
         let mut talk = File::from(self.0.try_clone()?);
         loop {
             let answer = letter(&serde_json::to_vec(&Answer { error: None })?);
@@ -138,11 +139,15 @@ impl Port {
             if answered.is_ok() {
                 self.talk(&streams).await?;
             }
-            let port = self.clone();
+            let (port, guest) = (self.clone(), guest.clone());
             talk = crate::blocking(move || -> io::Result<File> {
                 loop {
                     let (mut talk, orders) = port.greet(true)?;
-                    match identity::take(&orders) {
+                    let obeyed = identity::take(&orders).and_then(|()| match &orders.start {
+                        Some(start) => super::become_another(&guest, start),
+                        None => Ok(()),
+                    });
+                    match obeyed {
                         Ok(()) => return Ok(talk),
                         Err(error) => {
                             let answer = Answer { error: Some(error.to_string()) };

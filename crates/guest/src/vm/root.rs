@@ -125,7 +125,7 @@ fn standard_mounts() -> io::Result<()> {
 }
 
 /// Host name and resolver, as plain files.
-fn etc(start: &Beginning) -> io::Result<()> {
+pub fn etc(start: &Beginning) -> io::Result<()> {
     fs::create_dir_all("/etc").during("/etc")?;
     let host = &start.hostname;
     let own = start.network.as_ref().map(|it| format!("{}\t{host}\n", it.address)).unwrap_or_default();

@@ -254,7 +254,7 @@ impl wire::HostService for HostService {
         request: ServiceRequest<'_, wire::SnapshotSandboxRequest>,
     ) -> ServiceResult<wire::SnapshotSandboxResponse> {
         let id = id(request.id)?;
-        let answer = self.keeper.snapshot(&id, layer_id(request.layer_id)?).await?;
+        let answer = self.keeper.snapshot(&id, layer_id(request.layer_id)?, request.memory).await?;
         let keeper = self.keeper.clone();
         let used = tokio::task::spawn_blocking(move || keeper.usage(&id)).await;
         Response::ok(wire::SnapshotSandboxResponse {

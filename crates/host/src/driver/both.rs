@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use atoll_model::SandboxId;
+use atoll_model::{LayerId, SandboxId};
+use futures::future::BoxFuture;
 
 use super::vm::VmDriver;
 use super::{
@@ -55,6 +56,30 @@ impl Driver for Both {
 
     async fn settle(&self, id: &SandboxId) -> Result<(), DriverError> {
         self.of(id).settle(id).await
+    }
+
+    async fn keep(
+        &self,
+        id: &SandboxId,
+        layer: &LayerId,
+        memory: bool,
+        files: BoxFuture<'_, bool>,
+    ) -> Result<bool, DriverError> {
+        let vm = self.vm.owns(id) || self.vm.is_stored(id);
+        let driver: &dyn Driver = if vm { &*self.vm } else { &*self.container };
+        driver.keep(id, layer, memory, files).await
+    }
+
+    fn has_memory(&self, layer: &LayerId) -> bool {
+        self.vm.has_memory(layer)
+    }
+
+    fn memories(&self) -> Vec<LayerId> {
+        self.vm.memories()
+    }
+
+    fn forget_memory(&self, layer: &LayerId) -> std::io::Result<()> {
+        self.vm.forget_memory(layer)
     }
 
     fn is_paused(&self, id: &SandboxId) -> bool {

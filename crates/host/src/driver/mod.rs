@@ -36,7 +36,8 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use atoll_model::SandboxId;
+use atoll_model::{LayerId, SandboxId};
+use futures::future::BoxFuture;
 
 pub use both::Both;
 pub use check::{Check, check};
@@ -140,6 +141,41 @@ pub trait Driver: Send + Sync {
     /// # Errors
     /// When the sandbox does not answer.
     async fn settle(&self, _id: &SandboxId) -> Result<(), DriverError> {
+        Ok(())
+    }
+
+    /// Runs `files`, which keeps the sandbox's volume as `layer`, when all that was written inside is there; with `memory`
+    /// at a moment at which memory and devices are kept too, if the driver can do that. Whether they were.
+    ///
+    /// # Errors
+    /// When the sandbox does not answer.
+    async fn keep(
+        &self,
+        id: &SandboxId,
+        _layer: &LayerId,
+        _memory: bool,
+        files: BoxFuture<'_, bool>,
+    ) -> Result<bool, DriverError> {
+        self.settle(id).await?;
+        files.await;
+        Ok(false)
+    }
+
+    /// Whether there is memory to go on with for who stands on this layer.
+    fn has_memory(&self, _layer: &LayerId) -> bool {
+        false
+    }
+
+    /// Layers with memory.
+    fn memories(&self) -> Vec<LayerId> {
+        Vec::new()
+    }
+
+    /// Success when there is none.
+    ///
+    /// # Errors
+    /// When it can't be removed.
+    fn forget_memory(&self, _layer: &LayerId) -> std::io::Result<()> {
         Ok(())
     }
 

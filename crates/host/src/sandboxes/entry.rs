@@ -125,6 +125,7 @@ pub enum Order {
     /// Keep what it has written so far as a layer.
     Snapshot {
         layer: LayerId,
+        memory: bool,
         reply: Reply,
     },
     /// What it may reach from now on.

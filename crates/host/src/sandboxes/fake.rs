@@ -210,11 +210,11 @@ impl Machine for FakeDriver {
         self.step("egress")
     }
 
-    async fn snapshot(&self, id: &SandboxId, layer: &LayerId) -> Result<(), MachineError> {
+    async fn snapshot(&self, id: &SandboxId, layer: &LayerId, _memory: bool) -> Result<bool, MachineError> {
         self.step("snapshot")?;
         assert!(self.state().volumes.contains(id), "{id} has no volume to keep");
         self.state().layers.insert(layer.clone());
-        Ok(())
+        Ok(false)
     }
 
     async fn layer(&self, layer: &Layer) -> Result<ImageLease, MachineError> {

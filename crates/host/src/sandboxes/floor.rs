@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use futures::FutureExt;
 use atoll_model::{LayerId, SandboxId, VolumeId};
 
 use super::machine::{ImageLease, Life, Machine, MachineError, Use};
@@ -127,10 +128,23 @@ impl Machine for Floor {
             .map_err(|error| MachineError::Failed(format!("setting what the sandbox may reach: {error}")))
     }
 
-    async fn snapshot(&self, id: &SandboxId, layer: &LayerId) -> Result<(), MachineError> {
-        self.driver.settle(id).await.map_err(|error| MachineError::Failed(error.to_string()))?;
-        let (pool, id, layer) = (self.pool.clone(), id.clone(), layer.clone());
-        Ok(tokio::task::spawn_blocking(move || pool.snapshot_volume(&id, &layer)).await.map_err(lost)??)
+    async fn snapshot(&self, id: &SandboxId, layer: &LayerId, memory: bool) -> Result<bool, MachineError> {
+        if self.pool.layer(layer).is_some() {
+            return Ok(self.driver.has_memory(layer));
+        }
+        let (pool, volume, name) = (self.pool.clone(), id.clone(), layer.clone());
+        let (made, known) = tokio::sync::oneshot::channel();
+        let files = async move {
+            let making = tokio::task::spawn_blocking(move || pool.snapshot_volume(&volume, &name));
+            let result = making.await.map_err(lost).and_then(|result| result.map_err(MachineError::from));
+            let is_made = result.is_ok();
+            let _nobody_asks = made.send(result);
+            is_made
+        };
+        let kept = self.driver.keep(id, layer, memory, files.boxed()).await;
+        let kept = kept.map_err(|error| MachineError::Failed(error.to_string()))?;
+        known.await.map_err(|_| MachineError::Failed("its files were not kept".to_owned()))??;
+        Ok(kept)
     }
 
     async fn layer(&self, layer: &Layer) -> Result<ImageLease, MachineError> {
@@ -146,8 +160,13 @@ impl Machine for Floor {
     }
 
     async fn delete_layer(&self, layer: &LayerId) -> Result<(), MachineError> {
-        let (pool, layer) = (self.pool.clone(), layer.clone());
-        Ok(tokio::task::spawn_blocking(move || pool.delete_layer(&layer)).await.map_err(lost)??)
+        let (pool, driver, layer) = (self.pool.clone(), self.driver.clone(), layer.clone());
+        let deleting = tokio::task::spawn_blocking(move || {
+            let forgotten = driver.forget_memory(&layer);
+            forgotten.map_err(|error| MachineError::Failed(format!("removing the memory of {layer}: {error}")))?;
+            Ok(pool.delete_layer(&layer)?)
+        });
+        deleting.await.map_err(lost)?
     }
 
     async fn shared_volume(&self, id: &VolumeId, bytes: u64) -> Result<PathBuf, MachineError> {
@@ -248,6 +267,7 @@ impl Floor {
             }
             Err(error) => tracing::error!(%error, "stray links can't be looked for"),
         }
+        self.remove_stray_memories();
         match self.pool.list_volumes() {
             Ok(volumes) => {
                 for id in volumes.into_iter().filter(|id| !known.contains(id)) {
@@ -258,6 +278,16 @@ impl Floor {
                 }
             }
             Err(error) => tracing::error!(%error, "stray volumes can't be looked for"),
+        }
+    }
+
+    /// Removes memory that is kept for layers which are not there: an agent has died before it made them.
+    fn remove_stray_memories(&self) {
+        for layer in self.driver.memories().into_iter().filter(|layer| self.pool.layer(layer).is_none()) {
+            tracing::warn!(%layer, "removing memory that is kept for no layer");
+            if let Err(error) = self.driver.forget_memory(&layer) {
+                tracing::error!(%layer, %error, "stray memory could not be removed");
+            }
         }
     }
 

@@ -14,16 +14,17 @@ use crate::network::Policy;
 
 impl Owner {
     /// Running or paused: the files are those of one moment either way. Of a running one, what a program had not yet
-    /// handed to the kernel is not among them.
-    pub(super) async fn snapshot(&mut self, layer: &LayerId) -> Result<Answer, OrderError> {
+    /// handed to the kernel is not among them, unless its memory is kept too.
+    pub(super) async fn snapshot(&mut self, layer: &LayerId, memory: bool) -> Result<Answer, OrderError> {
         let alive = matches!(self.record.state, State::Running | State::Paused) && self.record.phase == Phase::Live;
         if !alive {
             return Err(self.wrong_state("only one that runs or is paused has files to keep"));
         }
         failpoint!("agent.snapshot.before");
-        self.shared.machine.snapshot(&self.record.id, layer).await?;
+        let memory = self.shared.machine.snapshot(&self.record.id, layer, memory).await?;
         failpoint!("agent.snapshot.after");
-        Ok(Answer { standing: self.record.standing(), ..self.answer(Kept::Files) })
+        let kept = if memory { Kept::Memory } else { Kept::Files };
+        Ok(Answer { standing: self.record.standing(), ..self.answer(kept) })
     }
 
     pub(super) async fn set_policy(&mut self, policy: Policy) -> Result<Answer, OrderError> {
@@ -51,8 +52,8 @@ impl Keeper {
     ///
     /// # Errors
     /// [`OrderError`].
-    pub async fn snapshot(&self, id: &SandboxId, layer: LayerId) -> Result<Answer, OrderError> {
-        self.known(id)?.order(|reply| Order::Snapshot { layer, reply }).await
+    pub async fn snapshot(&self, id: &SandboxId, layer: LayerId, memory: bool) -> Result<Answer, OrderError> {
+        self.known(id)?.order(|reply| Order::Snapshot { layer, memory, reply }).await
     }
 
     /// # Errors

@@ -85,8 +85,9 @@ pub trait Machine: Send + Sync + 'static {
 
     async fn set_policy(&self, slot: Slot, policy: &Policy) -> Result<(), MachineError>;
 
-    /// Keeps what the sandbox has written so far as a layer. Success also when it is there already.
-    async fn snapshot(&self, id: &SandboxId, layer: &LayerId) -> Result<(), MachineError>;
+    /// Keeps what the sandbox has written so far as a layer, and with `memory` what its processes are, where the driver can
+    /// do that: whether it was. Success also when the layer is there already.
+    async fn snapshot(&self, id: &SandboxId, layer: &LayerId, memory: bool) -> Result<bool, MachineError>;
 
     /// A layer to stand on: its image, fetched first when it isn't here, or else what lies in the pool.
     async fn layer(&self, layer: &Layer) -> Result<ImageLease, MachineError>;

@@ -158,8 +158,8 @@ impl Owner {
                 let _asker_is_gone = reply.send(result);
                 Flow::Stays
             }
-            Order::Snapshot { layer, reply } => {
-                let result = self.snapshot(&layer).await;
+            Order::Snapshot { layer, memory, reply } => {
+                let result = self.snapshot(&layer, memory).await;
                 let _asker_is_gone = reply.send(result);
                 Flow::Stays
             }

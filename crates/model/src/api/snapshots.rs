@@ -13,6 +13,10 @@ pub struct CreateSnapshotRequest {
     /// Lower-case letters, digits and hyphens, 64 at most; made up when absent.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub name: Option<String>,
+    /// Keep its processes too: for virtual machines. Sandboxes of the same size that are made from it go on with them, on
+    /// the host that has it; others start from its files.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub memory: Option<bool>,
 }
 
 /// Sandboxes are created from it by its name or id, as from a template.

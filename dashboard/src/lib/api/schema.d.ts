@@ -573,6 +573,11 @@ export interface components {
             value: string;
         };
         CreateSnapshotRequest: {
+            /**
+             * @description Keep its processes too: for virtual machines. Sandboxes of the same size that are made from it go on with them, on
+             *     the host that has it; others start from its files.
+             */
+            memory?: boolean | null;
             /** @description Lower-case letters, digits and hyphens, 64 at most; made up when absent. */
             name?: string | null;
             sandbox_id: components["schemas"]["SandboxId"];

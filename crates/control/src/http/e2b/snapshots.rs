@@ -38,7 +38,7 @@ pub async fn fork(
     named.find(&app).await?;
     let fork = Fork { count, timeout_sec: Some(0), metadata: None };
     let mut results = Vec::new();
-    for child in app.sandboxes.fork(&named.owner, &named.id, fork).await? {
+    for child in app.sandboxes.fork(&named.owner, &named.id, fork).await?.each {
         results.push(match child {
             Ok(record) => {
                 app.sandboxes.set_lifetime(&named.owner.team, &record.id, seconds, false).await?;
@@ -71,7 +71,7 @@ pub async fn create(State(app): State<App>, named: Named, Json(options): Json<wi
         }
         None => None,
     };
-    let made = app.snapshots.create(&named.owner, &named.id, name, true).await?;
+    let made = app.snapshots.create(&named.owner, &named.id, name, true, None).await?;
     Ok((StatusCode::CREATED, axum::Json(info(&made.name))).into_response())
 }
 

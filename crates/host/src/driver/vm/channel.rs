@@ -58,16 +58,15 @@ pub(super) struct Met {
 }
 
 impl Talk {
-    /// Greets the guest behind the port, tells it who it is if it doesn't know, and waits for its answer.
-    pub async fn begin(port: &Path, start: Option<&Beginning>) -> io::Result<Self> {
-        Self::with(Met::at(port).await?, start).await
+    /// Greets the guest behind the port, which knows who it is.
+    pub async fn begin(port: &Path) -> io::Result<Self> {
+        Self::with(Met::at(port).await?, None).await
     }
 
-    /// The same, with a guest that was met already.
+    /// With a guest that was met already: tells it who it is, if that is to be told, and waits for its answer.
     pub async fn with(mut met: Met, start: Option<&Beginning>) -> io::Result<Self> {
         met.agree().await?;
-        let start = if met.configured { None } else { start.cloned() };
-        let mut stream = met.stream;
+        let (start, mut stream) = (start.cloned(), met.stream);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
         let orders = Orders { now_ns, entropy: rand::random(), start };
@@ -221,7 +220,7 @@ async fn serve(
     loop {
         let mut current = match talk.take() {
             Some(talk) => talk,
-            None => match tokio::time::timeout(AGAIN, Talk::begin(port, None)).await {
+            None => match tokio::time::timeout(AGAIN, Talk::begin(port)).await {
                 Ok(Ok(talk)) => {
                     wait = FIRST_WAIT;
                     talk

@@ -24,6 +24,11 @@ fn of_volume(volume: &Path) -> PathBuf {
     volume.join(NAME)
 }
 
+/// Whether there is one.
+pub(super) fn is_in(volume: &Path) -> bool {
+    of_volume(volume).exists()
+}
+
 /// The sandbox's disk, open for writing and for reading only: QEMU wants both. Where there is none it is made: from
 /// `parent`, or empty and `bytes` large.
 pub(super) fn open_or_make(volume: &Path, parent: Option<&Path>, bytes: u64) -> io::Result<[File; 2]> {

@@ -5,13 +5,14 @@
 //! into a pid namespace, tells its number, and ends. QEMU is then nobody's child: it lives on whatever becomes of the
 //! agent. What it sees: the system's libraries, read-only; its kernel; three device nodes; no /proc, no network.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, openat};
 use rustix::mount::{
@@ -22,6 +23,7 @@ use rustix::process::{Gid, Resource, Rlimit, Uid, chdir, fchdir, pivot_root, set
 use rustix::thread::{UnshareFlags, set_thread_groups, set_thread_res_gid, set_thread_res_uid, unshare_unsafe};
 use serde::{Deserialize, Serialize};
 
+use super::memory;
 use super::qemu::FIRST;
 use crate::zygote::sys::{self, Cloned};
 use crate::zygote::{ZygoteCommand, wire};
@@ -30,7 +32,7 @@ use crate::zygote::{ZygoteCommand, wire};
 pub const ARGUMENT: &str = "vm-jail";
 
 /// Descriptors, in this order: the v2 cgroup if `unified`, one `tasks` file per v1 hierarchy, the file for what the
-/// program says, then those that it inherits from number [`FIRST`] on.
+/// program says, what its memory is filled from if it is, then those that it inherits from number [`FIRST`] on.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Plan {
     pub unified: bool,
@@ -43,6 +45,8 @@ pub(super) struct Plan {
     pub files: Vec<(PathBuf, String)>,
     pub kvm: bool,
     pub max_open_files: u64,
+    /// Fill QEMU's memory, of so many bytes, from the descriptor that follows the log's.
+    pub fill: Option<u64>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -56,6 +60,9 @@ enum Report {
         errno: i32,
     },
 }
+
+/// Until QEMU has made its memory, which it does first.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What the system's programs and libraries are made of; links among them stay links.
 const SYSTEM: [&str; 6] = ["usr", "lib", "lib64", "lib32", "etc/ld.so.cache", "etc/qemu"];
@@ -72,7 +79,7 @@ impl<T, E: Into<io::Error>> During<T> for Result<T, E> {
     }
 }
 
-/// Starts it; answers when QEMU has begun. The agent's side; blocks for some milliseconds.
+/// Starts it; answers when QEMU has begun and its memory is filled. The agent's side; blocks for some milliseconds.
 pub(super) fn start(command: &ZygoteCommand, plan: &Plan, fds: &[BorrowedFd<'_>]) -> io::Result<(i32, OwnedFd)> {
     let (ours, theirs) = wire::pair()?;
     // Nothing of the agent's environment, where secrets may be, goes along.
@@ -147,6 +154,11 @@ fn build(socket: &OwnedFd) -> Result<(), Problem> {
         rustix::io::write(&tasks, b"0").during("entering a cgroup")?;
     }
     let log = fds.next().ok_or_else(missing).during("the log")?;
+    let memory = match plan.fill {
+        Some(_) => Some(File::from(fds.next().ok_or_else(missing).during("the memory")?)),
+        None => None,
+    };
+    let proc = memory::proc().during("opening /proc")?;
     let _leader = setsid();
     sys::reset_signals();
     sys::new_session_keyring().during("a session keyring")?;
@@ -165,9 +177,19 @@ fn build(socket: &OwnedFd) -> Result<(), Problem> {
     // SAFETY: this process has one thread.
     match unsafe { sys::clone3(0, None) }.during("forking")? {
         Cloned::Parent { pid, pidfd } => {
-            wire::send(socket.as_fd(), &Report::Started { pid }, &[pidfd.as_fd()]).during("telling the agent")
+            wire::send(socket.as_fd(), &Report::Started { pid }, &[pidfd.as_fd()]).during("telling the agent")?;
+            if let Some(memory) = memory {
+                let filling = memory::of_process(proc.as_fd(), pid, plan.fill, PATIENCE);
+                let filled = filling.and_then(|into| memory::copy(&memory, &into, true));
+                filled.map(drop).during("filling its memory")?;
+            }
+            Ok(())
         }
-        Cloned::Child => become_qemu(&plan, socket, log, fds.collect()),
+        Cloned::Child => {
+            // They have no business there; the memory least of all.
+            drop((memory, proc));
+            become_qemu(&plan, socket, log, fds.collect())
+        },
     }
 }
 
@@ -231,7 +253,7 @@ fn make_root(plan: &Plan) -> Result<(), Problem> {
                 if is_directory {
                     fs::DirBuilder::new().mode(0o755).create(&name).during(&name)?;
                 } else {
-                    fs::File::create(&name).during(&name)?;
+                    File::create(&name).during(&name)?;
                 }
                 move_mount(mount.as_fd(), "", CWD, &*name, place).during(&name)?;
             }

@@ -1,7 +1,7 @@
 //! The order of a launch: everything that QEMU inherits is opened, QEMU begins in its jail, the guest boots, is told who
 //! it is, and says that it is ready. Undone as a whole when any part of it fails.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
@@ -13,6 +13,7 @@ use atoll_rpc::channel::{Beginning, Network};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 
 use super::channel::{Bridge, Met, Talk};
+use super::kept::SHAPE;
 use super::qmp::{Cont, Qmp, ReadConsole};
 use super::stored::Stored;
 use super::waiting::Shape;
@@ -36,6 +37,9 @@ const SHOWN: usize = 600;
 /// The step by which a stored machine that goes on is known.
 pub const RESTORED: &str = "restore";
 
+/// The step by which one is known that goes on as another did.
+pub const CLONED: &str = "clone";
+
 struct Problem(String, io::Error);
 
 trait InStep<T> {
@@ -49,12 +53,48 @@ impl<T, E: Into<io::Error>> InStep<T> for Result<T, E> {
 }
 
 /// What a machine begins with.
-enum From {
+enum Origin {
     Boot,
     /// With what it was when it was paused.
     Own(Stored),
+    /// With what another was when the layer was made that this one stands on.
+    Other(Stored),
     /// With what another was that waited to be told who it is.
     Waiting(Stored),
+}
+
+impl Origin {
+    const fn stored(&self) -> Option<&Stored> {
+        match self {
+            Self::Boot => None,
+            Self::Own(stored) | Self::Other(stored) | Self::Waiting(stored) => Some(stored),
+        }
+    }
+
+    /// What is left to be tried when this did not work.
+    fn instead(&self, shape: &Shape) -> Instead {
+        match self {
+            Self::Boot | Self::Own(_) => Instead::Nothing,
+            Self::Other(_) => Instead::Boot,
+            Self::Waiting(_) => Instead::BootWithout(shape.clone()),
+        }
+    }
+}
+
+enum Instead {
+    Nothing,
+    Boot,
+    /// And no other is to try it with the machine that waits in this shape.
+    BootWithout(Shape),
+}
+
+/// A launch that failed, and what may be done about it.
+struct Failure(Problem, Instead);
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        Self(problem, Instead::Nothing)
+    }
 }
 
 /// QEMU, begun.
@@ -65,7 +105,7 @@ struct Begun {
     listener: OwnedFd,
     log: OwnedFd,
     beginning: Beginning,
-    from: From,
+    from: Origin,
     shape: Shape,
 }
 
@@ -111,26 +151,28 @@ impl Shared {
         if stored.is_some() {
             match self.once(spec.clone(), network.clone(), stored, true, trace).await {
                 Ok(running) => return Ok(running),
-                Err((Problem(step, error), _)) => {
+                Err(Failure(Problem(step, error), _)) => {
                     tracing::warn!(%id, step, %error, "a stored machine can't go on: it starts from its disk");
                     self.undo(id.clone()).await;
                     self.forget_stored(&id).in_step("removing its stored memory")?;
                 }
             }
         }
-        match self.once(spec.clone(), network.clone(), None, true, trace).await {
-            Ok(running) => Ok(running),
-            Err((Problem(step, error), Some(shape))) => {
-                tracing::warn!(%id, step, %error, "a copy of a waiting machine does not work: it is booted");
-                self.undo(id).await;
-                self.waiting.remove(&shape);
-                self.once(spec, network, None, false, trace).await.map_err(|(problem, _)| problem)
-            }
-            Err((problem, None)) => Err(problem),
+        let Failure(Problem(step, error), instead) =
+            match self.once(spec.clone(), network.clone(), None, true, trace).await {
+                Ok(running) => return Ok(running),
+                Err(failure) => failure,
+            };
+        match instead {
+            Instead::Nothing => return Err(Problem(step, error)),
+            Instead::Boot => {}
+            Instead::BootWithout(shape) => self.waiting.remove(&shape),
         }
+        tracing::warn!(%id, step, %error, "a copy does not work: the machine is booted");
+        self.undo(id).await;
+        self.once(spec, network, None, false, trace).await.map_err(|Failure(problem, _)| problem)
     }
 
-    /// When it fails as a copy, its shape comes with the problem.
     async fn once(
         self: &Arc<Self>,
         spec: LaunchSpec,
@@ -138,28 +180,25 @@ impl Shared {
         own: Option<Stored>,
         copies: bool,
         trace: &mut Steps,
-    ) -> Result<Running, (Problem, Option<Shape>)> {
-        let (shared, id, bytes) = (Arc::clone(self), spec.id.clone(), spec.memory_bytes);
+    ) -> Result<Running, Failure> {
+        let (shared, id) = (Arc::clone(self), spec.id.clone());
         let beginning = tokio::task::spawn_blocking(move || shared.begin(&spec, &*network, own, copies));
-        let lost = |problem| (problem, None);
-        let begun = beginning.await.map_err(io::Error::other).in_step("starting QEMU").map_err(lost)?.map_err(lost)?;
+        let begun = beginning.await.map_err(io::Error::other).in_step("starting QEMU")??;
         trace.done("start qemu");
-        let result = self.greet(&id, bytes, &begun, trace).await;
-        let shape = if let From::Waiting(_) = begun.from { Some(begun.shape) } else { None };
-        let talk = result.map_err(|problem| (problem, shape))?;
+        let greeted = self.greet(&id, &begun, trace).await;
+        let talk = greeted.map_err(|problem| Failure(problem, begun.from.instead(&begun.shape)))?;
         let port = self.socket(&id, PORT_SOCKET);
-        let bridge =
-            Bridge::start(begun.listener, port, Some(talk)).in_step("serving the guest's socket").map_err(lost)?;
+        let bridge = Bridge::start(begun.listener, port, Some(talk)).in_step("serving the guest's socket")?;
         self.bridges().insert(id.clone(), bridge);
         Ok(Running::new(id, begun.init, begun.pidfd, Arc::clone(&self.cgroups)))
     }
 
     /// From QEMU's begin to a guest that knows who it is.
-    async fn greet(&self, id: &SandboxId, bytes: u64, begun: &Begun, trace: &mut Steps) -> Result<Talk, Problem> {
-        if let From::Own(stored) | From::Waiting(stored) = &begun.from {
+    async fn greet(&self, id: &SandboxId, begun: &Begun, trace: &mut Steps) -> Result<Talk, Problem> {
+        if let Some(stored) = begun.from.stored() {
             let step = "reading its stored memory";
-            let mut qmp = self.load(id, begun.init.pid, bytes, stored).await.in_step(step)?;
-            if let From::Own(_) = begun.from {
+            let mut qmp = self.load(id, stored).await.in_step(step)?;
+            if let Origin::Own(_) = begun.from {
                 self.forget_stored(id).in_step(step)?;
             }
             qmp.execute(&Cont {}).await.in_step(step)?;
@@ -168,9 +207,10 @@ impl Shared {
         let talk = self.talk(id, begun).await?;
         failpoint("vm::ready").in_step("waiting for the guest")?;
         trace.done(match begun.from {
-            From::Own(_) => RESTORED,
-            From::Waiting(_) => "copy",
-            From::Boot => "boot",
+            Origin::Own(_) => RESTORED,
+            Origin::Other(_) => CLONED,
+            Origin::Waiting(_) => "copy",
+            Origin::Boot => "boot",
         });
         Ok(talk)
     }
@@ -182,11 +222,11 @@ impl Shared {
         network: &dyn NetworkAttach,
         own: Option<Stored>,
         copies: bool,
-    ) -> Result<Begun, Problem> {
+    ) -> Result<Begun, Failure> {
         spec.check().in_step("checking the request")?;
         if !spec.volumes.is_empty() {
             let error = io::Error::new(io::ErrorKind::Unsupported, "the vm driver mounts no volumes yet");
-            return Err(Problem("checking the request".to_owned(), error));
+            return Err(Problem("checking the request".to_owned(), error).into());
         }
         let name = spec.id.as_str();
         let into = self.cgroups.begin(name).in_step("making cgroups")?;
@@ -198,6 +238,7 @@ impl Shared {
         let tasks = self.cgroups.complete(name, &limits).in_step("setting limits")?;
         failpoint("vm::cgroups").in_step("setting limits")?;
         let (lowers, parent) = layers(spec)?;
+        let new = !disk::is_in(&spec.volume);
         let disk = disk::open_or_make(&spec.volume, parent.as_deref(), spec.disk_bytes).in_step("making its disk")?;
         failpoint("vm::disk").in_step("making its disk")?;
         let listen =
@@ -228,10 +269,17 @@ impl Shared {
             tap,
         };
         let mut command = machine.command();
-        let shape = self.shape_of(&command);
+        let shape = self.shape_of(&command, true);
+        let step = "looking for what it can go on with";
+        let running = self.shape_of(&command, false);
+        // Never written over: it may be kept under another name too.
+        super::remove_file(&self.socket(&spec.id, SHAPE)).in_step(step)?;
+        fs::write(self.socket(&spec.id, SHAPE), running.as_str()).in_step(step)?;
+        let kept = if copies && new { self.kept_for(spec, &running).in_step(step)? } else { None };
         let waiting = || if copies { self.waiting.find(&shape) } else { None };
-        let from = own.map(From::Own).or_else(|| waiting().map(From::Waiting)).unwrap_or(From::Boot);
-        if !matches!(from, From::Boot) {
+        let from = own.map(Origin::Own).or_else(|| kept.map(Origin::Other));
+        let from = from.or_else(|| waiting().map(Origin::Waiting)).unwrap_or(Origin::Boot);
+        if !matches!(from, Origin::Boot) {
             command.go_on();
         }
         let qemu::Command { arguments, descriptors } = command;
@@ -248,12 +296,15 @@ impl Shared {
             ],
             kvm: self.accel == super::Accel::Kvm,
             max_open_files: OPEN_FILES,
+            fill: from.stored().map(|_| spec.memory_bytes >> 20 << 20),
         };
         let mut fds: Vec<_> = into.iter().map(AsFd::as_fd).collect();
         fds.extend(wire::borrowed(&tasks));
         fds.push(log.as_fd());
+        fds.extend(from.stored().map(|stored| stored.memory.as_fd()));
         fds.extend(wire::borrowed(&descriptors));
-        let (pid, pidfd) = jail::start(&self.jail, &plan, &fds).in_step("starting QEMU")?;
+        let started = jail::start(&self.jail, &plan, &fds).in_step("starting QEMU");
+        let (pid, pidfd) = started.map_err(|problem| Failure(problem, from.instead(&shape)))?;
         failpoint("vm::started").in_step("starting QEMU")?;
         let init = InitProcess::of(pid).in_step("reading QEMU's start time")?;
         Ok(Begun { init, pidfd, listener, log, beginning, from, shape })
@@ -270,10 +321,11 @@ impl Shared {
         );
         let talk = async {
             let met = Met::at(&self.socket(id, PORT_SOCKET)).await?;
-            if matches!(begun.from, From::Boot) && met.knows_nothing() {
-                self.keep_waiting(id, begun.init.pid, &begun.shape).await?;
+            if matches!(begun.from, Origin::Boot) && met.knows_nothing() {
+                self.keep_waiting(id, &begun.shape).await?;
             }
-            Talk::with(met, Some(&begun.beginning)).await
+            let new = met.knows_nothing() || matches!(begun.from, Origin::Other(_));
+            Talk::with(met, new.then_some(&begun.beginning)).await
         };
         let why = tokio::select! {
             talk = tokio::time::timeout(PATIENCE, talk) => match talk {

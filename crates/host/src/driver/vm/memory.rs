@@ -1,30 +1,39 @@
 //! A machine's memory: while it runs, a memfd of QEMU's own, which is reached through /proc; at rest, a sparse file.
 //!
 //! QEMU maps what it has made itself and nothing else: no file of the host is ever open in it for the sake of memory.
-//! So a copy is filled by the agent, page by page that isn't zero. (A private mapping of one file for all copies would
+//! So a copy is filled from outside, page by page that isn't zero: by the process that made the jail, so that it counts
+//! as the sandbox's own. (A private mapping of one file for all copies would
 //! spare that. QEMU before 8.2 wants such a file open for writing and punches holes into it when a guest gives pages
 //! back, so one machine that broke out of its emulator could change what all later ones begin with.)
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FallocateFlags, SeekFrom, fallocate, fcntl_get_seals, seek};
+use rustix::fs::{
+    CWD, Dir, FallocateFlags, Mode, OFlags, SeekFrom, fallocate, fcntl_get_seals, openat, readlinkat, seek,
+};
 
 /// What the kernel says of the memfd of a `memory-backend-memfd`.
-const LINK: &str = "/memfd:memory-backend-memfd";
+const LINK: &[u8] = b"/memfd:memory-backend-memfd";
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 pub(super) const PAGE: usize = 4096;
 /// Copied at a time: fits into a processor's cache.
 const STRIDE: usize = 256 << 10;
 
+/// Of a directory of processes, which may be mounted nowhere any more.
+pub(super) fn proc() -> io::Result<OwnedFd> {
+    Ok(openat(CWD, "/proc", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
 /// The memory of the machine that the process `pid` runs, `bytes` large if that is known; waits until QEMU has made it.
-pub(super) fn of_process(pid: i32, bytes: Option<u64>, patience: Duration) -> io::Result<File> {
+pub(super) fn of_process(proc: BorrowedFd<'_>, pid: i32, bytes: Option<u64>, patience: Duration) -> io::Result<File> {
     let deadline = Instant::now() + patience;
     loop {
-        if let Some(memory) = find(pid, bytes)? {
+        if let Some(memory) = find(proc, pid, bytes)? {
             return Ok(memory);
         }
         if Instant::now() >= deadline {
@@ -35,14 +44,18 @@ pub(super) fn of_process(pid: i32, bytes: Option<u64>, patience: Duration) -> io
 }
 
 /// None while there is none. What a hostile process shows under that name is at worst a memfd with its own content.
-fn find(pid: i32, bytes: Option<u64>) -> io::Result<Option<File>> {
-    for entry in fs::read_dir(format!("/proc/{pid}/fd"))?.flatten() {
-        let path = entry.path();
-        if !fs::read_link(&path).is_ok_and(|link| link.to_string_lossy().starts_with(LINK)) {
+fn find(proc: BorrowedFd<'_>, pid: i32, bytes: Option<u64>) -> io::Result<Option<File>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = openat(proc, format!("{pid}/fd"), flags, Mode::empty())?;
+    for entry in Dir::read_from(&folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if !readlinkat(&folder, name, Vec::new()).is_ok_and(|link| link.as_bytes().starts_with(LINK)) {
             continue;
         }
-        let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
-        let Ok(file) = fs::OpenOptions::new().read(true).write(true).custom_flags(flags).open(&path) else { continue };
+        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let Ok(file) = openat(&folder, name, flags, Mode::empty()) else { continue };
+        let file = File::from(file);
         let meta = file.metadata()?;
         // Only a memfd, or what lies in one, can say anything of seals.
         let whole = bytes.map_or(meta.len() > 0, |bytes| meta.len() == bytes);
@@ -198,8 +211,9 @@ mod tests {
     fn a_process_is_asked_for_memory_of_the_right_size_only() {
         let pid = i32::try_from(std::process::id()).unwrap();
         let _memory = memfd(&[1; 777]);
-        let found = of_process(pid, Some(777 * PAGE as u64), Duration::ZERO).unwrap();
-        assert_eq!(bytes(&found), bytes(&memfd(&[1; 777])));
-        assert!(of_process(pid, Some(778 * PAGE as u64), Duration::ZERO).is_err());
+        let proc = proc().unwrap();
+        let of_process = |pages: usize| of_process(proc.as_fd(), pid, Some((pages * PAGE) as u64), Duration::ZERO);
+        assert_eq!(bytes(&of_process(777).unwrap()), vec![1; 777 * PAGE]);
+        assert!(of_process(778).is_err());
     }
 }

@@ -3,7 +3,7 @@
 //! Above the driver nothing differs from a container: the same guest agent answers on the same unix socket, the sandbox
 //! has the same address behind the same rules. docs/vm.md says how it is built. Files: [`launch`] the order of a start,
 //! [`jail`] where QEMU runs, [`qemu`] what it is told, [`qmp`] its own protocol, [`channel`] the talk with the guest,
-//! [`disk`] the writable disk, [`memory`] how memory is copied, [`stored`] pauses, [`waiting`] what spares most machines a
+//! [`disk`] the writable disk, [`memory`] how memory is copied, [`stored`] pauses, [`kept`] memory for forks and snapshots, [`waiting`] what spares most machines a
 //! boot, [`kernel`] and [`initramfs`] what is booted, [`accel`] hardware or software.
 //!
 //! QEMU is nobody's child. After an agent's restart it is found by pid, start time and boot id, and a new [`channel`]
@@ -14,6 +14,7 @@ mod channel;
 pub mod disk;
 mod initramfs;
 mod jail;
+mod kept;
 mod kernel;
 mod launch;
 mod memory;
@@ -31,7 +32,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use atoll_model::SandboxId;
+use atoll_model::{LayerId, SandboxId};
+use futures::future::BoxFuture;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::container::{RECLAIM_PATIENCE, has_swap};
@@ -58,6 +60,8 @@ pub struct VmConfig {
     pub instance: String,
     /// Where each sandbox has a directory of its name, for its sockets.
     pub sandboxes: PathBuf,
+    /// Where what machines had in memory is kept, for who stands on their layers.
+    pub memories: PathBuf,
     pub kernel: Kernel,
     pub accel: Accel,
     pub hierarchies: Option<Hierarchies>,
@@ -69,7 +73,8 @@ impl VmConfig {
     #[must_use]
     pub fn new(instance: &str, sandboxes: PathBuf, kernel: Kernel, accel: Accel) -> Self {
         let jail = ZygoteCommand::default();
-        Self { instance: instance.to_owned(), sandboxes, kernel, accel, hierarchies: None, jail }
+        let memories = sandboxes.with_file_name("memories");
+        Self { instance: instance.to_owned(), sandboxes, memories, kernel, accel, hierarchies: None, jail }
     }
 }
 
@@ -87,6 +92,7 @@ pub fn has_qemu() -> Result<(), &'static str> {
 struct Shared {
     cgroups: Arc<Cgroups>,
     sandboxes: PathBuf,
+    memories: PathBuf,
     kernel: Kernel,
     accel: Accel,
     qemu: PathBuf,
@@ -148,6 +154,7 @@ impl VmDriver {
         let shared = Shared {
             cgroups: Arc::new(cgroups),
             sandboxes: config.sandboxes,
+            memories: config.memories,
             waiting: Arc::new(Waiting::of_kernel(&config.kernel.image)),
             kernel: config.kernel,
             accel: config.accel,
@@ -263,6 +270,39 @@ impl Driver for VmDriver {
         };
         let action = "writing to the disk of";
         synced.map_err(|source| DriverError::Operation { action, id: id.clone(), source })
+    }
+
+    async fn keep(
+        &self,
+        id: &SandboxId,
+        layer: &LayerId,
+        memory: bool,
+        files: BoxFuture<'_, bool>,
+    ) -> Result<bool, DriverError> {
+        if self.is_stored(id) {
+            files.await;
+            let kept = memory && self.blocking("keeping the memory of", id, kept::stored(layer.clone())).await?;
+            return Ok(kept);
+        }
+        self.settle(id).await?;
+        if !memory {
+            files.await;
+            return Ok(false);
+        }
+        let kept = self.shared.keep_for(id, layer, files).await;
+        kept.map_err(|source| DriverError::Operation { action: "keeping the memory of", id: id.clone(), source })
+    }
+
+    fn has_memory(&self, layer: &LayerId) -> bool {
+        self.shared.has_kept(layer)
+    }
+
+    fn memories(&self) -> Vec<LayerId> {
+        self.shared.all_kept()
+    }
+
+    fn forget_memory(&self, layer: &LayerId) -> io::Result<()> {
+        self.shared.forget_kept(layer)
     }
 
     fn is_paused(&self, id: &SandboxId) -> bool {

@@ -77,12 +77,13 @@ impl Drafts {
     }
 
     /// They are on the disk, and what they say is so.
-    fn keep(&self) -> io::Result<()> {
+    pub fn keep(&self) -> io::Result<()> {
         self.memory.sync_data()?;
         self.devices.sync_data()?;
         failpoint("vm::pause::synced")?;
         self.name()?;
-        File::open(&self.directory)?.sync_all()
+        File::open(&self.directory)?.sync_all()?;
+        failpoint("vm::pause::kept")
     }
 
     pub fn name(&self) -> io::Result<()> {
@@ -97,7 +98,7 @@ fn draft(directory: &Path, name: &str) -> PathBuf {
     directory.join(format!("{name}.{DRAFT}"))
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
@@ -121,9 +122,9 @@ impl Shared {
     }
 
     /// The memory of a machine that runs.
-    fn memory_of(&self, id: &SandboxId) -> io::Result<File> {
-        let pids = self.cgroups.processes(id.as_str())?;
-        let found = pids.into_iter().find_map(|pid| memory::of_process(pid, None, Duration::ZERO).ok());
+    pub(super) fn memory_of(&self, id: &SandboxId) -> io::Result<File> {
+        let (proc, pids) = (memory::proc()?, self.cgroups.processes(id.as_str())?);
+        let found = pids.into_iter().find_map(|pid| memory::of_process(proc.as_fd(), pid, None, Duration::ZERO).ok());
         found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no process has its memory"))
     }
 
@@ -136,48 +137,50 @@ impl Shared {
     /// Stops the machine and writes it to the disk. When that fails it goes on.
     pub(super) async fn store(&self, id: &SandboxId) -> io::Result<()> {
         let home = self.home(id);
-        let memory = Arc::new(self.memory_of(id)?);
         let mut qmp = Qmp::connect(&self.socket(id, QMP_SOCKET)).await?;
-        let drafts = Drafts::make(&home)?;
-        let (from, begun) = (memory.clone(), Instant::now());
-        let first = blocking(move || {
-            memory::copy(&from, &drafts.memory, true)?;
-            drafts.memory.sync_data()?;
-            failpoint("vm::pause::copied")?;
-            Ok(drafts)
-        });
-        let written = match tokio::time::timeout(PATIENCE, first).await {
-            Ok(Ok(drafts)) => {
-                let still = Instant::now();
-                let second = async {
-                    self.stop_with_devices(&mut qmp, &drafts.devices).await?;
-                    let took = still.elapsed();
-                    blocking(move || {
-                        failpoint("vm::pause::stopped")?;
-                        let changed = memory::copy(&memory, &drafts.memory, false)?;
-                        let copied = still.elapsed();
-                        drafts.keep()?;
-                        tracing::debug!(
-                            ran = ?still - begun, devices = ?took, copied = ?copied, stood = ?still.elapsed(), changed,
-                            "a machine is stored"
-                        );
-                        failpoint("vm::pause::kept")
-                    })
-                    .await
-                };
-                let written = tokio::time::timeout(PATIENCE, second).await;
-                written.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        let kept = match self.stand_still(id, &home, &mut qmp).await {
+            Ok(drafts) => {
+                let keeping = tokio::time::timeout(PATIENCE, blocking(move || drafts.keep())).await;
+                keeping.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
             }
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+            Err(error) => Err(error),
         };
-        if written.is_err() {
+        if kept.is_err() {
             Stored::remove(&home)?;
             if let Err(error) = go_on(&mut qmp).await {
                 tracing::warn!(sandbox = %id, %error, "a machine that could not be stored does not go on");
             }
         }
-        written
+        kept
+    }
+
+    /// Writes the machine into `directory`; it stands still from then on, whether that succeeds or not.
+    pub(super) async fn stand_still(&self, id: &SandboxId, directory: &Path, qmp: &mut Qmp) -> io::Result<Drafts> {
+        let memory = Arc::new(self.memory_of(id)?);
+        let drafts = Drafts::make(directory)?;
+        let from = memory.clone();
+        let work = async {
+            let begun = Instant::now();
+            let drafts = blocking(move || {
+                memory::copy(&from, &drafts.memory, true)?;
+                drafts.memory.sync_data()?;
+                failpoint("vm::pause::copied")?;
+                Ok(drafts)
+            })
+            .await?;
+            let still = Instant::now();
+            self.stop_with_devices(qmp, &drafts.devices).await?;
+            let devices = still.elapsed();
+            blocking(move || {
+                failpoint("vm::pause::stopped")?;
+                let changed = memory::copy(&memory, &drafts.memory, false)?;
+                let (ran, copied) = (still - begun, still.elapsed());
+                tracing::debug!(?ran, ?devices, ?copied, changed, "a machine stands still and is written down");
+                Ok(drafts)
+            })
+            .await
+        };
+        tokio::time::timeout(PATIENCE, work).await?
     }
 
     /// Has the machine stand still, and writes down what its devices are.
@@ -195,23 +198,12 @@ impl Shared {
         go_on(&mut Qmp::connect(&self.socket(id, QMP_SOCKET)).await?).await
     }
 
-    /// A machine that was started to go on with `stored`: fills its memory while QEMU starts, and its devices then.
-    pub(super) async fn load(&self, id: &SandboxId, pid: i32, bytes: u64, stored: &Stored) -> io::Result<Qmp> {
-        let from = stored.memory.try_clone()?;
-        let filling = blocking(move || {
-            if from.metadata()?.len() != bytes {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "what was stored has another size"));
-            }
-            memory::copy(&from, &memory::of_process(pid, Some(bytes), PATIENCE)?, true)
-        });
-        let asking = async {
+    /// A machine that was started to go on with `stored`, and has its memory: reads what its devices were.
+    pub(super) async fn load(&self, id: &SandboxId, stored: &Stored) -> io::Result<Qmp> {
+        let loading = async {
             let mut qmp = Qmp::connect(&self.socket(id, QMP_SOCKET)).await?;
             leave_memory_out(&mut qmp).await?;
             qmp.execute_with(&GetFd { fdname: DEVICES }, Some(stored.devices.as_fd())).await?;
-            Ok(qmp)
-        };
-        let loading = async {
-            let (mut qmp, _filled) = tokio::try_join!(asking, filling)?;
             qmp.execute(&MigrateIncoming { uri: "fd:devices" }).await?;
             while qmp.execute(&QueryStatus {}).await?.status == "inmigrate" {
                 tokio::time::sleep(LOOK_AGAIN).await;

@@ -74,7 +74,8 @@ fn cache() -> PathBuf {
 
 fn driver(dir: &Path, kernel: Kernel) -> VmDriver {
     let instance = format!("t{}", dir.file_name().unwrap().to_str().unwrap().replace("atoll-vm-", ""));
-    VmDriver::start(VmConfig::new(&instance, dir.to_owned(), kernel, Accel::of_this_machine(&cache()))).unwrap()
+    let config = VmConfig::new(&instance, dir.to_owned(), kernel, Accel::of_this_machine(&cache()));
+    VmDriver::start(VmConfig { memories: dir.join("memories.d"), ..config }).unwrap()
 }
 
 impl Fixture {
@@ -444,7 +445,7 @@ async fn a_pause_that_is_cut_short_leaves_before_or_after() {
         assert_eq!(ok(&spec, &format!("cat /proc/{mark}/comm")).await, "sleep", "{point}");
         assert!(!fixture.driver.is_stored(&spec.id) && running.is_alive(), "{point}");
         let home: Vec<_> = fs::read_dir(spec.socket_path.parent().unwrap()).unwrap().flatten().collect();
-        assert!(home.iter().all(|it| it.path().extension().is_some_and(|it| it == "sock")), "{point}: {home:?}");
+        assert!(home.iter().all(|it| it.file_name() == "shape" || it.path().extension().is_some_and(|it| it == "sock")), "{point}: {home:?}");
 
         // QEMU dies.
         let pid = rustix::process::Pid::from_raw(running.init.pid).unwrap();

@@ -34,6 +34,12 @@ const VERSION: u32 = 1;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Shape(String);
 
+impl Shape {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 pub(super) struct Waiting {
     directory: PathBuf,
     /// Those that were checked: name and inode.
@@ -145,7 +151,8 @@ fn digest(stored: &Stored) -> io::Result<String> {
 }
 
 impl Shared {
-    pub(super) fn shape_of(&self, command: &Command) -> Shape {
+    /// Of a machine from its boot on, or of one whose kernel runs already: where that came from does not matter then.
+    pub(super) fn shape_of(&self, command: &Command, boots: bool) -> Shape {
         let mut hash = Sha256::new();
         let mut add = |text: &str| {
             hash.update((text.len() as u64).to_le_bytes());
@@ -154,7 +161,8 @@ impl Shared {
         add(&VERSION.to_string());
         let qemu = fs::metadata(&self.qemu).map(|it| format!("{} {}", it.len(), it.mtime()));
         add(&qemu.unwrap_or_default());
-        for file in [&self.qemu, &self.kernel.image, &self.kernel.initramfs] {
+        add(&self.qemu.display().to_string());
+        for file in [&self.kernel.image, &self.kernel.initramfs].into_iter().filter(|_| boots) {
             add(&file.display().to_string());
         }
         command.shape().for_each(add);
@@ -162,12 +170,12 @@ impl Shared {
     }
 
     /// Keeps a machine whose guest waits, if none of its shape is kept. It goes on in any case, unless that fails.
-    pub(super) async fn keep_waiting(&self, id: &SandboxId, pid: i32, shape: &Shape) -> io::Result<()> {
+    pub(super) async fn keep_waiting(&self, id: &SandboxId, shape: &Shape) -> io::Result<()> {
         if self.waiting.place(shape).exists() || !lock(&self.waiting.making).insert(shape.clone()) {
             return Ok(());
         }
         let mut qmp = Qmp::connect(&self.socket(id, QMP_SOCKET)).await?;
-        let kept = self.keep(pid, shape, &mut qmp).await;
+        let kept = self.keep(id, shape, &mut qmp).await;
         if let Err(error) = kept {
             tracing::warn!(sandbox = %id, %error, "a waiting machine can't be kept for others");
             lock(&self.waiting.making).remove(shape);
@@ -175,13 +183,13 @@ impl Shared {
         go_on(&mut qmp).await
     }
 
-    async fn keep(&self, pid: i32, shape: &Shape, qmp: &mut Qmp) -> io::Result<()> {
+    async fn keep(&self, id: &SandboxId, shape: &Shape, qmp: &mut Qmp) -> io::Result<()> {
         let (waiting, shape) = (Arc::clone(&self.waiting), shape.clone());
+        let memory = self.memory_of(id)?;
         let draft = waiting.draft()?;
         let drafts = Drafts::make(draft.path())?;
         self.stop_with_devices(qmp, &drafts.devices).await?;
         let copied = tokio::task::spawn_blocking(move || {
-            let memory = memory::of_process(pid, None, std::time::Duration::ZERO)?;
             memory::copy(&memory, &drafts.memory, true)?;
             drafts.name()
         });
