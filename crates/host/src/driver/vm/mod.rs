@@ -221,6 +221,12 @@ impl Driver for VmDriver {
             // It runs, and is listed; nobody can reach into it until the next start of the agent.
             Err(error) => tracing::error!(sandbox = %id, %error, "the socket of an adopted machine can't be made"),
         }
+        // The former agent may have died while it kept its memory. One that is stored takes no step any more.
+        if !self.is_stored(id)
+            && let Err(error) = self.shared.go_on(id).await
+        {
+            tracing::error!(sandbox = %id, %error, "whether an adopted machine stands still is not known");
+        }
         Some(Running::new(id.clone(), init.clone(), pidfd, Arc::clone(&self.shared.cgroups)))
     }
 

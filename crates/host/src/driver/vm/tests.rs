@@ -242,6 +242,10 @@ async fn a_machine_lives_through_a_new_agent_a_pause_and_a_second_start_with_its
     // The agent is replaced: the machine goes on, and the new agent reaches it.
     let mark = ok(&spec, "sleep 1000 > /dev/null 2>&1 & echo $!").await;
     let another = fixture.another();
+    // It died in the middle of something.
+    let mut qmp = qmp::Qmp::connect(&fixture.driver.shared.socket(&spec.id, QMP_SOCKET)).await.unwrap();
+    qmp.execute(&qmp::Stop {}).await.unwrap();
+    drop(qmp);
     assert!(another.adopt(&spec.id, &running.init).await.is_some());
     fixture.driver.shared.bridges().clear();
     assert_eq!(ok(&spec, &format!("cat /proc/{mark}/comm")).await, "sleep");
