@@ -40,6 +40,9 @@ pub const MAX_LAYERS: usize = 15;
 /// Making one takes milliseconds; its host may be busy.
 const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(30);
 
+/// Memory is written to the disk, of large machines gigabytes.
+const MEMORY_DEADLINE: Duration = Duration::from_secs(120);
+
 /// Why a layer could not be made or had.
 #[derive(Debug, thiserror::Error)]
 pub enum LayerError {
@@ -127,7 +130,7 @@ impl Layers {
             memory,
             ..Default::default()
         };
-        let options = CallOptions::default().with_timeout(SNAPSHOT_DEADLINE);
+        let options = CallOptions::default().with_timeout(if memory { MEMORY_DEADLINE } else { SNAPSHOT_DEADLINE });
         let answer = self.fleet.host_client(host).snapshot_sandbox_with_options(request, options).await;
         let answer = answer.map_err(|error| FleetError::from_rpc(host, "keep a sandbox's files", error))?;
         fail::fail_point!("control::snapshot::after_host");

@@ -15,6 +15,9 @@ async fn a_snapshot_is_a_template_under_a_name_and_is_stored_for_every_host() {
         let (first, agent) = test.fleet.add_host();
         let made: Sandbox =
             test.client.post("/v1/sandboxes", json!({ "vcpus": 2, "memory_mb": 256 })).await.expect(201).parsed();
+        // It is a container.
+        let refused = test.client.post("/v1/snapshots", json!({ "sandbox_id": made.id, "memory": true })).await;
+        assert_eq!(refused.expect(400).field(), "memory");
         let body = json!({ "sandbox_id": made.id, "name": "mine" });
         let snapshot: Snapshot = test.client.post("/v1/snapshots", body.clone()).await.expect(201).parsed();
         assert_eq!((snapshot.kind.as_str(), snapshot.vcpus, snapshot.memory_mb), ("files", 2, 256));

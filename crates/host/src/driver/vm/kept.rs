@@ -14,7 +14,7 @@ use atoll_model::{LayerId, SandboxId};
 use futures::future::BoxFuture;
 
 use super::qmp::Qmp;
-use super::stored::{DEVICES, Drafts, MEMORY, Stored, blocking, go_on};
+use super::stored::{DEVICES, MEMORY, Stored, blocking, go_on};
 use super::waiting::Shape;
 use super::{QMP_SOCKET, Shared, disk, remove_file};
 use crate::driver::LaunchSpec;
