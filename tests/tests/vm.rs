@@ -135,6 +135,10 @@ async fn copies_of_a_running_machine_go_on_with_its_processes_under_their_own_na
     assert_eq!(snapshot.kind, "memory");
     let from = CreateSandboxRequest { template: Some("alive".to_owned()), ..CreateSandboxRequest::default() };
     all.push(atoll.sandbox_with(from).await.id);
+    // A copy can be copied.
+    let one = ForkRequest { count: Some(1), ..ForkRequest::default() };
+    let again = atoll.client().fork_sandbox(&all[1], &one).await.expect("fork of a child").items.remove(0);
+    all.insert(2, again.sandbox.unwrap_or_else(|| panic!("{:?}", again.error)).id);
 
     for (number, id) in all.iter().enumerate() {
         // The very process, which goes on.
@@ -143,7 +147,7 @@ async fn copies_of_a_running_machine_go_on_with_its_processes_under_their_own_na
         until("the count to go on", || async { (count(&atoll, id).await.1 > first).then_some(()) }).await;
         let comm = atoll.sh(id, &format!("tr '\\0' ' ' < /proc/{pid}/cmdline")).await.stdout;
         assert!(comm.contains("random.random()"), "{number}: {comm}");
-        let file = if (1..3).contains(&number) { "old\n" } else { "new\n" };
+        let file = if (1..4).contains(&number) { "old\n" } else { "new\n" };
         assert_eq!(atoll.sh(id, "cat file").await.stdout, file, "{number}");
         let names = atoll.sh(id, "hostname; cat /etc/hostname; echo $E2B_SANDBOX_ID").await.stdout;
         let label = id.dns_label();
