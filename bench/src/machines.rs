@@ -18,7 +18,13 @@ const STOOD: &str = "a machine stands still and is written down";
 
 impl Bench {
     /// `cache` is where machines wait to be copied, `log` the agent's.
-    pub async fn machines(&mut self, report: &mut Report, rounds: usize, cache: &Path, log: Option<&Path>) -> Result<()> {
+    pub async fn machines(
+        &mut self,
+        report: &mut Report,
+        rounds: usize,
+        cache: &Path,
+        log: Option<&Path>,
+    ) -> Result<()> {
         let what = "vm, 256 MiB: create (boot) to first exec output";
         let mut boot = Samples::default();
         for _ in 0..rounds.div_ceil(3) {

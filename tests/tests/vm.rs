@@ -1,9 +1,9 @@
 //! Sandboxes that are virtual machines, through the real binary. Few tests: without hardware help each boot takes seconds.
 
 use atoll_client::command;
-use atoll_model::{SandboxId, SandboxStatus};
 use atoll_model::api::sandboxes::{CreateSandboxRequest, ExecRequest, ForkRequest};
 use atoll_model::api::snapshots::CreateSnapshotRequest;
+use atoll_model::{SandboxId, SandboxStatus};
 use atoll_tests::{Atoll, until};
 
 fn small() -> CreateSandboxRequest {
@@ -174,7 +174,8 @@ async fn copies_of_a_running_machine_go_on_with_its_processes_under_their_own_na
         assert_eq!(told.len(), all.len(), "{fact}: {told:?}");
     }
     // Each has the way out that every sandbox has: the resolver answers at the gateway.
-    let resolves = "python3 -c 'import socket; print(socket.gethostbyname(\"localhost.\"))' && grep -q 198 /etc/resolv.conf";
+    let resolves =
+        "python3 -c 'import socket; print(socket.gethostbyname(\"localhost.\"))' && grep -q 198 /etc/resolv.conf";
     for id in &all {
         assert_eq!(atoll.sh(id, resolves).await.exit_code, 0);
     }

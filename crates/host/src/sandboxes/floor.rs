@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use futures::FutureExt;
 use atoll_model::{LayerId, SandboxId, VolumeId};
+use futures::FutureExt;
 
 use super::machine::{ImageLease, Life, Machine, MachineError, Use};
 use super::spec::Layer;

@@ -189,7 +189,7 @@ fn build(socket: &OwnedFd) -> Result<(), Problem> {
             // They have no business there; the memory least of all.
             drop((memory, proc));
             become_qemu(&plan, socket, log, fds.collect())
-        },
+        }
     }
 }
 

@@ -8,8 +8,10 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{
@@ -23,6 +25,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(1);
 pub(super) const PAGE: usize = 4096;
 /// Copied at a time: fits into a processor's cache.
 const STRIDE: usize = 256 << 10;
+/// That copy side by side, at most.
+const THREADS: usize = 4;
 
 /// Of a directory of processes, which may be mounted nowhere any more.
 pub(super) fn proc() -> io::Result<OwnedFd> {
@@ -39,7 +43,7 @@ pub(super) fn of_process(proc: BorrowedFd<'_>, pid: i32, bytes: Option<u64>, pat
         if Instant::now() >= deadline {
             return Err(io::Error::new(io::ErrorKind::NotFound, "QEMU has no such memory"));
         }
-        std::thread::sleep(LOOK_AGAIN);
+        thread::sleep(LOOK_AGAIN);
     }
 }
 
@@ -73,12 +77,28 @@ pub(super) fn copy(from: &File, to: &File, fresh: bool) -> io::Result<u64> {
     if to.metadata()?.len() != size {
         to.set_len(size)?;
     }
-    let (mut there, mut at, mut written) = (vec![0; STRIDE], 0, 0);
+    if fresh {
+        return copy_range(from, to, true, 0..size);
+    }
+    // Somebody stands still for it.
+    let parts = thread::available_parallelism().map_or(1, |count| count.get().min(THREADS)) as u64;
+    let part = size.div_ceil(parts).next_multiple_of(PAGE as u64).max(PAGE as u64);
+    thread::scope(|scope| {
+        let begins = (0..size).step_by(usize::try_from(part).unwrap_or(usize::MAX));
+        let work = begins.map(|at| scope.spawn(move || copy_range(from, to, false, at..size.min(at + part))));
+        let work: Vec<_> = work.collect();
+        let panicked = |_| Err(io::Error::other("a thread that copied memory has panicked"));
+        work.into_iter().map(|part| part.join().unwrap_or_else(panicked)).sum()
+    })
+}
+
+fn copy_range(from: &File, to: &File, fresh: bool, range: Range<u64>) -> io::Result<u64> {
+    let (mut there, mut at, mut written) = (vec![0; STRIDE], range.start, 0);
     let clear = |at: u64, until: u64| match until > at && !fresh {
         true => fallocate(to, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, at, until - at),
         false => Ok(()),
     };
-    extents(from, |place, bytes| {
+    extents(from, range.clone(), |place, bytes| {
         clear(at, place)?;
         let there = &mut there[..bytes.len()];
         if !fresh {
@@ -88,17 +108,20 @@ pub(super) fn copy(from: &File, to: &File, fresh: bool) -> io::Result<u64> {
         at = place + bytes.len() as u64;
         Ok(())
     })?;
-    clear(at, size)?;
+    clear(at, range.end)?;
     Ok(written)
 }
 
 /// Shows all that is no hole, in pieces, and where each is.
-pub(super) fn extents(file: &File, mut show: impl FnMut(u64, &[u8]) -> io::Result<()>) -> io::Result<()> {
-    let size = file.metadata()?.len();
-    let (mut buffer, mut at) = (vec![0; STRIDE], 0);
-    while at < size {
-        at = extent(file, SeekFrom::Data(at), size)?;
-        let end = extent(file, SeekFrom::Hole(at), size)?;
+pub(super) fn extents(
+    file: &File,
+    range: Range<u64>,
+    mut show: impl FnMut(u64, &[u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    let (mut buffer, mut at) = (vec![0; STRIDE], range.start);
+    while at < range.end {
+        at = extent(file, SeekFrom::Data(at), range.end)?;
+        let end = extent(file, SeekFrom::Hole(at), range.end)?;
         while at < end {
             let length = usize::try_from(end - at).map_or(STRIDE, |left| left.min(STRIDE));
             file.read_exact_at(&mut buffer[..length], at)?;

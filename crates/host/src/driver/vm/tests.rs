@@ -449,7 +449,10 @@ async fn a_pause_that_is_cut_short_leaves_before_or_after() {
         assert_eq!(ok(&spec, &format!("cat /proc/{mark}/comm")).await, "sleep", "{point}");
         assert!(!fixture.driver.is_stored(&spec.id) && running.is_alive(), "{point}");
         let home: Vec<_> = fs::read_dir(spec.socket_path.parent().unwrap()).unwrap().flatten().collect();
-        assert!(home.iter().all(|it| it.file_name() == "shape" || it.path().extension().is_some_and(|it| it == "sock")), "{point}: {home:?}");
+        assert!(
+            home.iter().all(|it| it.file_name() == "shape" || it.path().extension().is_some_and(|it| it == "sock")),
+            "{point}: {home:?}"
+        );
 
         // QEMU dies.
         let pid = rustix::process::Pid::from_raw(running.init.pid).unwrap();

@@ -139,7 +139,8 @@ fn digest(stored: &Stored) -> io::Result<String> {
     hash.update((devices.len() as u64).to_le_bytes());
     hash.update(&devices);
     // Where the file system has holes is its own affair.
-    memory::extents(&stored.memory, |at, bytes| {
+    let size = stored.memory.metadata()?.len();
+    memory::extents(&stored.memory, 0..size, |at, bytes| {
         for (number, page) in bytes.chunks(memory::PAGE).enumerate().filter(|(_, page)| page.iter().any(|it| *it != 0))
         {
             hash.update((at + (number * memory::PAGE) as u64).to_le_bytes());
