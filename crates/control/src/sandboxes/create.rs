@@ -147,6 +147,9 @@ impl Sandboxes {
         if template.driver != ANY_DRIVER && template.driver != demand.driver {
             return Err(SandboxError::WrongDriver { template: template.name, driver: template.driver });
         }
+        if !mounts.is_empty() {
+            demand.driver = volumes::driver_for(&demand.driver)?.to_owned();
+        }
         demand.only = layers::pinned(&layers, owner.team_is_byoc)?;
         demand.volumes_on = volumes::hosts_of(&mounts)?;
         let mut env = new.env.clone();

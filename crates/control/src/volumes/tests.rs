@@ -206,3 +206,20 @@ async fn volumes_count_as_disk_and_keep_their_team() {
         assert_eq!(held.json()["error"]["volumes"], 2);
     }
 }
+
+#[tokio::test]
+async fn sandboxes_with_volumes_are_containers() {
+    for test in databases().await {
+        let test = app(test).await;
+        let (_, agent) = host(&test).await;
+        volume(&test, json!({ "name": "data" })).await;
+        let mut wish = with(&["data"]);
+        let made: Sandbox = test.client.post("/v1/sandboxes", wish.clone()).await.expect(201).parsed();
+        // Not left to the host, which may prefer machines.
+        assert_eq!((made.driver.as_str(), agent.spec_of(&made.id).unwrap().driver.as_str()), ("container", "container"));
+        wish["driver"] = json!("vm");
+        let refused = test.client.post("/v1/sandboxes", wish).await.expect(400);
+        assert_eq!(refused.field(), "volumes");
+        assert_eq!(shown(&test, "data").await.sandboxes, [made.id]);
+    }
+}

@@ -59,9 +59,19 @@ impl Shared {
         layer: &LayerId,
         files: BoxFuture<'_, bool>,
     ) -> io::Result<bool> {
-        let place = self.place_for(layer)?;
-        fs::copy(self.socket(id, SHAPE), place.join(SHAPE))?;
-        let mut qmp = Qmp::connect(&self.socket(id, QMP_SOCKET)).await?;
+        let begun = async {
+            let place = self.place_for(layer)?;
+            // One that an older agent has started has none: nobody could go on as it.
+            fs::copy(self.socket(id, SHAPE), place.join(SHAPE))?;
+            Ok((place, Qmp::connect(&self.socket(id, QMP_SOCKET)).await?))
+        };
+        let (place, mut qmp) = match begun.await {
+            Ok(begun) => begun,
+            Err(error) => {
+                files.await;
+                return self.without_memory(id, layer, &error).map(|()| false);
+            }
+        };
         let drafts = self.stand_still(id, &place, &mut qmp).await;
         let made = files.await;
         let gone_on = go_on(&mut qmp).await;
@@ -71,10 +81,14 @@ impl Shared {
             Err(error) => Err(error),
         };
         if let Err(error) = &kept {
-            tracing::warn!(sandbox = %id, %error, "the memory of a machine could not be kept");
-            self.forget_kept(layer)?;
+            self.without_memory(id, layer, error)?;
         }
         gone_on.map(|()| kept.is_ok())
+    }
+
+    fn without_memory(&self, id: &SandboxId, layer: &LayerId, error: &io::Error) -> io::Result<()> {
+        tracing::warn!(sandbox = %id, %error, "the memory of a machine could not be kept");
+        self.forget_kept(layer)
     }
 
     /// What is kept for this machine's first start, if it is of the same shape.
@@ -94,10 +108,13 @@ impl Shared {
 /// The same for a machine that is paused: it has been written down already, and nothing ever changes those files.
 pub(super) fn stored(layer: LayerId) -> impl FnOnce(&Shared, &SandboxId) -> io::Result<bool> + Send + 'static {
     move |shared, id| {
-        let place = shared.place_for(&layer)?;
-        for name in [SHAPE, MEMORY, DEVICES] {
-            fs::hard_link(shared.socket(id, name), place.join(name))?;
+        let linked = shared.place_for(&layer).and_then(|place| {
+            let mut names = [SHAPE, MEMORY, DEVICES].into_iter();
+            names.try_for_each(|name| fs::hard_link(shared.socket(id, name), place.join(name)))
+        });
+        if let Err(error) = &linked {
+            shared.without_memory(id, &layer, error)?;
         }
-        Ok(true)
+        Ok(linked.is_ok())
     }
 }
