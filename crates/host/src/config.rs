@@ -40,6 +40,8 @@ pub struct HostConfig {
     pub sandbox_network: SandboxNetwork,
     /// Size of the storage pool; what the disk has to spare when absent.
     pub pool_bytes: Option<u64>,
+    /// What images that were fetched may take together.
+    pub image_cache_bytes: Option<u64>,
     pub on_disconnect: OnDisconnect,
     /// Takes precedence over the interval that control asks for.
     pub heartbeat_interval: Option<Duration>,
@@ -68,6 +70,7 @@ impl HostConfig {
             egress_allow: Vec::new(),
             sandbox_network: SandboxNetwork::default(),
             pool_bytes: None,
+            image_cache_bytes: None,
             on_disconnect: OnDisconnect::Pause,
             heartbeat_interval: None,
             disconnect_after: Duration::from_secs(90),

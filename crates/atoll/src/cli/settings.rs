@@ -209,6 +209,9 @@ pub struct AgentArgs {
     /// Size of the storage pool, such as 50G [default: what the disk has to spare]
     #[arg(long, env = "ATOLL_POOL_SIZE", value_name = "SIZE", value_parser = size)]
     pub pool_size: Option<u64>,
+    /// What images fetched from control may take on the disk; the longest unused go first [default: 32G]
+    #[arg(long, env = "ATOLL_IMAGE_CACHE_SIZE", value_name = "SIZE", value_parser = size)]
+    pub image_cache_size: Option<u64>,
     /// What sandboxes come to when control can't be reached: pause or keep-running
     #[arg(long, env = "ATOLL_ON_DISCONNECT", value_name = "ACTION", default_value = "pause")]
     pub on_disconnect: OnDisconnect,

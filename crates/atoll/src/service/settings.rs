@@ -127,6 +127,7 @@ pub fn host(
     config.egress_allow.clone_from(&args.egress_allow);
     config.sandbox_network = args.sandbox_network;
     config.pool_bytes = args.pool_size;
+    config.image_cache_bytes = args.image_cache_size;
     config.on_disconnect = args.on_disconnect;
     config.heartbeat_interval = heartbeat.heartbeat_interval;
     if let Some(after) = args.disconnect_after {

@@ -216,7 +216,10 @@ async fn sandboxes_with_volumes_are_containers() {
         let mut wish = with(&["data"]);
         let made: Sandbox = test.client.post("/v1/sandboxes", wish.clone()).await.expect(201).parsed();
         // Not left to the host, which may prefer machines.
-        assert_eq!((made.driver.as_str(), agent.spec_of(&made.id).unwrap().driver.as_str()), ("container", "container"));
+        assert_eq!(
+            (made.driver.as_str(), agent.spec_of(&made.id).unwrap().driver.as_str()),
+            ("container", "container")
+        );
         wish["driver"] = json!("vm");
         let refused = test.client.post("/v1/sandboxes", wish).await.expect(400);
         assert_eq!(refused.field(), "volumes");

@@ -107,8 +107,11 @@ impl Agent {
             .context("opening the storage pool")?
             .context("opening the storage pool")?;
         let pool = foundations.pool.insert(Arc::new(pool)).clone();
-        let images = Images::open(&data_dir, &self.config.cache_dir, ImageOptions::default())
-            .context("opening the image store")?;
+        let mut options = ImageOptions::default();
+        if let Some(bytes) = self.config.image_cache_bytes {
+            options.max_fetched_bytes = bytes;
+        }
+        let images = Images::open(&data_dir, &self.config.cache_dir, options).context("opening the image store")?;
         let driver = ContainerDriver::start(ContainerConfig::new(self.instance.id(), program))
             .context("starting the container driver")?;
         let container = Arc::new(driver);

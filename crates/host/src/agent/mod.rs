@@ -14,6 +14,7 @@ mod foundations;
 pub mod handle;
 pub mod heartbeat;
 mod image_files;
+mod image_room;
 mod image_source;
 mod key;
 mod listener;

@@ -250,6 +250,7 @@ impl Agent {
         tracing::info!(?found, "the sandboxes of this host are found again");
         floor.remove_strays(&keeper.ids()).await;
         let sampling = tokio::spawn(history.run(stop.clone()));
+        let trimming = tokio::spawn(super::image_room::keep(floor.images.clone(), keeper.clone(), stop.clone()));
 
         let files = super::image_files::router(floor.images.clone());
         let router = connect_router(service)
@@ -305,6 +306,7 @@ impl Agent {
         stop.cancel();
         let _ended = listening.await;
         let _ended = sampling.await;
+        let _ended = trimming.await;
         if let Some(tunnelling) = tunnelling {
             let _ended = tunnelling.await;
         }

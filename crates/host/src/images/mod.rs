@@ -1,14 +1,15 @@
 //! Template images: erofs files named by their SHA-256, each mounted once per data directory.
 //!
 //! An image comes from the machine-wide cache (`<cache>/images/<digest>.erofs`), from the data directory
-//! (`<data>/images/<digest>.erofs`), or is fetched there ([`fetch`]). Who fetches and from where is the [`Fetch`] that
-//! the caller brings; what it got is checked here, and nothing that is half-written or has another digest is ever
-//! mounted. A mount stays until it is asked away: the next sandbox of the template has it at once. The cache belongs
-//! to the machine: it is only read.
+//! (`<data>/images/<digest>.erofs`: packed here), or is fetched ([`fetch`]) into `<data>/fetched`, whose size is bounded
+//! ([`room`]). Who fetches and from where is the [`Fetch`] that the caller brings; what it got is checked here, and
+//! nothing that is half-written or has another digest is ever mounted. A mount stays until it is asked away: the next
+//! sandbox of the template has it at once. The cache belongs to the machine: it is only read.
 
 mod fetch;
 mod mount;
 mod pack;
+mod room;
 
 use std::collections::HashMap;
 use std::fs;
@@ -16,8 +17,9 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 pub use fetch::{Fetch, FetchError, ImageSink};
 
@@ -26,6 +28,8 @@ pub use fetch::{Fetch, FetchError, ImageSink};
 pub struct ImageOptions {
     /// The largest image that is fetched.
     pub max_image_bytes: u64,
+    /// What fetched images may take together, unless more are in use.
+    pub max_fetched_bytes: u64,
     /// Bytes of the data directory's file system that a fetch leaves free.
     pub reserve: u64,
     /// Images that are fetched at the same time; others wait.
@@ -36,7 +40,8 @@ pub struct ImageOptions {
 
 impl Default for ImageOptions {
     fn default() -> Self {
-        Self { max_image_bytes: 32 << 30, reserve: 1 << 30, max_fetches: 4, force_loop: false }
+        let (max_image_bytes, max_fetched_bytes) = (32 << 30, 32 << 30);
+        Self { max_image_bytes, max_fetched_bytes, reserve: 1 << 30, max_fetches: 4, force_loop: false }
     }
 }
 
@@ -75,17 +80,34 @@ pub struct Mounted {
 }
 
 /// One image; the lock is held while it is fetched, mounted or deleted.
-type Entry = Arc<tokio::sync::Mutex<Option<Arc<Mounted>>>>;
+type Entry = Arc<tokio::sync::Mutex<Slot>>;
+
+#[derive(Debug, Default)]
+struct Slot {
+    mounted: Option<Arc<Mounted>>,
+    /// The last use, and the last one that was written down.
+    used: Option<SystemTime>,
+    noted: Option<SystemTime>,
+}
+
+impl Slot {
+    fn is_held(&self) -> bool {
+        self.mounted.as_ref().is_some_and(|mounted| Arc::strong_count(mounted) > 1)
+    }
+}
 
 /// The images of one data directory.
 #[derive(Debug)]
 pub struct Images {
     store: PathBuf,
+    fetched: PathBuf,
     cache: PathBuf,
     mounts: PathBuf,
     options: ImageOptions,
     entries: Mutex<HashMap<String, Entry>>,
     fetches: Semaphore,
+    /// Something was fetched.
+    grown: Notify,
 }
 
 impl Images {
@@ -94,14 +116,17 @@ impl Images {
     /// # Errors
     /// When the directories can't be made or read.
     pub fn open(data_dir: &Path, cache_dir: &Path, options: ImageOptions) -> Result<Self, ImageError> {
-        let (store, mounts) = (data_dir.join("images"), data_dir.join("mnt"));
-        for dir in [&store, &mounts] {
+        let (store, fetched, mounts) = (data_dir.join("images"), data_dir.join("fetched"), data_dir.join("mnt"));
+        for dir in [&store, &fetched, &mounts] {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io_error("making", dir))?;
         }
-        fetch::remove_drafts(&store).map_err(io_error("removing interrupted fetches from", &store))?;
+        for dir in [&store, &fetched] {
+            fetch::remove_drafts(dir).map_err(io_error("removing interrupted fetches from", dir))?;
+        }
         let fetches = Semaphore::new(options.max_fetches.max(1));
         let cache = cache_dir.join("images");
-        Ok(Self { store, cache, mounts, options, entries: Mutex::new(HashMap::new()), fetches })
+        let (entries, grown) = (Mutex::default(), Notify::new());
+        Ok(Self { store, fetched, cache, mounts, options, entries, fetches, grown })
     }
 
     /// The image, mounted; fetched first when it isn't here. Callers that come at once wait for one fetch.
@@ -111,14 +136,19 @@ impl Images {
     pub async fn mounted(&self, digest: &str, fetch: &dyn Fetch) -> Result<Arc<Mounted>, ImageError> {
         check_digest(digest)?;
         let entry = Arc::clone(self.entries().entry(digest.to_owned()).or_default());
-        let mut mounted = entry.lock().await;
-        if let Some(mounted) = mounted.as_ref() {
-            return Ok(Arc::clone(mounted));
+        let mut slot = entry.lock().await;
+        if let Some(mounted) = slot.mounted.clone() {
+            slot.note_use(self);
+            return Ok(mounted);
         }
         match self.mount(digest, fetch).await {
-            Ok(image) => Ok(Arc::clone(mounted.insert(Arc::new(image)))),
+            Ok(image) => {
+                let mounted = Arc::clone(slot.mounted.insert(Arc::new(image)));
+                slot.note_use(self);
+                Ok(mounted)
+            }
             Err(error) => {
-                drop(mounted);
+                drop(slot);
                 // Names that lead nowhere are not kept. Two: the map's and this one.
                 self.entries().retain(|name, other| name != digest || Arc::strong_count(other) > 2);
                 Err(error)
@@ -132,7 +162,7 @@ impl Images {
     /// When a file of that name is there but others than root may change it.
     pub fn file(&self, digest: &str) -> Result<Option<PathBuf>, ImageError> {
         check_digest(digest)?;
-        for dir in [&self.store, &self.cache] {
+        for dir in [&self.store, &self.fetched, &self.cache] {
             let path = dir.join(format!("{digest}.erofs"));
             match fs::symlink_metadata(&path) {
                 Ok(meta) if mount::is_trusted(&meta) => return Ok(Some(path)),
@@ -144,38 +174,44 @@ impl Images {
         Ok(None)
     }
 
-    /// Deletes the data directory's copy. Success when there is none; the machine-wide cache is left alone.
+    /// Deletes the data directory's copies. Success when there are none; the machine-wide cache is left alone.
     ///
     /// # Errors
     /// `InUse` while somebody holds the mount.
     pub async fn delete(&self, digest: &str) -> Result<(), ImageError> {
         check_digest(digest)?;
-        let entry = Arc::clone(self.entries().entry(digest.to_owned()).or_default());
-        let mut mounted = entry.lock().await;
-        if mounted.as_ref().is_some_and(|mounted| Arc::strong_count(mounted) > 1) {
-            return Err(ImageError::InUse(digest.to_owned()));
-        }
-        *mounted = None;
-        let point = self.mounts.join(digest);
-        mount::unmount(&point).map_err(io_error("unmounting", &point))?;
-        let path = self.store.join(format!("{digest}.erofs"));
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("deleting", &path)(error)),
-            _ => {
-                drop(mounted);
-                self.entries().retain(|name, other| name != digest || Arc::strong_count(other) > 2);
-                Ok(())
-            }
-        }
+        let name = format!("{digest}.erofs");
+        self.remove(digest, &[&self.store.join(&name), &self.fetched.join(&name)]).await
     }
 
-    /// The digests that are here, in either place.
+    /// Unmounts the image and deletes these files of it.
+    async fn remove(&self, digest: &str, files: &[&Path]) -> Result<(), ImageError> {
+        let entry = Arc::clone(self.entries().entry(digest.to_owned()).or_default());
+        let mut slot = entry.lock().await;
+        if slot.is_held() {
+            return Err(ImageError::InUse(digest.to_owned()));
+        }
+        slot.mounted = None;
+        let point = self.mounts.join(digest);
+        mount::unmount(&point).map_err(io_error("unmounting", &point))?;
+        for path in files {
+            match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error("deleting", path)(error)),
+                _ => {}
+            }
+        }
+        drop(slot);
+        self.entries().retain(|name, other| name != digest || Arc::strong_count(other) > 2);
+        Ok(())
+    }
+
+    /// The digests that are here, in any place.
     ///
     /// # Errors
     /// When a directory can't be read.
     pub fn list(&self) -> Result<Vec<String>, ImageError> {
         let mut found = Vec::new();
-        for dir in [&self.store, &self.cache] {
+        for dir in [&self.store, &self.fetched, &self.cache] {
             let entries = match fs::read_dir(dir) {
                 Ok(entries) => entries,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -203,16 +239,17 @@ impl Images {
             let point = entry.map_err(io_error("listing", &self.mounts))?.path();
             let digest = point.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
             let entry = self.entries().get(&digest).cloned();
-            let mut mounted = match &entry {
+            let mut slot = match &entry {
                 Some(entry) => Some(entry.lock().await),
                 None => None,
             };
-            if let Some(mounted) = &mut mounted {
-                if mounted.as_ref().is_some_and(|mounted| Arc::strong_count(mounted) > 1) {
+            if let Some(slot) = &mut slot {
+                slot.write_use_down(self);
+                if slot.is_held() {
                     staying += 1;
                     continue;
                 }
-                **mounted = None;
+                slot.mounted = None;
             }
             mount::unmount(&point).map_err(io_error("unmounting", &point))?;
         }
@@ -228,7 +265,9 @@ impl Images {
             None => {
                 // Never closed, so this can't fail but by a bug; then the bound is what is lost.
                 let _permit = self.fetches.acquire().await.ok();
-                fetch::fetch(digest, fetch, &self.store, &self.options).await?
+                let file = fetch::fetch(digest, fetch, &self.fetched, &self.options).await?;
+                self.grown.notify_one();
+                file
             }
         };
         if is_mounted {

@@ -1,7 +1,9 @@
+use std::collections::HashSet;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
+use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::*;
@@ -36,8 +38,9 @@ impl Machine {
         (hex::encode(Sha256::digest(&bytes)), bytes)
     }
 
+    /// Where what was fetched lies.
     fn store(&self) -> PathBuf {
-        self.dir.path().join("data/images")
+        self.dir.path().join("data/fetched")
     }
 }
 
@@ -244,4 +247,105 @@ async fn what_is_no_digest_reaches_no_path() {
         assert!(matches!(images.mounted(wrong, &Source::default()).await, Err(ImageError::NotADigest(_))), "{wrong}");
         assert!(matches!(images.delete(wrong).await, Err(ImageError::NotADigest(_))), "{wrong}");
     }
+}
+
+/// What a test does to a few images.
+#[derive(Debug, Clone)]
+enum Deed {
+    /// Somebody wants it, and keeps it or gives it back at once.
+    Use(usize, bool),
+    GiveBack(usize),
+    /// A sandbox is made from it, or the last one is gone.
+    Name(usize, bool),
+    Trim(u64),
+    /// The agent begins anew; what it holds is taken again.
+    Restart,
+}
+
+fn deeds(images: usize) -> impl Strategy<Value = Vec<Deed>> {
+    let deed = prop_oneof![
+        4 => (0..images, any::<bool>()).prop_map(|(image, keeps)| Deed::Use(image, keeps)),
+        2 => (0..images).prop_map(Deed::GiveBack),
+        2 => (0..images, any::<bool>()).prop_map(|(image, named)| Deed::Name(image, named)),
+        3 => (0..=images as u64).prop_map(Deed::Trim),
+        1 => Just(Deed::Restart),
+    ];
+    proptest::collection::vec(deed, 1..30)
+}
+
+/// Whatever is done to a cache of images: none goes that is held or named, and those that go are the longest unused ones.
+#[test]
+fn what_is_needed_never_goes_and_of_the_rest_the_longest_unused_first() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let machine = Machine::new();
+    let all: Vec<_> = (0..5).map(|number| machine.make(&format!("image {number}"))).collect();
+    let size = all[0].1.len() as u64;
+    assert!(all.iter().all(|(_, bytes)| bytes.len() as u64 == size));
+    proptest!(ProptestConfig::with_cases(60), |(deeds in deeds(5))| {
+        runtime.block_on(async {
+            let bounded = |images: u64| {
+                ImageOptions { max_fetched_bytes: images * size, reserve: 0, ..ImageOptions::default() }
+            };
+            let (mut images, mut held, mut named) = (machine.images_with(bounded(0)), HashMap::new(), HashSet::new());
+            let mut unused_longest: Vec<usize> = Vec::new();
+            for deed in deeds {
+                match deed {
+                    Deed::Use(image, keeps) => {
+                        let (digest, bytes) = &all[image];
+                        let mounted = images.mounted(digest, &Source::of(bytes)).await.unwrap();
+                        assert!(mounted.path.join("hello").exists());
+                        if keeps {
+                            held.insert(image, mounted);
+                        }
+                        unused_longest.retain(|other| *other != image);
+                        unused_longest.push(image);
+                    }
+                    Deed::GiveBack(image) => drop(held.remove(&image)),
+                    Deed::Name(image, true) => drop(named.insert(image)),
+                    Deed::Name(image, false) => drop(named.remove(&image)),
+                    Deed::Trim(most) => {
+                        images.options = bounded(most);
+                        let names = named.iter().map(|image| all[*image].0.clone()).collect();
+                        images.trim(&names).await.unwrap();
+                        let mut surplus = unused_longest.len().saturating_sub(usize::try_from(most).unwrap());
+                        unused_longest.retain(|image| {
+                            let goes = surplus > 0 && !held.contains_key(image) && !named.contains(image);
+                            surplus -= usize::from(goes);
+                            !goes
+                        });
+                    }
+                    Deed::Restart => {
+                        images.unmount_all().await.unwrap();
+                        images = machine.images_with(bounded(0));
+                        for (image, mounted) in &mut held {
+                            *mounted = images.mounted(&all[*image].0, &Source::default()).await.unwrap();
+                            unused_longest.retain(|other| other != image);
+                            unused_longest.push(*image);
+                        }
+                    }
+                }
+                let mut wanted: Vec<_> = unused_longest.iter().map(|image| all[*image].0.clone()).collect();
+                wanted.sort();
+                assert_eq!(images.list().unwrap(), wanted);
+            }
+            drop(held);
+            images.options = bounded(0);
+            images.trim(&HashSet::new()).await.unwrap();
+            assert!(images.list().unwrap().is_empty() && names(&machine.dir.path().join("data/mnt")).is_empty());
+        });
+    });
+}
+
+#[tokio::test]
+async fn what_was_packed_here_is_not_the_caches_to_delete() {
+    let machine = Machine::new();
+    let images = machine.images_with(ImageOptions { max_fetched_bytes: 0, ..ImageOptions::default() });
+    let tree = machine.dir.path().join("layer");
+    fs::create_dir_all(&tree).unwrap();
+    fs::write(tree.join("file"), "of this host alone").unwrap();
+    let packed = images.pack(vec![tree]).await.unwrap();
+    assert_eq!(images.trim(&HashSet::new()).await.unwrap(), 0);
+    assert_eq!(images.list().unwrap(), std::slice::from_ref(&packed.digest));
+    images.delete(&packed.digest).await.unwrap();
+    assert!(images.list().unwrap().is_empty());
 }

@@ -33,7 +33,8 @@ pub struct View {
     pub memory_bytes: u64,
     pub vcpus: u32,
     pub disk_bytes: u64,
-    pub image: String,
+    /// What it was made from, by digest: its image, and those of the layers above.
+    pub images: Vec<String>,
     /// Layers that it stands on.
     pub layers: Vec<LayerId>,
     pub volumes: Vec<VolumeId>,
@@ -55,7 +56,7 @@ impl View {
             memory_bytes: record.spec.memory_bytes,
             vcpus: record.spec.vcpus,
             disk_bytes: record.spec.disk_bytes,
-            image: record.spec.image.digest.clone(),
+            images: images(record),
             layers: record.spec.layers.iter().map(|layer| layer.id.clone()).collect(),
             volumes: record.spec.volumes.iter().map(|mount| mount.id.clone()).collect(),
         }
@@ -71,6 +72,11 @@ impl View {
     pub fn is_listed(&self) -> bool {
         self.phase != Phase::Destroying
     }
+}
+
+fn images(record: &Record) -> Vec<String> {
+    let layers = record.spec.layers.iter().map(|layer| &layer.digest).filter(|digest| !digest.is_empty());
+    [&record.spec.image.digest].into_iter().chain(layers).cloned().collect()
 }
 
 /// What a pause or resume kept.

@@ -79,6 +79,12 @@ impl Keeper {
         self.shared.entries().iter().any(|entry| entry.view.load().volumes.contains(volume))
     }
 
+    /// What sandboxes of this host were made from, by digest.
+    #[must_use]
+    pub fn images_in_use(&self) -> HashSet<String> {
+        self.shared.entries().iter().flat_map(|entry| entry.view.load().images.clone()).collect()
+    }
+
     fn layers_in_use(&self) -> HashSet<LayerId> {
         self.shared.entries().iter().flat_map(|entry| entry.view.load().layers.clone()).collect()
     }
