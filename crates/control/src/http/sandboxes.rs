@@ -10,7 +10,7 @@ use atoll_model::api::sandboxes::{
 use atoll_model::{SandboxId, SandboxStatus};
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 
 use super::caller::Key;
 use super::error::{ApiError, ApiResult};
@@ -20,7 +20,7 @@ use super::{idempotent, validate};
 use crate::app::App;
 use crate::db::Millis;
 use crate::sandboxes::store::{self, EventRow, Filter};
-use crate::sandboxes::{Child, Paused, SandboxError};
+use crate::sandboxes::{Child, Paused, Resumed, SandboxError, StepTimes};
 
 /// Creates a sandbox. The answer comes when it runs and answers; its `Server-Timing` header tells where the time went.
 #[utoipa::path(post, path = "/v1/sandboxes", tag = "sandboxes", request_body = CreateSandboxRequest,
@@ -38,13 +38,18 @@ pub async fn create(
     let new = validate::new_sandbox(request, key.is_some())?;
     let (service, times) = (app.sandboxes.clone(), new.times.clone());
     let work = async move { Ok(service.create(&owner, new).await?.to_api()) };
-    let mut response = idempotent::once(&app, key, StatusCode::CREATED, work, Sandbox::clone).await?;
+    Ok(timed(&times, idempotent::once(&app, key, StatusCode::CREATED, work, Sandbox::clone).await?))
+}
+
+/// With where the time went.
+fn timed(times: &StepTimes, answer: impl IntoResponse) -> Response {
+    let mut response = answer.into_response();
     if let Ok(value) = HeaderValue::from_str(&times.header())
         && !value.is_empty()
     {
         response.headers_mut().insert("server-timing", value);
     }
-    Ok(response)
+    response
 }
 
 /// Lists the team's sandboxes, newest first; stopped ones only when asked for.
@@ -115,23 +120,24 @@ pub async fn delete(State(app): State<App>, Key(owner): Key, Id(id): Id<SandboxI
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Pauses a running sandbox.
+/// Pauses a running sandbox. Its `Server-Timing` header tells where the time went.
 #[utoipa::path(post, path = "/v1/sandboxes/{id}/pause", tag = "sandboxes", params(("id" = SandboxId, Path)),
     responses((status = 200, body = Sandbox), (status = 409), (status = 502)),
     security(("api_key" = []), ("bearer" = [])))]
-pub async fn pause(State(app): State<App>, Key(owner): Key, Id(id): Id<SandboxId>) -> ApiResult<axum::Json<Sandbox>> {
-    let Paused { record, kept, freed_bytes } = app.sandboxes.pause(&owner, &id).await?;
+pub async fn pause(State(app): State<App>, Key(owner): Key, Id(id): Id<SandboxId>) -> ApiResult<Response> {
+    let Paused { record, kept, freed_bytes, times } = app.sandboxes.pause(&owner, &id).await?;
     let kept = Some(kept).filter(|kept| !kept.is_empty());
-    Ok(axum::Json(Sandbox { kept, freed_bytes: Some(freed_bytes), ..record.to_api() }))
+    Ok(timed(&times, axum::Json(Sandbox { kept, freed_bytes: Some(freed_bytes), ..record.to_api() })))
 }
 
-/// Resumes a paused sandbox.
+/// Resumes a paused sandbox. Its `Server-Timing` header tells where the time went.
 #[utoipa::path(post, path = "/v1/sandboxes/{id}/resume", tag = "sandboxes", params(("id" = SandboxId, Path)),
     responses((status = 200, body = Sandbox), (status = 409), (status = 502)),
     security(("api_key" = []), ("bearer" = [])))]
-pub async fn resume(State(app): State<App>, Key(owner): Key, Id(id): Id<SandboxId>) -> ApiResult<axum::Json<Sandbox>> {
-    let (record, kept) = app.sandboxes.resume(&owner, &id).await?;
-    Ok(axum::Json(Sandbox { kept: Some(kept).filter(|kept| !kept.is_empty()), ..record.to_api() }))
+pub async fn resume(State(app): State<App>, Key(owner): Key, Id(id): Id<SandboxId>) -> ApiResult<Response> {
+    let Resumed { record, kept, times } = app.sandboxes.resume(&owner, &id).await?;
+    let kept = Some(kept).filter(|kept| !kept.is_empty());
+    Ok(timed(&times, axum::Json(Sandbox { kept, ..record.to_api() })))
 }
 
 /// Makes children that start from the files that the sandbox has now, each with a result of its own.

@@ -40,6 +40,7 @@ pub use lifetime::{Listed, Wanted};
 pub use pause::{Keep, Kept, Paused};
 pub use placer::Placer;
 pub use record::{Network, SandboxRecord};
+pub use resume::Resumed;
 pub use timing::StepTimes;
 
 pub use crate::audit::Owner;

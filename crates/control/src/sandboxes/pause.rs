@@ -1,11 +1,14 @@
 //! Pausing: `running -> pausing -> paused`. If the host refuses, the row goes back to `running`; if its answer is
 //! lost, the row stays `pausing` until `reconcile` has asked the host what is true.
 
+use std::time::Instant;
+
 use atoll_model::{SandboxId, SandboxStatus};
 use atoll_rpc::atoll::host::v1::PauseSandboxRequest;
 use atoll_rpc::connectrpc::client::CallOptions;
 
 use super::store::{self, Change};
+use super::timing::StepTimes;
 use super::{HOST_DEADLINE, Owner, SandboxError, SandboxRecord, Sandboxes};
 use crate::fleet::FleetError;
 
@@ -27,6 +30,7 @@ pub struct Paused {
     pub kept: Kept,
     /// Of its memory, to swap.
     pub freed_bytes: u64,
+    pub times: StepTimes,
 }
 
 impl Sandboxes {
@@ -64,7 +68,9 @@ impl Sandboxes {
         keep: Keep,
         asked_by: Option<&Owner>,
     ) -> Result<Paused, SandboxError> {
+        let (times, deciding) = (StepTimes::default(), Instant::now());
         let decided = self.decide_for(asked_by, "sandbox.pause", &record, SandboxStatus::Pausing, Some(reason)).await?;
+        times.end("decide", deciding);
         let Some(pausing) = decided else {
             return Err(self.moved_on(&record.id, "pause").await);
         };
@@ -77,12 +83,17 @@ impl Sandboxes {
             ..Default::default()
         };
         let options = CallOptions::default().with_timeout(HOST_DEADLINE);
-        match self.fleet.host_client(&host).pause_sandbox_with_options(request, options).await {
+        let calling = Instant::now();
+        let answer = self.fleet.host_client(&host).pause_sandbox_with_options(request, options).await;
+        times.end("host", calling);
+        match answer {
             Ok(answer) => {
-                let answer = answer.into_owned();
+                let (answer, finishing) = (answer.into_owned(), Instant::now());
+                times.add_host(&answer.steps);
                 let paused = self.settle(&pausing, SandboxStatus::Paused, Some(reason)).await?;
+                times.end("finish", finishing);
                 let record = paused.ok_or(SandboxError::Changed { attempted: "pause" })?;
-                Ok(Paused { record, kept: answer.kept, freed_bytes: answer.freed_bytes })
+                Ok(Paused { record, kept: answer.kept, freed_bytes: answer.freed_bytes, times })
             }
             Err(error) => {
                 let error = FleetError::from_rpc(&host, "pause a sandbox", error);

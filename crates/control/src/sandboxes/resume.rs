@@ -6,6 +6,7 @@ use atoll_model::{SandboxId, SandboxStatus, TeamId};
 use atoll_rpc::atoll::host::v1::ResumeSandboxRequest;
 use atoll_rpc::connectrpc::client::CallOptions;
 
+use super::timing::StepTimes;
 use super::{HOST_DEADLINE, Kept, Owner, SandboxError, SandboxRecord, Sandboxes, store};
 use crate::fleet::FleetError;
 
@@ -13,18 +14,22 @@ use crate::fleet::FleetError;
 const WAKE_LIMIT: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
+/// What a resume came to.
+#[derive(Debug, Clone)]
+pub struct Resumed {
+    pub record: SandboxRecord,
+    pub kept: Kept,
+    pub times: StepTimes,
+}
+
 impl Sandboxes {
     /// Resumes a team's paused sandbox.
-    pub async fn resume(&self, owner: &Owner, id: &SandboxId) -> Result<(SandboxRecord, Kept), SandboxError> {
+    pub async fn resume(&self, owner: &Owner, id: &SandboxId) -> Result<Resumed, SandboxError> {
         let record = store::get(&self.db, &owner.team, id).await?.ok_or(SandboxError::NotFound)?;
         self.resume_record(record, Some(owner.clone())).await
     }
 
-    async fn resume_record(
-        &self,
-        record: SandboxRecord,
-        asked_by: Option<Owner>,
-    ) -> Result<(SandboxRecord, Kept), SandboxError> {
+    async fn resume_record(&self, record: SandboxRecord, asked_by: Option<Owner>) -> Result<Resumed, SandboxError> {
         if record.status() != SandboxStatus::Paused {
             return Err(SandboxError::InvalidState { attempted: "resume", status: record.status() });
         }
@@ -33,13 +38,11 @@ impl Sandboxes {
         task.await.map_err(|_| SandboxError::Interrupted)?
     }
 
-    async fn resume_now(
-        &self,
-        record: SandboxRecord,
-        asked_by: Option<&Owner>,
-    ) -> Result<(SandboxRecord, Kept), SandboxError> {
+    async fn resume_now(&self, record: SandboxRecord, asked_by: Option<&Owner>) -> Result<Resumed, SandboxError> {
         let reason = record.reason.clone();
+        let (times, deciding) = (StepTimes::default(), Instant::now());
         let decided = self.decide_for(asked_by, "sandbox.resume", &record, SandboxStatus::Resuming, None).await?;
+        times.end("decide", deciding);
         let Some(resuming) = decided else {
             return Err(self.moved_on(&record.id, "resume").await);
         };
@@ -50,11 +53,17 @@ impl Sandboxes {
             ..Default::default()
         };
         let options = CallOptions::default().with_timeout(HOST_DEADLINE);
-        match self.fleet.host_client(&host).resume_sandbox_with_options(request, options).await {
+        let calling = Instant::now();
+        let answer = self.fleet.host_client(&host).resume_sandbox_with_options(request, options).await;
+        times.end("host", calling);
+        match answer {
             Ok(answer) => {
-                let kept = answer.into_owned().kept;
+                let (answer, finishing) = (answer.into_owned(), Instant::now());
+                times.add_host(&answer.steps);
                 let running = self.settle(&resuming, SandboxStatus::Running, None).await?;
-                Ok((running.ok_or(SandboxError::Changed { attempted: "resume" })?, kept))
+                times.end("finish", finishing);
+                let record = running.ok_or(SandboxError::Changed { attempted: "resume" })?;
+                Ok(Resumed { record, kept: answer.kept, times })
             }
             Err(error) => {
                 let error = FleetError::from_rpc(&host, "resume a sandbox", error);
@@ -83,7 +92,7 @@ impl Sandboxes {
                     return Ok(record);
                 }
                 SandboxStatus::Paused if record.auto_resume => match self.resume_record(record, None).await {
-                    Ok((running, _)) => return Ok(running),
+                    Ok(resumed) => return Ok(resumed.record),
                     // Somebody else was first: look again.
                     Err(SandboxError::InvalidState { .. }) => {}
                     Err(error) => return Err(error),

@@ -157,6 +157,7 @@ impl wire::HostService for HostService {
             sandbox: described(&answer).into(),
             kept: answer.kept.as_str().to_owned(),
             freed_bytes: answer.freed_bytes,
+            steps: steps(&answer.steps),
             ..Default::default()
         })
     }
@@ -170,6 +171,7 @@ impl wire::HostService for HostService {
         Response::ok(wire::ResumeSandboxResponse {
             sandbox: described(&answer).into(),
             kept: answer.kept.as_str().to_owned(),
+            steps: steps(&answer.steps),
             ..Default::default()
         })
     }

@@ -8,7 +8,7 @@ use super::error::OrderError;
 use super::generation::{Seen, Verdict};
 use super::owner::Owner;
 use super::record::{Phase, State};
-use crate::driver::{DriverError, Paused, RESTORED};
+use crate::driver::{DriverError, Paused, RESTORED, Steps};
 use crate::failpoint;
 
 impl Owner {
@@ -31,6 +31,7 @@ impl Owner {
             }
             _ => return Err(self.wrong_state("only a running one can be paused")),
         }
+        let mut steps = Steps::new();
         let former = (self.record.seen.clone(), self.record.reason.clone());
         if let Some(seen) = seen {
             self.record.seen = seen;
@@ -40,6 +41,7 @@ impl Owner {
             self.record.init = None;
         }
         self.set_state(State::Paused, &reason);
+        steps.done("record");
         failpoint!("agent.pause.after_record");
         if keep == Kept::Files {
             self.end_processes().await;
@@ -56,7 +58,8 @@ impl Owner {
                 return Err(OrderError::failed("pausing the sandbox", &error));
             }
         };
-        Ok(Answer { freed_bytes, ..self.answer(Kept::Memory) })
+        steps.done("stand still");
+        Ok(Answer { freed_bytes, steps: steps.as_slice().to_vec(), ..self.answer(Kept::Memory) })
     }
 
     /// Stops it, and gives up what memory it can; how much.
@@ -108,8 +111,11 @@ impl Owner {
         let former = std::mem::replace(&mut self.record.seen, seen);
         let steps = match self.life {
             Some(_) => {
+                let mut steps = Steps::new();
                 let resumed = self.shared.machine.resume(&self.record.id).await;
-                resumed.map(|()| Vec::new()).map_err(|error| OrderError::failed("resuming the sandbox", &error))
+                steps.done("go on");
+                let resumed = resumed.map(|()| steps.as_slice().to_vec());
+                resumed.map_err(|error| OrderError::failed("resuming the sandbox", &error))
             }
             None => self.wake_from_disk().await,
         };

@@ -311,7 +311,7 @@ async fn awake(app: &App, named: &Named) -> ApiResult<(SandboxRecord, bool)> {
             SandboxStatus::Paused => {
                 woken = true;
                 match app.sandboxes.resume(&named.owner, &named.id).await {
-                    Ok((record, _)) => return Ok((record, true)),
+                    Ok(resumed) => return Ok((resumed.record, true)),
                     Err(SandboxError::InvalidState { .. } | SandboxError::Changed { .. }) => {}
                     Err(error) => return Err(error.into()),
                 }
