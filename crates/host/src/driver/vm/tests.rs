@@ -475,3 +475,51 @@ async fn a_pause_that_is_cut_short_leaves_before_or_after() {
         }
     }
 }
+
+/// Memory is kept for a layer whole or not at all; its files are, and the machine goes on, in any case.
+#[cfg(feature = "failpoints")]
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_that_can_not_be_kept_for_a_layer_leaves_its_files_and_a_machine_that_goes_on() {
+    let fixture = Fixture::new();
+    let (spec, driver) = (fixture.spec(), &fixture.driver);
+    fixture.launch(&spec).await.unwrap();
+    let mark = ok(&spec, "sleep 1000 > /dev/null 2>&1 & echo $!").await;
+    let keep = async || {
+        let (layer, asked) = (LayerId::new(), std::sync::atomic::AtomicBool::new(false));
+        let files = async {
+            asked.store(true, Ordering::Relaxed);
+            true
+        };
+        let kept = driver.keep(&spec.id, &layer, true, Box::pin(files)).await.unwrap();
+        assert!(asked.load(Ordering::Relaxed), "its files were not kept");
+        assert_eq!(kept, driver.has_memory(&layer));
+        assert_eq!(driver.memories(), if kept { vec![layer.clone()] } else { Vec::new() });
+        driver.forget_memory(&layer).unwrap();
+        assert!(driver.memories().is_empty());
+        kept
+    };
+    let goes_on = async |when: &str| assert_eq!(ok(&spec, &format!("cat /proc/{mark}/comm")).await, "sleep", "{when}");
+    for point in ["vm::pause::copied", "vm::pause::stopped", "vm::pause::synced", "vm::pause::kept"] {
+        fail::cfg(point, "return").unwrap();
+        assert!(!keep().await, "{point}");
+        fail::remove(point);
+        goes_on(point).await;
+    }
+    // One of an older agent has no shape.
+    let shape = spec.socket_path.with_file_name("shape");
+    let text = fs::read(&shape).unwrap();
+    fs::remove_file(&shape).unwrap();
+    assert!(!keep().await);
+    goes_on("without a shape").await;
+    fs::write(&shape, text).unwrap();
+    assert!(keep().await);
+    goes_on("kept").await;
+
+    // One that is paused has been written down already.
+    driver.pause(&spec.id).await.unwrap();
+    assert!(keep().await);
+    fs::remove_file(&shape).unwrap();
+    assert!(!keep().await);
+    fixture.launch(&spec).await.unwrap();
+    goes_on("resumed").await;
+}
