@@ -71,7 +71,8 @@ async fn files_of_different_generations_are_different_files() {
     let parent = atoll.sandbox().await;
     atoll.sh(&parent.id, "for n in $(seq 40); do echo $n > old$n; done").await;
     let child = fork(&atoll, &parent, 1).await.remove(0);
-    let request = CreateSnapshotRequest { sandbox_id: parent.id.clone(), name: Some("numbers".to_owned()) };
+    let request =
+        CreateSnapshotRequest { sandbox_id: parent.id.clone(), name: Some("numbers".to_owned()), memory: None };
     atoll.client().create_snapshot(&request, false).await.expect("snapshot");
     let from_snapshot = || CreateSandboxRequest { template: Some("numbers".to_owned()), ..Default::default() };
     let early = atoll.sandbox_with(from_snapshot()).await;
@@ -87,6 +88,57 @@ async fn files_of_different_generations_are_different_files() {
     let answer = atoll.sh(&grandchild.id, "ls old3 new3; ls | wc -l; cat old4 > newer4 && cat newer4").await;
     assert_eq!(answer.stdout, "78\n4\n");
     atoll.stop_and_check().await;
+}
+
+/// A layer with few files is packed for many children, who have its image below an empty volume.
+#[tokio::test]
+async fn many_children_have_all_that_few_have_and_their_children_too() {
+    let mut atoll = Atoll::start().await;
+    let parent = atoll.sandbox().await;
+    let set_up = "mkdir -p d/e; echo old > d/e/f; ln d/e/f hard; ln -s d/e/f soft; chmod 4750 hard; mkfifo pipe; \
+                  setfattr -n user.k -v v d 2>/dev/null; for n in $(seq 40); do echo $n > old$n; done; \
+                  sudo rm /etc/debian_version; sudo rm -rf /usr/share/doc; sudo mkdir /usr/share/doc; sudo touch /root/of-root";
+    assert_eq!(atoll.sh(&parent.id, set_up).await.stderr, "");
+    let look = "stat -c '%n %F %a %h %U %s' d/e/f hard soft pipe old40; stat -c '%n %F %a %U' d d/e; cat soft; ls -A /usr/share/doc /etc/debian_version; \
+                sudo ls /root/of-root; find /home /etc -xdev -printf '%P %m %U %G %y %l\n' | sort | sha256sum";
+    let few = fork(&atoll, &parent, 1).await.remove(0);
+    let seen = atoll.sh(&few.id, look).await.stdout;
+    assert!(seen.contains("hard regular file 4750 2 user 4") && seen.contains("/root/of-root"), "{seen}");
+    let many = fork(&atoll, &parent, 12).await;
+    assert_eq!(packed(&atoll), 1, "one layer of two has an image");
+    for child in &many {
+        assert_eq!(atoll.sh(&child.id, look).await.stdout, seen);
+    }
+    // They write where they like, and no two files are one.
+    let write = "for n in $(seq 40); do cat old$n > new$n || exit 1; done; cp old1 old2 && cat new40 old2; rm old3; \
+                 find . -type f -links 1 -printf '%D %i\n' | sort | uniq -d";
+    assert_eq!(atoll.sh(&many[0].id, write).await.stdout, "40\n1\n");
+    assert_eq!(atoll.sh(&many[1].id, "cat old2 old3; ls | grep -c new").await.stdout, "2\n3\n0\n");
+
+    // Their children, again many, and few.
+    let of_many = fork(&atoll, &many[0], 9).await;
+    let of_few = fork(&atoll, &many[0], 1).await.remove(0);
+    atoll.client().destroy_sandbox(&many[0].id).await.expect("destroy");
+    for child in of_many.iter().take(2).chain([&of_few]) {
+        let answer =
+            atoll.sh(&child.id, "ls old3; cat new40 old2 d/e/f; ls | wc -l; cat old4 > newer4 && cat newer4").await;
+        assert_eq!(answer.stdout, "40\n1\nold\n83\n4\n");
+    }
+    // The agent is another one, and what has ended starts from its disk.
+    let paused = &of_many[3].id;
+    atoll.sh(paused, "echo written > here").await;
+    atoll.client().pause_sandbox(paused).await.expect("pause");
+    atoll.terminate().await;
+    atoll.start_again().await;
+    atoll.client().resume_sandbox(paused).await.expect("resume");
+    assert_eq!(atoll.sh(paused, "cat here d/e/f new40").await.stdout, "written\nold\n40\n");
+    atoll.stop_and_check().await;
+}
+
+/// Layers that have an image of their own.
+fn packed(atoll: &Atoll) -> usize {
+    let files = std::fs::read_dir(atoll.data_dir().join("images")).expect("the images").flatten();
+    files.filter(|file| file.file_name().to_string_lossy().starts_with("lay-")).count()
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use super::log::Log;
 use super::recipe::{From, Recipe, Step};
 use super::store::{self, BuildRow, Product};
 use super::{Builds, PURPOSE};
-use crate::layers::{self, LayerRow};
+use crate::layers::{self, LayerRow, Wanted};
 use crate::oci::{Login, Reference};
 use crate::sandboxes::{Network, NewSandbox, Owner, SandboxRecord};
 use crate::templates::store::{self as templates, Template};
@@ -285,7 +285,8 @@ impl Builds {
                 }
             }
             if changes_files(step) {
-                let made = self.layers.make(&owner.team, owner.team_is_byoc, &sandbox.id, &host, false).await?;
+                let made =
+                    self.layers.make(&owner.team, owner.team_is_byoc, &sandbox.id, &host, Wanted::default()).await?;
                 let below = made.below(&below);
                 ground.chain = std::iter::once(made.layer).chain(below).collect();
                 let mut tx = self.db.begin().await?;

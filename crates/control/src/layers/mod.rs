@@ -60,6 +60,15 @@ pub enum LayerError {
     NotForTheseHosts,
 }
 
+/// What is to be kept of a sandbox beside its files, and for whom.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wanted {
+    /// Its processes, if its host can keep them.
+    pub memory: bool,
+    /// So many are to be made of it at once.
+    pub children: u32,
+}
+
 /// A layer that a host has just made of a sandbox.
 pub struct Made {
     pub layer: LayerRow,
@@ -100,14 +109,14 @@ impl Layers {
     }
 
     /// Keeps what a sandbox has written so far. Its row is there before its host is asked, so nothing that the host makes
-    /// can be forgotten. With `memory`, its processes too if its host can keep them.
+    /// can be forgotten.
     pub async fn make(
         &self,
         team: &TeamId,
         byoc: bool,
         sandbox: &SandboxId,
         host: &HostId,
-        memory: bool,
+        wanted: Wanted,
     ) -> Result<Made, LayerError> {
         let mut layer = LayerRow {
             id: Text(LayerId::new()),
@@ -127,10 +136,12 @@ impl Layers {
         let request = wire::SnapshotSandboxRequest {
             id: sandbox.to_string(),
             layer_id: layer.id.to_string(),
-            memory,
+            memory: wanted.memory,
+            children: wanted.children,
             ..Default::default()
         };
-        let options = CallOptions::default().with_timeout(if memory { MEMORY_DEADLINE } else { SNAPSHOT_DEADLINE });
+        let options =
+            CallOptions::default().with_timeout(if wanted.memory { MEMORY_DEADLINE } else { SNAPSHOT_DEADLINE });
         let answer = self.fleet.host_client(host).snapshot_sandbox_with_options(request, options).await;
         let answer = answer.map_err(|error| FleetError::from_rpc(host, "keep a sandbox's files", error))?;
         fail::fail_point!("control::snapshot::after_host");

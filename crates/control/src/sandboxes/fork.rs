@@ -23,7 +23,7 @@ use super::{Owner, SandboxError, SandboxRecord, Sandboxes};
 use crate::audit::{self, Entry};
 use crate::db::Text;
 use crate::fleet::Demand;
-use crate::layers::{self, Made};
+use crate::layers::{self, Made, Wanted};
 use crate::templates::store::{self as templates, Template};
 use crate::volumes::{self, VolumeError};
 
@@ -73,7 +73,8 @@ impl Sandboxes {
             let (name, sandboxes) = (mount.volume.name.clone(), vec![parent.id.0.clone()]);
             return Err(VolumeError::Exclusive { name, sandboxes }.into());
         }
-        let (made, host) = self.keep(owner, &parent, "fork", parent.can_keep_memory()).await?;
+        let wanted = Wanted { memory: parent.can_keep_memory(), children: fork.count };
+        let (made, host) = self.keep(owner, &parent, "fork", wanted).await?;
         let memory = made.layer.memory;
         let chain = self.layers.over(&parent.id, made).await?;
         // Its template may have changed or gone since; what the parent was made from is what its children are made from.
@@ -101,20 +102,19 @@ impl Sandboxes {
         Ok(Children { memory, each: results })
     }
 
-    /// A layer of what the sandbox has written so far, and with `memory` of its processes if its host can keep them; and
-    /// that host.
+    /// A layer of what the sandbox has written so far, and the host that has it.
     pub async fn keep(
         &self,
         owner: &Owner,
         record: &SandboxRecord,
         attempted: &'static str,
-        memory: bool,
+        wanted: Wanted,
     ) -> Result<(Made, HostId), SandboxError> {
         if !matches!(record.status(), SandboxStatus::Running | SandboxStatus::Paused) {
             return Err(SandboxError::InvalidState { attempted, status: record.status() });
         }
         let host = record.host().cloned().ok_or(SandboxError::Changed { attempted })?;
-        let made = self.layers.make(&owner.team, owner.team_is_byoc, &record.id, &host, memory).await?;
+        let made = self.layers.make(&owner.team, owner.team_is_byoc, &record.id, &host, wanted).await?;
         Ok((made, host))
     }
 

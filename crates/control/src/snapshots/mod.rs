@@ -17,7 +17,7 @@ use sqlx::types::Json;
 use crate::audit::{self, Entry};
 use crate::clock::Clock;
 use crate::db::{Db, DbError, Text, Tx};
-use crate::layers::{self, LayerRow, Layers};
+use crate::layers::{self, LayerRow, Layers, Wanted};
 use crate::sandboxes::{Owner, SandboxError, SandboxRecord, Sandboxes, store as sandboxes};
 use crate::templates::store::{self as templates, Template};
 
@@ -89,7 +89,8 @@ impl Snapshots {
         let name = name.unwrap_or_else(|| format!("snapshot-{}", &id.tail()[..8]));
         // Asked before the sandbox's host is, and again in the transaction.
         self.may_take(&name, owner, overwrite).await?;
-        let (made, _) = self.sandboxes.keep(owner, &record, "take a snapshot of", memory).await?;
+        let wanted = Wanted { memory, ..Wanted::default() };
+        let (made, _) = self.sandboxes.keep(owner, &record, "take a snapshot of", wanted).await?;
         let size_bytes = made.layer.size_bytes;
         let chain = self.sandboxes.layers().over(&record.id, made).await.map_err(SandboxError::from)?;
         let origin = templates::find(&self.db, record.template_id.as_str(), &owner.team).await?;

@@ -22,6 +22,8 @@ use crate::storage::Pool;
 
 /// Ids in one request for metrics.
 const MAX_METRICS: usize = 10_000;
+/// For whom a layer is readied, at most: whoever asks for more gets no more work done.
+const MAX_CHILDREN: u32 = 100;
 
 pub struct HostService {
     pub keeper: Keeper,
@@ -256,7 +258,9 @@ impl wire::HostService for HostService {
         request: ServiceRequest<'_, wire::SnapshotSandboxRequest>,
     ) -> ServiceResult<wire::SnapshotSandboxResponse> {
         let id = id(request.id)?;
-        let answer = self.keeper.snapshot(&id, layer_id(request.layer_id)?, request.memory).await?;
+        let (layer, children) = (layer_id(request.layer_id)?, request.children);
+        let answer = self.keeper.snapshot(&id, layer.clone(), request.memory).await?;
+        self.machine.spread(&layer, children.min(MAX_CHILDREN)).await;
         let keeper = self.keeper.clone();
         let used = tokio::task::spawn_blocking(move || keeper.usage(&id)).await;
         Response::ok(wire::SnapshotSandboxResponse {

@@ -7,6 +7,7 @@
 //! sandbox of the template has it at once. The cache belongs to the machine: it is only read.
 
 mod fetch;
+mod layer;
 mod mount;
 mod pack;
 mod room;
@@ -256,10 +257,8 @@ impl Images {
         Ok(staying)
     }
 
-    /// Mounts the image at its place, unless an earlier agent has left it there.
+    /// Mounts the image, fetched first when it isn't here.
     async fn mount(&self, digest: &str, fetch: &dyn Fetch) -> Result<Mounted, ImageError> {
-        let point = self.mounts.join(digest);
-        let is_mounted = mount::is_mounted(&point).map_err(io_error("looking at", &point))?;
         let file = match self.file(digest)? {
             Some(file) => file,
             None => {
@@ -270,7 +269,13 @@ impl Images {
                 file
             }
         };
-        if is_mounted {
+        self.mount_file(digest, file).await
+    }
+
+    /// Mounts a file at the place of its name, unless an earlier agent has left it there.
+    async fn mount_file(&self, name: &str, file: PathBuf) -> Result<Mounted, ImageError> {
+        let point = self.mounts.join(name);
+        if mount::is_mounted(&point).map_err(io_error("looking at", &point))? {
             return Ok(Mounted { path: point, file });
         }
         let (image, target, force_loop) = (file.clone(), point.clone(), self.options.force_loop);

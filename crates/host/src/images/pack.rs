@@ -1,9 +1,9 @@
 //! Packing layers into an image of this store: their digest becomes its name.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use atoll_image::{Limits, Spool, Written, read_directory, write};
+use atoll_image::{Limits, Spool, Tree, Written, read_directory, write};
 
 use super::fetch::DRAFT_PREFIX;
 use super::{ImageError, Images, io_error};
@@ -25,31 +25,43 @@ impl Images {
             Limits { bytes: self.options.max_image_bytes, inodes: MAX_FILES, ..Limits::default() },
         );
         let packing = tokio::task::spawn_blocking(move || {
-            let mut tree = None;
-            for layer in layers.iter().rev() {
-                let upper = read_directory(layer, limits)?;
-                tree = match tree {
-                    None => Some(upper),
-                    Some(mut lower) => {
-                        atoll_image::Tree::overlay(&mut lower, upper)?;
-                        Some(lower)
-                    }
-                };
-            }
-            let tree = tree.unwrap_or_else(|| atoll_image::Tree::new(limits));
-            let draft = tempfile::Builder::new()
-                .prefix(DRAFT_PREFIX)
-                .tempfile_in(&store)
-                .map_err(io_error("making a file to pack into in", &store))?;
-            let mut file = draft.reopen().map_err(io_error("opening a draft in", &store))?;
-            let mut spool = Spool::create_in(&store)?;
-            let written = write(&tree, &mut spool, &mut file)?;
-            let path = store.join(format!("{}.erofs", written.digest));
-            file.sync_all().map_err(io_error("writing out", &path))?;
-            draft.persist(&path).map_err(|error| io_error("putting into place", &path)(error.error))?;
-            File::open(&store).and_then(|dir| dir.sync_all()).map_err(io_error("writing out", &store))?;
-            Ok(written)
+            let named = |written: &Written| store.join(format!("{}.erofs", written.digest));
+            pack_into(&store, &layers, limits, named)
         });
         packing.await.map_err(|_| ImageError::Lost)?
     }
+}
+
+/// Writes directories, topmost first, as one image into `store`, and only when it is whole under the name that `named`
+/// says. Blocks.
+pub(super) fn pack_into(
+    store: &Path,
+    layers: &[PathBuf],
+    limits: Limits,
+    named: impl FnOnce(&Written) -> PathBuf,
+) -> Result<Written, ImageError> {
+    let mut tree = None;
+    for layer in layers.iter().rev() {
+        let upper = read_directory(layer, limits)?;
+        tree = match tree {
+            None => Some(upper),
+            Some(mut lower) => {
+                Tree::overlay(&mut lower, upper)?;
+                Some(lower)
+            }
+        };
+    }
+    let tree = tree.unwrap_or_else(|| Tree::new(limits));
+    let draft = tempfile::Builder::new()
+        .prefix(DRAFT_PREFIX)
+        .tempfile_in(store)
+        .map_err(io_error("making a file to pack into in", store))?;
+    let mut file = draft.reopen().map_err(io_error("opening a draft in", store))?;
+    let mut spool = Spool::create_in(store)?;
+    let written = write(&tree, &mut spool, &mut file)?;
+    let path = named(&written);
+    file.sync_all().map_err(io_error("writing out", &path))?;
+    draft.persist(&path).map_err(|error| io_error("putting into place", &path)(error.error))?;
+    File::open(store).and_then(|dir| dir.sync_all()).map_err(io_error("writing out", store))?;
+    Ok(written)
 }

@@ -2,6 +2,8 @@ use std::collections::HashSet;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use atoll_image::Limits;
+use atoll_model::LayerId;
 use bytes::Bytes;
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
@@ -348,4 +350,30 @@ async fn what_was_packed_here_is_not_the_caches_to_delete() {
     assert_eq!(images.list().unwrap(), std::slice::from_ref(&packed.digest));
     images.delete(&packed.digest).await.unwrap();
     assert!(images.list().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_layers_image_has_its_name_is_bounded_and_goes_with_it() {
+    let machine = Machine::new();
+    let images = machine.images();
+    let (layer, tree) = (LayerId::new(), machine.dir.path().join("layer"));
+    fs::create_dir_all(&tree).unwrap();
+    fs::write(tree.join("file"), "of a layer").unwrap();
+    assert!(images.layer(&layer).await.unwrap().is_none());
+    let small = Limits { bytes: 3, ..Limits::default() };
+    let error = images.pack_layer(&layer, tree.clone(), small).await.unwrap_err();
+    assert!(matches!(error, ImageError::Pack(atoll_image::ImageError::TooLarge(_))), "{error}");
+    assert!(images.layer(&layer).await.unwrap().is_none());
+    for _ in 0..2 {
+        images.pack_layer(&layer, tree.clone(), Limits::default()).await.unwrap();
+    }
+    let mounted = images.layer(&layer).await.unwrap().unwrap();
+    assert_eq!(fs::read_to_string(mounted.path.join("file")).unwrap(), "of a layer");
+    assert!(images.list().unwrap().is_empty() && images.trim(&HashSet::new()).await.unwrap() == 0);
+    assert!(matches!(images.delete_layer(&layer).await, Err(ImageError::InUse(_))));
+    drop(mounted);
+    images.delete_layer(&layer).await.unwrap();
+    images.delete_layer(&layer).await.unwrap();
+    let images = machine.dir.path().join("data/images");
+    assert!(names(&images).is_empty() && names(&machine.dir.path().join("data/mnt")).is_empty());
 }

@@ -7,16 +7,23 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use atoll_image::Limits;
 use atoll_model::{LayerId, SandboxId, VolumeId};
 use futures::FutureExt;
 
 use super::machine::{ImageLease, Life, Machine, MachineError, Use};
 use super::spec::Layer;
-use crate::driver::{Driver, DriverError, Exit, InitProcess, LaunchSpec, NetworkAttach, Paused, Running, Steps};
-use crate::images::{Fetch, ImageError, Images};
+use crate::driver::{Driver, DriverError, Exit, InitProcess, LaunchSpec, NetworkAttach, Paused, Running, Steps, vm};
+use crate::images::{Fetch, ImageError, Images, Mounted};
 use crate::network::{Network, Policy, Tap};
 use crate::slots::{Slot, Slots};
 use crate::storage::{Pool, StorageError};
+
+/// From so many children on a layer is packed for them, if it is small: to pack it costs about as much as some clones, and
+/// more with each file.
+const MANY: u32 = 8;
+const BYTES_PER_CHILD: u64 = 128 << 10;
+const FILES_PER_CHILD: usize = 32;
 
 /// Everything that sandboxes are made of on this machine.
 pub struct Floor {
@@ -51,6 +58,10 @@ impl From<ImageError> for MachineError {
 
 fn lost(_: tokio::task::JoinError) -> MachineError {
     MachineError::Failed("the task was lost".to_owned())
+}
+
+fn lease(mounted: Arc<Mounted>) -> ImageLease {
+    ImageLease { path: mounted.path.clone(), file: Some(mounted.file.clone()), held: Some(mounted) }
 }
 
 struct Attach(Arc<Network>);
@@ -116,8 +127,7 @@ impl Machine for Floor {
     }
 
     async fn image(&self, digest: &str) -> Result<ImageLease, MachineError> {
-        let mounted = self.images.mounted(digest, &*self.fetch).await?;
-        Ok(ImageLease { path: mounted.path.clone(), file: Some(mounted.file.clone()), held: Some(mounted) })
+        Ok(lease(self.images.mounted(digest, &*self.fetch).await?))
     }
 
     async fn set_policy(&self, slot: Slot, policy: &Policy) -> Result<(), MachineError> {
@@ -147,10 +157,23 @@ impl Machine for Floor {
         Ok(kept)
     }
 
+    async fn spread(&self, layer: &LayerId, children: u32) {
+        let directory = self.pool.layer(layer).filter(|path| vm::disk::of_layer(path).is_none());
+        let Some(directory) = directory.filter(|_| children >= MANY) else { return };
+        let limits = Limits {
+            bytes: u64::from(children) * BYTES_PER_CHILD,
+            inodes: children as usize * FILES_PER_CHILD,
+            ..Limits::default()
+        };
+        if let Err(error) = self.images.pack_layer(layer, directory, limits).await {
+            tracing::debug!(%layer, %error, "a layer is not packed: those who stand on it begin as clones");
+        }
+    }
+
     async fn layer(&self, layer: &Layer) -> Result<ImageLease, MachineError> {
         let here = self.pool.layer(&layer.id).map(|path| ImageLease { path, file: None, held: None });
         match (layer.digest.as_str(), here) {
-            ("", Some(here)) => Ok(here),
+            ("", Some(here)) => Ok(self.images.layer(&layer.id).await?.map_or(here, lease)),
             ("", None) => {
                 Err(MachineError::NoImage(format!("layer {} is not on this host and can't be fetched", layer.id)))
             }
@@ -160,6 +183,7 @@ impl Machine for Floor {
     }
 
     async fn delete_layer(&self, layer: &LayerId) -> Result<(), MachineError> {
+        self.images.delete_layer(layer).await?;
         let (pool, driver, layer) = (self.pool.clone(), self.driver.clone(), layer.clone());
         let deleting = tokio::task::spawn_blocking(move || {
             let forgotten = driver.forget_memory(&layer);

@@ -89,6 +89,9 @@ pub trait Machine: Send + Sync + 'static {
     /// do that: whether it was. Success also when the layer is there already.
     async fn snapshot(&self, id: &SandboxId, layer: &LayerId, memory: bool) -> Result<bool, MachineError>;
 
+    /// Readies a layer for so many sandboxes that are to be made of it at once. Only saves time.
+    async fn spread(&self, _layer: &LayerId, _children: u32) {}
+
     /// A layer to stand on: its image, fetched first when it isn't here, or else what lies in the pool.
     async fn layer(&self, layer: &Layer) -> Result<ImageLease, MachineError>;
 
