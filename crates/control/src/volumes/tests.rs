@@ -45,7 +45,7 @@ async fn a_volume_lies_where_it_was_first_mounted_and_sandboxes_come_to_it() {
             read_only: false,
         };
         let again: Sandbox = test.client.get(&format!("/v1/sandboxes/{}", one.id)).await.expect(200).parsed();
-        assert_eq!(one.mounts, [mount.clone()]);
+        assert_eq!(one.mounts, std::slice::from_ref(&mount));
         assert_eq!(again.mounts, [mount]);
         let (second, _) = host(&test).await;
         let two: Sandbox = test.client.post("/v1/sandboxes", with(&["data"])).await.expect(201).parsed();
