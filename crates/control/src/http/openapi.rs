@@ -88,7 +88,8 @@ fn split_host_request(components: &mut Components) {
         RefOr::T(Schema::Object(ObjectBuilder::new().schema_type(Type::String).enum_values(Some([name])).build()))
     };
     let (mut regular, mut byoc) = (whole.clone(), whole.clone());
-    regular.properties.remove("team_id");
+    let nothing = RefOr::T(Schema::Object(ObjectBuilder::new().schema_type(Type::Null).build()));
+    regular.properties.insert("team_id".to_owned(), nothing);
     regular.properties.insert("type".to_owned(), of_type("regular"));
     byoc.properties.insert("type".to_owned(), of_type("byoc"));
     byoc.required.push("type".to_owned());
