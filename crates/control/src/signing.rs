@@ -17,8 +17,10 @@ use rustls_pki_types::PrivatePkcs8KeyDer;
 use rustls_pki_types::pem::PemObject;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
+use crate::audit::{self, Actor, Entry, Origin};
 use crate::db::keys::{self, StoredKey};
 use crate::db::{Db, DbError, Millis};
 
@@ -258,11 +260,24 @@ impl JwtKeys {
     }
 }
 
-/// Makes a new key for `purpose`. The older ones sign no more, and are accepted for `overlap`. Answers the new one's id.
+/// Makes a new key for `purpose`, with its audit entry. The older ones sign no more, and are accepted for `overlap`. Answers the new one's id.
 pub async fn rotate(db: &Db, purpose: Purpose, overlap: Duration, now: Millis) -> Result<String, SigningError> {
     let kid = format!("{}-{}", purpose.name, hex::encode(rand::random::<[u8; 6]>()));
     let key = StoredKey { kid: kid.clone(), ..generate()? };
-    keys::replace(db, purpose.name, &key, now + overlap, now).await?;
+    let mut tx = db.begin().await?;
+    keys::replace(&mut tx, purpose.name, &key, now + overlap, now).await?;
+    let entry = Entry {
+        team: None,
+        actor: &Actor::System,
+        origin: &Origin::default(),
+        action: "signing_key.rotate",
+        target_kind: "signing_key",
+        target_id: Some(&kid),
+        result: "ok",
+        details: json!({ "purpose": purpose.name, "older_accepted_until": (now + overlap).to_utc() }),
+    };
+    audit::record(&mut tx, now, &entry).await?;
+    tx.commit().await?;
     Ok(kid)
 }
 

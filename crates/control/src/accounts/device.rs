@@ -132,15 +132,27 @@ impl Accounts {
         Ok(())
     }
 
-    /// What the program asks every few seconds.
+    /// What the program asks every few seconds. Questions that come too soon, or with a code that is none, are counted.
     pub async fn device_token(&self, device_code: &str, visit: Visit<'_>) -> Result<SignedIn, DeviceError> {
         let (hash, now) = (link::hash(device_code), self.clock.now());
-        let row = store::by_device(&self.db, &hash).await?.ok_or(DeviceError::Expired)?;
-        if row.expires_at <= now {
-            return Err(DeviceError::Expired);
+        let limits: Vec<_> =
+            visit.origin.address.as_deref().map(|it| rate::DEVICE_POLL_ADDRESS.of_address(it)).into_iter().collect();
+        if let Some(wait) = limits.iter().find_map(|limit| self.rates.blocked(limit, now)) {
+            return Err(LoginError::TooMany(wait).into());
         }
+        let row = store::by_device(&self.db, &hash).await?;
+        let Some(row) = row.filter(|row| row.expires_at > now) else {
+            self.take_attempts(&limits).await?;
+            return Err(DeviceError::Expired);
+        };
         match row.approved {
-            None => return Err(self.asked(&row, &hash, now).await?),
+            None => {
+                let told = self.asked(&row, &hash, now).await?;
+                if matches!(told, DeviceError::SlowDown { .. }) {
+                    self.take_attempts(&limits).await?;
+                }
+                return Err(told);
+            }
             Some(false) => return Err(DeviceError::Denied),
             Some(true) => {}
         }
@@ -157,10 +169,14 @@ impl Accounts {
         Ok(signed_in)
     }
 
+    /// What a program that asked before anybody had decided is told. One that asks too soon again and again costs no write
+    /// once it has to wait for as long as any.
     async fn asked(&self, row: &DeviceRow, hash: &str, now: Millis) -> Result<DeviceError, DbError> {
         let too_soon = row.polled_at.is_some_and(|polled| now.0 - polled.0 < row.interval_ms - JITTER);
         let interval_ms = if too_soon { (row.interval_ms + SLOWER).min(SLOWEST) } else { row.interval_ms };
-        store::polled(&self.db, hash, interval_ms, now).await?;
+        if !too_soon || interval_ms != row.interval_ms {
+            store::polled(&self.db, hash, interval_ms, now).await?;
+        }
         let interval = Duration::from_millis(u64::try_from(interval_ms).unwrap_or(0));
         Ok(if too_soon { DeviceError::SlowDown { interval } } else { DeviceError::Pending })
     }

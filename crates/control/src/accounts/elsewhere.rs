@@ -2,7 +2,8 @@
 //!
 //! An account is found by who the person is there. The first time it is found by the address, and only by one that the
 //! provider has verified. If nobody has proven here that the address is theirs (an open sign-up takes any), then whoever
-//! made the account may be somebody else: its password and sessions end as it is handed over. Who has no account gets
+//! made the account may be somebody else: its password, sessions, API keys, webhooks and invitations end as it is handed
+//! over. Who has no account gets
 //! one where that is allowed: by an open sign-up, or by an invitation for the address.
 
 use std::time::Duration;
@@ -14,7 +15,7 @@ use super::identity_store::{self as store, NewSignIn};
 use super::session::{SessionError, SignedIn, Visit};
 use super::signup::SignupError;
 use super::store::LoginRow;
-use super::{Accounts, InvitationError, LoginError, link, rate, session_store, store as people};
+use super::{Accounts, InvitationError, LoginError, ending, link, rate, store as people};
 use crate::audit::{self, Actor, Entry, Origin};
 use crate::config::SignupMode;
 use crate::db::{DbError, Tx};
@@ -134,7 +135,38 @@ impl Accounts {
         let mut tx = self.db.begin().await?;
         if !verified {
             store::take_over(&mut tx, &person.id, now).await?;
-            session_store::revoke_others(&mut tx, &person.id, None, now).await?;
+            let sessions = ending::end_access(&mut tx, &person.id, None, now).await?;
+            let made = ending::end_makings(&mut tx, &person.id).await?;
+            let actor = Actor::User(person.id.0.clone());
+            for key in &made.api_keys {
+                let entry = Entry {
+                    team: Some(&key.team_id),
+                    actor: &actor,
+                    origin: visit.origin,
+                    action: "api_key.delete",
+                    target_kind: "api_key",
+                    target_id: Some(key.id.as_str()),
+                    result: "ok",
+                    details: json!({ "before": { "name": key.name }, "reason": "user.take_over" }),
+                };
+                audit::record(&mut tx, now, &entry).await?;
+            }
+            let entry = Entry {
+                team: None,
+                actor: &actor,
+                origin: visit.origin,
+                action: "user.take_over",
+                target_kind: "user",
+                target_id: Some(person.id.as_str()),
+                result: "ok",
+                details: json!({
+                    "sessions_ended": sessions,
+                    "api_keys_deleted": made.api_keys.len(),
+                    "invitations_deleted": made.invitations,
+                    "webhooks_deleted": made.webhooks,
+                }),
+            };
+            audit::record(&mut tx, now, &entry).await?;
         }
         self.note_link(&mut tx, provider, proven, email, &person, visit.origin).await?;
         let signed_in = self.open_session(&mut tx, person, visit, "user.login").await?;

@@ -82,16 +82,17 @@ pub async fn delete_for(tx: &mut Tx, team: &TeamId, email: &str) -> Result<(), D
     .during("take an older invitation back")
 }
 
-/// Takes an invitation out of the table: to accept it, or to take it back. Answers whether it was there.
-pub async fn delete(tx: &mut Tx, team: &TeamId, id: &InvitationId) -> Result<bool, DbError> {
-    let gone = on!(tx tx, |c| sqlx::query("DELETE FROM invitations WHERE id = $1 AND team_id = $2")
-        .bind(id.as_str())
-        .bind(team.as_str())
-        .execute(c)
-        .await
-        .map(|done| done.rows_affected()))
-    .during("take an invitation")?;
-    Ok(gone == 1)
+/// Takes an invitation out of the table: to accept it, or to take it back. Answers it, if it was there.
+pub async fn delete(tx: &mut Tx, team: &TeamId, id: &InvitationId) -> Result<Option<InvitationRow>, DbError> {
+    on!(tx tx, |c| sqlx::query_as(
+        "DELETE FROM invitations WHERE id = $1 AND team_id = $2
+         RETURNING id, team_id, email, role, invited_by, created_at, expires_at"
+    )
+    .bind(id.as_str())
+    .bind(team.as_str())
+    .fetch_optional(c)
+    .await)
+    .during("take an invitation")
 }
 
 pub async fn count(tx: &mut Tx, team: &TeamId, now: Millis) -> Result<i64, DbError> {

@@ -20,7 +20,7 @@ use crate::teams::{self, Asker, TeamError};
 
 const TTL: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Invitations of one team that are open at once.
-const MOST: i64 = 1000;
+pub const MOST: i64 = 1000;
 
 #[derive(Debug, thiserror::Error)]
 pub enum InvitationError {
@@ -91,9 +91,7 @@ impl Accounts {
         let now = self.clock.now();
         let mut tx = self.db.begin().await?;
         teams::must_be_admin(&mut tx, asker, team).await?;
-        if !store::delete(&mut tx, team, id).await? {
-            return Err(InvitationError::Gone);
-        }
+        let before = store::delete(&mut tx, team, id).await?.ok_or(InvitationError::Gone)?;
         let entry = Entry {
             team: Some(team),
             actor: &asker.actor(),
@@ -102,7 +100,7 @@ impl Accounts {
             target_kind: "invitation",
             target_id: Some(id.as_str()),
             result: "ok",
-            details: json!({}),
+            details: json!({ "before": { "email": before.email, "role": before.role.0.0 } }),
         };
         audit::record(&mut tx, now, &entry).await?;
         tx.commit().await?;
@@ -196,7 +194,7 @@ impl Accounts {
     ) -> Result<(), InvitationError> {
         let now = self.clock.now();
         // Who comes second with the same link finds nothing.
-        if !store::delete(tx, &row.team_id, &row.id).await? {
+        if store::delete(tx, &row.team_id, &row.id).await?.is_none() {
             return Err(InvitationError::Gone);
         }
         teams::join(tx, &row.team_id, user, row.role.0.0, now).await?;

@@ -2,7 +2,7 @@
 //!
 //! `login` signs in by password, `signup` makes accounts, `setup` the first admin, `session` opens, lists and ends
 //! sessions, `device` lets programs in, `elsewhere` people who sign in with a provider, `invitations` let people into
-//! teams, `reset` sets lost passwords anew, `key` recognises API keys, `rights` remembers who shows what without acting
+//! teams, `reset` sets lost passwords anew, `ending` ends what an account has opened, `key` recognises API keys, `rights` remembers who shows what without acting
 //! on rights that are gone, `profile` is what people change about themselves, `password` hashes, `token` signs user
 //! JWTs, `rate` bounds guessing, the `store`s have the SQL. What a cookie must bring along is decided in
 //! `http/browser.rs`, who may do what in `http/caller.rs`.
@@ -10,6 +10,7 @@
 mod device;
 mod device_store;
 mod elsewhere;
+pub(crate) mod ending;
 mod identity_store;
 mod invitation_store;
 mod invitations;
@@ -37,7 +38,7 @@ use std::time::Duration;
 pub use device::DeviceError;
 pub use elsewhere::{ElsewhereError, TTL as SIGN_IN_TTL};
 pub use invitation_store::InvitationRow;
-pub use invitations::InvitationError;
+pub use invitations::{InvitationError, MOST as MAX_INVITATIONS};
 pub use login::LoginError;
 pub use password::HashError;
 pub use profile::PasswordError;

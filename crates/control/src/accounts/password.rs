@@ -55,6 +55,9 @@ pub fn fits(password: &SecretString) -> bool {
 pub struct Hasher {
     at_once: Arc<Semaphore>,
     queue: Arc<Semaphore>,
+    /// Comparisons that were made, and with what costs.
+    #[cfg(test)]
+    compared: Arc<std::sync::Mutex<Vec<String>>>,
 }
 
 impl Default for Hasher {
@@ -71,7 +74,12 @@ fn argon2() -> Result<Argon2<'static>, HashError> {
 impl Hasher {
     #[must_use]
     pub fn new(at_once: usize) -> Self {
-        Self { at_once: Arc::new(Semaphore::new(at_once)), queue: Arc::new(Semaphore::new(at_once * (QUEUE + 1))) }
+        Self {
+            at_once: Arc::new(Semaphore::new(at_once)),
+            queue: Arc::new(Semaphore::new(at_once * (QUEUE + 1))),
+            #[cfg(test)]
+            compared: Arc::default(),
+        }
     }
 
     async fn turn(&self) -> Result<(SemaphorePermit<'_>, SemaphorePermit<'_>), HashError> {
@@ -95,15 +103,27 @@ impl Hasher {
     /// long.
     pub async fn verify(&self, password: SecretString, stored: Option<String>) -> Result<bool, HashError> {
         let _turn = self.turn().await?;
+        #[cfg(test)]
+        let compared = Arc::clone(&self.compared);
         tokio::task::spawn_blocking(move || {
             let too_long = password.expose_secret().len() > MAX_LENGTH * 4;
             let text = if too_long { "" } else { password.expose_secret() };
             let known = stored.is_some() && !too_long;
             let hash = stored.unwrap_or_else(|| NOBODY.to_owned());
             let parsed = PasswordHash::new(&hash).map_err(|error| HashError::Hash(error.to_string()))?;
+            #[cfg(test)]
+            compared.lock().unwrap().push(hash[..CURRENT.len()].to_owned());
             Ok(argon2()?.verify_password(text.as_bytes(), &parsed).is_ok() && known)
         })
         .await?
+    }
+}
+
+#[cfg(test)]
+impl Hasher {
+    /// The costs of the comparisons since the last time that this was asked.
+    pub fn take_compared(&self) -> Vec<String> {
+        std::mem::take(&mut self.compared.lock().unwrap())
     }
 }
 

@@ -5,7 +5,7 @@ use secrecy::SecretString;
 use serde_json::json;
 
 use super::password::{self, HashError};
-use super::{Accounts, LoginError, rate, session_store, store};
+use super::{Accounts, LoginError, ending, rate, store};
 use crate::audit::{self, Actor, Entry, Origin};
 use crate::db::DbError;
 
@@ -44,7 +44,7 @@ impl Accounts {
         tx.commit().await
     }
 
-    /// Changes a password and ends all sessions but the one that asks.
+    /// Changes a password and ends all sessions but the one that asks, with what else the account has opened.
     pub async fn change_password(
         &self,
         user: &UserId,
@@ -56,13 +56,22 @@ impl Accounts {
         if !password::fits(&new) {
             return Err(PasswordError::Length);
         }
+        let actor = Actor::User(user.clone());
         // Somebody who holds a session must not be able to try passwords without end.
         let limits = [rate::PASSWORD.of(user.as_str())];
         self.take_attempts(&limits).await?;
         let stored = store::password_hash(&self.db, user).await?;
         if stored.is_some() {
-            let current = current.ok_or(PasswordError::Wrong)?;
-            if !self.hasher.verify(current, stored.clone()).await? {
+            let right = match current {
+                Some(current) => self.hasher.verify(current, stored.clone()).await?,
+                None => false,
+            };
+            if !right {
+                let entry = Entry {
+                    result: "invalid_request",
+                    ..entry(&actor, user, origin, json!({ "field": "current_password" }))
+                };
+                audit::record_alone(&self.db, self.clock.now(), &entry).await?;
                 return Err(PasswordError::Wrong);
             }
         }
@@ -72,20 +81,25 @@ impl Accounts {
         if !store::set_password(&mut tx, user, stored.as_deref(), &hash, now).await? {
             return Err(PasswordError::Changed);
         }
-        let ended = session_store::revoke_others(&mut tx, user, Some(session), now).await?;
-        let entry = Entry {
-            team: None,
-            actor: &Actor::User(user.clone()),
-            origin,
-            action: "user.password_change",
-            target_kind: "user",
-            target_id: Some(user.as_str()),
-            result: "ok",
-            details: json!({ "sessions_ended": ended }),
-        };
+        let ended = ending::end_access(&mut tx, user, Some(session), now).await?;
+        let entry = entry(&actor, user, origin, json!({ "sessions_ended": ended }));
         audit::record(&mut tx, now, &entry).await?;
         tx.commit().await?;
         self.give_attempts_back(&limits).await?;
         Ok(())
+    }
+}
+
+/// About a change of a password, one that was made or that was refused.
+fn entry<'a>(actor: &'a Actor, user: &'a UserId, origin: &'a Origin, details: serde_json::Value) -> Entry<'a> {
+    Entry {
+        team: None,
+        actor,
+        origin,
+        action: "user.password_change",
+        target_kind: "user",
+        target_id: Some(user.as_str()),
+        result: "ok",
+        details,
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
+use crate::audit::Origin;
 use crate::db::{Db, DbError, During, Millis, on};
 
 /// The longest window of any limit.
@@ -33,6 +34,9 @@ pub const LOGIN_ACCOUNT: Limit = Limit { kind: "login account", most: 10, window
 pub const LOGIN_ADDRESS: Limit = Limit { kind: "login address", most: 60, window: MINUTE };
 /// New accounts.
 pub const SIGNUP_ADDRESS: Limit = Limit { kind: "signup address", most: 20, window: MINUTE };
+pub const SIGNUP_ACCOUNT: Limit = Limit { kind: "signup account", most: 10, window: MINUTE };
+/// Setup tokens that were wrong.
+pub const SETUP_ADDRESS: Limit = Limit { kind: "setup address", most: 20, window: MINUTE };
 /// Sign-ins elsewhere that were begun.
 pub const SIGN_IN_ADDRESS: Limit = Limit { kind: "sign-in address", most: 60, window: MINUTE };
 /// Invitations by one person.
@@ -44,12 +48,18 @@ pub const RESET_ADDRESS: Limit = Limit { kind: "reset address", most: 20, window
 pub const LINK_ADDRESS: Limit = Limit { kind: "link address", most: 60, window: MINUTE };
 /// Programs that ask to be let in.
 pub const DEVICE_ADDRESS: Limit = Limit { kind: "device address", most: 30, window: MINUTE };
+/// Questions of such programs that came too soon, or with a code that is none.
+pub const DEVICE_POLL_ADDRESS: Limit = Limit { kind: "device poll address", most: 60, window: MINUTE };
 /// Codes of such programs that one person types.
 pub const DEVICE_CODE: Limit = Limit { kind: "device code", most: 20, window: MINUTE };
 /// Registrations and refreshes of hosts that were refused.
 pub const HOST_ADDRESS: Limit = Limit { kind: "host address", most: 300, window: MINUTE };
+/// Registrations and refreshes with one token, refused or not.
+pub const HOST_TOKEN: Limit = Limit { kind: "host token", most: 60, window: MINUTE };
 /// The current password, asked for by a change of it.
 pub const PASSWORD: Limit = Limit { kind: "password account", most: 10, window: MINUTE };
+/// Test events to one webhook.
+pub const WEBHOOK_TEST: Limit = Limit { kind: "webhook test", most: 20, window: MINUTE };
 /// Addresses that one person may try to add to teams: the answer says whether there is an account.
 pub const ADD_MEMBER: Limit = Limit { kind: "add member", most: 30, window: MINUTE };
 
@@ -78,6 +88,14 @@ impl Limit {
 pub struct Bound {
     key: String,
     limit: Limit,
+}
+
+/// The limits of what is counted by address and by account, in the order in which they are taken: an address that is over
+/// its limit costs nothing more, whatever accounts it names.
+#[must_use]
+pub fn both(by_address: Limit, origin: &Origin, by_account: Limit, account: &str) -> Vec<Bound> {
+    let address = origin.address.as_deref().map(|address| by_address.of_address(address));
+    address.into_iter().chain([by_account.of(account)]).collect()
 }
 
 /// Hashed, so that the table holds neither addresses nor account names.

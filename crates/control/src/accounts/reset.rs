@@ -13,7 +13,7 @@ use serde_json::json;
 use super::reset_store::{self as store, NewReset};
 use super::signup::SignupError;
 use super::store::NewUser;
-use super::{Accounts, LoginError, PasswordError, link, password, rate, session_store, store as people};
+use super::{Accounts, LoginError, PasswordError, ending, link, password, rate, store as people};
 use crate::audit::{self, Actor, Entry, Origin};
 use crate::db::{DbError, Millis};
 use crate::mail::MailError;
@@ -49,8 +49,7 @@ pub struct Handed {
 impl Accounts {
     /// Counts the wish for a new password. What there is to do is then done by [`Accounts::mail_reset`].
     pub async fn ask_for_reset(&self, email: &str, origin: &Origin) -> Result<(), LoginError> {
-        let mut limits = vec![rate::RESET_ACCOUNT.of(&email.trim().to_lowercase())];
-        limits.extend(origin.address.as_deref().map(|address| rate::RESET_ADDRESS.of_address(address)));
+        let limits = rate::both(rate::RESET_ADDRESS, origin, rate::RESET_ACCOUNT, &email.trim().to_lowercase());
         self.take_attempts(&limits).await
     }
 
@@ -129,13 +128,14 @@ impl Accounts {
         people::insert_user(&mut tx, &user, now)
             .await
             .map_err(|error| if error.is_unique_violation() { SignupError::EmailTaken } else { error.into() })?;
-        let team = self.own_team(&mut tx, &id, name, now).await?;
+        let actor = Actor::User(admin.clone());
+        let team = self.own_team(&mut tx, &id, name, (&actor, origin), now).await?;
         let hash = link::hash(secret.expose_secret());
         let new = NewReset { token_hash: &hash, user: &id, created_by: Some(admin), created_at: now, expires_at };
         store::replace(&mut tx, &new).await?;
         let entry = Entry {
             team: Some(&team),
-            actor: &Actor::User(admin.clone()),
+            actor: &actor,
             origin,
             action: "user.create",
             target_kind: "user",
@@ -166,7 +166,7 @@ impl Accounts {
         let mut tx = self.db.begin().await?;
         let user = store::take(&mut tx, &token_hash, now).await?.ok_or(ResetError::Gone)?;
         store::set_password(&mut tx, &user, &hash, now).await?;
-        let ended = session_store::revoke_others(&mut tx, &user, None, now).await?;
+        let ended = ending::end_access(&mut tx, &user, None, now).await?;
         let entry = Entry {
             team: None,
             actor: &Actor::User(user.clone()),

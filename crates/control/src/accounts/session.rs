@@ -112,7 +112,10 @@ impl Accounts {
         let (team_id, role) = match (user.team_id, user.role) {
             (Some(team), Some(role)) => (team.0, role.0.as_str()),
             // Their last team was deleted, or they left it: nobody who can sign in is without one.
-            _ => (self.own_team(tx, &user_id, &user.name, now).await?, "owner"),
+            _ => {
+                let actor = Actor::User(user_id.clone());
+                (self.own_team(tx, &user_id, &user.name, (&actor, visit.origin), now).await?, "owner")
+            }
         };
         let session_id = SessionId::new();
         let (ttl, credential, secret_hash) = match visit.kind {
@@ -247,9 +250,7 @@ impl Accounts {
     ) -> Result<bool, DbError> {
         let now = self.clock.now();
         let mut tx = self.db.begin().await?;
-        if !session_store::revoke(&mut tx, user, session, now).await? {
-            return Ok(false);
-        }
+        let Some(before) = session_store::revoke(&mut tx, user, session, now).await? else { return Ok(false) };
         let entry = Entry {
             team: None,
             actor: &Actor::User(user.clone()),
@@ -258,7 +259,12 @@ impl Accounts {
             target_kind: "session",
             target_id: Some(session.as_str()),
             result: "ok",
-            details: json!({}),
+            details: json!({ "before": {
+                "kind": before.kind.0,
+                "address": before.address,
+                "user_agent": before.user_agent,
+                "created_at": before.created_at.to_utc(),
+            } }),
         };
         audit::record(&mut tx, now, &entry).await?;
         tx.commit().await?;

@@ -91,20 +91,24 @@ pub async fn insert(tx: &mut Tx, session: &NewSession<'_>) -> Result<(), DbError
     .during("open a session")
 }
 
-/// Ends a session of `user`. Answers whether there was one to end.
-pub async fn revoke(tx: &mut Tx, user: &UserId, session: &SessionId, now: Millis) -> Result<bool, DbError> {
-    let ended = on!(tx tx, |c| sqlx::query(
+/// Ends a session of `user`. Answers it, if there was one to end.
+pub async fn revoke(
+    tx: &mut Tx,
+    user: &UserId,
+    session: &SessionId,
+    now: Millis,
+) -> Result<Option<SessionRow>, DbError> {
+    on!(tx tx, |c| sqlx::query_as(
         "UPDATE sessions SET revoked_at = $3
-         WHERE id = $1 AND user_id = $2 AND revoked_at IS NULL AND expires_at > $3",
+         WHERE id = $1 AND user_id = $2 AND revoked_at IS NULL AND expires_at > $3
+         RETURNING id, kind, team_id, address, user_agent, created_at, last_seen_at, expires_at",
     )
     .bind(session.as_str())
     .bind(user.as_str())
     .bind(now)
-    .execute(c)
-    .await
-    .map(|done| done.rows_affected()))
-    .during("end a session")?;
-    Ok(ended > 0)
+    .fetch_optional(c)
+    .await)
+    .during("end a session")
 }
 
 /// Ends all sessions of `user` but `kept`. Answers how many.

@@ -5,18 +5,23 @@ use atoll_model::{TeamId, UserId};
 use rand::Rng;
 use rand::distr::Alphanumeric;
 use secrecy::{ExposeSecret, SecretString};
+use serde_json::json;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::password::{self, HashError};
 use super::session::Visit;
-use super::{Accounts, LoginError, SignedIn, store};
+use super::{Accounts, LoginError, SignedIn, rate, signup, store};
 use crate::api_keys::{self, NewKey};
-use crate::audit::{Actor, Origin};
+use crate::audit::{self, Actor, Entry, Origin};
 use crate::db::{DbError, settings};
 
 /// Where the hash of the current setup token is kept.
 const SETTING: &str = "setup_token_hash";
+/// Of the first admin, and of their team.
+const NAME: &str = "Admin";
+const TEAM: &str = "Default";
+const SLUG: &str = "default";
 
 /// What the first admin needs to know; shown once.
 pub struct FirstAdmin {
@@ -55,6 +60,16 @@ impl Accounts {
         email: &str,
         password: Option<SecretString>,
     ) -> Result<Option<FirstAdmin>, SetupError> {
+        self.make_first_admin(email, password, None).await
+    }
+
+    /// The same; `origin` is where they are who make themselves one.
+    async fn make_first_admin(
+        &self,
+        email: &str,
+        password: Option<SecretString>,
+        origin: Option<&Origin>,
+    ) -> Result<Option<FirstAdmin>, SetupError> {
         if self.anybody().await? {
             return Ok(None);
         }
@@ -67,12 +82,29 @@ impl Accounts {
         let email = email.trim().to_lowercase();
         let mut tx = self.db.begin().await?;
         // Asked again inside the transaction: two programs that start at once end with one admin.
-        if !store::insert_first_user(&mut tx, &user_id, &email, "Admin", &hash, now).await? {
+        if !store::insert_first_user(&mut tx, &user_id, &email, NAME, &hash, now).await? {
             return Ok(None);
         }
-        store::insert_team(&mut tx, &team_id, "Default", "default", &user_id, now).await?;
+        store::insert_team(&mut tx, &team_id, TEAM, SLUG, &user_id, now).await?;
+        let nowhere = Origin::default();
+        let (actor, origin) = match origin {
+            Some(origin) => (Actor::User(user_id.clone()), origin),
+            None => (Actor::System, &nowhere),
+        };
+        let entry = Entry {
+            team: Some(&team_id),
+            actor: &actor,
+            origin,
+            action: "user.create",
+            target_kind: "user",
+            target_id: Some(user_id.as_str()),
+            result: "ok",
+            details: json!({ "after": { "email": email, "name": NAME, "is_admin": true } }),
+        };
+        audit::record(&mut tx, now, &entry).await?;
+        signup::note_team(&mut tx, &team_id, (TEAM, SLUG, &user_id), (&actor, origin), now).await?;
         let new = NewKey::unlimited(&team_id, "First key", Some(&user_id));
-        let made = api_keys::insert(&mut tx, &new, &Actor::System, &Origin::default(), now).await?;
+        let made = api_keys::insert(&mut tx, &new, &actor, origin, now).await?;
         tx.commit().await?;
         Ok(Some(FirstAdmin { user_id, team_id, email, password, api_key: made.secret }))
     }
@@ -95,12 +127,35 @@ impl Accounts {
         password: SecretString,
         visit: Visit<'_>,
     ) -> Result<SignedIn, SetupError> {
-        let expected = settings::get(&self.db, SETTING).await?.ok_or(SetupError::Refused)?;
-        if !bool::from(expected.as_bytes().ct_eq(hash_of(token).as_bytes())) {
+        let address = visit.origin.address.as_deref();
+        let limits: Vec<_> = address.map(|it| rate::SETUP_ADDRESS.of_address(it)).into_iter().collect();
+        if let Some(wait) = limits.iter().find_map(|limit| self.rates.blocked(limit, self.clock.now())) {
+            return Err(LoginError::TooMany(wait).into());
+        }
+        let expected = settings::get(&self.db, SETTING).await?;
+        let good = expected.is_some_and(|it| bool::from(it.as_bytes().ct_eq(hash_of(token).as_bytes())));
+        let made =
+            if good { self.make_first_admin(email, Some(password.clone()), Some(visit.origin)).await? } else { None };
+        if made.is_none() {
+            self.take_attempts(&limits).await?;
+            self.note_setup_refusal(visit.origin).await?;
             return Err(SetupError::Refused);
         }
-        self.first_admin(email, Some(password.clone())).await?.ok_or(SetupError::Refused)?;
         Ok(self.login(email, password, visit).await?)
+    }
+
+    async fn note_setup_refusal(&self, origin: &Origin) -> Result<(), DbError> {
+        let entry = Entry {
+            team: None,
+            actor: &Actor::System,
+            origin,
+            action: "installation.setup",
+            target_kind: "installation",
+            target_id: None,
+            result: "unauthorized",
+            details: json!({}),
+        };
+        audit::record_alone(&self.db, self.clock.now(), &entry).await
     }
 }
 

@@ -8,7 +8,7 @@ use super::password::{self, HashError};
 use super::session::{SessionError, SignedIn, Visit};
 use super::store::{self, LoginRow, NewUser, RoleName};
 use super::{Accounts, LoginError, rate};
-use crate::audit::{self, Actor, Entry};
+use crate::audit::{self, Actor, Entry, Origin};
 use crate::config::SignupMode;
 use crate::db::{DbError, Millis, Text, Tx};
 use atoll_model::api::auth::Role;
@@ -54,16 +54,10 @@ impl Accounts {
         if !password::fits(&newcomer.password) {
             return Err(SignupError::Password);
         }
-        let limits: Vec<_> = visit
-            .origin
-            .address
-            .as_deref()
-            .map(|address| rate::SIGNUP_ADDRESS.of_address(address))
-            .into_iter()
-            .collect();
+        let email = newcomer.email.trim().to_lowercase();
+        let limits = rate::both(rate::SIGNUP_ADDRESS, visit.origin, rate::SIGNUP_ACCOUNT, &email);
         self.take_attempts(&limits).await?;
         let hash = self.hasher.hash(newcomer.password).await?;
-        let email = newcomer.email.trim().to_lowercase();
         let mut tx = self.db.begin().await?;
         let row = self.insert_person(&mut tx, &email, newcomer.name.trim(), Some(&hash), visit).await?;
         let signed_in = self.open_session(&mut tx, row, visit, "user.login").await?;
@@ -85,10 +79,11 @@ impl Accounts {
         store::insert_user(tx, &user, now)
             .await
             .map_err(|error| if error.is_unique_violation() { SignupError::EmailTaken } else { error.into() })?;
-        let team = self.own_team(tx, &id, name, now).await?;
+        let actor = Actor::User(id.clone());
+        let team = self.own_team(tx, &id, name, (&actor, visit.origin), now).await?;
         let entry = Entry {
             team: Some(&team),
-            actor: &Actor::User(id.clone()),
+            actor: &actor,
             origin: visit.origin,
             action: "user.signup",
             target_kind: "user",
@@ -109,18 +104,42 @@ impl Accounts {
         })
     }
 
-    /// A team of the person's own.
+    /// A team of the person's own, with its audit entry.
     pub(super) async fn own_team(
         &self,
         tx: &mut Tx,
         user: &UserId,
         name: &str,
+        (actor, origin): (&Actor, &Origin),
         now: Millis,
     ) -> Result<TeamId, DbError> {
         let id = TeamId::new();
-        store::insert_team(tx, &id, name, &slug(name, &id), user, now).await?;
+        let slug = slug(name, &id);
+        store::insert_team(tx, &id, name, &slug, user, now).await?;
+        note_team(tx, &id, (name, &slug, user), (actor, origin), now).await?;
         Ok(id)
     }
+}
+
+/// The audit entry of a new team: its name, its short name, its owner.
+pub(super) async fn note_team(
+    tx: &mut Tx,
+    team: &TeamId,
+    (name, slug, owner): (&str, &str, &UserId),
+    (actor, origin): (&Actor, &Origin),
+    now: Millis,
+) -> Result<(), DbError> {
+    let entry = Entry {
+        team: Some(team),
+        actor,
+        origin,
+        action: "team.create",
+        target_kind: "team",
+        target_id: Some(team.as_str()),
+        result: "ok",
+        details: json!({ "after": { "name": name, "slug": slug, "owner": owner } }),
+    };
+    audit::record(tx, now, &entry).await
 }
 
 /// A team's short name: what of its name is fit for one, and a piece of its id, which makes it unique.

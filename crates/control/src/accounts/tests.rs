@@ -7,7 +7,7 @@ use secrecy::ExposeSecret;
 use super::*;
 use crate::audit::Origin;
 use crate::db::Millis;
-use crate::db::testing::{TestDb, databases, sqlite};
+use crate::db::testing::{TestDb, databases};
 use crate::mail::Mailer;
 use atoll_model::api::auth::SessionKind;
 
@@ -50,22 +50,60 @@ async fn the_first_admin_is_made_once_whoever_tries() {
 }
 
 #[tokio::test]
-async fn a_token_is_good_until_it_expires_and_only_as_it_was_signed() {
-    let (test, clock) = (sqlite().await, Clock::manual(Millis(1_800_000_000_000)));
-    let accounts = accounts(&test, &clock).await;
-    let made = accounts.first_admin("a@example.test", None).await.unwrap().unwrap();
-    let signed_in = accounts.login("a@example.test", made.password, visit(&Origin::default())).await.unwrap();
-    let token = token(&signed_in);
-    let tokens = accounts.tokens();
-    assert_eq!(tokens.verify(token, clock.now()).await.unwrap().unwrap().claims.sub, signed_in.user_id);
-    let (head, signature) = token.rsplit_once('.').unwrap();
-    let (header, claims) = head.split_once('.').unwrap();
-    let other = claims.replacen('J', "K", 1);
-    for forged in [format!("{header}.{other}.{signature}"), format!("{header}.{claims}."), claims.to_owned()] {
-        assert!(tokens.verify(&forged, clock.now()).await.unwrap().is_none(), "{forged}");
+async fn a_refused_sign_in_costs_one_comparison_of_the_same_costs_whoever_was_named() {
+    for test in databases().await {
+        let accounts = accounts(&test, &Clock::system()).await;
+        accounts.first_admin("known@example.test", Some("long enough".into())).await.unwrap().unwrap();
+        let origin = Origin::default();
+        for email in ["off@example.test", "bare@example.test"] {
+            let newcomer = Newcomer { email, name: "Off", password: "long enough".into() };
+            accounts.signup(newcomer, visit(&origin)).await.unwrap();
+        }
+        for (sql, email) in [
+            ("UPDATE users SET is_active = FALSE WHERE email = $1", "off@example.test"),
+            ("UPDATE users SET password_hash = NULL WHERE email = $1", "bare@example.test"),
+        ] {
+            crate::db::on!(write & test.db, |c| sqlx::query(sql).bind(email).execute(c).await.map(|_| ())).unwrap();
+        }
+        accounts.hasher.take_compared();
+        let mut costs = Vec::new();
+        for (email, password) in [
+            ("known@example.test", "wrong"),
+            ("unknown@example.test", "wrong"),
+            ("off@example.test", "wrong"),
+            ("off@example.test", "long enough"),
+            ("bare@example.test", "wrong"),
+        ] {
+            let refused = accounts.login(email, password.into(), visit(&origin)).await;
+            assert!(matches!(refused, Err(LoginError::Refused)), "{email}");
+            costs.push(accounts.hasher.take_compared());
+        }
+        assert!(costs.iter().all(|one| one.len() == 1 && *one == costs[0]), "{costs:?}");
+        let origin = &origin;
+        accounts.login("known@example.test", "long enough".into(), visit(origin)).await.unwrap();
+        assert_eq!(accounts.hasher.take_compared(), costs[0]);
     }
-    clock.advance(Duration::from_secs(3601));
-    assert!(tokens.verify(token, clock.now()).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_token_is_good_until_it_expires_and_only_as_it_was_signed() {
+    for database in databases().await {
+        let (test, clock) = (database, Clock::manual(Millis(1_800_000_000_000)));
+        let accounts = accounts(&test, &clock).await;
+        let made = accounts.first_admin("a@example.test", None).await.unwrap().unwrap();
+        let signed_in = accounts.login("a@example.test", made.password, visit(&Origin::default())).await.unwrap();
+        let token = token(&signed_in);
+        let tokens = accounts.tokens();
+        assert_eq!(tokens.verify(token, clock.now()).await.unwrap().unwrap().claims.sub, signed_in.user_id);
+        let (head, signature) = token.rsplit_once('.').unwrap();
+        let (header, claims) = head.split_once('.').unwrap();
+        let other = claims.replacen('J', "K", 1);
+        for forged in [format!("{header}.{other}.{signature}"), format!("{header}.{claims}."), claims.to_owned()] {
+            assert!(tokens.verify(&forged, clock.now()).await.unwrap().is_none(), "{forged}");
+        }
+        clock.advance(Duration::from_secs(3601));
+        assert!(tokens.verify(token, clock.now()).await.unwrap().is_none());
+    }
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 use atoll_model::{TeamId, UserId};
 use serde_json::json;
 
+use crate::accounts::ending;
 use crate::audit::{self, Entry};
 use crate::db::{Db, DbError, During, Millis, Tx, on};
 use crate::teams::{Asker, TeamError, store};
@@ -52,7 +53,8 @@ pub async fn set_byoc(db: &Db, asker: &Asker, team: &TeamId, enabled: bool, now:
     Ok(())
 }
 
-/// Switches an account on or off. Off: its sessions end at once, and it can't sign in.
+/// Switches an account on or off. Off: its sessions end at once, it can't sign in, and the API keys that it made are
+/// refused until it is on again.
 pub async fn set_active(db: &Db, asker: &Asker, user: &UserId, active: bool, now: Millis) -> Result<(), AdminError> {
     let mut tx = db.begin().await?;
     let before = lock(&mut tx, user).await?.ok_or(AdminError::NoUser)?;
@@ -64,15 +66,7 @@ pub async fn set_active(db: &Db, asker: &Asker, user: &UserId, active: bool, now
     }
     set(&mut tx, "UPDATE users SET is_active = $2, updated_at = $3 WHERE id = $1", user, active, now).await?;
     if !active {
-        on!(tx &mut tx, |c| sqlx::query(
-            "UPDATE sessions SET revoked_at = $2 WHERE user_id = $1 AND revoked_at IS NULL"
-        )
-        .bind(user.as_str())
-        .bind(now)
-        .execute(c)
-        .await
-        .map(|_| ()))
-        .during("end an account's sessions")?;
+        ending::end_access(&mut tx, user, None, now).await?;
     }
     record(&mut tx, asker, "user.active", user, ("is_active", before.is_active, active), now).await?;
     tx.commit().await?;

@@ -2,8 +2,9 @@
 //!
 //! E2B's SDKs look for `e2b_` before the same characters: a key is accepted in both forms, and is one key.
 //!
-//! A key acts for its team, within its scope (see `scope`) and until it expires. SHA-256 (not a password hash) is right here: the key has 128 random bits, so there is
-//! nothing to guess, and every request pays for it.
+//! A key acts for its team, within its scope (see `scope`), until it expires, and while its maker's account isn't switched
+//! off: they know it. SHA-256 (not a password hash) is right here: the key has 128 random bits, so there is nothing to
+//! guess, and every request pays for it.
 
 mod scope;
 mod store;
@@ -25,7 +26,7 @@ pub use store::{KeyRow, LiveKey, get, list, mark_used};
 const PREFIX: &str = "atl_";
 const E2B_PREFIX: &str = "e2b_";
 /// Keys of one team.
-const MAX_KEYS: i64 = 1000;
+pub const MAX_KEYS: i64 = 1000;
 const RANDOM_HEX: usize = 32;
 /// What is shown of a key in lists.
 const SHOWN: usize = 10;
@@ -128,8 +129,8 @@ pub async fn delete(
     now: Millis,
 ) -> Result<Deleted, DbError> {
     let mut tx = db.begin().await?;
-    let Some((name, maker)) = store::delete(&mut tx, team, id).await? else { return Ok(Deleted::NoKey) };
-    if made_by.is_some_and(|person| maker.as_ref() != Some(person)) {
+    let Some(before) = store::delete(&mut tx, team, id).await? else { return Ok(Deleted::NoKey) };
+    if made_by.is_some_and(|person| before.created_by.as_deref() != Some(person)) {
         // Not committed: it stays.
         return Ok(Deleted::NotTheirs);
     }
@@ -141,7 +142,13 @@ pub async fn delete(
         target_kind: "api_key",
         target_id: Some(id.as_str()),
         result: "ok",
-        details: json!({ "before": { "name": name } }),
+        details: json!({ "before": {
+            "name": before.name,
+            "key_prefix": before.key_prefix,
+            "scope": before.scope.0,
+            "created_by": before.created_by.as_deref(),
+            "expires_at": before.expires_at.map(Millis::to_utc),
+        } }),
     };
     audit::record(&mut tx, now, &entry).await?;
     tx.commit().await?;
@@ -159,9 +166,7 @@ pub async fn rename(
     now: Millis,
 ) -> Result<bool, DbError> {
     let mut tx = db.begin().await?;
-    if !store::rename(&mut tx, team, id, name, made_by).await? {
-        return Ok(false);
-    }
+    let Some(before) = store::rename(&mut tx, team, id, name, made_by).await? else { return Ok(false) };
     let entry = Entry {
         team: Some(team),
         actor,
@@ -170,7 +175,7 @@ pub async fn rename(
         target_kind: "api_key",
         target_id: Some(id.as_str()),
         result: "ok",
-        details: json!({ "after": { "name": name } }),
+        details: json!({ "before": { "name": before }, "after": { "name": name } }),
     };
     audit::record(&mut tx, now, &entry).await?;
     tx.commit().await?;

@@ -89,41 +89,43 @@ pub(super) async fn insert(
     .during("insert an API key")
 }
 
-/// Deletes a team's key and answers its name and who made it, if there was one.
-pub(super) async fn delete(
-    tx: &mut Tx,
-    team: &TeamId,
-    id: &ApiKeyId,
-) -> Result<Option<(String, Option<UserId>)>, DbError> {
-    let deleted: Option<(String, Option<Text<UserId>>)> =
-        on!(tx tx, |c| sqlx::query_as("DELETE FROM api_keys WHERE id = $1 AND team_id = $2 RETURNING name, created_by")
-            .bind(id.as_str())
-            .bind(team.as_str())
-            .fetch_optional(c)
-            .await)
-        .during("delete an API key")?;
-    Ok(deleted.map(|(name, maker)| (name, maker.map(|id| id.0))))
+/// Deletes a team's key and answers it, if there was one.
+pub(super) async fn delete(tx: &mut Tx, team: &TeamId, id: &ApiKeyId) -> Result<Option<KeyRow>, DbError> {
+    on!(tx tx, |c| sqlx::query_as(concat!("DELETE FROM api_keys WHERE id = $1 AND team_id = $2 RETURNING ", columns!()))
+        .bind(id.as_str())
+        .bind(team.as_str())
+        .fetch_optional(c)
+        .await)
+    .during("delete an API key")
 }
 
+/// Gives a key another name, and answers the one before.
 pub(super) async fn rename(
     tx: &mut Tx,
     team: &TeamId,
     id: &ApiKeyId,
     name: &str,
     made_by: Option<&UserId>,
-) -> Result<bool, DbError> {
-    on!(tx tx, |c| sqlx::query(
-        "UPDATE api_keys SET name = $3
-         WHERE id = $1 AND team_id = $2 AND (CAST($4 AS TEXT) IS NULL OR created_by = $4)",
+) -> Result<Option<String>, DbError> {
+    let before: Option<(String,)> = on!(tx &mut *tx, |c| sqlx::query_as(
+        "SELECT name FROM api_keys WHERE id = $1 AND team_id = $2 AND (CAST($3 AS TEXT) IS NULL OR created_by = $3)"
     )
     .bind(id.as_str())
     .bind(team.as_str())
-    .bind(name)
     .bind(made_by.map(UserId::as_str))
-    .execute(c)
-    .await
-    .map(|done| done.rows_affected() > 0))
-    .during("rename an API key")
+    .fetch_optional(c)
+    .await)
+    .during("read an API key's name")?;
+    let Some((before,)) = before else { return Ok(None) };
+    let renamed = on!(tx tx, |c| sqlx::query("UPDATE api_keys SET name = $3 WHERE id = $1 AND team_id = $2")
+        .bind(id.as_str())
+        .bind(team.as_str())
+        .bind(name)
+        .execute(c)
+        .await
+        .map(|done| done.rows_affected()))
+    .during("rename an API key")?;
+    Ok((renamed > 0).then_some(before))
 }
 
 pub(super) async fn count(tx: &mut Tx, team: &TeamId) -> Result<i64, DbError> {
@@ -135,11 +137,12 @@ pub(super) async fn count(tx: &mut Tx, team: &TeamId) -> Result<i64, DbError> {
     Ok(row.0)
 }
 
+/// A key that has not expired, and whose maker has not been switched off.
 pub(super) async fn by_hash(db: &Db, hash: &str, now: Millis) -> Result<Option<LiveKey>, DbError> {
     on!(read db, |c| sqlx::query_as(
         "SELECT k.id, k.team_id, t.is_byoc AS team_is_byoc, k.last_used_at, k.scope, k.expires_at
-         FROM api_keys k JOIN teams t ON t.id = k.team_id
-         WHERE k.key_hash = $1 AND (k.expires_at IS NULL OR k.expires_at > $2)",
+         FROM api_keys k JOIN teams t ON t.id = k.team_id LEFT JOIN users u ON u.id = k.created_by
+         WHERE k.key_hash = $1 AND (k.expires_at IS NULL OR k.expires_at > $2) AND COALESCE(u.is_active, TRUE) = TRUE",
     )
     .bind(hash)
     .bind(now)

@@ -82,6 +82,30 @@ async fn a_key_does_what_its_scope_says_until_it_expires() {
 }
 
 #[tokio::test]
+async fn a_key_is_refused_while_its_makers_account_is_switched_off() {
+    for database in databases().await {
+        let test = crate::testing::app(database).await;
+        let (admin, ann) = (test.first().await, test.colleague("Ann", Role::Admin).await);
+        let made = ann.client.post("/v1/api-keys", json!({ "name": "hers" })).await.expect(201).json();
+        let key = test.client.with("x-api-key", made["key"].as_str().unwrap());
+        let switch = format!("/v1/admin/users/{}/active", ann.id);
+        // More often than there are replicas: each remembers what it has seen.
+        for _ in 0..3 {
+            key.get("/v1/sandboxes").await.expect(200);
+        }
+        admin.put(&switch, json!({ "enabled": false })).await.expect(204);
+        for _ in 0..3 {
+            assert_eq!(key.get("/v1/sandboxes").await.code(), "unauthorized");
+        }
+        test.client.get("/v1/sandboxes").await.expect(200);
+        admin.put(&switch, json!({ "enabled": true })).await.expect(204);
+        for _ in 0..3 {
+            key.get("/v1/sandboxes").await.expect(200);
+        }
+    }
+}
+
+#[tokio::test]
 async fn members_delete_the_keys_that_they_made_and_admins_all() {
     for database in databases().await {
         let test = crate::testing::app(database).await;

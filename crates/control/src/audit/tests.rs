@@ -1,13 +1,16 @@
 //! What the audit trail promises.
 
+use std::collections::BTreeSet;
+
 use atoll_model::TeamId;
 use atoll_model::api::auth::Role;
 use serde_json::{Value, json};
 
 use super::store::{Filter, Outcome, STRETCH, query};
 use super::*;
+use crate::config::SignupMode;
 use crate::db::testing::{databases, sqlite};
-use crate::testing::{START, app};
+use crate::testing::{START, TestApp, app, app_with};
 
 async fn write(db: &Db, team: &TeamId, action: &'static str, count: i64) {
     let (actor, origin) = (Actor::System, Origin::default());
@@ -116,9 +119,148 @@ async fn a_search_finds_parts_of_names_and_ids_and_what_failed() {
                 "{search}"
             );
         }
-        let failed = owner.get("/v1/admin/audit-logs?result=failed").await.expect(200).json();
-        assert!(failed["items"].as_array().unwrap().iter().all(|item| item["result"] != "ok"), "{failed}");
+        for result in ["failed", "unauthorized"] {
+            let found = owner.get(&format!("/v1/admin/audit-logs?result={result}")).await.expect(200).json();
+            let [refused] = &found["items"].as_array().unwrap()[..] else { panic!("{result}: {found}") };
+            assert_eq!((&refused["action"], &refused["result"]), (&json!("user.login"), &json!("unauthorized")));
+            assert_eq!(refused["resource_id"], ann.id.as_str());
+        }
+        let fine = owner.get("/v1/admin/audit-logs?result=ok").await.expect(200).json();
+        assert!(!fine["items"].as_array().unwrap().is_empty());
+        assert!(fine["items"].as_array().unwrap().iter().all(|item| item["result"] == "ok"), "{fine}");
         assert_eq!(owner.get("/v1/audit-logs?q=").await.expect(400).field(), "q");
+    }
+}
+
+/// The entries of an action in all teams and none, oldest first.
+async fn entries(test: &TestApp, action: &str) -> Vec<Value> {
+    let page = test.first().await.get(&format!("/v1/admin/audit-logs?action={action}")).await.expect(200).json();
+    page["items"].as_array().unwrap().iter().rev().cloned().collect()
+}
+
+#[tokio::test]
+async fn refusals_are_written_down_with_whom_they_were_about_as_often_as_the_limits_let_through() {
+    for database in databases().await {
+        let test = app(database).await;
+        let (nobody, owner) = (test.client.anonymous(), test.first().await);
+        let sign_in = |email: &str, password: &str| json!({ "email": email, "password": password });
+        for _ in 0..15 {
+            nobody.post("/v1/auth/login", sign_in("admin@example.test", "wrong")).await;
+        }
+        nobody.post("/v1/auth/login", sign_in("my secret password", "wrong")).await.expect(401);
+        let refused = entries(&test, "user.login").await;
+        assert_eq!(refused.len(), 10 + 1, "{refused:#?}");
+        // All in one moment: their order says nothing.
+        let by = |reason: &str| refused.iter().find(|entry| entry["details"]["reason"] == reason).unwrap();
+        let (known, unknown) = (by("wrong_password"), by("no_account"));
+        assert_eq!((&known["resource_id"], &known["team_id"]), (&json!(test.admin.user_id), &Value::Null));
+        assert_eq!(
+            (&known["details"], &known["address"]),
+            (&json!({ "reason": "wrong_password" }), &json!("192.0.2.1"))
+        );
+        assert_eq!((&unknown["resource_id"], &unknown["details"]), (&Value::Null, &json!({ "reason": "no_account" })));
+        assert!(
+            !refused.iter().any(|entry| entry.to_string().contains("secret password")),
+            "what was typed is not kept"
+        );
+
+        let change = json!({ "current_password": "not this one", "new_password": "a new password" });
+        owner.post("/v1/me/password", change).await.expect(400);
+        let [change] = &entries(&test, "user.password_change").await[..] else { panic!("one entry") };
+        assert_eq!((&change["result"], &change["actor_id"]), (&json!("invalid_request"), &json!(test.admin.user_id)));
+
+        let setup = json!({ "token": "guessed", "email": "a@example.test", "password": "long enough" });
+        let mut last = 0;
+        for _ in 0..25 {
+            last = nobody.post("/v1/auth/setup", setup.clone()).await.status.as_u16();
+        }
+        assert_eq!(last, 429);
+        let refused = entries(&test, "installation.setup").await;
+        assert_eq!(refused.len(), 20);
+        assert!(refused.iter().all(|entry| entry["result"] == "unauthorized"));
+    }
+}
+
+#[tokio::test]
+async fn the_first_admin_their_team_and_every_new_team_are_in_the_trail() {
+    for database in databases().await {
+        let test = app_with(database, |config| config.signup = SignupMode::Open).await;
+        let body = json!({ "email": "ada@example.test", "password": "long enough", "name": "Ada" });
+        let made = test.client.anonymous().post("/v1/auth/signup", body).await.expect(201).json();
+        let admin = &entries(&test, "user.create").await[0];
+        assert_eq!((&admin["actor_kind"], &admin["resource_id"]), (&json!("system"), &json!(test.admin.user_id)));
+        assert_eq!(admin["after"], json!({ "email": "admin@example.test", "name": "Admin", "is_admin": true }));
+        let teams = entries(&test, "team.create").await;
+        let seen: BTreeSet<_> =
+            teams.iter().map(|team| (team["resource_id"].to_string(), team["after"]["owner"].to_string())).collect();
+        let first = (json!(test.admin.team_id).to_string(), json!(test.admin.user_id).to_string());
+        assert_eq!(seen, BTreeSet::from([first, (made["team_id"].to_string(), made["user_id"].to_string())]));
+        crate::signing::rotate(&test.app.db, crate::signing::USERS, std::time::Duration::from_secs(3600), START)
+            .await
+            .unwrap();
+        let [rotated] = &entries(&test, "signing_key.rotate").await[..] else { panic!("one entry") };
+        assert_eq!((&rotated["actor_kind"], &rotated["details"]["purpose"]), (&json!("system"), &json!("user_jwt")));
+    }
+}
+
+#[tokio::test]
+async fn what_goes_away_or_changes_is_in_the_trail_as_it_was_and_no_address_with_its_token() {
+    for database in databases().await {
+        let test = app(database).await;
+        test.fleet.add_host();
+        let owner = test.first().await;
+        let id = |made: &Value| made["id"].as_str().unwrap().to_owned();
+
+        let team = format!("/v1/teams/{}/invitations", test.team());
+        let sent =
+            owner.post(&team, json!({ "email": "guest@example.test", "role": "admin" })).await.expect(201).json();
+        owner.delete(&format!("{team}/{}", id(&sent))).await.expect(204);
+        let before = &entries(&test, "invitation.delete").await[0]["before"];
+        assert_eq!(*before, json!({ "email": "guest@example.test", "role": "admin" }));
+
+        let key = owner.post("/v1/api-keys", json!({ "name": "old", "scope": "read" })).await.expect(201).json();
+        owner.patch(&format!("/e2b/api-keys/{}", id(&key)), json!({ "name": "new" })).await.expect(200);
+        owner.delete(&format!("/v1/api-keys/{}", id(&key))).await.expect(204);
+        let renamed = &entries(&test, "api_key.rename").await[0];
+        assert_eq!((&renamed["before"]["name"], &renamed["after"]["name"]), (&json!("old"), &json!("new")));
+        let before = &entries(&test, "api_key.delete").await[0]["before"];
+        assert_eq!((&before["name"], &before["scope"]), (&json!("new"), &json!("read")));
+        assert_eq!(before["created_by"], json!(test.admin.user_id));
+
+        let sessions = owner.get("/v1/sessions").await.json();
+        let other = sessions["items"].as_array().unwrap().iter().find(|session| session["current"] == false).unwrap();
+        owner.delete(&format!("/v1/sessions/{}", id(other))).await.expect(204);
+        let before = &entries(&test, "session.revoke").await[0]["before"];
+        assert_eq!((&before["kind"], &before["created_at"]), (&json!("token"), &other["created_at"]));
+
+        let hook = json!({ "url": "https://hooks.example:8443/services/T0/secret?key=secret" });
+        let hook = owner.post("/v1/webhooks", hook).await.expect(201).json();
+        let path = format!("/v1/webhooks/{}", id(&hook));
+        owner.patch(&path, json!({ "url": "https://hooks.example:8443/services/T1/secret" })).await.expect(200);
+        owner.delete(&path).await.expect(204);
+        for (action, member) in [("webhook.create", "after"), ("webhook.update", "after"), ("webhook.delete", "before")]
+        {
+            let entry = &entries(&test, action).await[0];
+            assert_eq!(entry[member]["url"], "https://hooks.example:8443/", "{entry}");
+            assert!(!entry.to_string().contains("secret"), "{entry}");
+        }
+        assert_eq!(entries(&test, "webhook.update").await[0]["details"]["url_changed"], true);
+
+        let made = test.client.post("/e2b/sandboxes", json!({ "templateID": "base", "timeout": 60 })).await.expect(201);
+        let sandbox = format!("/e2b/sandboxes/{}", made.json()["sandboxID"].as_str().unwrap());
+        test.client.post(&format!("{sandbox}/timeout"), json!({ "timeout": 600 })).await.expect(204);
+        test.client.post(&format!("{sandbox}/refreshes"), json!({ "duration": 5 })).await.expect(204);
+        test.client.post(&format!("{sandbox}/connect"), json!({ "timeout": 900 })).await.expect(200);
+        let mut ends = entries(&test, "sandbox.lifetime").await;
+        ends.sort_by_key(|entry| entry["after"]["ends_at"].to_string());
+        let [longer, longest] = &ends[..] else { panic!("what changes nothing leaves no entry: {ends:#?}") };
+        assert_eq!((&longer["actor_kind"], &longer["after"]), (&json!("api_key"), &longest["before"]));
+        assert_ne!(longer["before"], longer["after"]);
+        let private = test.client.post("/v1/sandboxes", json!({})).await.expect(201).json();
+        let links = format!("/v1/sandboxes/{}/links", id(&private));
+        let link = test.client.post(&links, json!({ "port": 8080 })).await.expect(200).json();
+        let [entry] = &entries(&test, "sandbox.link").await[..] else { panic!("one entry") };
+        assert_eq!(entry["after"], json!({ "port": 8080, "expires_at": link["expires_at"] }));
     }
 }
 

@@ -60,8 +60,8 @@ pub enum BuildError {
     Platform(String),
     #[error("`{0}` is the name of a snapshot")]
     NameTaken(String),
-    #[error("{MAX_BUILDS} builds of the team are under way already")]
-    TooMany,
+    #[error("{limit} builds of the team are under way or reserved already")]
+    TooMany { limit: i64 },
     #[error("the build is over")]
     Over,
     #[error("the build was begun already")]
@@ -126,7 +126,7 @@ impl Builds {
     pub async fn start(&self, owner: &Owner, new: NewBuild) -> Result<(Template, BuildRow), BuildError> {
         let mut tx = self.db.begin().await?;
         if store::under_way(&mut tx, &owner.team).await? >= MAX_BUILDS {
-            return Err(BuildError::TooMany);
+            return Err(BuildError::TooMany { limit: MAX_BUILDS });
         }
         let (template, build) = self.insert(&mut tx, owner, &new, &self.replica).await?;
         tx.commit().await?;
@@ -139,7 +139,7 @@ impl Builds {
     pub async fn reserve(&self, owner: &Owner, new: NewBuild) -> Result<(Template, BuildRow), BuildError> {
         let mut tx = self.db.begin().await?;
         if store::reserved(&mut tx, &owner.team).await? >= MAX_RESERVED {
-            return Err(BuildError::TooMany);
+            return Err(BuildError::TooMany { limit: MAX_RESERVED });
         }
         let made = self.insert(&mut tx, owner, &new, store::NOBODY).await?;
         tx.commit().await?;
@@ -159,7 +159,7 @@ impl Builds {
         let now = self.clock.now();
         let mut tx = self.db.begin().await?;
         if store::under_way(&mut tx, &owner.team).await? >= MAX_BUILDS {
-            return Err(BuildError::TooMany);
+            return Err(BuildError::TooMany { limit: MAX_BUILDS });
         }
         if !store::begin(&mut tx, build, &recipe, &self.replica, now).await? {
             return Err(BuildError::Begun);

@@ -1,6 +1,6 @@
 //! Private keys that every replica must share: made once, by whoever is first, and read from the database by all.
 
-use super::{Db, DbError, During, Millis, on};
+use super::{Db, DbError, During, Millis, Tx, on};
 
 /// A key pair as it is kept, PEM.
 #[derive(Clone, sqlx::FromRow)]
@@ -75,10 +75,9 @@ pub async fn accepted(db: &Db, purpose: &str, now: Millis) -> Result<Vec<Accepte
 }
 
 /// Keeps a new key for `purpose`; those before it are accepted until `until` and sign no more.
-pub async fn replace(db: &Db, purpose: &str, key: &StoredKey, until: Millis, now: Millis) -> Result<(), DbError> {
-    let mut tx = db.begin().await?;
+pub async fn replace(tx: &mut Tx, purpose: &str, key: &StoredKey, until: Millis, now: Millis) -> Result<(), DbError> {
     // One whose end is near already keeps it.
-    on!(tx &mut tx, |c| sqlx::query(
+    on!(tx &mut *tx, |c| sqlx::query(
         "UPDATE signing_keys SET retired_at = $2
          WHERE purpose = $1 AND (retired_at IS NULL OR retired_at > $2)",
     )
@@ -88,7 +87,7 @@ pub async fn replace(db: &Db, purpose: &str, key: &StoredKey, until: Millis, now
     .await
     .map(|_| ()))
     .during("retire signing keys")?;
-    on!(tx &mut tx, |c| sqlx::query(
+    on!(tx tx, |c| sqlx::query(
         "INSERT INTO signing_keys (kid, purpose, private_pem, public_pem, created_at) VALUES ($1, $2, $3, $4, $5)",
     )
     .bind(&key.kid)
@@ -99,6 +98,5 @@ pub async fn replace(db: &Db, purpose: &str, key: &StoredKey, until: Millis, now
     .execute(c)
     .await
     .map(|_| ()))
-    .during("keep a new signing key")?;
-    tx.commit().await
+    .during("keep a new signing key")
 }

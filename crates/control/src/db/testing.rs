@@ -28,9 +28,14 @@ pub async fn sqlite() -> TestDb {
 /// An empty PostgreSQL database with the current schema.
 pub async fn postgres() -> TestDb {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let url = tokio::task::spawn_blocking(fresh_postgres_database).await.expect("a fresh PostgreSQL database");
+    let url = empty_postgres().await;
     let db = Db::open(Some(&url), dir.path()).await.expect("the schema in PostgreSQL");
     TestDb { db, url: Some(url), dir }
+}
+
+/// The address of a PostgreSQL database with nothing in it.
+pub async fn empty_postgres() -> String {
+    tokio::task::spawn_blocking(fresh_postgres_database).await.expect("a fresh PostgreSQL database")
 }
 
 /// One of each.

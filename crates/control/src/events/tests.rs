@@ -207,17 +207,20 @@ async fn a_right_that_is_taken_away_ends_the_stream_before_the_next_event() {
 
 #[tokio::test]
 async fn streams_are_bounded_per_caller_and_closed_ones_make_room() {
-    let test = live(crate::db::testing::sqlite().await).await;
-    let mut streams = Vec::new();
-    for _ in 0..16 {
-        streams.push(Stream::open(&test.client, "/v1/events").await);
-    }
-    assert_eq!(test.client.open("/v1/events").await.status(), StatusCode::TOO_MANY_REQUESTS);
-    let other = test.person("Pia").await;
-    Stream::open(&other.client, "/v1/events").await.expect("ready").await;
-    streams.pop();
-    while test.client.open("/v1/events").await.status() != StatusCode::OK {
-        tokio::task::yield_now().await;
+    for database in databases().await {
+        let test = live(database).await;
+        let mut streams = Vec::new();
+        // Of each replica: they are asked in turn.
+        for _ in 0..16 * test.replicas().count() {
+            streams.push(Stream::open(&test.client, "/v1/events").await);
+        }
+        assert_eq!(test.client.open("/v1/events").await.status(), StatusCode::TOO_MANY_REQUESTS);
+        let other = test.person("Pia").await;
+        Stream::open(&other.client, "/v1/events").await.expect("ready").await;
+        streams.pop();
+        while test.client.open("/v1/events").await.status() != StatusCode::OK {
+            tokio::task::yield_now().await;
+        }
     }
 }
 

@@ -91,23 +91,25 @@ async fn a_browser_signs_in_by_a_cookie_that_no_page_can_read_or_set() {
 
 #[tokio::test]
 async fn the_cookies_name_says_how_far_it_can_be_trusted() {
-    let test = app_with(sqlite().await, |config| {
-        config.public_url = Some("https://atoll.example".to_owned());
-        config.trusted_proxies = vec!["192.0.2.0/24".parse().unwrap()];
-    })
-    .await;
-    let name_at = async |host: &str, proto: Option<&str>| {
-        let client = test.client.anonymous().with("host", host).with("x-session", "cookie");
-        let client = proto.map_or(client.clone(), |proto| client.with("x-forwarded-proto", proto));
-        let body = json!({ "email": "admin@example.test", "password": test.admin.password.expose_secret() });
-        let cookie = cookie(&client.post("/v1/auth/login", body).await);
-        assert_eq!(cookie.starts_with("__Host-"), cookie.contains("Secure"), "{cookie}");
-        cookie.split('=').next().unwrap().to_owned()
-    };
-    assert_eq!(name_at("localhost", None).await, "__Host-atoll");
-    assert_eq!(name_at("10.0.0.5:7420", None).await, "atoll-7420", "browsers take no Secure cookie there");
-    assert_eq!(name_at("atoll.example", None).await, "__Host-atoll", "the public address is behind TLS");
-    assert_eq!(name_at("other.example", Some("https")).await, "__Host-atoll", "a trusted proxy says so");
+    for database in databases().await {
+        let test = app_with(database, |config| {
+            config.public_url = Some("https://atoll.example".to_owned());
+            config.trusted_proxies = vec!["192.0.2.0/24".parse().unwrap()];
+        })
+        .await;
+        let name_at = async |host: &str, proto: Option<&str>| {
+            let client = test.client.anonymous().with("host", host).with("x-session", "cookie");
+            let client = proto.map_or(client.clone(), |proto| client.with("x-forwarded-proto", proto));
+            let body = json!({ "email": "admin@example.test", "password": test.admin.password.expose_secret() });
+            let cookie = cookie(&client.post("/v1/auth/login", body).await);
+            assert_eq!(cookie.starts_with("__Host-"), cookie.contains("Secure"), "{cookie}");
+            cookie.split('=').next().unwrap().to_owned()
+        };
+        assert_eq!(name_at("localhost", None).await, "__Host-atoll");
+        assert_eq!(name_at("10.0.0.5:7420", None).await, "atoll-7420", "browsers take no Secure cookie there");
+        assert_eq!(name_at("atoll.example", None).await, "__Host-atoll", "the public address is behind TLS");
+        assert_eq!(name_at("other.example", Some("https")).await, "__Host-atoll", "a trusted proxy says so");
+    }
 }
 
 #[tokio::test]
@@ -138,36 +140,42 @@ fn cookie_of(browser: &Browser) -> String {
 
 #[tokio::test]
 async fn a_websocket_by_cookie_needs_our_origin() {
-    let test = app(sqlite().await).await;
-    let browser = browser(&test).await;
-    let socket = "/v1/sandboxes/sb-aaaaaaaaaaaaaaaaaaaa/pty";
-    let upgrade = |client: Client| client.with("upgrade", "websocket").with("connection", "upgrade");
-    let evil = browser.client.with("origin", "http://evil.example");
-    assert_error(&upgrade(evil).get(socket).await, 403, "origin_mismatch");
-    let ours = upgrade(browser.client.clone()).get(socket).await;
-    assert_ne!(ours.status, StatusCode::FORBIDDEN, "{}", String::from_utf8_lossy(&ours.body));
-    let machine = test.client.with_token(&test.client.login("admin@example.test", &test.admin.password).await);
-    let machine = upgrade(machine.with("origin", "http://evil.example")).get(socket).await;
-    assert_ne!(machine.status, StatusCode::FORBIDDEN, "a token is nothing that a browser sends by itself");
+    for database in databases().await {
+        let test = app(database).await;
+        let browser = browser(&test).await;
+        let socket = "/v1/sandboxes/sb-aaaaaaaaaaaaaaaaaaaa/pty";
+        let upgrade = |client: Client| client.with("upgrade", "websocket").with("connection", "upgrade");
+        let evil = browser.client.with("origin", "http://evil.example");
+        assert_error(&upgrade(evil).get(socket).await, 403, "origin_mismatch");
+        let ours = upgrade(browser.client.clone()).get(socket).await;
+        assert_ne!(ours.status, StatusCode::FORBIDDEN, "{}", String::from_utf8_lossy(&ours.body));
+        let machine = test.client.with_token(&test.client.login("admin@example.test", &test.admin.password).await);
+        let machine = upgrade(machine.with("origin", "http://evil.example")).get(socket).await;
+        assert_ne!(machine.status, StatusCode::FORBIDDEN, "a token is nothing that a browser sends by itself");
+    }
 }
 
 #[tokio::test]
 async fn another_sites_page_signs_nobody_in() {
-    let test = app(sqlite().await).await;
-    let body = json!({ "email": "admin@example.test", "password": test.admin.password.expose_secret() });
-    let evil = at_the_dashboard(&test.client).with("origin", "https://evil.example").with("x-session", "cookie");
-    assert_error(&evil.post("/v1/auth/login", body.clone()).await, 403, "origin_mismatch");
-    let odd = test.client.anonymous().with("x-session", "yes").post("/v1/auth/login", body).await;
-    assert_error(&odd, 400, "invalid_request");
+    for database in databases().await {
+        let test = app(database).await;
+        let body = json!({ "email": "admin@example.test", "password": test.admin.password.expose_secret() });
+        let evil = at_the_dashboard(&test.client).with("origin", "https://evil.example").with("x-session", "cookie");
+        assert_error(&evil.post("/v1/auth/login", body.clone()).await, 403, "origin_mismatch");
+        let odd = test.client.anonymous().with("x-session", "yes").post("/v1/auth/login", body).await;
+        assert_error(&odd, 400, "invalid_request");
+    }
 }
 
 #[tokio::test]
 async fn a_bad_token_is_not_made_good_by_a_cookie() {
-    let test = app(sqlite().await).await;
-    let browser = browser(&test).await;
-    assert_error(&browser.client.with("authorization", "Bearer nonsense").get("/v1/me").await, 401, "unauthorized");
-    assert_error(&browser.client.with("authorization", "Basic eDp5").get("/v1/me").await, 401, "unauthorized");
-    assert_error(&browser.client.with("x-api-key", "nonsense").get("/v1/sandboxes").await, 401, "unauthorized");
+    for database in databases().await {
+        let test = app(database).await;
+        let browser = browser(&test).await;
+        assert_error(&browser.client.with("authorization", "Bearer nonsense").get("/v1/me").await, 401, "unauthorized");
+        assert_error(&browser.client.with("authorization", "Basic eDp5").get("/v1/me").await, 401, "unauthorized");
+        assert_error(&browser.client.with("x-api-key", "nonsense").get("/v1/sandboxes").await, 401, "unauthorized");
+    }
 }
 
 #[tokio::test]
@@ -195,38 +203,49 @@ async fn sessions_are_listed_and_ended_one_by_one_and_that_acts_at_once() {
 
 #[tokio::test]
 async fn nobody_ends_or_sees_the_session_of_another() {
-    let test = open(sqlite().await).await;
-    let (ada, _) = sign_up(&test, "ada@example.test").await;
-    let browser = browser(&test).await;
-    let id = browser.client.get("/v1/sessions").await.json()["items"][0]["id"].as_str().unwrap().to_owned();
-    assert_error(&ada.delete(&format!("/v1/sessions/{id}")).await, 404, "not_found");
-    assert_eq!(ada.get("/v1/sessions").await.json()["items"].as_array().unwrap().len(), 1);
-    assert_eq!(browser.client.get("/v1/me").await.status, StatusCode::OK);
+    for database in databases().await {
+        let test = open(database).await;
+        let (ada, _) = sign_up(&test, "ada@example.test").await;
+        let browser = browser(&test).await;
+        let id = browser.client.get("/v1/sessions").await.json()["items"][0]["id"].as_str().unwrap().to_owned();
+        assert_error(&ada.delete(&format!("/v1/sessions/{id}")).await, 404, "not_found");
+        assert_eq!(ada.get("/v1/sessions").await.json()["items"].as_array().unwrap().len(), 1);
+        assert_eq!(browser.client.get("/v1/me").await.status, StatusCode::OK);
+    }
 }
 
 #[tokio::test]
 async fn a_logout_takes_the_cookie_back_and_ends_the_session() {
-    let test = app(sqlite().await).await;
-    let browser = browser(&test).await;
-    assert_error(&browser.client.send(Method::POST, "/v1/auth/logout", Body::empty()).await, 403, "csrf_token_invalid");
-    let answer = browser.page().send(Method::POST, "/v1/auth/logout", Body::empty()).await;
-    assert_eq!(answer.status, StatusCode::NO_CONTENT);
-    assert!(cookie(&answer).starts_with("__Host-atoll-7420=;") && cookie(&answer).contains("Max-Age=0"));
-    assert_error(&browser.client.get("/v1/me").await, 401, "unauthorized");
+    for database in databases().await {
+        let test = app(database).await;
+        let browser = browser(&test).await;
+        assert_error(
+            &browser.client.send(Method::POST, "/v1/auth/logout", Body::empty()).await,
+            403,
+            "csrf_token_invalid",
+        );
+        let answer = browser.page().send(Method::POST, "/v1/auth/logout", Body::empty()).await;
+        assert_eq!(answer.status, StatusCode::NO_CONTENT);
+        assert!(cookie(&answer).starts_with("__Host-atoll-7420=;") && cookie(&answer).contains("Max-Age=0"));
+        assert_error(&browser.client.get("/v1/me").await, 401, "unauthorized");
+    }
 }
 
 #[tokio::test]
 async fn a_session_ends_by_itself() {
-    let test = app(sqlite().await).await;
-    let (browser, token) = (browser(&test).await, test.client.login("admin@example.test", &test.admin.password).await);
-    let machine = test.client.with_token(&token);
-    test.clock.advance(Duration::from_secs(6 * 3600 - 1));
-    assert_eq!(machine.get("/v1/me").await.status, StatusCode::OK);
-    test.clock.advance(Duration::from_secs(1));
-    assert_error(&machine.get("/v1/me").await, 401, "unauthorized");
-    assert_eq!(browser.client.get("/v1/me").await.status, StatusCode::OK);
-    test.clock.advance(Duration::from_secs(7 * 24 * 3600));
-    assert_error(&browser.client.get("/v1/me").await, 401, "unauthorized");
+    for database in databases().await {
+        let test = app(database).await;
+        let (browser, token) =
+            (browser(&test).await, test.client.login("admin@example.test", &test.admin.password).await);
+        let machine = test.client.with_token(&token);
+        test.clock.advance(Duration::from_secs(6 * 3600 - 1));
+        assert_eq!(machine.get("/v1/me").await.status, StatusCode::OK);
+        test.clock.advance(Duration::from_secs(1));
+        assert_error(&machine.get("/v1/me").await, 401, "unauthorized");
+        assert_eq!(browser.client.get("/v1/me").await.status, StatusCode::OK);
+        test.clock.advance(Duration::from_secs(7 * 24 * 3600));
+        assert_error(&browser.client.get("/v1/me").await, 401, "unauthorized");
+    }
 }
 
 #[tokio::test]
@@ -285,18 +304,51 @@ async fn who_arrives_is_told_of_a_domain_that_was_set() {
 }
 
 #[tokio::test]
+async fn a_new_password_ends_links_for_another_one_and_programs_on_their_way_in() {
+    for database in databases().await {
+        let test = app(database).await;
+        let nobody = test.client.anonymous();
+        let (mut password, mut owner) = (test.admin.password.expose_secret().to_owned(), test.first().await);
+        for by_link in [false, true] {
+            let begun = nobody.post("/v1/auth/device", json!({ "client_name": "stolen laptop" })).await.json();
+            let decide = json!({ "user_code": begun["user_code"], "approve": true });
+            owner.post("/v1/auth/device/decision", decide).await.expect(204);
+            let reset = format!("/v1/admin/users/{}/password-reset", test.admin.user_id);
+            let link = owner.post(&reset, json!({})).await.expect(201).json();
+            let secret = link["url"].as_str().unwrap().split_once('#').unwrap().1.to_owned();
+            let confirm = |new: &str| json!({ "token": secret, "password": new });
+            let new = format!("a new password {by_link}");
+            if by_link {
+                nobody.post("/v1/auth/password/reset/confirm", confirm(&new)).await.expect(204);
+            } else {
+                let change = json!({ "current_password": password, "new_password": new });
+                owner.post("/v1/me/password", change).await.expect(204);
+            }
+            let late = nobody.post("/v1/auth/password/reset/confirm", confirm("the thief's own")).await;
+            assert_error(&late, 404, "not_found");
+            let code = json!({ "device_code": begun["device_code"] });
+            assert_error(&nobody.post("/v1/auth/device/token", code).await, 400, "expired_token");
+            password = new;
+            owner = test.client.with_token(&test.client.login("admin@example.test", &password.clone().into()).await);
+        }
+    }
+}
+
+#[tokio::test]
 async fn who_may_sign_up_is_a_setting() {
     for (mode, allowed) in [(SignupMode::Open, true), (SignupMode::Invite, false), (SignupMode::Closed, false)] {
-        let test = app_with(sqlite().await, |config| config.signup = mode).await;
-        let config = test.client.anonymous().get("/v1/auth/config").await.json();
-        assert_eq!(config["setup_needed"], false);
-        let body = json!({ "email": "Ada@Example.test", "password": "long enough", "name": "Ada" });
-        let answer = test.client.anonymous().post("/v1/auth/signup", body.clone()).await;
-        if allowed {
-            assert_eq!(answer.status, StatusCode::CREATED);
-            assert_error(&test.client.anonymous().post("/v1/auth/signup", body).await, 409, "email_taken");
-        } else {
-            assert_error(&answer, 403, "signup_closed");
+        for database in databases().await {
+            let test = app_with(database, |config| config.signup = mode).await;
+            let config = test.client.anonymous().get("/v1/auth/config").await.json();
+            assert_eq!(config["setup_needed"], false);
+            let body = json!({ "email": "Ada@Example.test", "password": "long enough", "name": "Ada" });
+            let answer = test.client.anonymous().post("/v1/auth/signup", body.clone()).await;
+            if allowed {
+                assert_eq!(answer.status, StatusCode::CREATED);
+                assert_error(&test.client.anonymous().post("/v1/auth/signup", body).await, 409, "email_taken");
+            } else {
+                assert_error(&answer, 403, "signup_closed");
+            }
         }
     }
 }

@@ -94,6 +94,14 @@ async fn counted<T>(app: &App, origin: &audit::Origin, result: Result<T, HostErr
     Ok(result?)
 }
 
+/// Counts the uses of one token, wherever they come from.
+async fn not_too_often(app: &App, token: &str) -> ApiResult<()> {
+    match app.accounts.rates().take(&rate::HOST_TOKEN.of(token), app.clock.now()).await? {
+        Some(wait) => Err(LoginError::TooMany(wait).into()),
+        None => Ok(()),
+    }
+}
+
 type Body = Result<Bytes, BytesRejection>;
 
 fn whole(body: Body) -> ApiResult<Bytes> {
@@ -134,6 +142,7 @@ pub async fn register(
     not_blocked(&app, &origin)?;
     let body = whole(body)?;
     let Ok(TokenOnly { token }) = strict::from_slice(&body) else { return Err(ApiError::unauthorized()) };
+    not_too_often(&app, &token).await?;
     counted(&app, &origin, app.hosts.check_registration_token(&token).await).await?;
     let request: RegisterHostRequest = parse(&body)?;
     let registered = app.hosts.register(&request, &origin).await;
@@ -158,6 +167,7 @@ pub async fn refresh(
     let Ok(request) = strict::from_slice::<RefreshHostRequest>(&body) else {
         return Err(ApiError::unauthorized());
     };
+    not_too_often(&app, &request.refresh_token).await?;
     let signature = header(&headers, HOST_SIGNATURE_HEADER);
     let refreshed = app.hosts.refresh(&request, &body, signature, &origin).await;
     Ok(axum::Json(counted(&app, &origin, refreshed).await?))

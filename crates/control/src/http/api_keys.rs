@@ -33,7 +33,7 @@ pub async fn create(
     if expires_at.is_some_and(|at| at <= app.clock.now()) {
         return Err(ApiError::invalid("expires_at", "must be in the future"));
     }
-    let key = idempotent::key(&headers, user.id.as_str(), "api-keys", &request)?;
+    let key = idempotent::key(&headers, &user.keys_owner(), "api-keys", &request)?;
     let worker = app.clone();
     let work = async move {
         let (now, actor) = (worker.clock.now(), user.actor());
@@ -66,6 +66,8 @@ pub async fn create(
 pub fn too_many() -> ApiError {
     ApiError::new(ErrorCode::QuotaExceeded, "the team has too many API keys; delete some")
         .with_detail("quota", "api_keys")
+        .with_detail("used", api_keys::MAX_KEYS)
+        .with_detail("limit", api_keys::MAX_KEYS)
         .with_retry_after(std::time::Duration::from_secs(60))
 }
 

@@ -10,7 +10,7 @@
 
 use std::net::SocketAddr;
 
-use atoll_model::api::auth::{Role, SessionKind};
+use atoll_model::api::auth::{KeyScope, Role, SessionKind};
 use atoll_model::{SessionId, TeamId, UserId};
 use axum::extract::FromRequestParts;
 use axum::http::HeaderMap;
@@ -88,6 +88,12 @@ impl User {
         Actor::User(self.id.clone())
     }
 
+    /// Whose idempotency keys these are: the same person's in another team are others.
+    #[must_use]
+    pub fn keys_owner(&self) -> String {
+        format!("{} {}", self.id, self.team)
+    }
+
     /// Refuses those with a lesser role.
     pub fn at_least(&self, role: Role) -> ApiResult<()> {
         if self.role >= role {
@@ -161,12 +167,24 @@ impl FromRequestParts<App> for Key {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> ApiResult<Self> {
+        Self::judged(parts, app, |scope, parts| api_keys::allows(scope, &parts.method, parts.uri.path())).await
+    }
+}
+
+impl Key {
+    /// Who sends a request into a port of a sandbox. Its path is the program's there and says nothing: whoever does that
+    /// uses a sandbox, and no program's GET can be known to do nothing but read.
+    pub async fn at_a_port(parts: &mut Parts, app: &App) -> ApiResult<Self> {
+        Self::judged(parts, app, |scope, _| matches!(scope, KeyScope::All | KeyScope::Sandboxes)).await
+    }
+
+    async fn judged(parts: &mut Parts, app: &App, covers: impl Fn(KeyScope, &Parts) -> bool) -> ApiResult<Self> {
         let Some(key) = parts.headers.get("x-api-key") else {
             return User::from_request_parts(parts, app).await.map(|user| Self(user.owner()));
         };
         let key = key.to_str().map_err(|_| ApiError::unauthorized())?;
         let key = app.accounts.authenticate_key(key).await?.ok_or_else(ApiError::unauthorized)?;
-        if !api_keys::allows(key.scope.0, &parts.method, parts.uri.path()) {
+        if !covers(key.scope.0, parts) {
             let message = format!("this API key's scope is `{}`, which does not cover this", key.scope.as_str());
             return Err(ApiError::forbidden(message));
         }

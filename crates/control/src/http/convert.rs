@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use super::error::ApiError;
 use crate::accounts::{
-    DeviceError, HashError, InvitationError, LoginError, PasswordError, ResetError, SessionError, SetupError,
-    SignupError,
+    DeviceError, HashError, InvitationError, LoginError, MAX_INVITATIONS, PasswordError, ResetError, SessionError,
+    SetupError, SignupError,
 };
 use crate::fleet::FleetError;
 use crate::layers::LayerError;
@@ -180,9 +180,11 @@ impl From<InvitationError> for ApiError {
             InvitationError::Gone => {
                 Self::new(ErrorCode::NotFound, "this invitation is no longer good; ask for a new one")
             }
-            error @ InvitationError::TooMany => {
-                Self::new(ErrorCode::QuotaExceeded, error.to_string()).with_retry_after(Duration::from_secs(60))
-            }
+            error @ InvitationError::TooMany => Self::new(ErrorCode::QuotaExceeded, error.to_string())
+                .with_detail("quota", "invitations")
+                .with_detail("used", MAX_INVITATIONS)
+                .with_detail("limit", MAX_INVITATIONS)
+                .with_retry_after(Duration::from_secs(60)),
             InvitationError::Team(error) => error.into(),
             InvitationError::Signup(error) => error.into(),
             InvitationError::Db(error) => error.into(),
@@ -193,7 +195,7 @@ impl From<InvitationError> for ApiError {
 impl From<ResetError> for ApiError {
     fn from(error: ResetError) -> Self {
         match error {
-            error @ ResetError::Gone => Self::new(ErrorCode::ExpiredToken, error.to_string()).with_field("token"),
+            error @ ResetError::Gone => Self::new(ErrorCode::NotFound, error.to_string()).with_field("token"),
             ResetError::NoUser => Self::not_found("user"),
             ResetError::Password(PasswordError::Length) => Self::invalid("password", PasswordError::Length.to_string()),
             ResetError::Password(error) => error.into(),

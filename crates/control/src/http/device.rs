@@ -52,7 +52,7 @@ pub async fn begin(
 /// What the program asks every `interval` seconds. Until there is a session for it, 400 with `authorization_pending`,
 /// `slow_down`, `access_denied` or `expired_token`. The session lasts 30 days.
 #[utoipa::path(post, path = "/v1/auth/device/token", tag = "accounts", request_body = DeviceTokenRequest,
-    responses((status = 200, body = AuthResponse)))]
+    responses((status = 200, body = AuthResponse), (status = 429)))]
 pub async fn token(
     State(app): State<App>,
     parts: Parts,

@@ -34,6 +34,8 @@ use crate::live;
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Streams of one person or key.
 const PER_CALLER: usize = 16;
+/// Of one team, by whomever: no team has all there are.
+const PER_TEAM: usize = 256;
 const IN_ALL: usize = 1024;
 /// Events that are told again at most. More is read faster as lists.
 const REPLAY: i64 = 10_000;
@@ -43,33 +45,52 @@ const QUEUE: usize = 256;
 
 /// Who listens now. A stream's place is given back when it ends.
 #[derive(Debug, Default, Clone)]
-pub struct Listeners(Arc<Mutex<HashMap<String, usize>>>);
+pub struct Listeners(Arc<Mutex<Places>>);
+
+#[derive(Debug, Default)]
+struct Places {
+    all: usize,
+    /// By caller and by team; their ids differ.
+    by: HashMap<String, usize>,
+}
 
 struct Place {
     listeners: Listeners,
-    caller: String,
+    of: Vec<String>,
 }
 
 impl Listeners {
-    fn enter(&self, caller: &str) -> ApiResult<Place> {
+    fn enter(&self, caller: &str, view: &View) -> ApiResult<Place> {
         let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = places.get(caller).copied().unwrap_or(0);
-        if own >= PER_CALLER || places.values().sum::<usize>() >= IN_ALL {
+        let team = match view {
+            View::Team(team) => Some((team.as_str(), PER_TEAM)),
+            View::Platform => None,
+        };
+        let bounds: Vec<_> = team.into_iter().chain([(caller, PER_CALLER)]).collect();
+        let is_full = |(who, most): &(&str, usize)| places.by.get(*who).copied().unwrap_or(0) >= *most;
+        if places.all >= IN_ALL || bounds.iter().any(is_full) {
             let error = ApiError::new(ErrorCode::RateLimited, "too many event streams are open; close some");
             return Err(error.with_retry_after(HEARTBEAT));
         }
-        places.insert(caller.to_owned(), own + 1);
-        Ok(Place { listeners: self.clone(), caller: caller.to_owned() })
+        places.all += 1;
+        let of: Vec<_> = bounds.into_iter().map(|(who, _)| who.to_owned()).collect();
+        for who in &of {
+            *places.by.entry(who.clone()).or_default() += 1;
+        }
+        Ok(Place { listeners: self.clone(), of })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let mut places = self.listeners.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(own) = places.get_mut(&self.caller) {
-            *own -= 1;
-            if *own == 0 {
-                places.remove(&self.caller);
+        places.all -= 1;
+        for who in &self.of {
+            if let Some(count) = places.by.get_mut(who) {
+                *count -= 1;
+                if *count == 0 {
+                    places.by.remove(who);
+                }
             }
         }
     }
@@ -138,7 +159,7 @@ pub async fn events(State(app): State<App>, mut parts: Parts) -> ApiResult<Respo
     let scope = query.scope.unwrap_or_default();
     let (view, caller) = view(&mut parts, &app, scope).await?;
     let last = last_seen(&parts.headers)?;
-    let place = app.listeners.enter(&caller)?;
+    let place = app.listeners.enter(&caller, &view)?;
     let subscription = tokio::time::timeout(HEARTBEAT, app.feed.subscribe()).await.ok().flatten();
     let subscription =
         subscription.ok_or_else(|| ApiError::overloaded("events can't be read at the moment; try again soon"))?;
@@ -301,5 +322,33 @@ impl Teller {
         self.look_again().await?;
         let waits = self.sender.try_send(Bytes::from_static(b": alive\n\n"));
         if matches!(waits, Err(mpsc::error::TrySendError::Closed(_))) { Err(End::Quiet) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neither_a_caller_nor_a_team_has_all_the_places_and_all_come_back() {
+        let listeners = Listeners::default();
+        let (team, other) = (View::Team(TeamId::new()), View::Team(TeamId::new()));
+        let mut places = Vec::new();
+        for caller in 0.. {
+            let mut entered: Vec<_> =
+                (0..=PER_CALLER).map_while(|_| listeners.enter(&format!("user-{caller}"), &team).ok()).collect();
+            assert!(entered.len() <= PER_CALLER);
+            if entered.is_empty() {
+                break;
+            }
+            places.append(&mut entered);
+        }
+        assert_eq!(places.len(), PER_TEAM);
+        assert!(listeners.enter("user-new", &team).is_err());
+        places.push(listeners.enter("user-new", &other).unwrap());
+        places.push(listeners.enter("user-admin", &View::Platform).unwrap());
+        drop(places);
+        let left = listeners.0.lock().unwrap();
+        assert!(left.all == 0 && left.by.is_empty(), "{left:?}");
     }
 }

@@ -37,8 +37,13 @@ const SIGNAL: Form = form(1, 9, "^([1-9]|[1-5][0-9]|6[0-4]|(SIG)?(HUP|INT|QUIT|K
 const SESSION: Form = form(5, 6, "^(cookie|token)$");
 /// Printable ASCII. Space at its ends is lost on the way, as in every header.
 const IDEMPOTENCY_KEY: Form = form(1, 255, "^[ -~]+$");
-const WEB_ADDRESS: Form =
-    form(8, 2000, "^https?://[a-z0-9]([a-z0-9-]*[a-z0-9])?(\\.[a-z]([a-z0-9-]*[a-z0-9])?)+(/[!-~]*)?$");
+/// The characters of its path and query are those of RFC 3986.
+const WEB_ADDRESS: Form = form(
+    8,
+    2000,
+    "^https?://[a-z0-9]([a-z0-9-]*[a-z0-9])?(\\.[a-z]([a-z0-9-]*[a-z0-9])?)+\
+     (/([A-Za-z0-9._~!$&'()*+,;=:@/?-]|%[0-9A-Fa-f]{2})*)?$",
+);
 
 /// Of a template or a snapshot.
 const IMAGE_NAME: Form = form(1, 64, "^[a-z0-9][a-z0-9-]*$");
@@ -94,15 +99,18 @@ const PARAMETERS: [(&str, Form); 16] = [
 ];
 
 /// Fields of request bodies.
-const FIELDS: [(&str, &str, Form); 58] = [
+const FIELDS: [(&str, &str, Form); 61] = [
     ("AcceptInvitationRequest", "name", line(100)),
     ("AcceptInvitationRequest", "password", PASSWORD),
     ("AddMemberRequest", "email", EMAIL),
     ("ChangePasswordRequest", "new_password", PASSWORD),
     ("CreateApiKeyRequest", "name", line(100)),
-    ("CreateHostRequest", "availability_zone", line(100)),
-    ("CreateHostRequest", "name", line(100)),
-    ("CreateHostRequest", "provider", line(100)),
+    ("CreateByocHost", "availability_zone", line(100)),
+    ("CreateByocHost", "name", line(100)),
+    ("CreateByocHost", "provider", line(100)),
+    ("CreateRegularHost", "availability_zone", line(100)),
+    ("CreateRegularHost", "name", line(100)),
+    ("CreateRegularHost", "provider", line(100)),
     ("CreateSandboxRequest", "template", line(257)),
     ("CreateSecretRequest", "name", SECRET_NAME),
     ("CreateSecretRequest", "value", SECRET),

@@ -60,7 +60,7 @@ pub async fn create(
         text.as_deref().map_or(Ok(()), |text| validate::line(field, text, 100))?;
     }
     let team = may_create(&app, &user, request.kind, request.team_id.as_ref()).await?;
-    let key = idempotent::key(&headers, user.id.as_str(), "hosts", &request)?;
+    let key = idempotent::key(&headers, &user.keys_owner(), "hosts", &request)?;
     let worker = app.clone();
     let work = async move {
         let host = NewHost {

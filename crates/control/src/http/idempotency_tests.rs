@@ -83,6 +83,24 @@ async fn what_is_asked_for_twice_with_one_key_is_made_once_and_its_secret_shown_
 }
 
 #[tokio::test]
+async fn a_key_that_was_used_in_one_team_is_free_in_another() {
+    for database in databases().await {
+        let test = app(database).await;
+        let person = test.person("Pat").await;
+        let other = test.colleague("Kim", atoll_model::api::auth::Role::Admin).await;
+        let there = test.client.with_token(&test.session(&other.id, &other.team, &other.email, "Kim").await);
+        let ask = async |client: &Client| {
+            let client = client.with("idempotency-key", "the same");
+            client.post("/v1/api-keys", json!({ "name": "ci" })).await.expect(201)
+        };
+        let (here, there) = (ask(&other.client).await, ask(&there).await);
+        assert!(there.headers.get("idempotent-replay").is_none());
+        assert_ne!(here.json()["id"], there.json()["id"]);
+        assert_ne!(ask(&person.client).await.json()["id"], here.json()["id"]);
+    }
+}
+
+#[tokio::test]
 async fn a_key_belongs_to_whoever_used_it() {
     for database in databases().await {
         let test = app(database).await;

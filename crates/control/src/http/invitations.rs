@@ -84,7 +84,7 @@ pub async fn create(
     validate::email("email", &request.email)?;
     let team = visible(&app, &user, &id).await?;
     let route = format!("teams/{id}/invitations");
-    let key = idempotent::key(&parts.headers, user.id.as_str(), &route, &request)?;
+    let key = idempotent::key(&parts.headers, &user.keys_owner(), &route, &request)?;
     let base = Site::of(&parts, &app.config).base_url(&app.config);
     let worker = app.clone();
     let work = async move { invite(&worker, &user, &team, &request, &base).await };

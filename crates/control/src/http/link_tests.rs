@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::tests::assert_error;
 use crate::config::SignupMode;
 use crate::db::on;
-use crate::db::testing::{TestDb, databases, sqlite};
+use crate::db::testing::{TestDb, databases};
 use crate::testing::{Client, FakeMailServer, TestApp, app, app_with, secret_in};
 
 async fn with_mail(database: TestDb, server: &FakeMailServer) -> TestApp {
@@ -88,19 +88,21 @@ async fn somebody_who_has_an_account_joins_with_it_once() {
 
 #[tokio::test]
 async fn invitations_are_the_admins_to_make_and_only_owners_invite_owners() {
-    let test = app(sqlite().await).await;
-    let path = format!("/v1/teams/{}/invitations", test.team());
-    let (member, admin) = (test.colleague("Mo", Role::Member).await, test.colleague("Al", Role::Admin).await);
-    let stranger = test.person("Eve").await;
-    let body = |role: &str| json!({ "email": "new@example.test", "role": role });
-    assert_error(&member.client.post(&path, body("member")).await, 403, "forbidden");
-    assert_error(&member.client.get(&path).await, 403, "forbidden");
-    assert_error(&stranger.client.post(&path, body("member")).await, 404, "not_found");
-    assert_error(&stranger.client.get(&path).await, 404, "not_found");
-    assert_error(&admin.client.post(&path, body("owner")).await, 403, "forbidden");
-    assert_eq!(admin.client.post(&path, body("admin")).await.status, StatusCode::CREATED);
-    let taken = admin.client.post(&path, json!({ "email": member.email })).await;
-    assert_error(&taken, 409, "conflict");
+    for database in databases().await {
+        let test = app(database).await;
+        let path = format!("/v1/teams/{}/invitations", test.team());
+        let (member, admin) = (test.colleague("Mo", Role::Member).await, test.colleague("Al", Role::Admin).await);
+        let stranger = test.person("Eve").await;
+        let body = |role: &str| json!({ "email": "new@example.test", "role": role });
+        assert_error(&member.client.post(&path, body("member")).await, 403, "forbidden");
+        assert_error(&member.client.get(&path).await, 403, "forbidden");
+        assert_error(&stranger.client.post(&path, body("member")).await, 404, "not_found");
+        assert_error(&stranger.client.get(&path).await, 404, "not_found");
+        assert_error(&admin.client.post(&path, body("owner")).await, 403, "forbidden");
+        assert_eq!(admin.client.post(&path, body("admin")).await.status, StatusCode::CREATED);
+        let taken = admin.client.post(&path, json!({ "email": member.email })).await;
+        assert_error(&taken, 409, "conflict");
+    }
 }
 
 #[tokio::test]
@@ -131,34 +133,38 @@ async fn an_invitation_is_worth_nothing_when_it_is_over_replaced_or_taken_back()
 
 #[tokio::test]
 async fn where_signing_up_takes_an_invitation_one_is_enough() {
-    let test = app(sqlite().await).await;
-    let token =
-        secret_in(invite(&test.first().await, &test, "a@example.test", "member").await["url"].as_str().unwrap());
-    let body = |email: &str, invitation: &str| json!({ "email": email, "password": "long enough", "name": "A", "invitation": invitation });
-    let nobody = test.client.anonymous();
-    assert_error(&nobody.post("/v1/auth/signup", body("a@example.test", "wrong")).await, 404, "not_found");
-    assert_eq!(nobody.post("/v1/auth/signup", body("b@example.test", &token)).await.field(), "email");
-    assert_eq!(nobody.post("/v1/auth/signup", body("A@example.test", &token)).await.status, StatusCode::CREATED);
+    for database in databases().await {
+        let test = app(database).await;
+        let token =
+            secret_in(invite(&test.first().await, &test, "a@example.test", "member").await["url"].as_str().unwrap());
+        let body = |email: &str, invitation: &str| json!({ "email": email, "password": "long enough", "name": "A", "invitation": invitation });
+        let nobody = test.client.anonymous();
+        assert_error(&nobody.post("/v1/auth/signup", body("a@example.test", "wrong")).await, 404, "not_found");
+        assert_eq!(nobody.post("/v1/auth/signup", body("b@example.test", &token)).await.field(), "email");
+        assert_eq!(nobody.post("/v1/auth/signup", body("A@example.test", &token)).await.status, StatusCode::CREATED);
+    }
 }
 
 #[tokio::test]
 async fn where_nobody_may_sign_up_an_invitation_makes_no_account_and_an_admin_does() {
-    let test = app_with(sqlite().await, |config| config.signup = SignupMode::Closed).await;
-    let owner = test.first().await;
-    let token = secret_in(invite(&owner, &test, "a@example.test", "member").await["url"].as_str().unwrap());
-    let body = json!({ "name": "A", "password": "long enough" });
-    assert_error(&test.client.anonymous().post(&accept_path(&token), body).await, 403, "signup_closed");
-    let new = json!({ "email": "b@example.test", "name": "B" });
-    let stranger = test.person("Eve").await;
-    assert_error(&stranger.client.post("/v1/admin/users", new.clone()).await, 403, "forbidden");
-    let made = owner.post("/v1/admin/users", new.clone()).await;
-    assert_eq!(made.status, StatusCode::CREATED);
-    assert_error(&owner.post("/v1/admin/users", new).await, 409, "email_taken");
-    let token = secret_in(made.json()["url"].as_str().unwrap());
-    let set = json!({ "token": token, "password": "a new password" });
-    let confirm = test.client.anonymous().post("/v1/auth/password/reset/confirm", set).await;
-    assert_eq!(confirm.status, StatusCode::NO_CONTENT);
-    test.client.login("b@example.test", &"a new password".into()).await;
+    for database in databases().await {
+        let test = app_with(database, |config| config.signup = SignupMode::Closed).await;
+        let owner = test.first().await;
+        let token = secret_in(invite(&owner, &test, "a@example.test", "member").await["url"].as_str().unwrap());
+        let body = json!({ "name": "A", "password": "long enough" });
+        assert_error(&test.client.anonymous().post(&accept_path(&token), body).await, 403, "signup_closed");
+        let new = json!({ "email": "b@example.test", "name": "B" });
+        let stranger = test.person("Eve").await;
+        assert_error(&stranger.client.post("/v1/admin/users", new.clone()).await, 403, "forbidden");
+        let made = owner.post("/v1/admin/users", new.clone()).await;
+        assert_eq!(made.status, StatusCode::CREATED);
+        assert_error(&owner.post("/v1/admin/users", new).await, 409, "email_taken");
+        let token = secret_in(made.json()["url"].as_str().unwrap());
+        let set = json!({ "token": token, "password": "a new password" });
+        let confirm = test.client.anonymous().post("/v1/auth/password/reset/confirm", set).await;
+        assert_eq!(confirm.status, StatusCode::NO_CONTENT);
+        test.client.login("b@example.test", &"a new password".into()).await;
+    }
 }
 
 #[tokio::test]
@@ -190,36 +196,40 @@ async fn mail_brings_invitations_and_new_passwords() {
         assert_error(&ada.get("/v1/me").await, 401, "unauthorized");
         test.client.login("ada@example.test", &"a new password".into()).await;
         let again = nobody.post("/v1/auth/password/reset/confirm", set("another password")).await;
-        assert_error(&again, 400, "expired_token");
+        assert_error(&again, 404, "not_found");
     }
 }
 
 #[tokio::test]
 async fn asking_for_a_new_password_tells_nothing_and_is_bounded() {
-    let server = FakeMailServer::start().await;
-    let test = with_mail(sqlite().await, &server).await;
-    let nobody = test.client.anonymous();
-    let ask = async |email: &str| nobody.post("/v1/auth/password/reset", json!({ "email": email })).await;
-    let (known, unknown) = (ask("admin@example.test").await, ask("nobody@example.test").await);
-    assert_eq!((known.status, &known.body), (unknown.status, &unknown.body));
-    server.mail_to("admin@example.test").await;
-    for _ in 0..2 {
-        ask("nobody@example.test").await;
+    for database in databases().await {
+        let server = FakeMailServer::start().await;
+        let test = with_mail(database, &server).await;
+        let nobody = test.client.anonymous();
+        let ask = async |email: &str| nobody.post("/v1/auth/password/reset", json!({ "email": email })).await;
+        let (known, unknown) = (ask("admin@example.test").await, ask("nobody@example.test").await);
+        assert_eq!((known.status, &known.body), (unknown.status, &unknown.body));
+        server.mail_to("admin@example.test").await;
+        for _ in 0..2 {
+            ask("nobody@example.test").await;
+        }
+        let bounded = ask("nobody@example.test").await;
+        assert_error(&bounded, 429, "rate_limited");
+        assert!(bounded.headers.contains_key("retry-after"));
+        assert_eq!(server.count(), 0, "no mail to those who have no account");
     }
-    let bounded = ask("nobody@example.test").await;
-    assert_error(&bounded, 429, "rate_limited");
-    assert!(bounded.headers.contains_key("retry-after"));
-    assert_eq!(server.count(), 0, "no mail to those who have no account");
 }
 
 #[tokio::test]
 async fn an_invitation_that_could_not_be_mailed_is_handed_on() {
-    let mut server = FakeMailServer::start().await;
-    server.url = "smtp://127.0.0.1:1".to_owned();
-    let test = with_mail(sqlite().await, &server).await;
-    let made = invite(&test.first().await, &test, "ada@example.test", "member").await;
-    assert_eq!(made["mailed"], false);
-    assert!(made["url"].as_str().unwrap().starts_with("https://atoll.example/invite#"));
+    for database in databases().await {
+        let mut server = FakeMailServer::start().await;
+        server.url = "smtp://127.0.0.1:1".to_owned();
+        let test = with_mail(database, &server).await;
+        let made = invite(&test.first().await, &test, "ada@example.test", "member").await;
+        assert_eq!(made["mailed"], false);
+        assert!(made["url"].as_str().unwrap().starts_with("https://atoll.example/invite#"));
+    }
 }
 
 #[tokio::test]
@@ -236,9 +246,9 @@ async fn an_admins_link_sets_a_password_until_it_is_over() {
         let set = |token: &str| json!({ "token": token, "password": "a new password" });
         let confirm = "/v1/auth/password/reset/confirm";
         let nobody = test.client.anonymous();
-        assert_error(&nobody.post(confirm, set(&first)).await, 400, "expired_token");
+        assert_error(&nobody.post(confirm, set(&first)).await, 404, "not_found");
         test.clock.advance(Duration::from_secs(3 * 24 * 3600));
-        assert_error(&nobody.post(confirm, set(&second)).await, 400, "expired_token");
+        assert_error(&nobody.post(confirm, set(&second)).await, 404, "not_found");
         let owner = test.first().await;
         let third = secret_in(owner.post(&path, json!({})).await.json()["url"].as_str().unwrap());
         assert_eq!(nobody.post(confirm, set(&third)).await.status, StatusCode::NO_CONTENT);
@@ -248,15 +258,17 @@ async fn an_admins_link_sets_a_password_until_it_is_over() {
 
 #[tokio::test]
 async fn wrong_links_are_bounded_by_address() {
-    let test = app(sqlite().await).await;
-    let nobody = test.client.anonymous();
-    let mut last = nobody.get("/v1/invitations/wrong").await;
-    for _ in 0..60 {
-        last = nobody.get("/v1/invitations/wrong").await;
+    for database in databases().await {
+        let test = app(database).await;
+        let nobody = test.client.anonymous();
+        let mut last = nobody.get("/v1/invitations/wrong").await;
+        for _ in 0..60 {
+            last = nobody.get("/v1/invitations/wrong").await;
+        }
+        assert_error(&last, 429, "rate_limited");
+        let body = json!({ "token": "wrong", "password": "long enough" });
+        assert_error(&nobody.post("/v1/auth/password/reset/confirm", body).await, 429, "rate_limited");
     }
-    assert_error(&last, 429, "rate_limited");
-    let body = json!({ "token": "wrong", "password": "long enough" });
-    assert_error(&nobody.post("/v1/auth/password/reset/confirm", body).await, 429, "rate_limited");
 }
 
 async fn begin(test: &TestApp) -> Value {
@@ -303,42 +315,154 @@ async fn a_program_is_let_in_by_a_person_for_thirty_days() {
 
 #[tokio::test]
 async fn a_program_that_is_sent_away_or_too_late_gets_nothing() {
-    let test = app(sqlite().await).await;
-    let ada = test.person("Ada").await;
-    let nobody = test.client.anonymous();
-    let ask = async |begun: &Value| {
-        nobody.post("/v1/auth/device/token", json!({ "device_code": begun["device_code"] })).await
-    };
-    let (denied, late) = (begin(&test).await, begin(&test).await);
-    let decide = |begun: &Value, approve: bool| json!({ "user_code": begun["user_code"], "approve": approve });
-    ada.client.post("/v1/auth/device/decision", decide(&denied, false)).await;
-    assert_error(&ask(&denied).await, 400, "access_denied");
-    test.clock.advance(Duration::from_secs(900));
-    assert_error(&ask(&late).await, 400, "expired_token");
-    assert_error(&ada.client.post("/v1/auth/device/decision", decide(&late, true)).await, 404, "not_found");
-    assert_error(&ask(&json!({ "device_code": "wrong" })).await, 400, "expired_token");
+    for database in databases().await {
+        let test = app(database).await;
+        let ada = test.person("Ada").await;
+        let nobody = test.client.anonymous();
+        let ask = async |begun: &Value| {
+            nobody.post("/v1/auth/device/token", json!({ "device_code": begun["device_code"] })).await
+        };
+        let (denied, late) = (begin(&test).await, begin(&test).await);
+        let decide = |begun: &Value, approve: bool| json!({ "user_code": begun["user_code"], "approve": approve });
+        ada.client.post("/v1/auth/device/decision", decide(&denied, false)).await;
+        assert_error(&ask(&denied).await, 400, "access_denied");
+        test.clock.advance(Duration::from_secs(900));
+        assert_error(&ask(&late).await, 400, "expired_token");
+        assert_error(&ada.client.post("/v1/auth/device/decision", decide(&late, true)).await, 404, "not_found");
+        assert_error(&ask(&json!({ "device_code": "wrong" })).await, 400, "expired_token");
+    }
 }
 
 #[tokio::test]
 async fn codes_of_programs_cannot_be_tried_without_end() {
-    let test = app(sqlite().await).await;
-    let ada = test.person("Ada").await;
-    let mut last = ada.client.get("/v1/auth/device?code=BCDF-GHJK").await;
-    assert_error(&last, 404, "not_found");
-    for _ in 0..20 {
-        last = ada.client.get("/v1/auth/device?code=BCDF-GHJK").await;
+    for database in databases().await {
+        let test = app(database).await;
+        let ada = test.person("Ada").await;
+        let mut last = ada.client.get("/v1/auth/device?code=BCDF-GHJK").await;
+        assert_error(&last, 404, "not_found");
+        for _ in 0..20 {
+            last = ada.client.get("/v1/auth/device?code=BCDF-GHJK").await;
+        }
+        assert_error(&last, 429, "rate_limited");
     }
-    assert_error(&last, 429, "rate_limited");
 }
 
 #[tokio::test]
 async fn wrong_tokens_of_hosts_are_bounded_by_address() {
-    let test = app(sqlite().await).await;
-    let nobody = test.client.anonymous();
-    let mut last = nobody.post("/v1/hosts/register", json!({ "token": "atr_wrong" })).await;
-    assert_error(&last, 401, "unauthorized");
-    for _ in 0..300 {
-        last = nobody.post("/v1/hosts/register", json!({ "token": "atr_wrong" })).await;
+    for database in databases().await {
+        let test = app(database).await;
+        let nobody = test.client.anonymous();
+        let mut last = nobody.post("/v1/hosts/register", json!({ "token": "atr_wrong" })).await;
+        assert_error(&last, 401, "unauthorized");
+        for index in 0..300 {
+            last = nobody.post("/v1/hosts/register", json!({ "token": format!("atr_{index}") })).await;
+        }
+        assert_error(&last, 429, "rate_limited");
     }
-    assert_error(&last, 429, "rate_limited");
+}
+
+/// A client at another address, which a proxy tells of.
+fn from(test: &TestApp, address: usize) -> Client {
+    test.client.anonymous().with("x-forwarded-for", &format!("198.51.{}.{}", address / 250, address % 250))
+}
+
+async fn behind_a_proxy(database: TestDb) -> TestApp {
+    app_with(database, |config| {
+        config.signup = SignupMode::Open;
+        config.trusted_proxies = vec!["192.0.2.0/24".parse().unwrap()];
+    })
+    .await
+}
+
+#[tokio::test]
+async fn one_account_or_token_is_bounded_from_however_many_addresses() {
+    for database in databases().await {
+        let test = behind_a_proxy(database).await;
+        let host = json!({ "token": "atr_wrong" });
+        let refresh = json!({ "refresh_token": "atf_wrong", "csr": "x", "timestamp_ms": 1 });
+        let sign_up = json!({ "email": "admin@example.test", "password": "long enough", "name": "A" });
+        let sign_in = json!({ "email": "admin@example.test", "password": "not this one" });
+        for (path, body, allowed, status, code) in [
+            ("/v1/hosts/register", host, 60, 401, "unauthorized"),
+            ("/v1/hosts/auth/refresh", refresh, 60, 401, "unauthorized"),
+            ("/v1/auth/signup", sign_up, 10, 409, "email_taken"),
+            ("/v1/auth/login", sign_in, 10, 401, "unauthorized"),
+        ] {
+            for address in 0..allowed {
+                assert_error(&from(&test, address).post(path, body.clone()).await, status, code);
+            }
+            for again in [allowed, allowed + 1] {
+                assert_error(&from(&test, again).post(path, body.clone()).await, 429, "rate_limited");
+            }
+            test.clock.advance(Duration::from_secs(60));
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_address_over_its_limit_costs_no_write_whatever_accounts_it_names() {
+    for database in databases().await {
+        let test = behind_a_proxy(database).await;
+        let client = from(&test, 1);
+        let ask = async |index: usize| {
+            let body = json!({ "email": format!("a{index}@example.test") });
+            client.post("/v1/auth/password/reset", body).await.status
+        };
+        for index in 0..20 {
+            assert_eq!(ask(index).await, StatusCode::ACCEPTED);
+        }
+        let counted = async || {
+            let row: (i64,) =
+                on!(read & test.app.db, |c| sqlx::query_as("SELECT COUNT(*) FROM rate_limits").fetch_one(c).await)
+                    .unwrap();
+            row.0
+        };
+        assert_eq!(ask(20).await, StatusCode::TOO_MANY_REQUESTS);
+        let before = counted().await;
+        assert_eq!(before, 21, "twenty accounts and the address");
+        for index in 21..40 {
+            assert_eq!(ask(index).await, StatusCode::TOO_MANY_REQUESTS);
+        }
+        assert_eq!(counted().await, before);
+    }
+}
+
+#[tokio::test]
+async fn a_program_that_asks_without_pause_is_bounded_and_costs_nothing_at_last() {
+    for database in databases().await {
+        let test = behind_a_proxy(database).await;
+        let begun = begin(&test).await;
+        let ask = async |address: usize| {
+            from(&test, address).post("/v1/auth/device/token", json!({ "device_code": begun["device_code"] })).await
+        };
+        let asked = async || {
+            let row: (Option<i64>, i64) =
+                on!(read & test.app.db, |c| sqlx::query_as("SELECT polled_at, interval_ms FROM device_logins")
+                    .fetch_one(c)
+                    .await)
+                .unwrap();
+            row
+        };
+        assert_error(&ask(1).await, 400, "authorization_pending");
+        for _ in 0..11 {
+            assert_error(&ask(1).await, 400, "slow_down");
+        }
+        let slowest = asked().await;
+        assert_eq!(slowest.1, 60_000);
+        test.clock.advance(Duration::from_secs(1));
+        assert_error(&ask(1).await, 400, "slow_down");
+        assert_eq!(asked().await, slowest, "nothing is written any more");
+        for _ in 0..48 {
+            assert_error(&ask(1).await, 400, "slow_down");
+        }
+        // A replica learns that the limit is exceeded when it counts.
+        for _ in 0..2 {
+            assert_error(&ask(1).await, 429, "rate_limited");
+        }
+        let wrong = json!({ "device_code": "wrong" });
+        assert_error(&from(&test, 1).post("/v1/auth/device/token", wrong.clone()).await, 429, "rate_limited");
+        assert_error(&from(&test, 2).post("/v1/auth/device/token", wrong).await, 400, "expired_token");
+        test.clock.advance(Duration::from_secs(60));
+        assert_error(&ask(1).await, 400, "authorization_pending");
+    }
 }

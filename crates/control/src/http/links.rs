@@ -6,6 +6,7 @@ use atoll_model::SandboxId;
 use atoll_model::api::sandboxes::{Link, LinkRequest};
 use axum::extract::State;
 use axum::http::request::Parts;
+use serde_json::json;
 
 use super::caller::Key;
 use super::error::{ApiError, ApiResult};
@@ -13,6 +14,7 @@ use super::extract::{Id, Json};
 use super::ports::link;
 use super::site::Site;
 use crate::app::App;
+use crate::audit::{self, Entry};
 use crate::sandboxes::{SandboxError, store};
 
 const DEFAULT_TTL: u64 = 3600;
@@ -48,7 +50,20 @@ pub async fn create(
     if record.network.public {
         return Ok(axum::Json(Link { port: request.port, url: base, host, expires_at: None }));
     }
-    let expires = app.clock.now() + Duration::from_secs(ttl);
+    let now = app.clock.now();
+    let expires = now + Duration::from_secs(ttl);
+    let entry = Entry {
+        team: Some(&owner.team),
+        actor: &owner.actor,
+        origin: &owner.origin,
+        action: "sandbox.link",
+        target_kind: "sandbox",
+        target_id: Some(id.as_str()),
+        result: "ok",
+        details: json!({ "after": { "port": request.port, "expires_at": expires.to_utc() } }),
+    };
+    // Before the link is out: there is no row that the entry could be written with.
+    audit::record_alone(&app.db, now, &entry).await?;
     let token = link::token(&record, request.port, expires);
     let url = format!("{base}?{}={token}", link::PARAMETER);
     Ok(axum::Json(Link { port: request.port, url, host, expires_at: Some(expires.to_utc()) }))

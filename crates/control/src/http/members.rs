@@ -70,7 +70,7 @@ pub async fn add(
     validate::email("email", &request.email)?;
     visible(&app, &user, &id).await?;
     let route = format!("teams/{id}/members");
-    let key = idempotent::key(&headers, user.id.as_str(), &route, &request)?;
+    let key = idempotent::key(&headers, &user.keys_owner(), &route, &request)?;
     let worker = app.clone();
     let work = async move {
         let (now, email) = (worker.clock.now(), request.email.trim().to_lowercase());

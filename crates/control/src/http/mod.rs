@@ -42,6 +42,8 @@ mod link_tests;
 mod links;
 pub mod listener;
 #[cfg(test)]
+mod matrix_bodies;
+#[cfg(test)]
 mod matrix_tests;
 mod me;
 mod members;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use atoll_model::api::ErrorBody;
 use utoipa::openapi::content::ContentBuilder;
 use utoipa::openapi::path::Operation;
-use utoipa::openapi::schema::Schema;
+use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, Schema, Type};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{
     Components, InfoBuilder, OpenApi, OpenApiBuilder, Ref, RefOr, Required, Response, ResponseBuilder,
@@ -50,13 +50,14 @@ pub fn complete(mut api: OpenApi) -> OpenApi {
     ] {
         components.schemas.entry(name.to_owned()).or_insert(schema);
     }
+    split_host_request(components);
     forms::of_fields(components);
-    let lenient: BTreeSet<String> = components
-        .schemas
-        .iter()
-        .filter(|(_, schema)| matches!(schema, RefOr::T(Schema::Object(object)) if object.required.is_empty()))
-        .map(|(name, _)| name.clone())
-        .collect();
+    let may_be_empty =
+        |schema: &RefOr<Schema>| matches!(schema, RefOr::T(Schema::Object(object)) if object.required.is_empty());
+    let mut lenient: BTreeSet<String> =
+        components.schemas.iter().filter(|(_, schema)| may_be_empty(schema)).map(|(name, _)| name.clone()).collect();
+    // One of its two shapes may be.
+    lenient.insert(HOST_REQUEST.to_owned());
     for (path, item) in &mut api.paths.paths {
         let operations = [
             ("get", &mut item.get),
@@ -76,6 +77,28 @@ pub fn complete(mut api: OpenApi) -> OpenApi {
         }
     }
     api
+}
+
+const HOST_REQUEST: &str = "CreateHostRequest";
+
+/// Only a byoc host has a team, which one schema can't say: the request is one of two.
+fn split_host_request(components: &mut Components) {
+    let Some(RefOr::T(Schema::Object(whole))) = components.schemas.get(HOST_REQUEST) else { return };
+    let of_type = |name: &str| {
+        RefOr::T(Schema::Object(ObjectBuilder::new().schema_type(Type::String).enum_values(Some([name])).build()))
+    };
+    let (mut regular, mut byoc) = (whole.clone(), whole.clone());
+    let nothing = RefOr::T(Schema::Object(ObjectBuilder::new().schema_type(Type::Null).build()));
+    regular.properties.insert("team_id".to_owned(), nothing);
+    regular.properties.insert("type".to_owned(), of_type("regular"));
+    byoc.properties.insert("type".to_owned(), of_type("byoc"));
+    byoc.required.push("type".to_owned());
+    let mut either = OneOfBuilder::new().description(whole.description.clone());
+    for (name, one) in [("CreateRegularHost", regular), ("CreateByocHost", byoc)] {
+        components.schemas.insert(name.to_owned(), RefOr::T(Schema::Object(one)));
+        either = either.item(Ref::from_schema_name(name));
+    }
+    components.schemas.insert(HOST_REQUEST.to_owned(), RefOr::T(Schema::OneOf(either.build())));
 }
 
 /// Unique by nature, for generated clients: `post_sandboxes_id_pause`. (The handlers' names are not: many are `list`.)

@@ -48,7 +48,7 @@ pub async fn request(State(app): State<App>, parts: Parts, Json(request): Json<R
 
 /// Sets a new password by the token of a link. All sessions of its owner end.
 #[utoipa::path(post, path = "/v1/auth/password/reset/confirm", tag = "accounts", request_body = ResetConfirmRequest,
-    responses((status = 204), (status = 429)))]
+    responses((status = 204), (status = 404), (status = 429)))]
 pub async fn confirm(
     State(app): State<App>,
     parts: Parts,
@@ -74,7 +74,7 @@ fn answer(app: &App, parts: &Parts, handed: Handed) -> ResetLink {
     responses((status = 201, body = ResetLink), (status = 409)), security(("bearer" = [])))]
 pub async fn link(State(app): State<App>, parts: Parts, Admin(user): Admin, Id(id): Id<UserId>) -> ApiResult<Response> {
     let route = format!("users/{id}/password-reset");
-    let key = idempotent::key(&parts.headers, user.id.as_str(), &route, &())?;
+    let key = idempotent::key(&parts.headers, &user.keys_owner(), &route, &())?;
     let worker = app.clone();
     let work = async move {
         let handed = worker.accounts.reset_link(&user.id, &id, &user.origin).await?;
@@ -100,7 +100,7 @@ pub async fn create_user(
 ) -> ApiResult<Response> {
     validate::email("email", &request.email)?;
     validate::line("name", &request.name, 100)?;
-    let key = idempotent::key(&parts.headers, user.id.as_str(), "users", &request)?;
+    let key = idempotent::key(&parts.headers, &user.keys_owner(), "users", &request)?;
     let worker = app.clone();
     let work = async move {
         let handed = worker.accounts.create_user(&user.id, &request.email, &request.name, &user.origin).await?;

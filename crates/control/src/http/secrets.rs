@@ -19,7 +19,7 @@ use super::snapshots::Overwrite;
 use super::{idempotent, validate};
 use crate::app::App;
 use crate::db::Millis;
-use crate::secrets::{SecretError, store};
+use crate::secrets::{MAX_SECRETS, SecretError, store};
 
 const MAX_VALUE: usize = 65_536;
 
@@ -36,6 +36,8 @@ impl From<SecretError> for ApiError {
             SecretError::NameTaken(_) => Self::new(ErrorCode::NameTaken, message).with_field("name"),
             SecretError::TooMany => Self::new(ErrorCode::QuotaExceeded, message)
                 .with_detail("quota", "secrets")
+                .with_detail("used", MAX_SECRETS)
+                .with_detail("limit", MAX_SECRETS)
                 .with_retry_after(Duration::from_secs(60)),
             SecretError::Db(error) => error.into(),
             error @ (SecretError::Seal { .. } | SecretError::Open { .. }) => Self::internal(error),

@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 
 use super::tests::assert_error;
 use crate::config::{ControlConfig, SignupMode};
-use crate::db::testing::{TestDb, databases, sqlite};
+use crate::db::testing::{TestDb, databases};
 use crate::outbound;
 use crate::sign_in::{GithubSettings, OidcSettings};
 use crate::testing::{Answer, Client, TestApp, app, app_with};
@@ -200,27 +200,29 @@ async fn a_person_signs_in_with_a_real_openid_provider() {
 
 #[tokio::test]
 async fn a_sign_in_comes_back_once_to_the_browser_that_began_it() {
-    let provider = RealProvider::start();
-    let test = with_provider(sqlite().await, &provider, |config| config.signup = SignupMode::Open).await;
-    let (there, mine) = set_out(&test, "/v1/auth/oidc/oidc?return_to=/dashboard").await;
-    let (_, others) = set_out(&test, "/v1/auth/oidc/oidc").await;
-    let back = provider.sign_in("ada@example.test", &there).await;
-    for stranger in [&browser(&test), &others] {
-        assert_eq!(location(&stranger.get(path_of(&back)).await), "/login?error=not_begun");
+    for database in databases().await {
+        let provider = RealProvider::start();
+        let test = with_provider(database, &provider, |config| config.signup = SignupMode::Open).await;
+        let (there, mine) = set_out(&test, "/v1/auth/oidc/oidc?return_to=/dashboard").await;
+        let (_, others) = set_out(&test, "/v1/auth/oidc/oidc").await;
+        let back = provider.sign_in("ada@example.test", &there).await;
+        for stranger in [&browser(&test), &others] {
+            assert_eq!(location(&stranger.get(path_of(&back)).await), "/login?error=not_begun");
+        }
+        signed_in_as(&test, &mine.get(path_of(&back)).await).await;
+        assert_eq!(location(&mine.get(path_of(&back)).await), "/login?error=not_begun");
+        let denied = mine.get("/v1/auth/oidc/oidc/callback?error=access_denied&state=x").await;
+        assert_eq!(location(&denied), "/login?error=not_begun");
+        let (there, late) = set_out(&test, "/v1/auth/oidc/oidc").await;
+        let back = provider.sign_in("ada@example.test", &there).await;
+        test.clock.advance(crate::accounts::SIGN_IN_TTL);
+        assert_eq!(location(&late.get(path_of(&back)).await), "/login?error=not_begun");
+        for elsewhere in ["//evil.example", "https://evil.example"] {
+            let answer = browser(&test).get(&format!("/v1/auth/oidc/oidc?return_to={elsewhere}")).await;
+            assert_error(&answer, 400, "invalid_request");
+        }
+        assert_error(&browser(&test).get("/v1/auth/oidc/github").await, 404, "not_found");
     }
-    signed_in_as(&test, &mine.get(path_of(&back)).await).await;
-    assert_eq!(location(&mine.get(path_of(&back)).await), "/login?error=not_begun");
-    let denied = mine.get("/v1/auth/oidc/oidc/callback?error=access_denied&state=x").await;
-    assert_eq!(location(&denied), "/login?error=not_begun");
-    let (there, late) = set_out(&test, "/v1/auth/oidc/oidc").await;
-    let back = provider.sign_in("ada@example.test", &there).await;
-    test.clock.advance(crate::accounts::SIGN_IN_TTL);
-    assert_eq!(location(&late.get(path_of(&back)).await), "/login?error=not_begun");
-    for elsewhere in ["//evil.example", "https://evil.example"] {
-        let answer = browser(&test).get(&format!("/v1/auth/oidc/oidc?return_to={elsewhere}")).await;
-        assert_error(&answer, 400, "invalid_request");
-    }
-    assert_error(&browser(&test).get("/v1/auth/oidc/github").await, 404, "not_found");
 }
 
 #[tokio::test]
@@ -231,8 +233,35 @@ async fn whoever_signed_up_with_anothers_address_loses_the_account_to_its_owner(
         let body = json!({ "email": "ada@example.test", "password": "of the squatter", "name": "Ada" });
         let made = test.client.anonymous().post("/v1/auth/signup", body.clone()).await.json();
         let squatter = test.client.with_token(made["token"].as_str().unwrap());
-        let me = signed_in_as(&test, &go_through(&test, &provider, "ada@example.test").await).await;
+        let key = squatter.post("/v1/api-keys", json!({ "name": "kept for later" })).await.expect(201).json();
+        let key = test.client.with("x-api-key", key["key"].as_str().unwrap());
+        key.get("/v1/sandboxes").await.expect(200);
+        let team = format!("/v1/teams/{}/invitations", made["team_id"].as_str().unwrap());
+        let sent = squatter.post(&team, json!({ "email": "accomplice@example.test", "role": "owner" })).await;
+        let sent = sent.expect(201).json()["url"].as_str().unwrap().split_once('#').unwrap().1.to_owned();
+        squatter.post("/v1/webhooks", json!({ "url": "https://squatter.example/" })).await.expect(201);
+        let begun = test.client.anonymous().post("/v1/auth/device", json!({})).await.json();
+        let decide = json!({ "user_code": begun["user_code"], "approve": true });
+        squatter.post("/v1/auth/device/decision", decide).await.expect(204);
+        let reset = format!("/v1/admin/users/{}/password-reset", made["user_id"].as_str().unwrap());
+        let link = test.first().await.post(&reset, json!({})).await.expect(201).json();
+
+        let answer = go_through(&test, &provider, "ada@example.test").await;
+        let me = signed_in_as(&test, &answer).await;
         assert_eq!((&me["user_id"], &me["has_password"]), (&made["user_id"], &json!(false)));
+        assert_error(&key.get("/v1/sandboxes").await, 401, "unauthorized");
+        let nobody = test.client.anonymous();
+        assert_error(&nobody.get(&format!("/v1/invitations/{sent}")).await, 404, "not_found");
+        let code = json!({ "device_code": begun["device_code"] });
+        assert_error(&nobody.post("/v1/auth/device/token", code).await, 400, "expired_token");
+        let secret = link["url"].as_str().unwrap().split_once('#').unwrap().1;
+        let confirm = json!({ "token": secret, "password": "of the squatter" });
+        assert_error(&nobody.post("/v1/auth/password/reset/confirm", confirm).await, 404, "not_found");
+        let trail = test.first().await.get("/v1/admin/audit-logs?action=user.take_over").await.json();
+        let [entry] = &trail["items"].as_array().unwrap()[..] else { panic!("{trail}") };
+        let details =
+            json!({ "sessions_ended": 1, "api_keys_deleted": 1, "invitations_deleted": 1, "webhooks_deleted": 1 });
+        assert_eq!(entry["details"], details);
         assert_error(&squatter.get("/v1/me").await, 401, "unauthorized");
         assert_error(&test.client.anonymous().post("/v1/auth/login", body_of_login(&body)).await, 401, "unauthorized");
     }
@@ -244,18 +273,20 @@ fn body_of_login(signup: &Value) -> Value {
 
 #[tokio::test]
 async fn a_provider_that_is_away_is_said_so() {
-    let test = app_with(sqlite().await, |config| {
-        config.oidc = Some(OidcSettings {
-            name: "Away".to_owned(),
-            issuer: "http://127.0.0.1:1".to_owned(),
-            client_id: "atoll".to_owned(),
-            client_secret: "secret".to_owned().into(),
-        });
-    })
-    .await;
-    assert_error(&browser(&test).get("/v1/auth/oidc/oidc").await, 502, "provider_error");
-    let plain = app(sqlite().await).await;
-    assert_error(&browser(&plain).get("/v1/auth/oidc/oidc").await, 404, "not_found");
+    for (database, another) in databases().await.into_iter().zip(databases().await) {
+        let test = app_with(database, |config| {
+            config.oidc = Some(OidcSettings {
+                name: "Away".to_owned(),
+                issuer: "http://127.0.0.1:1".to_owned(),
+                client_id: "atoll".to_owned(),
+                client_secret: "secret".to_owned().into(),
+            });
+        })
+        .await;
+        assert_error(&browser(&test).get("/v1/auth/oidc/oidc").await, 502, "provider_error");
+        let plain = app(another).await;
+        assert_error(&browser(&plain).get("/v1/auth/oidc/oidc").await, 404, "not_found");
+    }
 }
 
 /// Answers as GitHub's documentation says that GitHub does. Not GitHub.

@@ -108,7 +108,7 @@ pub async fn create(
     Json(request): Json<CreateTeamRequest>,
 ) -> ApiResult<Response> {
     validate::line("name", &request.name, MAX_NAME)?;
-    let key = idempotent::key(&headers, user.id.as_str(), "teams", &request)?;
+    let key = idempotent::key(&headers, &user.keys_owner(), "teams", &request)?;
     let worker = app.clone();
     let work = async move {
         let made = teams::create(&worker.db, &user.asker(), &request.name, worker.clock.now()).await?;
@@ -124,7 +124,8 @@ pub async fn get(State(app): State<App>, user: User, Id(id): Id<TeamId>) -> ApiR
     let team = visible(&app, &user, &id).await?;
     let members = store::members(&app.db, &id, (Millis(i64::MIN), ""), SHOWN_MEMBERS).await?;
     let members = members.into_iter().map(MemberRow::into_api).collect();
-    Ok(axum::Json(TeamDetail { team: team.into_api(), members }))
+    let members_total = store::members_total(&app.db, &id).await?;
+    Ok(axum::Json(TeamDetail { team: team.into_api(), members, members_total }))
 }
 
 /// Renames a team, or gives it another slug. Takes the role admin.

@@ -63,8 +63,10 @@ impl From<BuildError> for ApiError {
             BuildError::NotFound(what) => Self::not_found(what),
             BuildError::Platform(_) => Self::forbidden(message),
             BuildError::NameTaken(_) => Self::new(ErrorCode::NameTaken, message).with_field("name"),
-            BuildError::TooMany => Self::new(ErrorCode::QuotaExceeded, message)
+            BuildError::TooMany { limit } => Self::new(ErrorCode::QuotaExceeded, message)
                 .with_detail("quota", "builds")
+                .with_detail("used", limit)
+                .with_detail("limit", limit)
                 .with_retry_after(Duration::from_secs(10)),
             BuildError::Over | BuildError::Begun => Self::new(ErrorCode::InvalidState, message),
             BuildError::DefaultTag(_) => Self::invalid("tags", message),

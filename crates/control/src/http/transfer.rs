@@ -28,6 +28,7 @@ use super::guest::Guest;
 use super::validate;
 use crate::app::App;
 use crate::fleet::BoxError;
+use crate::sandboxes::{SandboxError, store};
 
 const OCTETS: &str = "application/octet-stream";
 /// The text of `path` and `user` in a multipart body.
@@ -46,7 +47,8 @@ pub struct FileQuery {
 }
 
 /// What a multipart body has; for the document.
-#[derive(utoipa::ToSchema)]
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
 #[allow(dead_code, reason = "the body is read piece by piece")]
 pub struct WriteFileForm {
     path: Option<String>,
@@ -72,6 +74,8 @@ pub async fn write_multipart(
     let mut form = Multipart::from_request(request, &app).await.map_err(|rejection| {
         ApiError::new(ErrorCode::UnsupportedMediaType, "the body must be multipart/form-data").with_source(rejection)
     })?;
+    // Whether there is such a sandbox is said before the form is judged: of another team's nothing can be learnt by it.
+    store::get(&app.db, &owner.team, &id).await?.ok_or(SandboxError::NotFound)?;
     let FileQuery { mut path, mut user } = query;
     while let Some(mut field) = form.next_field().await.map_err(bad_form)? {
         match field.name() {
@@ -85,7 +89,11 @@ pub async fn write_multipart(
                 // The field borrows the form: a channel of one chunk takes its bytes across.
                 return upload_field(&app, &guest, &path, user.as_deref(), field).await.map(axum::Json);
             }
-            _ => {}
+            Some(other) => {
+                let name: String = other.chars().filter(|c| !c.is_control()).take(100).collect();
+                return Err(ApiError::invalid(name, "there is no such field: `path`, `user` and `file` are known"));
+            }
+            None => return Err(ApiError::invalid("body", "a part of the multipart body has no name")),
         }
     }
     Err(ApiError::invalid("file", "the body has no field `file`"))

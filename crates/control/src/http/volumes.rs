@@ -21,7 +21,7 @@ use super::{idempotent, snapshots};
 use crate::app::App;
 use crate::audit::Owner;
 use crate::db::Millis;
-use crate::volumes::{VolumeError, store};
+use crate::volumes::{MAX_VOLUMES, VolumeError, store};
 
 pub(super) const DEFAULT_SIZE_MB: u64 = 1024;
 
@@ -38,6 +38,8 @@ impl From<VolumeError> for ApiError {
             VolumeError::NameTaken(_) => Self::new(ErrorCode::NameTaken, message).with_field("name"),
             VolumeError::TooMany => Self::new(ErrorCode::QuotaExceeded, message)
                 .with_detail("quota", "volumes")
+                .with_detail("used", MAX_VOLUMES)
+                .with_detail("limit", MAX_VOLUMES)
                 .with_retry_after(Duration::from_secs(60)),
             VolumeError::InUse { sandboxes, .. } | VolumeError::Exclusive { sandboxes, .. } => {
                 Self::conflict(message).with_detail("sandbox_ids", json!(sandboxes))

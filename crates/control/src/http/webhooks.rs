@@ -17,10 +17,11 @@ use super::error::{ApiError, ApiResult};
 use super::extract::{Id, Json, Query};
 use super::page::{Cursor, PageQuery, page};
 use super::{idempotent, validate};
+use crate::accounts::{LoginError, rate};
 use crate::app::App;
 use crate::audit::{self, Actor, Entry};
 use crate::db::{Millis, Text, Tx};
-use crate::webhooks::{self, DeliveryRow, WebhookRow, store};
+use crate::webhooks::{self, DeliveryRow, Target, WebhookRow, store};
 
 const MAX_URL: usize = 2000;
 const MAX_EVENTS: usize = 32;
@@ -58,6 +59,11 @@ fn check_events(events: &[String]) -> ApiResult<()> {
 
 async fn found(app: &App, user: &User, id: &WebhookId) -> ApiResult<WebhookRow> {
     store::get(&app.db, &user.team, id).await?.ok_or_else(|| ApiError::not_found("webhook"))
+}
+
+/// What the audit trail says of an address: not its path, which often holds a token.
+fn trailed(url: &str) -> Option<String> {
+    Target::parse(url).ok().map(|target| target.without_path())
 }
 
 /// A secret as it is kept.
@@ -116,7 +122,7 @@ pub async fn create(
     user.at_least(Role::Admin)?;
     check_url(&app, &request.url)?;
     check_events(&request.events)?;
-    let key = idempotent::key(&headers, user.id.as_str(), "webhooks", &request)?;
+    let key = idempotent::key(&headers, &user.keys_owner(), "webhooks", &request)?;
     let worker = app.clone();
     let work = async move {
         let (now, id, secret) = (worker.clock.now(), WebhookId::new(), webhooks::new_secret());
@@ -141,11 +147,12 @@ pub async fn create(
             let message = format!("a team can have at most {} webhooks", webhooks::MAX_WEBHOOKS);
             return Err(ApiError::new(ErrorCode::QuotaExceeded, message)
                 .with_detail("quota", "webhooks")
+                .with_detail("used", webhooks::MAX_WEBHOOKS)
                 .with_detail("limit", webhooks::MAX_WEBHOOKS)
                 .with_retry_after(std::time::Duration::from_secs(60)));
         }
         store::insert(&mut tx, &row).await?;
-        let details = json!({ "after": { "url": row.url, "events": row.events } });
+        let details = json!({ "after": { "url": trailed(&row.url), "events": row.events } });
         record(&mut tx, &user, "webhook.create", &row.id, details, now).await?;
         tx.commit().await?;
         Ok(Webhook { secret: Some(secret), ..row.into_api() })
@@ -192,8 +199,12 @@ pub async fn update(
     if !store::update(&mut tx, &after, now).await? {
         return Err(ApiError::not_found("webhook"));
     }
-    let shown = |row: &WebhookRow| json!({ "url": row.url, "events": row.events, "enabled": row.enabled });
-    let details = json!({ "before": shown(&before), "after": shown(&after) });
+    let shown = |row: &WebhookRow| json!({ "url": trailed(&row.url), "events": row.events, "enabled": row.enabled });
+    let details = json!({
+        "before": shown(&before),
+        "after": shown(&after),
+        "url_changed": before.url != after.url,
+    });
     record(&mut tx, &user, "webhook.update", &id, details, now).await?;
     tx.commit().await?;
     Ok(axum::Json(found(&app, &user, &id).await?.into_api()))
@@ -226,18 +237,21 @@ pub async fn delete(State(app): State<App>, user: User, Id(id): Id<WebhookId>) -
     let now = app.clock.now();
     let mut tx = app.db.begin().await?;
     let url = store::delete(&mut tx, &user.team, &id).await?.ok_or_else(|| ApiError::not_found("webhook"))?;
-    record(&mut tx, &user, "webhook.delete", &id, json!({ "before": { "url": url } }), now).await?;
+    record(&mut tx, &user, "webhook.delete", &id, json!({ "before": { "url": trailed(&url) } }), now).await?;
     tx.commit().await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// Sends a test event now, once, and answers what came of it.
 #[utoipa::path(post, path = "/v1/webhooks/{id}/test", tag = "webhooks", params(("id" = WebhookId, Path)),
-    responses((status = 200, body = Delivery)), security(("bearer" = [])))]
+    responses((status = 200, body = Delivery), (status = 429)), security(("bearer" = [])))]
 pub async fn test(State(app): State<App>, user: User, Id(id): Id<WebhookId>) -> ApiResult<axum::Json<Delivery>> {
     let hook = found(&app, &user, &id).await?;
     user.at_least(Role::Admin)?;
     let now = app.clock.now();
+    if let Some(wait) = app.accounts.rates().take(&rate::WEBHOOK_TEST.of(id.as_str()), now).await? {
+        return Err(LoginError::TooMany(wait).into());
+    }
     let event = Event {
         id: 0,
         kind: "webhook.test".to_owned(),

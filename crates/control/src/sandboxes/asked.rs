@@ -9,7 +9,7 @@ use super::{Owner, SandboxError, SandboxRecord, Sandboxes};
 use crate::audit::{self, Entry};
 use crate::db::{DbError, Millis, Tx};
 
-async fn note(
+pub(super) async fn note(
     tx: &mut Tx,
     owner: &Owner,
     id: &SandboxId,

@@ -4,9 +4,11 @@
 //! by itself after its end isn't put to sleep at once.
 
 use atoll_model::{SandboxId, TeamId};
+use serde_json::json;
 use sqlx::FromRow;
 
-use super::{Keep, SandboxError, SandboxRecord, Sandboxes, store};
+use super::asked::note;
+use super::{Keep, Owner, SandboxError, SandboxRecord, Sandboxes, store};
 use crate::db::{Db, DbError, During, Millis, Sql, Tx, on};
 
 /// How long a sandbox lives.
@@ -89,15 +91,16 @@ pub struct Wanted {
 }
 
 impl Sandboxes {
-    /// Sets how long a team's sandbox lives from now on, in seconds; with `only_longer`, never brings its end nearer.
+    /// Sets how long a team's sandbox lives from now on, in seconds; with `only_longer`, never brings its end nearer. What
+    /// changes nothing leaves no entry in the audit trail.
     pub async fn set_lifetime(
         &self,
-        team: &TeamId,
+        owner: &Owner,
         id: &SandboxId,
         seconds: i64,
         only_longer: bool,
     ) -> Result<(), SandboxError> {
-        let listed = self.listed(team, id).await?.ok_or(SandboxError::NotFound)?;
+        let listed = self.listed(&owner.team, id).await?.ok_or(SandboxError::NotFound)?;
         let now = self.clock.now();
         let wanted = Millis(now.0.saturating_add(seconds.saturating_mul(1000)));
         if only_longer && listed.lifetime().is_some_and(|lifetime| lifetime.end_of(&listed.record) >= wanted) {
@@ -105,6 +108,9 @@ impl Sandboxes {
         }
         let mut tx = self.db.begin().await?;
         set(&mut tx, id, seconds, now).await?;
+        let before = listed.lifetime().map(|lifetime| lifetime.end_of(&listed.record).to_utc());
+        let details = json!({ "before": { "ends_at": before }, "after": { "ends_at": wanted.to_utc() } });
+        note(&mut tx, owner, id, "sandbox.lifetime", details, now).await?;
         tx.commit().await?;
         Ok(())
     }

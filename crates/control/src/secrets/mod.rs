@@ -24,7 +24,7 @@ use cipher::{Cipher, OpenError, Place};
 use store::SecretRow;
 
 /// Of one team.
-const MAX_SECRETS: i64 = 1000;
+pub const MAX_SECRETS: i64 = 1000;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {

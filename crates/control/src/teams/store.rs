@@ -192,6 +192,16 @@ pub async fn count_members(tx: &mut Tx, team: &TeamId) -> Result<i64, DbError> {
     count(tx, SQL, team.as_str(), "count a team's members").await
 }
 
+/// The same outside of a transaction, for showing it.
+pub async fn members_total(db: &Db, team: &TeamId) -> Result<i64, DbError> {
+    let row: (i64,) = on!(read db, |c| sqlx::query_as("SELECT COUNT(*) FROM team_members WHERE team_id = $1")
+            .bind(team.as_str())
+            .fetch_one(c)
+            .await)
+    .during("count a team's members")?;
+    Ok(row.0)
+}
+
 pub async fn count_owners(tx: &mut Tx, team: &TeamId) -> Result<i64, DbError> {
     const SQL: &str = "SELECT COUNT(*) FROM team_members WHERE team_id = $1 AND role = 'owner'";
     count(tx, SQL, team.as_str(), "count a team's owners").await

@@ -25,7 +25,7 @@ use crate::quotas::{self, Ask, Limits, QuotaError};
 use store::VolumeRow;
 
 /// Of one team.
-const MAX_VOLUMES: i64 = 1000;
+pub const MAX_VOLUMES: i64 = 1000;
 const MIB: u64 = 1 << 20;
 
 #[derive(Debug, thiserror::Error)]

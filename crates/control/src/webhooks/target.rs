@@ -47,6 +47,12 @@ impl Target {
         })
     }
 
+    /// Scheme and host, for the audit trail: paths of webhooks often hold a token.
+    #[must_use]
+    pub fn without_path(&self) -> String {
+        format!("{}://{}/", if self.secure { "https" } else { "http" }, self.authority())
+    }
+
     /// `Host` of the request.
     #[must_use]
     pub fn authority(&self) -> String {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::signature::sign;
 use super::*;
 use crate::db::on;
-use crate::db::testing::{TestDb, databases, sqlite};
+use crate::db::testing::{TestDb, databases};
 use crate::testing::{Client, TestApp, app_with};
 
 /// What came, and what is answered.
@@ -194,20 +194,23 @@ async fn what_fails_is_tried_again_with_growing_pauses_and_a_dead_webhook_is_dis
 
 #[tokio::test]
 async fn private_addresses_are_refused_when_it_is_made_and_when_it_is_sent() {
-    let test = app_with(sqlite().await, |_| {}).await;
-    let owner = test.first().await;
-    for url in ["http://127.0.0.1/", "http://[::1]/", "http://169.254.169.254/latest", "gopher://x/", "http://a@b/"] {
-        let refused = owner.post("/v1/webhooks", json!({ "url": url })).await;
-        assert_eq!((refused.code().as_str(), refused.field().as_str()), ("invalid_request", "url"), "{url}");
+    for database in databases().await {
+        let test = app_with(database, |_| {}).await;
+        let owner = test.first().await;
+        for url in ["http://127.0.0.1/", "http://[::1]/", "http://169.254.169.254/latest", "gopher://x/", "http://a@b/"]
+        {
+            let refused = owner.post("/v1/webhooks", json!({ "url": url })).await;
+            assert_eq!((refused.code().as_str(), refused.field().as_str()), ("invalid_request", "url"), "{url}");
+        }
+        let hook = make(&owner, json!({ "url": "http://localhost:9/" })).await;
+        let tested = owner.post(&path(&hook, "/test"), json!({})).await.json();
+        assert_eq!((&tested["status"], &tested["response_status"]), (&json!("failed"), &Value::Null));
+        assert!(tested["error"].as_str().unwrap().contains("private"), "{tested}");
+        assert_eq!(
+            owner.post("/v1/webhooks", json!({ "url": "https://a.example/", "events": ["x"] })).await.field(),
+            "events"
+        );
     }
-    let hook = make(&owner, json!({ "url": "http://localhost:9/" })).await;
-    let tested = owner.post(&path(&hook, "/test"), json!({})).await.json();
-    assert_eq!((&tested["status"], &tested["response_status"]), (&json!("failed"), &Value::Null));
-    assert!(tested["error"].as_str().unwrap().contains("private"), "{tested}");
-    assert_eq!(
-        owner.post("/v1/webhooks", json!({ "url": "https://a.example/", "events": ["x"] })).await.field(),
-        "events"
-    );
 }
 
 #[tokio::test]

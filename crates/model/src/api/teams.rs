@@ -36,6 +36,9 @@ pub struct TeamDetail {
     pub team: Team,
     /// The first 1,000, oldest membership first; `GET /v1/teams/{id}/members` has all of them.
     pub members: Vec<Member>,
+    /// How many there are.
+    #[serde(default)]
+    pub members_total: i64,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -466,20 +466,31 @@ export interface components {
             name: string;
             scope?: components["schemas"]["KeyScope"] | null;
         };
-        CreateHostRequest: {
+        CreateByocHost: {
             availability_zone?: string | null;
             /** @description Made up when absent. */
             name?: string | null;
             provider?: string | null;
             team_id?: components["schemas"]["TeamId"] | null;
-            type?: components["schemas"]["HostType"];
+            /** @enum {string} */
+            type: "byoc";
         };
+        CreateHostRequest: components["schemas"]["CreateRegularHost"] | components["schemas"]["CreateByocHost"];
         CreateHostResponse: {
             /** Format: date-time */
             expires_at: string;
             host: components["schemas"]["Host"];
             /** @description Single use, shown once. Give it to `atoll host --register`. */
             registration_token: string;
+        };
+        CreateRegularHost: {
+            availability_zone?: string | null;
+            /** @description Made up when absent. */
+            name?: string | null;
+            provider?: string | null;
+            team_id?: null;
+            /** @enum {string} */
+            type?: "regular";
         };
         /** @description Everything is optional: `{}` makes a sandbox from `base`. */
         CreateSandboxRequest: {
@@ -1995,6 +2006,11 @@ export interface components {
         TeamDetail: {
             /** @description The first 1,000, oldest membership first; `GET /v1/teams/{id}/members` has all of them. */
             members: components["schemas"]["Member"][];
+            /**
+             * Format: int64
+             * @description How many there are.
+             */
+            members_total?: number;
             team: components["schemas"]["Team"];
         };
         TeamId: string;

@@ -237,7 +237,7 @@ pub async fn timeout(
 ) -> ApiResult<StatusCode> {
     let seconds = options.timeout.ok_or_else(|| ApiError::invalid("timeout", "is missing"))?;
     named.find(&app).await?;
-    app.sandboxes.set_lifetime(&named.owner.team, &named.id, lifetime(seconds, 0)?, false).await?;
+    app.sandboxes.set_lifetime(&named.owner, &named.id, lifetime(seconds, 0)?, false).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -252,7 +252,7 @@ pub async fn refresh(
         return Err(ApiError::invalid("duration", "must be between 0 and 3600"));
     }
     named.find(&app).await?;
-    app.sandboxes.set_lifetime(&named.owner.team, &named.id, seconds, true).await?;
+    app.sandboxes.set_lifetime(&named.owner, &named.id, seconds, true).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -281,7 +281,7 @@ pub async fn resume(
         return Err(ApiError::conflict("the sandbox is running already"));
     }
     let record = awake(&app, &named).await?.0;
-    app.sandboxes.set_lifetime(&named.owner.team, &named.id, seconds, false).await?;
+    app.sandboxes.set_lifetime(&named.owner, &named.id, seconds, false).await?;
     Ok((StatusCode::CREATED, axum::Json(shown(&record, &domain))).into_response())
 }
 
@@ -295,7 +295,7 @@ pub async fn connect(
     let seconds = lifetime(options.timeout.unwrap_or(DEFAULT_CONNECT), 0)?;
     named.find(&app).await?;
     let (record, woken) = awake(&app, &named).await?;
-    app.sandboxes.set_lifetime(&named.owner.team, &named.id, seconds, !woken).await?;
+    app.sandboxes.set_lifetime(&named.owner, &named.id, seconds, !woken).await?;
     let status = if woken { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, axum::Json(shown(&record, &domain))).into_response())
 }

@@ -41,7 +41,7 @@ pub async fn fork(
     for child in app.sandboxes.fork(&named.owner, &named.id, fork).await?.each {
         results.push(match child {
             Ok(record) => {
-                app.sandboxes.set_lifetime(&named.owner.team, &record.id, seconds, false).await?;
+                app.sandboxes.set_lifetime(&named.owner, &record.id, seconds, false).await?;
                 json!({ "sandbox": shown(&record, &domain) })
             }
             Err(error) => {

@@ -3,14 +3,13 @@
 //! 1. the sandbox is public, or the port is the guest agent's own, which has its own check;
 //! 2. the sandbox's traffic token, in `E2b-Traffic-Access-Token`;
 //! 3. a signed link: its token in the address (then the browser is sent on with a cookie) or in that cookie;
-//! 4. an API key or a person's token, of the sandbox's team.
+//! 4. an API key that may use sandboxes (its scope isn't `read`) or a person's token, of the sandbox's team.
 //!
 //! A caller who proves to be of another team is told that there is no such sandbox.
 
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::FromRequestParts;
 use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, COOKIE, LOCATION, SEC_WEBSOCKET_PROTOCOL, SET_COOKIE};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
@@ -68,7 +67,7 @@ pub async fn judge(
     if !has_credentials(&parts.headers) {
         return Err(Refusal::Forbidden);
     }
-    match Key::from_request_parts(parts, app).await {
+    match Key::at_a_port(parts, app).await {
         Ok(Key(owner)) if owner.team == record.team_id.0 => Ok(Admission::Granted),
         Ok(_) => Err(Refusal::NotFound),
         Err(error) => Err(refused(&error)),

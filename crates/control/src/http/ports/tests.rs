@@ -63,6 +63,23 @@ async fn a_private_port_opens_to_its_teams_key_to_the_traffic_token_and_to_nobod
 }
 
 #[tokio::test]
+async fn a_keys_scope_is_judged_by_the_use_of_a_sandbox_not_by_the_programs_paths() {
+    let rig = rig(json!({})).await;
+    let owner = rig.test.first().await;
+    for (scope, expected) in [("all", StatusCode::OK), ("sandboxes", StatusCode::OK), ("read", StatusCode::FORBIDDEN)] {
+        let key = owner.post("/v1/api-keys", json!({ "name": scope, "scope": scope })).await.expect(201).json();
+        let client = rig.outside().with("x-api-key", key["key"].as_str().unwrap());
+        // Paths of the program that would mean something in our own API.
+        for path in ["/", "/v1/sandboxes", "/v1/secrets", "/pty", "/sandboxes/x"] {
+            for method in [Method::GET, Method::POST] {
+                let answer = client.send(method.clone(), path, Body::empty()).await;
+                assert_eq!(answer.status, expected, "{scope}: {method} {path}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_public_port_opens_to_everybody() {
     let rig = rig(json!({ "public": true })).await;
     assert_eq!(rig.outside().get("/").await.status, StatusCode::OK);
