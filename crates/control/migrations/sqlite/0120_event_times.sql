@@ -15,10 +15,10 @@ BEGIN
 END;
 
 DROP TRIGGER hosts_changed;
-CREATE TRIGGER hosts_changed AFTER UPDATE OF name, status, draining, address, agent_version, deletion_id ON hosts
+CREATE TRIGGER hosts_changed AFTER UPDATE OF name, status, draining, address, agent_version, deletion_id, tags ON hosts
 WHEN OLD.name IS NOT NEW.name OR OLD.status IS NOT NEW.status OR OLD.draining IS NOT NEW.draining
     OR OLD.address IS NOT NEW.address OR OLD.agent_version IS NOT NEW.agent_version
-    OR OLD.deletion_id IS NOT NEW.deletion_id
+    OR OLD.deletion_id IS NOT NEW.deletion_id OR OLD.tags IS NOT NEW.tags
 BEGIN
     INSERT INTO events (at, team_id, type, subject_id, data)
     VALUES (NEW.updated_at, NEW.team_id, 'host.updated', NEW.id,
