@@ -60,7 +60,9 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         },
         Command::Host(command) => match command.what {
             None => service::host::main(command.run, &global),
-            Some(HostSubcommand::Check) => service::host::check(&global),
+            Some(HostSubcommand::Check { data_dir }) => {
+                service::host::check(&data_dir.unwrap_or(command.run.place.data_dir), &global)
+            }
             Some(HostSubcommand::Install(args)) => service::install::main(&args, &global),
         },
         Command::Template(TemplateCommand::Prepare(args)) => service::prepare::main(&args, &global),

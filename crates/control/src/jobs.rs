@@ -90,6 +90,9 @@ async fn housekeeping(app: App) {
             () = app.shutdown.cancelled() => return,
             () = tokio::time::sleep(HOUSEKEEPING) => {}
         }
+        if let Err(error) = app.sandboxes.fleet().evict_gone().await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "could not look for hosts that are gone");
+        }
         if let Err(error) = clean(&app).await {
             tracing::error!(error = &error as &dyn std::error::Error, "housekeeping failed");
         }

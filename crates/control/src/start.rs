@@ -20,7 +20,7 @@ use crate::clock::Clock;
 use crate::config::{ControlConfig, SchedulerKind};
 use crate::db::Db;
 use crate::fleet::{Fleet, FleetSettings, LeastLoaded, Limits, Placement, RoundRobin, Scheduler, TcpDialer, Tunnels};
-use crate::hosts::{Hosts, Loopback};
+use crate::hosts::{Hosts, Loopback, objection};
 use crate::http::listener::{self, Tls};
 use crate::http::metrics::HttpMetrics;
 use crate::layers::Layers;
@@ -179,6 +179,7 @@ async fn wire(
         .context("loading the key of user tokens")?;
     let accounts =
         Accounts::new(db.clone(), clock.clone(), tokens, AccountSettings::from(&config), Mailer::new(&config)?);
+    // Who listens on all addresses listens on loopback too: `atoll up` for others has its own machine's host there.
     let loopback = if local_addr.ip().is_loopback() || local_addr.ip().is_unspecified() {
         Loopback::Allowed
     } else {
@@ -190,7 +191,9 @@ async fn wire(
         .context("opening the hosts")?;
     let replica = format!("{}-{}", std::process::id(), hex::encode(rand::random::<[u8; 4]>()));
     let tunnels = Tunnels::new(replica.clone(), &client_tls, Arc::new(hosts.clone()));
-    let dialer = TcpDialer::new(&client_tls).with_tunnels(Arc::new(tunnels.clone()));
+    let dialer = TcpDialer::new(&client_tls)
+        .with_objection(Arc::new(move |ip| objection(ip, loopback)))
+        .with_tunnels(Arc::new(tunnels.clone()));
     let fleet = Fleet::new(hosts.directory(), Arc::new(dialer), FleetSettings::default());
     let scheduler: Arc<dyn Scheduler> = match config.scheduler {
         SchedulerKind::RoundRobin => Arc::new(RoundRobin::default()),

@@ -19,7 +19,7 @@ pub mod zygote;
 
 pub use agent::handle::{HostHandle, Status, enrolled_host};
 pub use agent::preflight::check;
-pub use agent::run::{run, start};
+pub use agent::run::{NotEnrolled, run, start};
 pub use config::{DriverChoice, HostConfig, Limits, OnDisconnect};
 
 /// A place where fault tests make a step fail (`return`) or the whole agent die (`return(abort)`). Nothing in a release.

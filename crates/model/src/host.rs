@@ -66,6 +66,17 @@ impl HostStatus {
         }
     }
 
+    /// What a host is after a heartbeat; none when it can't have sent one, since it has not registered.
+    #[must_use]
+    pub const fn after_beat(self, going_offline: bool) -> Option<Self> {
+        let next = if going_offline { Self::Offline } else { Self::Online };
+        match self {
+            Self::Pending => None,
+            _ if self as u8 == next as u8 || self.can_become(next) => Some(next),
+            _ => None,
+        }
+    }
+
     /// Whether this status may be followed by `next`. The one place that names every legal transition.
     #[must_use]
     pub const fn can_become(self, next: Self) -> bool {
@@ -91,5 +102,44 @@ impl FromStr for HostStatus {
             .into_iter()
             .find(|status| status.as_str() == text)
             .ok_or_else(|| UnknownName { kind: "host status", text: text.to_owned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn only_a_registration_ends_pending_and_nothing_leads_back_to_it() {
+        for status in HostStatus::ALL {
+            assert!(!status.can_become(HostStatus::Pending), "{status}");
+            assert_eq!(HostStatus::Pending.can_become(status), status == HostStatus::Online);
+            assert!(!status.can_become(status), "{status} again is no change");
+        }
+        assert_eq!((HostStatus::Pending.after_beat(false), HostStatus::Pending.after_beat(true)), (None, None));
+    }
+
+    proptest! {
+        /// Heartbeats, farewells and silence in any order after a registration: every change is a legal one, and who is
+        /// heard of is what it says.
+        #[test]
+        fn every_walk_of_a_host_is_legal(steps in prop::collection::vec(0_u8..3, 0..100)) {
+            let mut status = HostStatus::Online;
+            for step in steps {
+                let next = match step {
+                    0 => status.after_beat(false),
+                    1 => status.after_beat(true),
+                    _ => Some(HostStatus::Unreachable).filter(|next| status.can_become(*next)),
+                };
+                if let Some(next) = next {
+                    prop_assert!(next == status || status.can_become(next), "{} to {}", status, next);
+                    status = next;
+                } else {
+                    // Silence is news of those alone that are believed to be there.
+                    prop_assert_eq!((step, status == HostStatus::Online), (2, false));
+                }
+            }
+        }
     }
 }

@@ -149,6 +149,7 @@ impl Agent {
             self.memory.remember(self.contact.last_contact(), None);
         }
         self.keeper.set_welcome(self.contact.accepts_work());
+        self.keeper.set_out_of_contact(self.contact.paused().is_some());
         true
     }
 
@@ -166,6 +167,7 @@ impl Agent {
     pub fn look_at_the_clock(&mut self, now: u64) {
         if let Some(cause) = self.contact.pause_due(now) {
             self.memory.remember(self.contact.last_contact(), Some(cause));
+            self.keeper.set_out_of_contact(true);
             self.order(async |keeper: &Keeper| keeper.pause_all(HOST_DISCONNECTED).await);
         }
     }

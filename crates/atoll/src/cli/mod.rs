@@ -7,6 +7,8 @@ pub mod client;
 pub mod settings;
 pub mod teams;
 
+use std::path::PathBuf;
+
 use clap::{Args, Parser, Subcommand};
 
 pub use client::{
@@ -233,13 +235,19 @@ pub struct HostCommand {
 #[derive(Debug, Subcommand)]
 pub enum HostSubcommand {
     /// Say what this machine can run, and what to do about the rest
-    Check,
+    Check {
+        /// Where everything of this host is to be kept
+        #[arg(long, value_name = "DIR")]
+        data_dir: Option<PathBuf>,
+    },
     /// Write a systemd unit that runs this machine as a host
     Install(Box<settings::InstallArgs>),
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use clap::CommandFactory;
 
@@ -270,7 +278,10 @@ mod tests {
         let parsed = Cli::try_parse_from(["atoll", "host", "--server", "http://x"]).unwrap();
         let Command::Host(host) = parsed.command else { panic!() };
         assert!(host.what.is_none() && host.run.server.as_deref() == Some("http://x"));
+        let arguments = ["atoll", "host", "check", "--data-dir", "/d"];
+        let Command::Host(host) = Cli::try_parse_from(arguments).unwrap().command else { panic!() };
+        assert!(matches!(host.what, Some(HostSubcommand::Check { data_dir: Some(dir) }) if dir == Path::new("/d")));
         let Command::Host(host) = Cli::try_parse_from(["atoll", "host", "check"]).unwrap().command else { panic!() };
-        assert!(matches!(host.what, Some(HostSubcommand::Check)));
+        assert!(matches!(host.what, Some(HostSubcommand::Check { data_dir: None })));
     }
 }

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use atoll_host::NotEnrolled;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -13,13 +14,17 @@ use crate::cli::Global;
 use crate::cli::settings::HostArgs;
 use crate::output::{self, with_hint};
 
+/// The exit code of a host that is not enrolled, as `sysexits.h` has it for a configuration that is wrong: nobody need
+/// try again before somebody has enrolled it.
+pub const NOT_ENROLLED: u8 = 78;
+
 /// What is remembered of the first start, so that later ones need no options.
 #[derive(Serialize, Deserialize)]
 struct Remembered {
     server: String,
 }
 
-pub fn main(args: HostArgs, _: &Global) -> anyhow::Result<u8> {
+pub fn main(args: HostArgs, global: &Global) -> anyhow::Result<u8> {
     super::require_root("atoll host")?;
     let data_dir = super::prepare(&args.place, "info")?;
     let _lock = DataDirLock::take(&data_dir, "host")?;
@@ -43,13 +48,18 @@ pub fn main(args: HostArgs, _: &Global) -> anyhow::Result<u8> {
     remember(&data_dir, server)?;
     super::block_on(async {
         let shutdown = shutdown::on_signal()?;
-        atoll_host::run(config, shutdown).await.context("the host agent ended")?;
-        Ok(0)
+        match atoll_host::run(config, shutdown).await {
+            Err(error) if error.is::<NotEnrolled>() => {
+                output::failure(&error, global.json);
+                Ok(NOT_ENROLLED)
+            }
+            ended => ended.context("the host agent ended").map(|()| 0),
+        }
     })
 }
 
-pub fn check(global: &Global) -> anyhow::Result<u8> {
-    let checks = atoll_host::check();
+pub fn check(data_dir: &Path, global: &Global) -> anyhow::Result<u8> {
+    let checks = atoll_host::check(data_dir);
     let good = checks.iter().all(|check| check.ok);
     if global.json {
         output::print_json(&json!({ "ok": good, "checks": checks }))?;

@@ -45,6 +45,7 @@ pub fn main(args: &InstallArgs, global: &Global) -> anyhow::Result<u8> {
 }
 
 fn unit(program: &Path, env_file: &Path) -> String {
+    // A host that was deleted ends well, and one that is not enrolled stays so until somebody enrols it.
     // KillMode=process: sandboxes outlive a restart or an upgrade of the agent. Delegate: it makes cgroups of its own.
     format!(
         "\
@@ -57,8 +58,9 @@ Wants=network-online.target
 Type=exec
 EnvironmentFile={}
 ExecStart={} host
-Restart=always
+Restart=on-failure
 RestartSec=2
+RestartPreventExitStatus={}
 KillMode=process
 Delegate=yes
 TasksMax=infinity
@@ -69,7 +71,8 @@ OOMScoreAdjust=-900
 WantedBy=multi-user.target
 ",
         specifiers(&quote(&env_file.display().to_string())),
-        specifiers(&quote(&program.display().to_string()))
+        specifiers(&quote(&program.display().to_string())),
+        super::host::NOT_ENROLLED
     )
 }
 
@@ -131,6 +134,7 @@ mod tests {
         let unit = unit(Path::new("/opt/my tools/atoll"), Path::new("/etc/atoll/host.env"));
         assert!(unit.contains("ExecStart=\"/opt/my tools/atoll\" host\n"), "{unit}");
         assert!(unit.contains("KillMode=process\n"), "{unit}");
+        assert!(unit.contains("Restart=on-failure\n") && unit.contains("RestartPreventExitStatus=78\n"), "{unit}");
         assert!(!unit.contains("ATOLL_REGISTER"), "a token in a unit can be read by everyone");
     }
 

@@ -39,6 +39,7 @@ const SQLITE: &[Listed] = &[
     (80, "E2B: builds in two steps, pauses of files", include_str!("../../migrations/sqlite/0080_e2b.sql")),
     (90, "tags and mounts in their rows", include_str!("../../migrations/sqlite/0090_shown_with.sql")),
     (96, "layers with memory", include_str!("../../migrations/sqlite/0096_layer_memory.sql")),
+    (120, "event times", include_str!("../../migrations/sqlite/0120_event_times.sql")),
 ];
 const POSTGRES: &[Listed] = &[
     (1, "init", include_str!("../../migrations/postgres/0001_init.sql")),
@@ -62,6 +63,7 @@ const POSTGRES: &[Listed] = &[
     (80, "E2B: builds in two steps, pauses of files", include_str!("../../migrations/postgres/0080_e2b.sql")),
     (90, "tags and mounts in their rows", include_str!("../../migrations/postgres/0090_shown_with.sql")),
     (96, "layers with memory", include_str!("../../migrations/postgres/0096_layer_memory.sql")),
+    (120, "event times", include_str!("../../migrations/postgres/0120_event_times.sql")),
 ];
 
 /// The version that this program was built for.

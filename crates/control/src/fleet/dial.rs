@@ -1,9 +1,11 @@
 //! Making a connection to a host: TCP, then TLS 1.3 with both ends verified.
 //!
 //! The server's certificate must chain to control's CA, be for this host's name, and be of the very key that the
-//! host registered. [`Dial`] is a trait so that a tunnel or a simulated network can take its place.
+//! host registered. What a host's address resolves to is judged at each dial: a name may lead elsewhere by then.
+//! [`Dial`] is a trait so that a tunnel or a simulated network can take its place.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,10 +53,14 @@ pub trait TunnelStreams: Send + Sync + 'static {
     async fn open(&self, host: &HostId, place: &TunnelPlace) -> io::Result<Box<dyn Wire>>;
 }
 
+/// Why nothing is ever dialled at an address, if so.
+pub type Objection = Arc<dyn Fn(IpAddr) -> Option<&'static str> + Send + Sync>;
+
 /// Dials the host's advertised address, or takes its tunnel.
 pub struct TcpDialer {
     one: TlsConnector,
     two: TlsConnector,
+    objection: Option<Objection>,
     tunnels: Option<Arc<dyn TunnelStreams>>,
 }
 
@@ -69,7 +75,7 @@ impl TcpDialer {
             tls.resumption = Resumption::disabled();
             TlsConnector::from(Arc::new(tls))
         };
-        Self { one: with(b"http/1.1"), two: with(b"h2"), tunnels: None }
+        Self { one: with(b"http/1.1"), two: with(b"h2"), objection: None, tunnels: None }
     }
 
     /// Reaches hosts behind NAT as well.
@@ -79,9 +85,32 @@ impl TcpDialer {
         self
     }
 
+    /// Dials no address that there is an objection to, whatever name leads to it.
+    #[must_use]
+    pub fn with_objection(mut self, objection: Objection) -> Self {
+        self.objection = Some(objection);
+        self
+    }
+
+    async fn connect(&self, address: &str) -> io::Result<TcpStream> {
+        let mut failed = None;
+        for at in tokio::net::lookup_host(address).await? {
+            if let Some(objection) = self.objection.as_ref().and_then(|objection| objection(at.ip())) {
+                let refused = format!("{address} leads to {}, which {objection}", at.ip());
+                failed.get_or_insert_with(|| io::Error::new(io::ErrorKind::PermissionDenied, refused));
+                continue;
+            }
+            match TcpStream::connect(at).await {
+                Ok(tcp) => return Ok(tcp),
+                Err(error) => failed = Some(error),
+            }
+        }
+        Err(failed.unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("{address} leads nowhere"))))
+    }
+
     async fn wire(&self, host: &HostId, location: &HostLocation) -> io::Result<Box<dyn Wire>> {
         if location.address != TUNNEL_ADDRESS {
-            let tcp = TcpStream::connect(&location.address).await?;
+            let tcp = self.connect(&location.address).await?;
             keep_alive(&tcp)?;
             return Ok(Box::new(tcp));
         }

@@ -234,6 +234,22 @@ impl Fleet {
         self.hosts().remove(host);
     }
 
+    /// Drops the connections of hosts that are gone: deleted by another replica, and asked for by nobody here since.
+    ///
+    /// # Errors
+    /// When the hosts can't be looked up; those that were not are kept.
+    pub async fn evict_gone(&self) -> Result<(), FleetError> {
+        let pooled: Vec<HostId> = self.hosts().keys().cloned().collect();
+        for host in &pooled {
+            match self.shared.directory.locate(host).await {
+                Err(FleetError::Unknown { .. }) => self.evict(host),
+                Ok(_) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
     /// How many hosts have a place in the pool.
     #[must_use]
     pub fn pooled(&self) -> usize {

@@ -233,6 +233,14 @@ pub struct NoHost {
     pub failed: Vec<(Objection, usize)>,
 }
 
+impl NoHost {
+    /// The one host that could have taken it takes nothing new any more.
+    #[must_use]
+    pub fn draining(byoc: bool) -> Self {
+        Self { considered: 1, byoc, failed: vec![(Objection::Draining, 1)] }
+    }
+}
+
 impl std::fmt::Display for NoHost {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if self.considered == 0 {

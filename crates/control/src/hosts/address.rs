@@ -48,23 +48,53 @@ pub fn check(address: &str, loopback: Loopback) -> Result<(), HostError> {
 /// Why control would never connect to `ip`; also asked about what a name resolves to.
 #[must_use]
 pub fn objection(ip: IpAddr, loopback: Loopback) -> Option<&'static str> {
-    let ip = match ip {
-        IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(ip, IpAddr::V4),
-        IpAddr::V4(_) => ip,
-    };
     match ip {
-        _ if ip.is_loopback() => (loopback == Loopback::Refused).then_some("must not be a loopback address"),
-        _ if ip.is_unspecified() => Some("must be an address that control can reach, not 0.0.0.0 or [::]"),
-        _ if ip.is_multicast() => Some("must not be a multicast address"),
-        IpAddr::V4(v4) if v4.is_link_local() => Some("must not be a link-local or metadata address"),
-        IpAddr::V4(Ipv4Addr::BROADCAST) => Some("must not be the broadcast address"),
+        IpAddr::V4(v4) => objection_v4(v4, loopback),
+        IpAddr::V6(v6) => objection_v6(v6, loopback),
+    }
+}
+
+fn objection_v4(v4: Ipv4Addr, loopback: Loopback) -> Option<&'static str> {
+    match v4 {
+        _ if v4.is_loopback() => (loopback == Loopback::Refused).then_some("must not be a loopback address"),
+        _ if v4.is_unspecified() => Some(UNSPECIFIED),
+        _ if v4.is_multicast() => Some("must not be a multicast address"),
+        _ if v4.is_link_local() => Some("must not be a link-local or metadata address"),
+        Ipv4Addr::BROADCAST => Some("must not be the broadcast address"),
         // Clouds answer for their metadata here too.
-        IpAddr::V4(v4) if v4 == Ipv4Addr::new(100, 100, 100, 200) => Some("must not be a metadata address"),
-        IpAddr::V6(v6) if v6.is_unicast_link_local() => Some("must not be a link-local address"),
-        IpAddr::V6(v6) if v6 == Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254) => {
-            Some("must not be a metadata address")
-        }
+        _ if v4 == Ipv4Addr::new(100, 100, 100, 200) => Some("must not be a metadata address"),
         _ => None,
+    }
+}
+
+fn objection_v6(v6: Ipv6Addr, loopback: Loopback) -> Option<&'static str> {
+    const METADATA: [Ipv6Addr; 2] =
+        [Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)];
+    match v6 {
+        _ if v6.is_loopback() => (loopback == Loopback::Refused).then_some("must not be a loopback address"),
+        _ if v6.is_unspecified() => Some(UNSPECIFIED),
+        _ if v6.is_multicast() => Some("must not be a multicast address"),
+        _ if v6.is_unicast_link_local() => Some("must not be a link-local address"),
+        _ if METADATA.contains(&v6) => Some("must not be a metadata address"),
+        _ => inside(v6).into_iter().flatten().find_map(|v4| objection_v4(v4, loopback)),
+    }
+}
+
+const UNSPECIFIED: &str = "must be an address that control can reach, not 0.0.0.0 or [::]";
+
+/// The IPv4 addresses that an IPv6 address may lead to: mapped and compatible ones, NAT64's well-known and local
+/// prefixes (RFC 6052 and 8215; where the local one keeps the address is up to the network), and 6to4.
+fn inside(v6: Ipv6Addr) -> [Option<Ipv4Addr>; 2] {
+    let of = |high: u16, low: u16| Some(Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)));
+    match v6.segments() {
+        [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => [of(high, low), None],
+        [0x64, 0xff9b, 1, high, fourth, fifth, last_high, last_low] => {
+            // A byte of zeros lies in the middle of it.
+            let low = (fourth << 8) | (fifth >> 8);
+            [of(last_high, last_low), of(high, low)].map(|v4| v4.filter(|v4| !v4.is_unspecified()))
+        }
+        [0x2002, high, low, ..] => [of(high, low), None],
+        _ => [None, None],
     }
 }
 
@@ -98,8 +128,15 @@ mod tests {
 
     #[test]
     fn ordinary_addresses_are_taken() {
-        for address in ["10.0.0.5:7070", "192.168.1.2:1", "host-7.example.com:443", "[2001:db8::1]:7070", "a_b.local:9"]
-        {
+        for address in [
+            "10.0.0.5:7070",
+            "192.168.1.2:1",
+            "host-7.example.com:443",
+            "[2001:db8::1]:7070",
+            "a_b.local:9",
+            "[64:ff9b::8.8.8.8]:7070",
+            "[64:ff9b:1::8.8.8.8]:7070",
+        ] {
             assert!(check(address, Loopback::Refused).is_ok(), "{address}");
         }
     }
@@ -125,6 +162,13 @@ mod tests {
             "[::ffff:169.254.169.254]:80",
             "[fe80::1]:80",
             "[fd00:ec2::254]:80",
+            "[fd20:ce::254]:80",
+            "[64:ff9b::169.254.169.254]:80",
+            "[64:ff9b::7f00:1]:80",
+            "[64:ff9b:1::169.254.169.254]:80",
+            "[64:ff9b:1:a9fe:a9:fe00::]:80",
+            "[2002:a9fe:a9fe::1]:80",
+            "[::127.0.0.1]:80",
             "224.0.0.1:80",
             "255.255.255.255:80",
             "metadata.google.internal:80",

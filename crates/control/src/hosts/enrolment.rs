@@ -157,7 +157,8 @@ impl Hosts {
         };
         fail::fail_point!("hosts::register::consumed");
         let before = store::lock(&mut tx, &host).await?.ok_or(HostError::Unauthorized)?;
-        if before.deletion_id.is_some() {
+        let status = before.status.0;
+        if before.deletion_id.is_some() || !(status == HostStatus::Online || status.can_become(HostStatus::Online)) {
             return Err(HostError::Unauthorized);
         }
         revoke_tokens(&mut tx, &host, now).await?;

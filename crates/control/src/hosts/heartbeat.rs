@@ -6,7 +6,7 @@ use atoll_model::api::hosts::HeartbeatRequest;
 use super::beats::{Beat, BeatOutcome};
 use super::credentials::{HostClaims, InTime};
 use super::store::HostRow;
-use super::{HostError, Hosts, address, store, tombstone};
+use super::{HostError, Hosts, address, refresh_tokens, store, tombstone};
 
 const MAX_IMAGES: usize = 10_000;
 const MAX_TEXT: usize = 256;
@@ -21,8 +21,11 @@ impl Hosts {
         body: HeartbeatRequest,
     ) -> Result<(), HostError> {
         let claims = self.claims(host, access_token).await?;
-        check(&body)?;
-        address::check(&body.address, self.loopback)?;
+        if let Err(invalid) = check(&body).and_then(|()| address::check(&body.address, self.loopback)) {
+            // Who may not speak, or was deleted, learns that first.
+            self.authenticate(host, access_token).await?;
+            return Err(invalid);
+        }
         let beat = Beat { host: claims.sub, family: claims.fam, token_id: claims.rid, body };
         match self.beats.write(beat).await? {
             BeatOutcome::Written => Ok(()),
@@ -34,19 +37,24 @@ impl Hosts {
     /// The host that an access token belongs to, if the token is good and names `host`.
     pub async fn authenticate(&self, host: &HostId, access_token: Option<&str>) -> Result<HostRow, HostError> {
         let claims = self.claims(host, access_token).await?;
-        match store::get(&self.db, host).await? {
-            Some(row) if row.credential_family.as_deref() == Some(&claims.fam) => Ok(row),
-            Some(_) => Err(HostError::Unauthorized),
-            None => Err(self.gone(host).await?),
+        let row = match store::get(&self.db, host).await? {
+            Some(row) if row.credential_family.as_deref() == Some(&claims.fam) => row,
+            Some(_) => return Err(HostError::Unauthorized),
+            None => return Err(self.gone(host).await?),
+        };
+        if refresh_tokens::refuses_access(&self.db, host, &claims.rid, self.clock.now()).await? {
+            return Err(HostError::Unauthorized);
         }
+        Ok(row)
     }
 
     /// Checks signature, time and name of an access token. The tombstone comes before a 401: a deleted host learns of
-    /// it even with an expired token.
+    /// it even with a token that has expired, or whose key is long forgotten. It is no secret: the id is, by which it is
+    /// asked for.
     async fn claims(&self, host: &HostId, access_token: Option<&str>) -> Result<HostClaims, HostError> {
         let token = access_token.ok_or(HostError::Unauthorized)?;
         let verified = self.tokens.verify(token, self.clock.now()).await?;
-        let (claims, in_time) = verified.ok_or(HostError::Unauthorized)?;
+        let Some((claims, in_time)) = verified else { return Err(self.gone(host).await?) };
         if claims.sub != *host {
             return Err(HostError::Forbidden);
         }

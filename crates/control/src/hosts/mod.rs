@@ -37,7 +37,7 @@ use std::time::Duration;
 use atoll_model::HostId;
 use tokio::sync::broadcast;
 
-pub use address::Loopback;
+pub use address::{Loopback, objection};
 pub use candidates::HostCandidates;
 pub use directory::Directory;
 pub use error::HostError;

@@ -7,7 +7,7 @@ use atoll_model::HostId;
 use sqlx::types::Json;
 
 use super::secret;
-use crate::db::{DbError, During, Millis, Text, Tx, on};
+use crate::db::{Db, DbError, During, Millis, Text, Tx, on};
 
 /// How long a token that has been replaced still works, for requests that are under way.
 pub const GRACE: Duration = Duration::from_secs(60);
@@ -75,6 +75,22 @@ pub async fn access_tokens_used(
     }
     mark_used(tx, &first_uses, now).await?;
     Ok(refused)
+}
+
+/// Whether the access token that was issued with this refresh token is not good any more: by the rule of
+/// [`access_tokens_used`], noting nothing.
+pub async fn refuses_access(db: &Db, host: &HostId, id: &str, now: Millis) -> Result<bool, DbError> {
+    let refused: Option<(String,)> = on!(read db, |c| sqlx::query_as(
+        "SELECT id FROM host_refresh_tokens
+         WHERE id = $1 AND (host_id <> $2 OR (used_at IS NULL AND revoked_at <= $3))"
+    )
+    .bind(id)
+    .bind(host.as_str())
+    .bind(now)
+    .fetch_optional(c)
+    .await)
+    .during("read a refresh token")?;
+    Ok(refused.is_some())
 }
 
 async fn of_ids(tx: &mut Tx, ids: &[&str]) -> Result<Vec<TokenRow>, DbError> {

@@ -74,16 +74,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Source {
     }
 }
 
-/// Refuses, without a query, those whose tokens were wrong too often.
-fn not_blocked(app: &App, origin: &audit::Origin) -> ApiResult<()> {
-    let bound = origin.address.as_deref().map(|address| rate::HOST_ADDRESS.of_address(address));
-    match bound.and_then(|bound| app.accounts.rates().blocked(&bound, app.clock.now())) {
-        Some(wait) => Err(LoginError::TooMany(wait).into()),
-        None => Ok(()),
-    }
-}
-
-/// Counts wrong tokens, by the address that they came from.
+/// Counts wrong tokens, by the address that they came from, and answers 429 for more when there were too many. Good ones
+/// are never held up: hosts behind one address share it with whoever guesses there.
 async fn counted<T>(app: &App, origin: &audit::Origin, result: Result<T, HostError>) -> ApiResult<T> {
     if matches!(result, Err(HostError::Unauthorized))
         && let Some(address) = &origin.address
@@ -139,7 +131,6 @@ pub async fn register(
     struct TokenOnly {
         token: String,
     }
-    not_blocked(&app, &origin)?;
     let body = whole(body)?;
     let Ok(TokenOnly { token }) = strict::from_slice(&body) else { return Err(ApiError::unauthorized()) };
     not_too_often(&app, &token).await?;
@@ -161,7 +152,6 @@ pub async fn refresh(
     headers: HeaderMap,
     body: Body,
 ) -> ApiResult<axum::Json<HostCredentials>> {
-    not_blocked(&app, &origin)?;
     let body = whole(body)?;
     // Whatever is not a request has no credentials: 401, never 400.
     let Ok(request) = strict::from_slice::<RefreshHostRequest>(&body) else {

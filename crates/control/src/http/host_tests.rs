@@ -328,3 +328,29 @@ async fn a_host_bears_its_tags_wherever_it_is_shown() {
         assert_eq!(refused.json()["error"]["field"], "tags");
     }
 }
+
+#[tokio::test]
+async fn who_guesses_behind_an_address_locks_no_host_out_that_shares_it() {
+    for db in databases().await {
+        let test = app(db).await;
+        let platform = platform_admin(&test).await;
+        let (host, token) = make(&platform, json!({})).await;
+        let mut request = serde_json::to_value(Agent::new().registration("art_guessed")).unwrap();
+        let mut last = 0;
+        for _ in 0..400 {
+            last = platform.anonymous().post("/v1/hosts/register", request.clone()).await.status.as_u16();
+            if last == 429 {
+                break;
+            }
+        }
+        assert_eq!(last, 429);
+        request["token"] = json!("another");
+        assert_eq!(platform.anonymous().post("/v1/hosts/register", request).await.status.as_u16(), 429);
+        let agent = register(&platform, &token).await;
+        let (_, body, signature) = agent.signed(&agent.credentials().refresh_token);
+        let client = platform.anonymous().with("x-host-signature", &signature).with("content-type", "application/json");
+        let refreshed = client.send(Method::POST, "/v1/hosts/auth/refresh", Body::from(body)).await;
+        assert_eq!(refreshed.status, StatusCode::OK, "{}", text(&refreshed));
+        assert_eq!(agent.id().as_str(), host);
+    }
+}

@@ -14,6 +14,7 @@
 //! A host that could not be reached in 2 and 3 learns of it from its tombstone, and then destroys everything itself.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use atoll_model::{HostId, SandboxId, UserId};
 use futures::FutureExt;
@@ -31,6 +32,11 @@ use crate::hosts::{Directory, HostError, HostRow, store};
 
 /// Sandboxes destroyed at once on the host that is being deleted.
 const PARALLEL: usize = 16;
+/// What all of them may take in all: a host that answers none of it destroys them by itself when it learns that it was
+/// deleted.
+const DESTROYING: Duration = Duration::from_secs(60);
+/// Deletions that are finished at once.
+const HOSTS: usize = 8;
 
 /// Deletes hosts. Cheap to clone.
 #[derive(Clone)]
@@ -150,19 +156,23 @@ impl HostDeletion {
         .fetch_all(c)
         .await)
         .during("list hosts that are being deleted")?;
-        for (host,) in pending {
-            if let Err(error) = self.carry_out(&host.0).await {
-                tracing::error!(host = %host.0, error = &error as &dyn std::error::Error, "could not finish deleting a host");
-            }
-        }
+        bounded(HOSTS, pending.iter().map(|(host,)| self.finish(&host.0).boxed()).collect()).await;
         Ok(())
+    }
+
+    async fn finish(&self, host: &HostId) {
+        if let Err(error) = self.carry_out(host).await {
+            tracing::error!(%host, error = &error as &dyn std::error::Error, "could not finish deleting a host");
+        }
     }
 
     /// Steps 2 to 5 for a host that is marked. Nothing to do when it is gone already.
     async fn carry_out(&self, host: &HostId) -> Result<(), HostError> {
         let rows = self.records.on_host(host).await?;
         let destroys = rows.iter().map(|row| self.destroy(host, row).boxed()).collect();
-        bounded(PARALLEL, destroys).await;
+        if tokio::time::timeout(DESTROYING, bounded(PARALLEL, destroys)).await.is_err() {
+            tracing::warn!(%host, "a host that is being deleted does not destroy its sandboxes one by one in time");
+        }
         fail::fail_point!("hosts::delete::destroyed");
         if let Err(error) = self.agents.terminate(host, "host_deleted").await {
             tracing::info!(%host, %error, "the agent could not be told to terminate; its tombstone will");

@@ -100,7 +100,9 @@ impl HostPass {
                             "a sandbox is what its host says"
                         );
                         outcome.changed += 1;
-                        acknowledged.extend(seen.map(|seen| (seen.id.clone(), seen.generation, seen.state)));
+                        // Of an error the host keeps what it has until somebody has decided.
+                        let told = seen.filter(|_| status != SandboxStatus::Error);
+                        acknowledged.extend(told.map(|seen| (seen.id.clone(), seen.generation, seen.state)));
                     }
                 }
                 Verdict::Resume => {
@@ -208,8 +210,12 @@ impl HostPass {
         for digest in self.records.pending_deletions(host).await? {
             match self.agents.delete_image(host, &digest).await {
                 Ok(()) => self.records.deletion_done(host, &digest).await?,
-                Err(error) => {
+                // This one is in use there; the others may not be.
+                Err(error @ FleetError::Agent { .. }) => {
                     tracing::debug!(%host, digest, %error, "a pending deletion has to wait");
+                }
+                Err(error) => {
+                    tracing::debug!(%host, digest, %error, "pending deletions have to wait");
                     break;
                 }
             }

@@ -13,6 +13,10 @@ use crate::db::Millis;
 /// Why an agent paused a sandbox that nobody asked it to pause: it had lost contact with control.
 pub const DISCONNECTED: &str = "host_disconnected";
 
+/// Why an agent reports as ended what it knows nothing of but its id: a power cut has torn its record. Its disk is still
+/// there, so this is no end, and the agent keeps the disk until it is told to destroy it.
+pub const RECORD_DAMAGED: &str = "record_damaged";
+
 /// Why control resumes what an agent had paused by itself.
 pub const RECONNECTED: &str = "reconnected";
 /// How long such a resume may go unanswered.
@@ -70,7 +74,7 @@ pub struct Rules {
 pub enum Verdict {
     /// Both agree, or it is too early to say.
     Leave,
-    /// The row becomes what the host says; then the host is told that control knows.
+    /// The row becomes what the host says; then the host is told that control knows, unless it is an error.
     Become { status: SandboxStatus, reason: Option<String> },
     /// It was paused for loss of contact, and contact is back: the row becomes paused if it isn't, and control orders
     /// the resume.
@@ -106,6 +110,8 @@ pub fn judge(row: &Row, seen: Option<&Seen>, rules: &Rules) -> Verdict {
         // It is still on its way on the host, which has deadlines of its own.
         (_, State::Starting) | (Running, State::Running) => Verdict::Leave,
         (Stopped, _) => Verdict::Leave,
+        (Error, State::Exited) if seen.reason == RECORD_DAMAGED => Verdict::Leave,
+        (_, State::Exited) if seen.reason == RECORD_DAMAGED => turned(Error, RECORD_DAMAGED),
         (_, State::Exited) => turned(Stopped, &ending(seen)),
         (_, State::Running) => turned(Running, ""),
         (_, State::Paused) if disconnected => Verdict::Resume,

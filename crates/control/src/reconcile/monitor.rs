@@ -4,6 +4,9 @@
 //! One replica runs the passes, by a lease; a host that comes back is looked at at once by whichever replica heard it.
 //! Both may run for a host at the same time, and a pass may stop anywhere: everything is a compare-and-set.
 //!
+//! Nothing here waits for a whole round: each host is looked at by a task of its own, with a deadline over all that it
+//! asks of the host. At each tick those begin that are not still under way, and so does what was left undone.
+//!
 //! Silence is judged only by whoever could have heard: when control (or its database) itself was away, hosts have a
 //! whole `stale_after` to be heard again before any of them is called unreachable.
 
@@ -12,23 +15,25 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use atoll_model::HostId;
-use futures::FutureExt;
+use tokio::sync::Semaphore;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use super::absence;
 use super::host_deletion::HostDeletion;
 use super::host_pass::HostPass;
-use super::{absence, bounded};
 use crate::clock::Clock;
 use crate::config::HostTimes;
 use crate::db::{Db, DbError, Millis, leases, settings};
-use crate::hosts::{HostChange, HostError, purge};
+use crate::hosts::{HostChange, purge};
 
 /// Hosts looked at at once.
 const PARALLEL: usize = 256;
+/// What one look at a host may take in all. The next one goes on where it was cut off.
+const LOOK: Duration = Duration::from_secs(40);
 const LEASE: &str = "host_monitor";
 const LAST_PASS: &str = "host_monitor.last_pass_ms";
 const PURGE_EVERY: Duration = Duration::from_secs(3600);
@@ -52,8 +57,12 @@ struct Shared {
     deletion: HostDeletion,
     /// Names this replica in the lease.
     holder: String,
-    /// Hosts that are being looked at by this replica.
+    /// Hosts that are being looked at by this replica, or wait for it.
     busy: Mutex<HashSet<HostId>>,
+    /// Turns to look at a host.
+    looks: Semaphore,
+    /// Held by whoever finishes what was left undone.
+    finishing: tokio::sync::Mutex<()>,
     memory: Mutex<Memory>,
 }
 
@@ -69,57 +78,53 @@ impl Monitor {
     pub fn new(db: Db, clock: Clock, times: HostTimes, pass: HostPass, deletion: HostDeletion) -> Self {
         let holder = hex::encode(rand::random::<[u8; 8]>());
         let (busy, memory) = (Mutex::default(), Mutex::default());
-        Self { shared: Arc::new(Shared { db, clock, times, pass, deletion, holder, busy, memory }) }
+        let (looks, finishing) = (Semaphore::new(PARALLEL), tokio::sync::Mutex::default());
+        Self { shared: Arc::new(Shared { db, clock, times, pass, deletion, holder, busy, looks, finishing, memory }) }
     }
 
     /// Runs until `stop`. What is under way then is left where it is.
     pub async fn run(self, mut changes: Receiver<HostChange>, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(self.shared.times.monitor_interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // Silent hosts are noticed on time however long other hosts take to answer: rounds run beside the ticks.
-        let mut round: Option<JoinHandle<()>> = None;
+        // Silent hosts are noticed on time however long other hosts take to answer.
+        let mut work = JoinSet::new();
         let mut listening = true;
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
-                change = changes.recv(), if listening => listening = self.heard(change),
-                _ = ticks.tick() => match self.lead().await {
-                    Ok(true) if round.as_ref().is_none_or(JoinHandle::is_finished) => {
-                        let monitor = self.clone();
-                        round = Some(tokio::spawn(async move { monitor.round_logged().await }));
-                    }
-                    Ok(_) => {}
-                    Err(error) => {
-                        tracing::error!(error = &error as &dyn std::error::Error, "the host monitor's pass failed");
-                    }
+                change = changes.recv(), if listening => listening = self.heard(change, &mut work),
+                Some(_ended) = work.join_next(), if !work.is_empty() => {}
+                _ = ticks.tick() => if let Err(error) = self.tick(&mut work).await {
+                    tracing::error!(error = &error as &dyn std::error::Error, "the host monitor's pass failed");
                 },
             }
         }
-        if let Some(round) = round {
-            round.abort();
-        }
+        drop(work);
         if let Err(error) = leases::release(&self.shared.db, LEASE, &self.shared.holder).await {
             tracing::debug!(error = &error as &dyn std::error::Error, "could not give up the monitor's lease");
         }
     }
 
-    async fn round_logged(&self) {
-        if let Err(error) = self.round().await {
-            tracing::error!(error = &error as &dyn std::error::Error, "the host monitor's round failed");
+    async fn tick(&self, work: &mut JoinSet<()>) -> Result<(), DbError> {
+        if self.lead().await? {
+            let monitor = self.clone();
+            work.spawn(async move { monitor.finish().await });
+            self.begin(work).await?;
         }
+        Ok(())
     }
 
     /// False when nothing will be heard any more.
-    fn heard(&self, change: Result<HostChange, RecvError>) -> bool {
+    fn heard(&self, change: Result<HostChange, RecvError>, work: &mut JoinSet<()>) -> bool {
         match change {
             Ok(HostChange::Returned(host)) => {
                 let monitor = self.clone();
-                tokio::spawn(async move { monitor.settle(&host).await });
+                work.spawn(async move { monitor.settle(&host).await });
                 true
             }
             Ok(HostChange::WentOffline(_)) => {
                 let shared = Arc::clone(&self.shared);
-                tokio::spawn(async move {
+                work.spawn(async move {
                     if let Err(error) = absence::mark_missing(&shared.db, shared.clock.now()).await {
                         tracing::error!(error = &error as &dyn std::error::Error, "could not mark sandboxes missing");
                     }
@@ -142,13 +147,25 @@ impl Monitor {
         }
     }
 
-    /// The active phase of one host. True when there is nothing more to find out soon.
+    /// The active phase of one host, when its turn has come. True when there is nothing more to find out soon.
     async fn look_at(&self, host: &HostId) -> bool {
-        let Some(_busy) = Busy::take(&self.shared, host) else { return false };
-        match self.shared.pass.run(host).await {
-            Ok(outcome) => outcome.complete,
-            Err(error) => {
+        match Busy::take(&self.shared, host) {
+            Some(busy) => self.look(busy).await,
+            None => false,
+        }
+    }
+
+    async fn look(&self, busy: Busy) -> bool {
+        let Ok(_turn) = self.shared.looks.acquire().await else { return false };
+        let host = &busy.host;
+        match tokio::time::timeout(LOOK, self.shared.pass.run(host)).await {
+            Ok(Ok(outcome)) => outcome.complete,
+            Ok(Err(error)) => {
                 tracing::warn!(%host, %error, "a host could not be looked at");
+                false
+            }
+            Err(_) => {
+                tracing::warn!(%host, "looking at a host took longer than {} s; the next pass goes on", LOOK.as_secs());
                 false
             }
         }
@@ -170,14 +187,45 @@ impl Monitor {
         Ok(true)
     }
 
-    /// The active phase of every host that is online, and the deletions that somebody began.
+    /// Begins to look at every host that is online, but for those that are being looked at still.
+    async fn begin(&self, work: &mut JoinSet<()>) -> Result<(), DbError> {
+        for host in absence::online(&self.shared.db).await? {
+            if let Some(busy) = Busy::take(&self.shared, &host) {
+                let monitor = self.clone();
+                work.spawn(async move {
+                    monitor.look(busy).await;
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// One whole round, waited for: the active phase of every host that is online, and what was left undone.
     ///
     /// # Errors
     /// The database's.
-    pub async fn round(&self) -> Result<(), HostError> {
-        let online = absence::online(&self.shared.db).await?;
-        bounded(PARALLEL, online.iter().map(|host| self.look_at(host).boxed()).collect()).await;
-        self.shared.deletion.finish_all().await
+    #[cfg(any(test, feature = "simulation"))]
+    pub async fn round(&self) -> Result<(), DbError> {
+        let mut work = JoinSet::new();
+        self.begin(&mut work).await?;
+        work.join_all().await;
+        self.finish().await;
+        Ok(())
+    }
+
+    /// The deletions that somebody began, and what time has made worthless. By one task of this replica at a time.
+    async fn finish(&self) {
+        let shared = &self.shared;
+        let Ok(_finishing) = shared.finishing.try_lock() else { return };
+        if let Err(error) = shared.deletion.finish_all().await {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "could not list the hosts that are being deleted"
+            );
+        }
+        if let Err(error) = self.purge(shared.clock.now()).await {
+            tracing::error!(error = &error as &dyn std::error::Error, "could not remove old credentials; trying again");
+        }
     }
 
     async fn passive(&self, now: Millis, lease: Duration) -> Result<(), DbError> {
@@ -213,37 +261,37 @@ impl Monitor {
         let shared = &self.shared;
         absence::fail_unplaced(&shared.db, now - shared.times.transition_limit, now).await?;
         absence::stop_on_deleted_hosts(&shared.db, now - DELETION_MEMORY, now).await?;
-        let due = {
-            let mut memory = shared.memory.lock().unwrap_or_else(PoisonError::into_inner);
-            let due = memory.purged_at.is_none_or(|at| now.since(at) >= PURGE_EVERY);
-            if due {
-                memory.purged_at = Some(now);
-            }
-            due
-        };
-        if due {
-            purge::run(&shared.db, now).await?;
+        Ok(())
+    }
+
+    /// When it is time. Whatever fails is due again at the next tick.
+    async fn purge(&self, now: Millis) -> Result<(), DbError> {
+        let memory = || self.shared.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        if memory().purged_at.is_some_and(|at| now.since(at) < PURGE_EVERY) {
+            return Ok(());
         }
+        purge::run(&self.shared.db, now).await?;
+        memory().purged_at = Some(now);
         Ok(())
     }
 }
 
 /// A host is looked at by one task of this replica at a time.
-struct Busy<'a> {
-    shared: &'a Shared,
-    host: &'a HostId,
+struct Busy {
+    shared: Arc<Shared>,
+    host: HostId,
 }
 
-impl<'a> Busy<'a> {
-    fn take(shared: &'a Shared, host: &'a HostId) -> Option<Self> {
+impl Busy {
+    fn take(shared: &Arc<Shared>, host: &HostId) -> Option<Self> {
         let mut busy = shared.busy.lock().unwrap_or_else(PoisonError::into_inner);
         // Lazily: one that is made in vain would be dropped at once, under the very lock that its drop takes.
-        busy.insert(host.clone()).then(|| Self { shared, host })
+        busy.insert(host.clone()).then(|| Self { shared: Arc::clone(shared), host: host.clone() })
     }
 }
 
-impl Drop for Busy<'_> {
+impl Drop for Busy {
     fn drop(&mut self) {
-        self.shared.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(self.host);
+        self.shared.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.host);
     }
 }

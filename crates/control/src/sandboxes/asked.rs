@@ -41,7 +41,7 @@ impl Sandboxes {
         to: SandboxStatus,
         reason: Option<&str>,
     ) -> Result<Option<SandboxRecord>, SandboxError> {
-        let Some(owner) = asked_by else { return self.decide(record, to, reason, None).await };
+        let Some(owner) = asked_by else { return self.decide(record, to, reason).await };
         let (from, now) = (record.status(), self.clock.now());
         let generation = record.generation;
         let change = Change { id: &record.id, from, generation, to, reason, decided: true, host: None, at: now };

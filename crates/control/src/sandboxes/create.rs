@@ -5,6 +5,8 @@
 //! 3. The host builds it and answers when the guest agent inside is ready.
 //! 4. The row becomes `running`.
 //!
+//! A host that drains or is being deleted by the time of the row takes nothing: another is picked.
+//!
 //! A host that fails is told to destroy whatever it may have made (with a newer generation, so that a create that still
 //! travels is refused), and the create is tried on another host, once. When that fails too the row ends as `stopped`,
 //! reason `create_failed`.
@@ -156,16 +158,30 @@ impl Sandboxes {
         for (variable, value) in self.secrets.environment(&owner.team, &new.secrets).await? {
             env.insert(variable, value.expose_secret().to_owned());
         }
-        let host = self.placer.place(&demand).await?;
-        if demand.driver == ANY_DRIVER {
-            // From here on it is that one, wherever it is tried.
-            demand.driver = self.placer.preferred_driver(&host).unwrap_or_else(|| DEFAULT_DRIVER.to_owned());
-        }
-        times.end("place", started);
-        let inserting = Instant::now();
         let ground = Ground { template: &template, layers: &layers, mounts: &mounts };
-        let record = self.insert(owner, &new, &demand, &host, &ground).await?;
-        times.end("insert", inserting);
+        let any_driver = demand.driver == ANY_DRIVER;
+        let mut placing = started;
+        let (host, record) = loop {
+            let host = self.placer.place(&demand).await?;
+            if any_driver {
+                // From here on it is that one, wherever it is tried.
+                demand.driver = self.placer.preferred_driver(&host).unwrap_or_else(|| DEFAULT_DRIVER.to_owned());
+            }
+            times.end("place", placing);
+            let inserting = Instant::now();
+            let inserted = self.insert(owner, &new, &demand, &host, &ground).await?;
+            times.end("insert", inserting);
+            if let Some(record) = inserted {
+                break (host, record);
+            }
+            // It was chosen by a list that is a moment old, and takes nothing new any more.
+            self.placer.failed(&host);
+            demand.tried.push(host);
+            if any_driver {
+                ANY_DRIVER.clone_into(&mut demand.driver);
+            }
+            placing = Instant::now();
+        };
         let spec = spec(&record, env, &ground);
         let (record, first) = match self.start_on(record, &host, &spec, &times).await? {
             Ok(running) => {
@@ -177,16 +193,21 @@ impl Sandboxes {
         };
         demand.tried.push(host.clone());
         self.placer.failed(&host);
-        let Ok(other) = self.placer.place(&demand).await else {
-            return Err(self.give_up(&record, first).await);
+        let (record, other) = loop {
+            let Ok(other) = self.placer.place(&demand).await else {
+                return Err(self.give_up(&record, first).await);
+            };
+            match self.move_to(&record, &other, &mounts).await? {
+                Moved::There(record) => break (*record, other),
+                Moved::HostLeaves => {
+                    self.placer.failed(&other);
+                    demand.tried.push(other);
+                }
+                Moved::VolumesStay => return Err(self.give_up(&record, first).await),
+                Moved::Changed => return Err(SandboxError::Changed { attempted: "create" }),
+            }
         };
-        if !mounts.is_empty() && !volumes::move_along(&self.db, &record.id, &other, &mounts).await? {
-            return Err(self.give_up(&record, first).await);
-        }
         tracing::warn!(sandbox = %record.id.0, %host, %other, error = %first, "create failed: trying another host");
-        let Some(record) = self.decide(&record, SandboxStatus::Starting, None, Some(&other)).await? else {
-            return Err(SandboxError::Changed { attempted: "create" });
-        };
         match self.start_on(record, &other, &spec, &times).await? {
             Ok(running) => {
                 self.await_ready(&running, &template).await;
@@ -199,6 +220,22 @@ impl Sandboxes {
         }
     }
 
+    /// Gives the row to another host, with a new generation.
+    async fn move_to(&self, record: &SandboxRecord, host: &HostId, mounts: &[Mount]) -> Result<Moved, SandboxError> {
+        if !mounts.is_empty() && !volumes::move_along(&self.db, &record.id, host, mounts).await? {
+            return Ok(Moved::VolumesStay);
+        }
+        let mut tx = self.db.begin().await?;
+        if !store::takes_something_new(&mut tx, host).await? {
+            return Ok(Moved::HostLeaves);
+        }
+        let change = Change { host: Some(host), ..self.decision(record, SandboxStatus::Starting, None) };
+        let Some(record) = store::change_in(&mut tx, &change).await? else { return Ok(Moved::Changed) };
+        tx.commit().await?;
+        Ok(Moved::There(Box::new(record)))
+    }
+
+    /// The row and all that goes with it; none when the host takes nothing new any more.
     async fn insert(
         &self,
         owner: &Owner,
@@ -206,7 +243,7 @@ impl Sandboxes {
         demand: &Demand,
         host: &HostId,
         ground: &Ground<'_>,
-    ) -> Result<SandboxRecord, SandboxError> {
+    ) -> Result<Option<SandboxRecord>, SandboxError> {
         let (now, template) = (self.clock.now(), ground.template);
         let record = SandboxRecord {
             id: Text(SandboxId::new()),
@@ -238,7 +275,9 @@ impl Sandboxes {
             status_changed_at: now,
         };
         let mut tx = self.db.begin().await?;
-        self.insert_row(&mut tx, &record).await?;
+        if !self.insert_row(&mut tx, &record).await? {
+            return Ok(None);
+        }
         if !ground.layers.is_empty() {
             layers::store::refer(&mut tx, record.id.as_str(), ground.layers).await?;
         }
@@ -261,7 +300,7 @@ impl Sandboxes {
         };
         audit::record(&mut tx, now, &entry).await?;
         tx.commit().await?;
-        Ok(record)
+        Ok(Some(record))
     }
 
     /// Lets `host` build it. The inner error is the host's failure, after it was told to undo, with the row as it is.
@@ -331,7 +370,7 @@ impl Sandboxes {
     ) -> Result<(SandboxRecord, FleetError), SandboxError> {
         let error = FleetError::from_rpc(host, "create a sandbox", error);
         // What the host may still be making is refused or destroyed by a newer generation.
-        let Some(record) = self.decide(&record, SandboxStatus::Starting, None, None).await? else {
+        let Some(record) = self.decide(&record, SandboxStatus::Starting, None).await? else {
             self.destroy_now(&record.id.0, "create_failed").await;
             return Err(error.into());
         };
@@ -399,7 +438,7 @@ impl Sandboxes {
 
     /// Both tries failed: the row ends as `stopped`, and the error is what the client learns.
     pub(super) async fn give_up(&self, record: &SandboxRecord, error: FleetError) -> SandboxError {
-        let decided = self.decide(record, SandboxStatus::Stopped, Some("create_failed"), None).await;
+        let decided = self.decide(record, SandboxStatus::Stopped, Some("create_failed")).await;
         if let Err(error) = volumes::give_back(&self.db, &record.id).await {
             tracing::warn!(sandbox = %record.id.0, %error, "its volumes stay on the host where it could not be made");
         }
@@ -418,20 +457,33 @@ impl Sandboxes {
         record: &SandboxRecord,
         to: SandboxStatus,
         reason: Option<&str>,
-        host: Option<&HostId>,
     ) -> Result<Option<SandboxRecord>, SandboxError> {
-        let change = Change {
+        Ok(store::change(&self.db, &self.decision(record, to, reason)).await?)
+    }
+
+    fn decision<'a>(&self, record: &'a SandboxRecord, to: SandboxStatus, reason: Option<&'a str>) -> Change<'a> {
+        Change {
             id: &record.id,
             from: record.status(),
             generation: record.generation,
             to,
             reason,
             decided: true,
-            host,
+            host: None,
             at: self.clock.now(),
-        };
-        Ok(store::change(&self.db, &change).await?)
+        }
     }
+}
+
+/// What came of giving a row to another host.
+enum Moved {
+    There(Box<SandboxRecord>),
+    /// That host takes nothing new any more either.
+    HostLeaves,
+    /// What it mounts lies on the former host.
+    VolumesStay,
+    /// Somebody decided something else meanwhile.
+    Changed,
 }
 
 fn demand(owner: &Owner, new: &NewSandbox, template: &Template) -> Demand {

@@ -22,7 +22,7 @@ use super::timing::StepTimes;
 use super::{Owner, SandboxError, SandboxRecord, Sandboxes};
 use crate::audit::{self, Entry};
 use crate::db::Text;
-use crate::fleet::Demand;
+use crate::fleet::{Demand, NoHost};
 use crate::layers::{self, Made, Wanted};
 use crate::templates::store::{self as templates, Template};
 use crate::volumes::{self, VolumeError};
@@ -180,7 +180,9 @@ impl Sandboxes {
     ) -> Result<(), SandboxError> {
         let mut tx = self.db.begin().await?;
         for child in children {
-            store::insert(&mut tx, child).await?;
+            if !store::insert(&mut tx, child).await? {
+                return Err(NoHost::draining(owner.team_is_byoc).into());
+            }
             layers::store::refer(&mut tx, child.id.as_str(), ground.layers).await?;
             volumes::attach(&mut tx, &child.id, host, ground.mounts).await?;
         }

@@ -121,8 +121,8 @@ impl Sandboxes {
         Self { shipped: Some(shipped), ..self }
     }
 
-    /// Inserts a new sandbox's row, if the team's quotas have room for it.
-    async fn insert_row(&self, tx: &mut Tx, record: &SandboxRecord) -> Result<(), SandboxError> {
+    /// Inserts a new sandbox's row, if the team's quotas have room for it. False when its host takes nothing new any more.
+    async fn insert_row(&self, tx: &mut Tx, record: &SandboxRecord) -> Result<bool, SandboxError> {
         let ask = Ask { sandboxes: 1, vcpus: record.vcpus, memory_mb: record.memory_mb, disk_mb: record.disk_mb };
         quotas::reserve(tx, &record.team_id, &self.quotas, ask).await?;
         Ok(store::insert(tx, record).await?)

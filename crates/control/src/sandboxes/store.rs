@@ -26,14 +26,34 @@ pub const ALL_WITH_TEAM: &str = concat!(
 /// The columns of a [`SandboxRecord`].
 pub(super) const COLUMNS: &str = columns!();
 
-/// Inserts a new row in `tx`.
-pub async fn insert(tx: &mut Tx, new: &SandboxRecord) -> Result<(), DbError> {
-    on!(tx tx, |c| sqlx::query(concat!(
-        "INSERT INTO sandboxes (",
-        columns!(),
-        ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, \
-         $22, $23, $24, $25, $26, $27)"
-    ))
+/// Hosts that take something new: neither draining nor about to be deleted.
+macro_rules! taking {
+    ($id:literal) => {
+        concat!(" FROM hosts WHERE id = ", $id, " AND NOT draining AND deletion_id IS NULL")
+    };
+}
+
+macro_rules! insertion {
+    () => {
+        concat!(
+            "INSERT INTO sandboxes (",
+            columns!(),
+            ") SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, \
+             $21, $22, $23, $24, $25, $26, $27",
+            taking!("$3")
+        )
+    };
+}
+
+/// Inserts a new row in `tx`. False when its host takes nothing new any more, whatever it did when it was chosen: it
+/// drains, is being deleted, or is gone. Until the end of `tx` the host can't be marked for deletion, and whoever marks
+/// it then sees the row. (SQLite has one writer at a time.)
+pub async fn insert(tx: &mut Tx, new: &SandboxRecord) -> Result<bool, DbError> {
+    let statement = match tx {
+        Tx::Sqlite(_) => insertion!(),
+        Tx::Postgres(_) => concat!(insertion!(), " FOR KEY SHARE"),
+    };
+    on!(tx tx, |c| sqlx::query(statement)
     .bind(new.id.as_str())
     .bind(new.team_id.as_str())
     .bind(new.host().map(HostId::as_str))
@@ -63,8 +83,20 @@ pub async fn insert(tx: &mut Tx, new: &SandboxRecord) -> Result<(), DbError> {
     .bind(new.status_changed_at)
     .execute(c)
     .await
-    .map(|_| ()))
+    .map(|done| done.rows_affected() == 1))
     .during("insert a sandbox")
+}
+
+/// Whether a host takes something new; it can't be marked for deletion until the end of `tx`.
+pub async fn takes_something_new(tx: &mut Tx, host: &HostId) -> Result<bool, DbError> {
+    let statement = match tx {
+        Tx::Sqlite(_) => concat!("SELECT id", taking!("$1")),
+        Tx::Postgres(_) => concat!("SELECT id", taking!("$1"), " FOR KEY SHARE"),
+    };
+    let found: Option<(String,)> =
+        on!(tx tx, |c| sqlx::query_as(statement).bind(host.as_str()).fetch_optional(c).await)
+            .during("look whether a host takes something new")?;
+    Ok(found.is_some())
 }
 
 /// Marks a new sandbox as one of control's own: lists don't show it.

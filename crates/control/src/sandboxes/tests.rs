@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use atoll_model::sandbox::OnReboot;
-use atoll_model::{OnTimeout, SandboxId, SandboxStatus};
+use atoll_model::{HostId, OnTimeout, SandboxId, SandboxStatus};
 use atoll_rpc::atoll::host::v1::SandboxState;
 
 use super::store::{self, Change};
-use super::{Network, NewSandbox, Owner, SandboxError, SandboxRecord};
+use super::{Fork, Network, NewSandbox, Owner, SandboxError, SandboxRecord};
 use crate::audit::{Actor, Origin};
 use crate::db::testing::{TestDb, databases, sqlite};
 use crate::db::{Millis, on};
-use crate::testing::{TestApp, app, app_with};
+use crate::hosts::HostError;
+use crate::reconcile::Requester;
+use crate::testing::{TestApp, app, app_with, insert_online_host};
 
 fn owner(test: &TestApp) -> Owner {
     Owner { team: test.team().clone(), team_is_byoc: false, actor: Actor::System, origin: Origin::default() }
@@ -163,6 +165,87 @@ async fn a_create_that_fails_on_one_host_is_made_on_the_next_and_leaves_nothing_
         assert_eq!(bad.calls(), ["create", "destroy"]);
         assert_eq!((bad.count(), good.state_of(&record.id)), (0, Some(SandboxState::SANDBOX_STATE_RUNNING)));
         assert_eq!(test.fleet.failed_hosts(), [first]);
+    }
+}
+
+#[tokio::test]
+async fn a_host_that_drains_or_is_being_deleted_gets_nothing_new_though_it_was_chosen() {
+    for database in databases().await {
+        let test = app(database).await;
+        let hosts: Vec<_> = (0..4).map(|_| test.fleet.add_host()).collect();
+        let [(draining, first), (going, second), (bad, third), (good, _)] = &hosts[..] else { panic!() };
+        for (host, _) in &hosts {
+            insert_online_host(&test, host).await;
+        }
+        let set = async |what: &str, host: &HostId| {
+            let sql = format!("UPDATE hosts SET {what} WHERE id = '{host}'");
+            on!(write & test.app.db, |c| sqlx::query(sqlx::AssertSqlSafe(sql)).execute(c).await.map(|_| ())).unwrap();
+        };
+        set("draining = TRUE", draining).await;
+        set("deletion_id = 'd'", going).await;
+        let record = test.app.sandboxes.create(&owner(&test), new()).await.unwrap();
+        assert_eq!(record.host(), Some(bad));
+        assert_eq!((first.calls(), second.calls()), (Vec::new(), Vec::new()), "they were not even asked");
+
+        // The same where a create is tried again, and for one that is gone.
+        let (order, refuses) = (test.fleet.failed_hosts(), third);
+        assert_eq!(order, [draining.clone(), going.clone()]);
+        refuses.fail_creates(1);
+        set("draining = TRUE", good).await;
+        let failed = test.app.sandboxes.create(&owner(&test), new()).await;
+        assert!(matches!(failed, Err(SandboxError::Host(_))), "{failed:?}");
+        set("draining = FALSE", good).await;
+        refuses.fail_creates(1);
+        let record = test.app.sandboxes.create(&owner(&test), new()).await.unwrap();
+        assert_eq!(record.host(), Some(good));
+
+        // Children go where their parent is, or nowhere.
+        let fork = Fork { count: 2, timeout_sec: None, metadata: None };
+        set("draining = TRUE", good).await;
+        let forked = test.app.sandboxes.fork(&owner(&test), &record.id, fork).await;
+        assert!(matches!(forked, Err(SandboxError::NoHost(_))), "{forked:?}");
+
+        set("draining = TRUE", bad).await;
+        let nobody = test.app.sandboxes.create(&owner(&test), new()).await;
+        assert!(matches!(nobody, Err(SandboxError::NoHost(_))), "{nobody:?}");
+        let alive = store::list(&test.app.db, test.team(), &store::Filter::default(), None, 10).await.unwrap();
+        assert_eq!(alive.len(), 2, "and nothing is left of what was refused");
+    }
+}
+
+#[tokio::test]
+async fn creates_that_race_with_the_deletion_of_an_empty_host_keep_it_or_go_elsewhere() {
+    for database in databases().await {
+        let test = app(database).await;
+        let service = &test.app.sandboxes;
+        let by = owner(&test);
+        let requester = Requester { actor: Actor::System, origin: Origin::default() };
+        for round in 0..12_u64 {
+            let ((doomed, _), (spare, _)) = (test.fleet.add_host(), test.fleet.add_host());
+            for host in [&doomed, &spare] {
+                insert_online_host(&test, host).await;
+            }
+            let creates = futures::future::join_all((0..4).map(|_| service.create(&by, new())));
+            let deletion = async {
+                tokio::time::sleep(Duration::from_micros(500 * round)).await;
+                test.app.reconcile.deletion.graceful(&doomed, &requester).await
+            };
+            let (created, deleted) = tokio::join!(creates, deletion);
+            let mut on_doomed = 0;
+            for record in created {
+                let record = record.unwrap();
+                assert_eq!(read(&test, &record.id).await.status(), SandboxStatus::Running);
+                on_doomed += usize::from(record.host() == Some(&doomed));
+            }
+            match deleted {
+                Ok(()) => assert_eq!(on_doomed, 0, "it was deleted with sandboxes on it"),
+                Err(HostError::HasSandboxes(_)) => {}
+                Err(error) => panic!("{error}"),
+            }
+            for host in [&doomed, &spare] {
+                test.fleet.remove_host(host);
+            }
+        }
     }
 }
 

@@ -8,7 +8,7 @@ mod client;
 mod mail;
 mod people;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -64,6 +64,9 @@ struct Machines {
     agents: HashMap<HostId, FakeAgent>,
     order: Vec<HostId>,
     failed: Vec<HostId>,
+    db: Option<Db>,
+    /// Those that have a row.
+    rows: HashSet<HostId>,
 }
 
 impl FakeFleet {
@@ -73,6 +76,25 @@ impl FakeFleet {
         machines.agents.insert(id.clone(), agent.clone());
         machines.order.push(id.clone());
         (id, agent)
+    }
+
+    /// It is gone for good.
+    pub fn remove_host(&self, host: &HostId) {
+        let mut machines = self.0.lock().unwrap();
+        machines.agents.remove(host);
+        machines.order.retain(|other| other != host);
+    }
+
+    /// The host gets a row, as one that never registered, if it never had one.
+    async fn needs_row(&self, host: &HostId) {
+        let db = {
+            let mut machines = self.0.lock().unwrap();
+            if !machines.rows.insert(host.clone()) {
+                return;
+            }
+            machines.db.clone().expect("an app")
+        };
+        insert_host(&db, host, "pending", START).await;
     }
 
     /// Hosts that a create has failed on.
@@ -118,17 +140,18 @@ impl Dial for FakeFleet {
 #[async_trait]
 impl Placer for FakeFleet {
     async fn place(&self, demand: &Demand) -> Result<HostId, SandboxError> {
-        let machines = self.0.lock().unwrap();
-        let free = machines
-            .order
-            .iter()
-            .find(|host| {
+        let (free, considered) = {
+            let machines = self.0.lock().unwrap();
+            let fits = |host: &&HostId| {
                 !demand.tried.contains(host)
                     && [&demand.only, &demand.volumes_on].into_iter().flatten().all(|only| only == *host)
-            })
-            .cloned();
-        let considered = machines.order.len();
-        free.ok_or(SandboxError::NoHost(NoHost { considered, byoc: demand.team_is_byoc, failed: Vec::new() }))
+            };
+            (machines.order.iter().find(fits).cloned(), machines.order.len())
+        };
+        let none = NoHost { considered, byoc: demand.team_is_byoc, failed: Vec::new() };
+        let host = free.ok_or(SandboxError::NoHost(none))?;
+        self.needs_row(&host).await;
+        Ok(host)
     }
 
     fn failed(&self, host: &HostId) {
@@ -160,6 +183,7 @@ pub async fn app_with(test: TestDb, settings: impl FnOnce(&mut ControlConfig)) -
     let mut config = ControlConfig::new(dir.clone(), dir, ([127, 0, 0, 1], 0).into());
     config.http.queue_timeout = Duration::from_secs(5);
     settings(&mut config);
+    fleet.0.lock().unwrap().db = Some(db.clone());
     let app = wire(config.clone(), clock.clone(), db.clone(), &fleet).await;
     let other = match db {
         Db::Postgres(_) => Some(wire(config, clock.clone(), db, &fleet).await),
@@ -275,17 +299,22 @@ impl TestApp {
     }
 }
 
-/// A row for a host of the fake fleet, which has none: regular, online, ready.
+/// A host of the fake fleet is one of the database too: regular, online, ready.
 pub async fn insert_online_host(test: &TestApp, host: &HostId) {
-    let now = test.clock.now();
-    crate::db::on!(write & test.app.db, |c| sqlx::query(
+    insert_host(&test.app.db, host, "online", test.clock.now()).await;
+}
+
+async fn insert_host(db: &Db, host: &HostId, status: &str, now: Millis) {
+    crate::db::on!(write db, |c| sqlx::query(
         "INSERT INTO hosts (id, name, type, status, status_changed_at, draining, drivers, capacity_cpu_millis,
          capacity_memory_mb, capacity_disk_mb, used_cpu_millis, used_memory_mb, used_disk_mb, sandboxes_running,
          sandboxes_paused, sandboxes_other, inventory_complete, ready, cached_images, created_at, updated_at)
-         VALUES ($1, $1, 'regular', 'online', $2, FALSE, '[]', 1, 1, 1, 0, 0, 0, 0, 0, 0, TRUE, TRUE, '[]', $2, $2)"
+         VALUES ($1, $1, 'regular', $3, $2, FALSE, '[]', 1, 1, 1, 0, 0, 0, 0, 0, 0, TRUE, TRUE, '[]', $2, $2)
+         ON CONFLICT (id) DO UPDATE SET status = CASE WHEN $3 = 'pending' THEN hosts.status ELSE $3 END"
     )
     .bind(host.as_str())
     .bind(now)
+    .bind(status)
     .execute(c)
     .await
     .map(|_| ()))

@@ -5,6 +5,7 @@ use atoll_model::api::sandboxes::{ForkResponse, Mount, Sandbox};
 use atoll_model::api::volumes::{Volume, VolumeMode};
 use serde_json::{Value, json};
 
+use crate::db::on;
 use crate::db::testing::databases;
 use crate::testing::{FakeAgent, TestApp, app, insert_online_host};
 
@@ -164,11 +165,17 @@ async fn volumes_on_two_hosts_and_on_none_are_told_apart() {
         }
         test.client.post("/v1/sandboxes", with(&["one"])).await.expect(201);
         agent.fill();
-        // A host that has no row is one that was deleted.
         let (lost, other) = test.fleet.add_host();
         let made: Sandbox = test.client.post("/v1/sandboxes", with(&["two"])).await.expect(201).parsed();
-        assert_eq!(made.host_id, Some(lost));
+        assert_eq!(made.host_id.as_ref(), Some(&lost));
         assert_eq!(other.count(), 1);
+        // A host that has no row is one that was deleted.
+        on!(write & test.app.db, |c| sqlx::query("DELETE FROM hosts WHERE id = $1")
+            .bind(lost.as_str())
+            .execute(c)
+            .await
+            .map(|_| ()))
+        .unwrap();
         assert!(shown(&test, "two").await.lost);
         let gone = test.client.post("/v1/sandboxes", with(&["two"])).await.expect(409);
         assert_eq!(gone.field(), "volumes");

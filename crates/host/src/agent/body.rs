@@ -58,9 +58,14 @@ impl Body for HostBody {
         self.keeper.set_welcome(accept);
     }
 
-    async fn pause_all(&self, _: PauseCause) {
+    fn out_of_contact(&self, lost: bool) {
+        self.keeper.set_out_of_contact(lost);
+    }
+
+    async fn pause_all(&self, _: PauseCause) -> bool {
         // One reason for both causes: when control is back, or trusts this host again, it orders the resume.
-        let (paused, failed) = self.keeper.pause_all(HOST_DISCONNECTED).await;
-        tracing::warn!(paused, failed, "sandboxes were paused until control orders otherwise");
+        let (paused, left) = self.keeper.pause_all(HOST_DISCONNECTED).await;
+        tracing::warn!(paused, left, "sandboxes were paused until control orders otherwise");
+        left == 0
     }
 }

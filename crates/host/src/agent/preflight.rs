@@ -7,23 +7,21 @@ use crate::driver::{self, Check};
 /// Free room below which a host is of little use.
 const WANTED_DISK: u64 = 5 << 30;
 
-/// Looks at everything that the agent needs: the driver's needs, and the agent's own. Changes nothing on the machine.
+/// Looks at everything that an agent needs that keeps its things in `data_dir`: the driver's needs, and its own. Changes
+/// nothing on the machine.
 #[must_use]
-pub fn check() -> Vec<Check> {
+pub fn check(data_dir: &Path) -> Vec<Check> {
     let mut checks = driver::check();
     checks.extend([
         tool("mkfs.btrfs", "install btrfs-progs: the storage pool is made with it"),
         tool("nft", "install nftables: the sandboxes' firewall is loaded with it"),
         loop_devices(),
-        disk(Path::new(DATA_DIR)),
+        disk(data_dir),
         driver::kvm::check(),
         machines(),
     ]);
     checks
 }
-
-/// Where the data directory is unless a setting says otherwise.
-const DATA_DIR: &str = "/var/lib/atoll";
 
 /// Containers need none of it, so it is no fault.
 fn machines() -> Check {
@@ -73,9 +71,20 @@ mod tests {
 
     #[test]
     fn every_check_that_fails_says_what_to_do() {
-        for check in check() {
+        for check in check(Path::new("/var/lib/atoll")) {
             assert_eq!(check.ok, check.remedy.is_empty(), "{check:?}");
             assert!(!check.detail.is_empty(), "{check:?}");
         }
+    }
+
+    #[test]
+    fn the_disk_that_counts_is_that_of_the_data_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let of = |path: &Path| disk(path).detail.split_once(" at ").unwrap().1.to_owned();
+        assert_eq!(of(dir.path()), dir.path().display().to_string());
+        assert_eq!(of(&dir.path().join("not/there/yet")), dir.path().display().to_string());
+        let checks = check(dir.path());
+        let disk = checks.iter().find(|check| check.name == "disk").unwrap();
+        assert!(disk.detail.ends_with(&dir.path().display().to_string()), "{disk:?}");
     }
 }

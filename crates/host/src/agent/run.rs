@@ -1,9 +1,9 @@
 //! An agent from its start to its end.
 //!
 //! The order of the start: the data directory's lock, the listener's socket, the records, what sandboxes are made of,
-//! the credentials; then recovery beside the first heartbeats. The order of the end: no new work, what is under way
-//! comes to rest, a last heartbeat; sandboxes live on. Only when none is left does nothing of this data directory stay
-//! in the kernel.
+//! the credentials; then recovery, and only then the listener and the first heartbeat. The order of the end: no new
+//! work, what is under way comes to rest, a last heartbeat; sandboxes live on. Only when none is left does nothing of
+//! this data directory stay in the kernel.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -49,6 +49,16 @@ const DESTROY_ALL: Duration = Duration::from_secs(120);
 /// An order of control is one small message.
 const MAX_MESSAGE: usize = 4 << 20;
 
+/// There is nobody that this machine could be: starting it again changes nothing.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "this host is not enrolled: make a host and its registration token (`atoll hosts create`, or POST /v1/hosts), \
+     then run: atoll host --server {server_url} --register TOKEN"
+)]
+pub struct NotEnrolled {
+    pub server_url: String,
+}
+
 /// Runs an agent until `shutdown`; also ends, well, when control deletes the host.
 ///
 /// # Errors
@@ -69,11 +79,7 @@ pub async fn start(config: HostConfig, shutdown: CancellationToken) -> anyhow::R
     raise_descriptor_limit();
     let store = Arc::new(CredentialStore::open(instance.data_dir())?);
     if store.load().is_none() && token.is_none() {
-        bail!(
-            "this host is not enrolled: make a host and its registration token (`atoll hosts create`, or POST \
-             /v1/hosts), then run: atoll host --server {} --register TOKEN",
-            config.server_url
-        );
+        return Err(NotEnrolled { server_url: config.server_url }.into());
     }
     let listener = bind(&config, instance.data_dir()).await?;
     let bound = listener.bound();

@@ -18,6 +18,9 @@ use crate::driver::{Kind, LaunchSpec, Lower, SharedVolume, Steps, vm};
 use crate::failpoint;
 use crate::network::Policy;
 
+/// Why one stands still that was to come back after a reboot and could not be started: it has its files, nothing else.
+const RESTART_FAILED: &str = "restart_failed";
+
 /// What a machine gets beyond what any launch may take.
 const MACHINE_BOOT: Duration = Duration::from_secs(20);
 
@@ -221,12 +224,12 @@ impl Owner {
         let shared = self.shared.clone();
         let Some(_turn) = shared.admission.patient_turn().await else { return Flow::Stays };
         if let Err(error) = self.start_from_disk().await {
-            tracing::error!(sandbox = %self.record.id, %error, "a sandbox could not be started after the reboot");
-            self.entry.cut.cancel();
-            self.life = None;
-            self.record.init = None;
-            self.set_state(State::Exited, "restart_failed");
-            self.release_due = true;
+            tracing::error!(
+                sandbox = %self.record.id, %error,
+                "a sandbox could not be started after the reboot; its files stay, and a resume tries again"
+            );
+            self.undo_start_from_disk().await;
+            self.set_state(State::Paused, RESTART_FAILED);
         } else {
             tracing::info!(sandbox = %self.record.id, "a sandbox was started from its disk after the reboot");
         }

@@ -19,6 +19,7 @@ use crate::slots::{SandboxNetwork, Slot};
 #[derive(Default)]
 pub struct FakeDriver {
     state: Mutex<State>,
+    hangs: watch::Sender<bool>,
 }
 
 #[derive(Default)]
@@ -30,7 +31,6 @@ struct State {
     links: BTreeSet<Slot>,
     cgroups: BTreeMap<SandboxId, Cgroup>,
     fails: BTreeSet<&'static str>,
-    hangs: bool,
     /// Pauses go to the disk.
     stores: bool,
     stored: BTreeSet<SandboxId>,
@@ -87,13 +87,21 @@ impl FakeDriver {
         self.state().stored.clear();
     }
 
-    /// Launches from now on never come to an end.
+    /// Launches from now on come to no end before [`Self::go_on`].
     pub fn hang(&self) {
-        self.state().hangs = true;
+        self.hangs.send_replace(true);
+    }
+
+    pub fn go_on(&self) {
+        self.hangs.send_replace(false);
     }
 
     pub fn refuse_to_pause(&self, id: &SandboxId) {
         self.state().cgroups.get_mut(id).unwrap().cannot_pause = true;
+    }
+
+    pub fn let_pause(&self, id: &SandboxId) {
+        self.state().cgroups.get_mut(id).unwrap().cannot_pause = false;
     }
 
     /// The first process ends by itself.
@@ -238,11 +246,9 @@ impl Machine for FakeDriver {
     }
 
     async fn launch(&self, spec: LaunchSpec, steps: &mut Steps) -> Result<Arc<dyn Life>, DriverError> {
-        let hangs = self.state().hangs;
         self.state().links.insert(spec.slot);
-        if hangs {
-            std::future::pending::<()>().await;
-        }
+        let mut hangs = self.hangs.subscribe();
+        drop(hangs.wait_for(|hangs| !hangs).await);
         self.driver_step("launch", &spec.id)?;
         let mut state = self.state();
         state.pid += 1;

@@ -111,6 +111,8 @@ pub struct Keeper {
 struct Gate {
     /// Control may give new work: the host is welcome.
     welcome: AtomicBool,
+    /// All sandboxes are paused because contact with control is lost.
+    out_of_contact: AtomicBool,
     /// The agent shuts down.
     closing: AtomicBool,
     /// Every sandbox that lives here is known.
@@ -334,7 +336,13 @@ impl Keeper {
         self.gate.welcome.store(welcome, Ordering::Release);
     }
 
-    /// Why a create would be refused at once, if it would.
+    /// While contact with control is lost, whatever still asks for a new sandbox is refused: all that live here are
+    /// paused. A resume is not: it comes from control, which counts the host as back.
+    pub fn set_out_of_contact(&self, lost: bool) {
+        self.gate.out_of_contact.store(lost, Ordering::Release);
+    }
+
+    /// Why a create would be refused at once, if it would, by a host that control can hear.
     #[must_use]
     pub fn closed_because(&self) -> Option<&'static str> {
         if self.gate.closing.load(Ordering::Acquire) {
@@ -359,7 +367,9 @@ impl Keeper {
     }
 
     fn may_begin(&self, id: &SandboxId, generation: u64) -> Result<(), OrderError> {
-        if let Some(reason) = self.closed_because() {
+        // Not among the reasons that control is told of: what it hears is heard, and then this one is over.
+        let lost = self.gate.out_of_contact.load(Ordering::Acquire).then_some("the host has lost contact with control");
+        if let Some(reason) = self.closed_because().or(lost) {
             return Err(OrderError::NotAccepting { reason: reason.to_owned() });
         }
         match self.shared.graves.generation_of(id) {

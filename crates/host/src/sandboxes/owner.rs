@@ -25,6 +25,7 @@ use super::error::OrderError;
 use super::generation::{Seen, Verdict, judge};
 use super::machine::{ImageLease, Life};
 use super::record::{Record, State};
+use super::recovery::RECORD_DAMAGED;
 use super::spec::Secrets;
 use crate::driver::Exit;
 
@@ -172,6 +173,7 @@ impl Owner {
             Order::Acknowledge { generation, state } => {
                 let known = state == State::Exited
                     && self.record.state == State::Exited
+                    && self.record.reason != RECORD_DAMAGED
                     && generation == self.record.seen.generation;
                 if known { self.die_acknowledged().await } else { Flow::Stays }
             }

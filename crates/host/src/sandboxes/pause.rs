@@ -146,22 +146,17 @@ impl Owner {
         let _turn = shared.admission.turn(&self.entry.give_up.clone()).await?;
         let woken = self.start_from_disk().await;
         if woken.is_err() {
-            // Still paused, with nothing of the attempt left in the kernel.
-            self.life = None;
-            self.record.init = None;
-            let id = self.record.id.clone();
-            let cleaned = shared.machine.clean_up(&id).await.map_err(|error| error.to_string());
-            let detached = match self.record.slot {
-                Some(slot) => shared.machine.detach(slot).await.map_err(|error| error.to_string()),
-                None => Ok(()),
-            };
-            if let Err(error) = cleaned.and(detached) {
-                tracing::warn!(sandbox = %id, error, "a failed start from disk is not all undone");
-            }
+            self.undo_start_from_disk().await;
             let reason = self.record.reason.clone();
             self.set_state(State::Paused, &reason);
         }
         woken
+    }
+
+    /// Nothing of a failed start stays in the kernel; the files do.
+    pub(super) async fn undo_start_from_disk(&mut self) {
+        self.record.init = None;
+        self.end_processes().await;
     }
 
     const fn kept(&self) -> Kept {

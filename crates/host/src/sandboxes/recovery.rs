@@ -5,9 +5,9 @@
 //! | live, this boot | there | adopted: they were never touched |
 //! | live, this boot | gone | exited, and reported until control knows |
 //! | paused, any boot | none, but its memory lies on the disk | at rest until its next resume |
-//! | live, another boot | gone | started from its disk, or (paused) at its next resume, or exited: as its setting says |
+//! | live, another boot | gone | started from its disk (paused when that fails), or (paused) at its next resume, or exited: as its setting says; what the agent itself had paused is never exited |
 //! | being created or destroyed | either | taken down to nothing |
-//! | torn by a power cut | gone | exited, `record_damaged`: control decides |
+//! | torn by a power cut | gone | exited, `record_damaged`: its disk stays until control destroys it |
 //! | none | something is left in the kernel or the pool | removed |
 //!
 //! Until this is done the inventory counts as incomplete, and control draws no conclusions from what is missing in it.
@@ -21,14 +21,19 @@ use atoll_model::sandbox::OnReboot;
 use chrono::Utc;
 use futures::{StreamExt, stream};
 
-use super::Keeper;
 use super::entry::Entry;
 use super::generation::Seen;
 use super::owner::Start;
 use super::record::{Phase, Record, State, Torn};
 use super::spec::{DRIVER_CONTAINER, Image, Spec};
+use super::{HOST_DISCONNECTED, Keeper};
 use crate::driver::host_boot_id;
 use crate::network::Policy;
+
+/// Why one is reported as ended of which only the id and the disk are left. No acknowledgement takes the disk.
+pub(super) const RECORD_DAMAGED: &str = "record_damaged";
+
+const HOST_REBOOTED: &str = "host_rebooted";
 
 /// How many are looked at side by side.
 const PARALLEL: usize = 32;
@@ -158,14 +163,20 @@ fn after_reboot(mut record: Record) -> (Record, Start) {
             record.state = State::Starting;
             (record, Start::Restart)
         }
+        // The agent had paused it, not its owner: so it must not end by it, and only its owner starts it again.
+        (OnReboot::Stop, State::Paused) if record.reason == HOST_DISCONNECTED => {
+            HOST_REBOOTED.clone_into(&mut record.reason);
+            record.changed_at_ms = Utc::now().timestamp_millis();
+            (record, Start::AtRest)
+        }
         (OnReboot::Stop, _) => {
-            exit(&mut record, "host_rebooted");
+            exit(&mut record, HOST_REBOOTED);
             (record, Start::AtRest)
         }
     }
 }
 
-/// All that is known of it is its id: reported as ended, so that control decides, and its disk stays until it has.
+/// All that is known of it is its id: reported as ended, and its disk stays until control destroys it.
 fn damaged(torn: Torn) -> (Record, Start) {
     tracing::error!(sandbox = %torn.id, problem = torn.problem, "a sandbox's record is damaged");
     let spec = Spec {
@@ -199,6 +210,6 @@ fn damaged(torn: Torn) -> (Record, Start) {
         stored: false,
         cloned: false,
     };
-    exit(&mut record, "record_damaged");
+    exit(&mut record, RECORD_DAMAGED);
     (record, Start::AtRest)
 }

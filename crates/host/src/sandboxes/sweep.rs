@@ -1,7 +1,7 @@
 //! What the agent does to all sandboxes at once: pausing, destroying, and coming to rest.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -16,30 +16,31 @@ use super::{Keeper, Kept};
 pub const HOST_DISCONNECTED: &str = "host_disconnected";
 
 impl Keeper {
-    /// Pauses every running sandbox, several at a time, within a deadline. The failure of one never stops the rest, and
-    /// nothing that is paused here ends as stopped. How many were paused, and how many were not.
+    /// Pauses every sandbox that runs or is about to, several at a time, within a deadline. The failure of one never stops
+    /// the rest, and nothing that is paused here ends as stopped. How many were paused, and how many run or start still.
     pub async fn pause_all(&self, reason: &str) -> (usize, usize) {
-        let running = self.shared.entries().into_iter().filter(|it| it.view.load().state == State::Running);
-        let pauses = running.map(|entry| async move {
+        let mut awake: Vec<_> = self.shared.entries().into_iter().filter(|entry| is_awake(entry)).collect();
+        // Those that start are paused when they have: their owners come to the order then. They don't hold up the others.
+        awake.sort_by_key(|entry| entry.view.load().state == State::Starting);
+        let pauses = awake.into_iter().map(|entry| async move {
             let reason = reason.to_owned();
             let paused = entry.order(|reply| Order::Pause { seen: None, reason, keep: Kept::Memory, reply }).await;
-            if let Err(error) = &paused {
+            if let Err(error) = &paused
+                && !matches!(error, OrderError::Destroyed)
+            {
                 tracing::error!(sandbox = %entry.id, %error, "a sandbox could not be paused");
             }
             paused.is_ok()
         });
-        let total = std::sync::atomic::AtomicUsize::new(0);
-        let paused = std::sync::atomic::AtomicUsize::new(0);
+        let paused = AtomicUsize::new(0);
         let work = stream::iter(pauses).buffer_unordered(self.shared.limits.parallel_sweep).for_each(|ok| {
-            total.fetch_add(1, Ordering::Relaxed);
             paused.fetch_add(usize::from(ok), Ordering::Relaxed);
             std::future::ready(())
         });
         if tokio::time::timeout(self.shared.limits.pause_all, work).await.is_err() {
             tracing::error!("pausing all sandboxes took too long; those that are left run on");
         }
-        let (total, paused) = (total.into_inner(), paused.into_inner());
-        (paused, total - paused)
+        (paused.into_inner(), self.shared.entries().iter().filter(|entry| is_awake(entry)).count())
     }
 
     /// Destroys every sandbox: the host was deleted. Answers when nothing of any is left, or the deadline is over.
@@ -81,6 +82,11 @@ impl Keeper {
         self.shared.stop.cancel();
         !self.shared.entries().is_empty()
     }
+}
+
+fn is_awake(entry: &Entry) -> bool {
+    let view = entry.view.load();
+    view.is_listed() && matches!(view.state, State::Running | State::Starting)
 }
 
 fn is_moving(entry: &Entry) -> bool {

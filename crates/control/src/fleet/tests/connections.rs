@@ -1,5 +1,6 @@
 //! Connections: made when needed, shared, replaced, kept apart.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -14,7 +15,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::host::{TestHost, get, rig, rig_with, text};
-use crate::fleet::{FleetError, FleetSettings};
+use crate::fleet::{Fleet, FleetError, FleetSettings, HostDirectory, TcpDialer};
+use crate::hosts::{Loopback, objection};
+use crate::pki::agent_client_config;
 
 #[tokio::test]
 async fn nothing_is_dialled_before_it_is_needed_and_calls_share_one_connection() {
@@ -141,4 +144,39 @@ async fn errors_tell_an_absent_host_from_a_slow_and_an_unwilling_one() {
     let error = FleetError::from_rpc(&rig.host, "ask", absent);
     assert!(matches!(error, FleetError::Unknown { .. }), "{error}");
     assert_eq!(rig.fleet.pooled(), 0, "what is deleted is evicted");
+}
+
+#[tokio::test]
+async fn connections_to_hosts_that_are_gone_are_dropped_though_nobody_asks_for_them() {
+    let rig = rig().await;
+    rig.fleet.host_client(&rig.host).get_status(Default::default()).await.unwrap();
+    rig.fleet.evict_gone().await.unwrap();
+    assert_eq!(rig.fleet.pooled(), 1);
+    // Another replica has deleted it.
+    *rig.directory.0.lock().unwrap() = None;
+    rig.fleet.evict_gone().await.unwrap();
+    assert_eq!(rig.fleet.pooled(), 0);
+}
+
+#[tokio::test]
+async fn a_name_that_leads_where_no_host_may_be_is_not_dialled() {
+    let mut rig = rig().await;
+    let address = format!("localhost:{}", rig.server.address.port());
+    rig.directory.0.lock().unwrap().as_mut().unwrap().address = address;
+    for loopback in [Loopback::Refused, Loopback::Allowed] {
+        let dialer = TcpDialer::new(&agent_client_config(&rig.authority).unwrap())
+            .with_objection(Arc::new(move |ip| objection(ip, loopback)));
+        let directory = Arc::clone(&rig.directory) as Arc<dyn HostDirectory>;
+        rig.fleet = Fleet::new(directory, Arc::new(dialer), FleetSettings::default());
+        let answer = rig.fleet.host_client(&rig.host).get_status(Default::default()).await;
+        match loopback {
+            Loopback::Refused => {
+                let Err(error) = answer else { panic!("it was dialled") };
+                let error = FleetError::from_rpc(&rig.host, "ask", error);
+                assert!(error.to_string().contains("must not be a loopback address"), "{error}");
+                assert_eq!(rig.server.accepted.load(Ordering::SeqCst), 0, "not even a connection");
+            }
+            Loopback::Allowed => drop(answer.expect("it may be there")),
+        }
+    }
 }

@@ -63,8 +63,12 @@ pub async fn write(db: &Db, beats: &[&Beat], now: Millis) -> Result<(Vec<BeatOut
             outcomes.push(BeatOutcome::Unauthorized);
             continue;
         }
+        let Some(status) = host.status.after_beat(beat.body.going_offline) else {
+            outcomes.push(BeatOutcome::Unauthorized);
+            continue;
+        };
         outcomes.push(BeatOutcome::Written);
-        let status = transition(&mut tx, host, beat, now, &mut news).await?;
+        transition(&mut tx, host, status, beat, now, &mut news).await?;
         if host.address.as_deref() != Some(&beat.body.address) {
             news.moved.push(beat.host.clone());
         }
@@ -104,22 +108,22 @@ async fn known(tx: &mut Tx, beats: &[&Beat]) -> Result<HashMap<String, Known>, D
     Ok(rows.into_iter().map(|row| (row.id.to_string(), row)).collect())
 }
 
-/// The status after this heartbeat, and what follows from a change of it.
+/// What follows when a host's status is `next` after this heartbeat.
 async fn transition(
     tx: &mut Tx,
     host: &Known,
+    next: HostStatus,
     beat: &Beat,
     now: Millis,
     news: &mut News,
-) -> Result<HostStatus, DbError> {
-    let next = if beat.body.going_offline { HostStatus::Offline } else { HostStatus::Online };
+) -> Result<(), DbError> {
     let rebooted = host.boot_id.as_ref().is_some_and(|boot_id| *boot_id != beat.body.boot_id);
     if host.status.0 == next {
         let found_all = beat.body.inventory_complete && !host.inventory_complete;
         if (rebooted || found_all) && next == HostStatus::Online {
             news.changes.push(HostChange::Returned(beat.host.clone()));
         }
-        return Ok(next);
+        return Ok(());
     }
     let (event, change) = match next {
         HostStatus::Offline => ("host.offline", HostChange::WentOffline(beat.host.clone())),
@@ -128,7 +132,7 @@ async fn transition(
     let data = json!({ "before": host.status.as_str() });
     events::publish(tx, now, host.team_id.as_ref().map(|team| &team.0), event, beat.host.as_str(), data).await?;
     news.changes.push(change);
-    Ok(next)
+    Ok(())
 }
 
 fn row(beat: &Beat, status: HostStatus) -> Value {

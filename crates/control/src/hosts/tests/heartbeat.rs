@@ -178,8 +178,13 @@ async fn a_deleted_host_gets_the_signed_proof_for_whatever_credentials_it_still_
         tombstone::bury(&mut tx, &deceased, rig.clock.now()).await.unwrap();
         tx.commit().await.unwrap();
 
+        let astray = HeartbeatRequest { address: "127.0.0.1:1".to_owned(), ..beat() };
+        let access = agent.credentials().access_token.as_str();
         let proofs = [
             agent.beat(&rig.hosts).await.unwrap_err(),
+            // Whatever else is wrong, and though the key that signed its token is forgotten.
+            rig.hosts.heartbeat(agent.id(), Some(access), astray).await.unwrap_err(),
+            agent.beat_with(&rig.hosts, "a.b.c").await.unwrap_err(),
             agent.beat_with(&rig.hosts, &expired).await.unwrap_err(),
             agent.present(&rig.hosts, &agent.credentials().refresh_token).await.err().unwrap(),
         ];
@@ -192,5 +197,20 @@ async fn a_deleted_host_gets_the_signed_proof_for_whatever_credentials_it_still_
             assert!(ca.verify(text.as_bytes(), &STANDARD.decode(&notice.signature).unwrap()));
         }
         assert!(is_unauthorized(agent.present(&rig.hosts, "arf_unknown").await));
+        assert!(is_unauthorized(rig.hosts.heartbeat(agent.id(), None, beat()).await), "nobody asks without any");
+    }
+}
+
+#[tokio::test]
+async fn credentials_are_judged_before_what_a_heartbeat_says() {
+    for rig in rigs().await {
+        let agent = rig.enrolled().await;
+        let astray = || HeartbeatRequest { address: "127.0.0.1:1".to_owned(), ..beat() };
+        let access = agent.credentials().access_token.as_str();
+        let refused = rig.hosts.heartbeat(agent.id(), Some(access), astray()).await;
+        assert!(matches!(refused, Err(HostError::Invalid { field: "address", .. })), "{refused:?}");
+        for token in [None, Some("a.b.c")] {
+            assert!(is_unauthorized(rig.hosts.heartbeat(agent.id(), token, astray()).await));
+        }
     }
 }

@@ -125,11 +125,17 @@ impl Agent {
         &self.credentials().host_id
     }
 
-    /// Presents any refresh token, signed with this agent's key. Keeps nothing.
-    pub async fn present(&self, hosts: &Hosts, refresh_token: &str) -> Result<HostCredentials, HostError> {
+    /// A request for new credentials, its bytes, and the signature over them.
+    pub fn signed(&self, refresh_token: &str) -> (RefreshHostRequest, Vec<u8>, String) {
         let request = RefreshHostRequest { refresh_token: refresh_token.to_owned(), csr: self.csr(), timestamp_ms: 0 };
         let body = serde_json::to_vec(&request).unwrap();
         let signature = STANDARD.encode(self.key.sign(&body).unwrap());
+        (request, body, signature)
+    }
+
+    /// Presents any refresh token, signed with this agent's key. Keeps nothing.
+    pub async fn present(&self, hosts: &Hosts, refresh_token: &str) -> Result<HostCredentials, HostError> {
+        let (request, body, signature) = self.signed(refresh_token);
         hosts.refresh(&request, &body, Some(&signature), &Origin::default()).await
     }
 

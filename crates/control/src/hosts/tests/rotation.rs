@@ -34,6 +34,46 @@ async fn a_replaced_token_works_for_a_minute_after_its_successor_was_used_and_th
 }
 
 #[tokio::test]
+async fn an_access_token_that_nobody_used_is_worth_nothing_once_another_took_its_place() {
+    for rig in rigs().await {
+        let mut agent = rig.enrolled().await;
+        let old = agent.credentials().refresh_token.clone();
+        let unused = agent.present(&rig.hosts, &old).await.unwrap().access_token;
+        rig.hosts.authenticate(agent.id(), Some(&unused)).await.expect("good until then");
+        agent.refresh(&rig.hosts).await.unwrap();
+        agent.beat(&rig.hosts).await.unwrap();
+        rig.clock.advance(GRACE);
+        // Whatever it is asked with: an image as much as a heartbeat.
+        assert!(is_unauthorized(rig.hosts.authenticate(agent.id(), Some(&unused)).await));
+        assert!(is_unauthorized(agent.beat_with(&rig.hosts, &unused).await));
+        rig.hosts.authenticate(agent.id(), Some(&agent.credentials().access_token)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn old_tokens_are_all_removed_at_once() {
+    for rig in rigs().await {
+        let agent = rig.enrolled().await;
+        for table in ["host_refresh_tokens", "host_registration_tokens"] {
+            let (id, revoked) = match table {
+                "host_refresh_tokens" => ("id, token_hash, family_id", "n, n, 'f'"),
+                _ => ("token_hash", "n"),
+            };
+            let numbers = "WITH RECURSIVE numbers(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM numbers WHERE i < 2500),
+                names(n) AS (SELECT CAST(i AS TEXT) FROM numbers)";
+            let sql = format!(
+                "{numbers} INSERT INTO {table} ({id}, host_id, created_at, expires_at)
+                 SELECT {revoked}, '{}', 0, 1 FROM names",
+                agent.id()
+            );
+            on!(write & rig.db, |c| sqlx::query(sqlx::AssertSqlSafe(sql)).execute(c).await.map(|_| ())).unwrap();
+        }
+        assert_eq!(crate::hosts::purge::run(&rig.db, rig.clock.now()).await.unwrap(), 5000);
+        assert_eq!(rig.count("SELECT COUNT(*) FROM host_refresh_tokens").await, 1, "the one in force");
+    }
+}
+
+#[tokio::test]
 async fn using_the_new_access_token_replaces_the_old_refresh_token_too() {
     for rig in rigs().await {
         let mut agent = rig.enrolled().await;

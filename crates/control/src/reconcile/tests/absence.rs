@@ -3,21 +3,27 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use atoll_model::SandboxStatus::{Error, Missing, Paused, Running, Starting, Stopped};
+use atoll_model::SandboxStatus::{Error, Missing, Paused, Resuming, Running, Starting, Stopped};
 use atoll_model::{HostId, HostStatus, SandboxStatus};
+use tokio_util::sync::CancellationToken;
 
 use super::super::host_deletion::HostDeletion;
 use super::super::host_pass::HostPass;
-use super::super::judge::State;
+use super::super::judge::{DISCONNECTED, State};
 use super::super::monitor::Monitor;
 use super::memory::MemoryAgents;
 use super::sql::{Rig, rigs};
+use crate::config::HostTimes;
 use crate::fleet::{Fleet, FleetSettings, TcpDialer};
 use crate::hosts::store;
 
 pub fn monitor(rig: &Rig, agents: &Arc<MemoryAgents>) -> Monitor {
+    monitor_every(rig, agents, rig.hosts.times().monitor_interval)
+}
+
+fn monitor_every(rig: &Rig, agents: &Arc<MemoryAgents>, monitor_interval: Duration) -> Monitor {
     let deletion = deletion(rig, agents);
-    let times = rig.hosts.times().clone();
+    let times = HostTimes { monitor_interval, ..rig.hosts.times().clone() };
     let pass = HostPass::new(rig.records(), Arc::clone(agents) as _, rig.clock.clone(), times.transition_limit, true);
     Monitor::new(rig.db.clone(), rig.clock.clone(), times, pass, deletion)
 }
@@ -128,6 +134,56 @@ async fn one_replica_leads_and_another_takes_over_when_it_is_gone() {
         rig.clock.advance(INTERVAL * 3 + Duration::from_secs(1));
         assert!(pass(&two).await);
         assert!(!pass(&one).await);
+    }
+}
+
+async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    for _ in 0..2000 {
+        if condition().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("never: {what}");
+}
+
+#[tokio::test]
+async fn a_host_that_answers_and_then_hangs_holds_up_no_other_and_no_deletion() {
+    for rig in rigs().await {
+        let agents = MemoryAgents::new();
+        let (hung, other, doomed) = (rig.online_host().await, rig.online_host().await, rig.online_host().await);
+        let stuck = rig.sandbox(&hung, Missing, 1).await;
+        agents.put_on(&hung, &stuck, State::Paused, DISCONNECTED);
+        agents.hanging.lock().unwrap().insert(hung.clone());
+        let stop = CancellationToken::new();
+        let monitor = monitor_every(&rig, &agents, Duration::from_millis(50));
+        let running = tokio::spawn(monitor.run(rig.hosts.changes(), stop.clone()));
+        until("it hangs", async || rig.row(&stuck).await.status == Resuming).await;
+
+        let late = rig.sandbox(&other, Missing, 1).await;
+        agents.put_on(&other, &late, State::Running, "");
+        until("another host is looked at", async || rig.row(&late).await.status == Running).await;
+        rig.execute(&format!("UPDATE hosts SET deletion_id = 'd', draining = true WHERE id = '{doomed}'")).await;
+        until("a deletion is finished", async || store::get(&rig.db, &doomed).await.unwrap().is_none()).await;
+        assert_eq!(rig.row(&stuck).await.status, Resuming, "and that one hangs still");
+        stop.cancel();
+        running.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn going_missing_is_an_event_of_its_own_and_hosts_changes_bear_controls_time() {
+    for rig in rigs().await {
+        let host = rig.online_host().await;
+        rig.sandbox(&host, Running, 1).await;
+        rig.clock.advance(Duration::from_secs(100));
+        let now = rig.clock.now();
+        super::super::absence::mark_unreachable(&rig.db, now, Duration::from_secs(90)).await.unwrap();
+        assert_eq!(super::super::absence::mark_missing(&rig.db, now).await.unwrap(), 1);
+        let count = async |what: &str| rig.count(&format!("SELECT COUNT(*) FROM events WHERE {what}")).await;
+        assert_eq!(count("type = 'sandbox.missing'").await, 1);
+        assert_eq!(count("type = 'sandbox.updated'").await, 0, "and told once");
+        assert_eq!(count(&format!("type = 'host.updated' AND at = {}", now.0)).await, 1);
     }
 }
 

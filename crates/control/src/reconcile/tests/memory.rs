@@ -1,6 +1,6 @@
 //! Both sides in memory: records with the same compare-and-set as the database, and hosts that obey.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -103,6 +103,9 @@ pub struct MemoryAgents {
     pub mute: AtomicBool,
     pub acknowledged: Mutex<Vec<SandboxId>>,
     pub deleted_images: Mutex<Vec<String>>,
+    pub images_in_use: Mutex<Vec<String>>,
+    /// They answer all but orders to resume.
+    pub hanging: Mutex<HashSet<HostId>>,
     pub terminated: AtomicBool,
     /// Runs while the agent makes its list: what happens between the two looks.
     meanwhile: Mutex<Option<(Arc<MemoryRecords>, Hook)>>,
@@ -118,6 +121,8 @@ impl MemoryAgents {
             mute: AtomicBool::new(false),
             acknowledged: Mutex::default(),
             deleted_images: Mutex::default(),
+            images_in_use: Mutex::default(),
+            hanging: Mutex::default(),
             terminated: AtomicBool::new(false),
             meanwhile: Mutex::default(),
         })
@@ -188,6 +193,10 @@ impl Agents for MemoryAgents {
     }
 
     async fn resume(&self, host: &HostId, sandbox: &SandboxId, generation: u64) -> Result<(), FleetError> {
+        let hangs = self.hanging.lock().unwrap().contains(host);
+        if hangs {
+            std::future::pending::<()>().await;
+        }
         self.order(host, sandbox, generation)?;
         if let Some(seen) = self.sandboxes.lock().unwrap().get_mut(sandbox) {
             seen.state = State::Running;
@@ -207,6 +216,14 @@ impl Agents for MemoryAgents {
 
     async fn delete_image(&self, host: &HostId, digest: &str) -> Result<(), FleetError> {
         self.answer(host)?;
+        if self.images_in_use.lock().unwrap().iter().any(|used| used == digest) {
+            return Err(FleetError::Agent {
+                host: host.clone(),
+                attempted: "delete an image".to_owned(),
+                code: atoll_rpc::connectrpc::ErrorCode::FailedPrecondition,
+                message: "in use".to_owned(),
+            });
+        }
         self.deleted_images.lock().unwrap().push(digest.to_owned());
         Ok(())
     }

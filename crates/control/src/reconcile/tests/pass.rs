@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use atoll_model::SandboxStatus::{Missing, Paused, Resuming, Running, Starting, Stopped};
+use atoll_model::SandboxStatus::{Error, Missing, Paused, Resuming, Running, Starting, Stopped};
 use atoll_model::{HostId, SandboxId};
 
 use super::super::host_pass::HostPass;
@@ -101,6 +101,34 @@ async fn what_a_host_did_by_itself_is_acknowledged() {
     rig.pass.run(&rig.host).await.unwrap();
     assert_eq!(rig.agents.state(&died), None, "and the rest of it is removed");
     assert!(rig.records.orphans.lock().unwrap().is_empty(), "which is no orphan");
+}
+
+#[tokio::test]
+async fn what_only_its_disk_is_left_of_is_an_error_and_never_acknowledged() {
+    let rig = rig();
+    let torn = rig.records.put(&rig.host, Running, 1);
+    rig.agents.put(&torn, State::Exited, "record_damaged", 0);
+    for _ in 0..2 {
+        rig.pass.run(&rig.host).await.unwrap();
+        let row = rig.records.row(&torn);
+        assert_eq!((row.status, row.reason.as_deref()), (Error, Some("record_damaged")));
+        assert!(rig.agents.acknowledged.lock().unwrap().is_empty());
+        assert_eq!(rig.agents.state(&torn), Some(State::Exited), "its disk is kept");
+    }
+    // Somebody has decided.
+    rig.records.set(&torn, Stopped, 2);
+    rig.pass.run(&rig.host).await.unwrap();
+    assert_eq!(rig.agents.state(&torn), None);
+}
+
+#[tokio::test]
+async fn an_image_that_is_in_use_keeps_no_other_from_being_deleted() {
+    let rig = rig();
+    rig.records.deletions.lock().unwrap().extend(["a".to_owned(), "b".to_owned(), "c".to_owned()]);
+    rig.agents.images_in_use.lock().unwrap().extend(["a".to_owned()]);
+    rig.pass.run(&rig.host).await.unwrap();
+    assert_eq!(*rig.agents.deleted_images.lock().unwrap(), ["b", "c"]);
+    assert_eq!(*rig.records.deletions.lock().unwrap(), ["a"]);
 }
 
 #[tokio::test]

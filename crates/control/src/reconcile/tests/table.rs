@@ -8,7 +8,7 @@ use atoll_model::SandboxStatus::{
 use atoll_model::{HostId, SandboxId};
 use proptest::prelude::*;
 
-use super::super::judge::{DISCONNECTED, Row, Rules, Seen, State, Verdict, judge, judge_stray};
+use super::super::judge::{DISCONNECTED, RECORD_DAMAGED, Row, Rules, Seen, State, Verdict, judge, judge_stray};
 use crate::db::Millis;
 
 const NOW: Millis = Millis(10_000_000);
@@ -68,6 +68,13 @@ fn every_row_of_the_table() {
         (Missing, seen(State::Exited, "out_of_memory"), turned(Stopped, "out_of_memory")),
         (Running, seen(State::Exited, "exited"), turned(Stopped, "exited with code 7")),
         (Paused, seen(State::Exited, "exited"), turned(Stopped, "exited with code 7")),
+        (Running, seen(State::Exited, "record_damaged"), turned(Error, "record_damaged")),
+        (Missing, seen(State::Exited, "record_damaged"), turned(Error, "record_damaged")),
+        (Paused, seen(State::Exited, "record_damaged"), turned(Error, "record_damaged")),
+        (Starting, seen(State::Exited, "record_damaged"), turned(Error, "record_damaged")),
+        (Error, seen(State::Exited, "record_damaged"), Verdict::Leave),
+        (Error, seen(State::Exited, "exited"), turned(Stopped, "exited with code 7")),
+        (Running, seen(State::Paused, "restart_failed"), turned(Paused, "restart_failed")),
         (Error, seen(State::Running, ""), turned(Running, "")),
         (Error, seen(State::Paused, "user"), turned(Paused, "user")),
         (Missing, None, turned(Stopped, "lost")),
@@ -141,7 +148,7 @@ fn any_status() -> impl Strategy<Value = SandboxStatus> {
 
 fn any_seen() -> impl Strategy<Value = Option<Seen>> {
     let state = prop_oneof![Just(State::Starting), Just(State::Running), Just(State::Paused), Just(State::Exited)];
-    let reason = prop_oneof![Just(""), Just("user"), Just("ttl"), Just(DISCONNECTED)];
+    let reason = prop_oneof![Just(""), Just("user"), Just("ttl"), Just(DISCONNECTED), Just(RECORD_DAMAGED)];
     prop::option::of((state, reason).prop_map(|(state, reason)| seen(state, reason).unwrap()))
 }
 

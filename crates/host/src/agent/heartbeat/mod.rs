@@ -16,7 +16,6 @@ use rand::Rng;
 use rustix::time::ClockId;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::control::{ControlApi, HeartbeatAnswer, NoAnswer};
 use super::credentials::CredentialStore;
@@ -32,6 +31,8 @@ const FIRST_WORD: Duration = Duration::from_secs(10);
 /// Between these is what a heartbeat waits for its answer: as long as its interval.
 const SHORTEST_ANSWER: Duration = Duration::from_secs(2);
 const LONGEST_ANSWER: Duration = Duration::from_secs(15);
+/// When something resisted a pause of all, the next attempt.
+const SWEEP_AGAIN: Duration = Duration::from_secs(2);
 /// What an orderly shutdown gives to the last heartbeat.
 const FAREWELL: Duration = Duration::from_secs(3);
 
@@ -44,8 +45,12 @@ pub trait Body: Send + Sync + 'static {
     /// Whether control may give new work.
     fn accept_work(&self, accept: bool);
 
-    /// Pauses every running sandbox, with a deadline; a failure of one never stops the rest.
-    async fn pause_all(&self, cause: PauseCause);
+    /// Whether all is paused because contact is lost: then nothing new begins either.
+    fn out_of_contact(&self, lost: bool);
+
+    /// Pauses every sandbox that runs or starts, with a deadline; a failure of one never stops the rest. Whether none is
+    /// left that does.
+    async fn pause_all(&self, cause: PauseCause) -> bool;
 }
 
 /// How the heartbeat came to its end.
@@ -83,13 +88,18 @@ impl Heartbeat {
                 + millis(self.timing.disconnect_after.min(FIRST_WORD)),
         );
         let mut contact = Contact::new(self.timing, last_contact, paused);
-        self.body.accept_work(contact.accepts_work());
-        let sweeps = TaskTracker::new();
+        let mut sweep = Sweep::default();
+        self.show(&contact);
+        if let Some(cause) = contact.paused() {
+            // What an earlier agent did not get to, or what has begun to run since (a reboot starts sandboxes).
+            self.sweep(cause, &mut sweep);
+        }
         let mut renew_not_before = 0;
         let mut next = Next::Beat(Duration::ZERO);
+        let mut renew_ahead = false;
         loop {
             let observation = {
-                let work = self.perform(next);
+                let work = async { if renew_ahead { self.renewal.renew().await } else { self.perform(next).await } };
                 tokio::pin!(work);
                 loop {
                     let pause = async {
@@ -102,7 +112,7 @@ impl Heartbeat {
                     };
                     tokio::select! {
                         observation = &mut work => break observation,
-                        () = pause => self.pause_if_due(&mut contact, &sweeps),
+                        () = pause => self.pause_if_due(&mut contact, &mut sweep),
                         () = shutdown.cancelled() => {
                             self.farewell(contact.accepts_work()).await;
                             return End::ShutDown;
@@ -110,18 +120,15 @@ impl Heartbeat {
                     }
                 }
             };
+            if std::mem::take(&mut renew_ahead) && observation == Observation::RefreshFailed {
+                // Ahead of time: the host is still in contact with what it has.
+                continue;
+            }
             next = contact.observe(boot_millis(), observation, jitter());
-            self.after(&mut contact, observation, &sweeps);
+            self.after(&mut contact, observation, &mut sweep);
             if observation == Observation::Accepted && self.renewal_is_due(renew_not_before) {
                 renew_not_before = boot_millis() + millis(RENEW_AGAIN);
-                match self.renewal.renew().await {
-                    // Ahead of time: the host is still in contact with what it has.
-                    Observation::RefreshFailed => {}
-                    observation => {
-                        next = contact.observe(boot_millis(), observation, jitter());
-                        self.after(&mut contact, observation, &sweeps);
-                    }
-                }
+                renew_ahead = true;
             }
             if next == Next::Forget {
                 return End::Deleted;
@@ -186,9 +193,10 @@ impl Heartbeat {
         }
     }
 
-    fn after(&self, contact: &mut Contact, observation: Observation, sweeps: &TaskTracker) {
+    fn after(&self, contact: &mut Contact, observation: Observation, sweep: &mut Sweep) {
         match observation {
             Observation::Accepted => {
+                sweep.end();
                 self.memory.remember(contact.last_contact(), None);
                 self.heard.send_if_modified(|heard| !std::mem::replace(heard, true));
             }
@@ -205,19 +213,37 @@ impl Heartbeat {
             ),
             _ => {}
         }
-        self.body.accept_work(contact.accepts_work());
-        self.pause_if_due(contact, sweeps);
+        self.show(contact);
+        self.pause_if_due(contact, sweep);
     }
 
-    fn pause_if_due(&self, contact: &mut Contact, sweeps: &TaskTracker) {
+    /// Lets the rest of the agent know where the host stands.
+    fn show(&self, contact: &Contact) {
+        self.body.accept_work(contact.accepts_work());
+        self.body.out_of_contact(contact.paused().is_some());
+    }
+
+    fn pause_if_due(&self, contact: &mut Contact, sweep: &mut Sweep) {
         let Some(cause) = contact.pause_due(boot_millis()) else { return };
         match cause {
             PauseCause::ContactLost => tracing::warn!("contact with control is lost: pausing all sandboxes"),
             PauseCause::Rejected => tracing::warn!("this host is no longer welcome: pausing all sandboxes"),
         }
         self.memory.remember(contact.last_contact(), Some(cause));
+        self.show(contact);
+        self.sweep(cause, sweep);
+    }
+
+    /// Pauses everything, again and again until nothing runs or starts any more, or control is back.
+    fn sweep(&self, cause: PauseCause, sweep: &mut Sweep) {
         let body = self.body.clone();
-        sweeps.spawn(async move { body.pause_all(cause).await });
+        let until_none = async move {
+            while !body.pause_all(cause).await {
+                tokio::time::sleep(SWEEP_AGAIN).await;
+            }
+        };
+        let stop = sweep.begin();
+        tokio::spawn(stop.run_until_cancelled_owned(until_none));
     }
 
     fn renewal_is_due(&self, not_before: Millis) -> bool {
@@ -234,6 +260,32 @@ impl Heartbeat {
         if !matches!(tokio::time::timeout(FAREWELL, sent).await, Ok(Ok(HeartbeatAnswer::Accepted))) {
             tracing::info!("control could not be told that this host goes offline");
         }
+    }
+}
+
+/// The pause of all that is under way.
+#[derive(Default)]
+struct Sweep {
+    stop: CancellationToken,
+}
+
+impl Sweep {
+    /// In place of the one before. What ends it.
+    fn begin(&mut self) -> CancellationToken {
+        self.end();
+        self.stop = CancellationToken::new();
+        self.stop.clone()
+    }
+
+    fn end(&self) {
+        self.stop.cancel();
+    }
+}
+
+/// With the heartbeat ends its sweep: at a shutdown the sandboxes stay as they are.
+impl Drop for Sweep {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

@@ -21,6 +21,9 @@ use toy_control::{Ca, Says};
 
 struct FakeBody {
     welcome: AtomicBool,
+    out_of_contact: AtomicBool,
+    /// Something can't be paused.
+    resists: AtomicBool,
     paused: watch::Sender<Vec<PauseCause>>,
     reports: Mutex<u64>,
 }
@@ -49,8 +52,13 @@ impl Body for FakeBody {
         self.welcome.store(accept, Ordering::SeqCst);
     }
 
-    async fn pause_all(&self, cause: PauseCause) {
+    fn out_of_contact(&self, lost: bool) {
+        self.out_of_contact.store(lost, Ordering::SeqCst);
+    }
+
+    async fn pause_all(&self, cause: PauseCause) -> bool {
         self.paused.send_modify(|causes| causes.push(cause));
+        !self.resists.load(Ordering::SeqCst)
     }
 }
 
@@ -71,6 +79,8 @@ async fn beating_as(host: Enrolled, disconnect_after: Duration) -> Beating {
     let control = Arc::new(HttpControl::new(Endpoint::parse(&host.control.url()).unwrap(), &trust, "0").unwrap());
     let body = Arc::new(FakeBody {
         welcome: AtomicBool::new(true),
+        out_of_contact: AtomicBool::new(false),
+        resists: AtomicBool::new(false),
         paused: watch::channel(Vec::new()).0,
         reports: Mutex::default(),
     });
@@ -177,6 +187,33 @@ async fn lost_contact_pauses_everything_once() {
         assert!(beating.host.store.load().is_some());
         assert!(!beating.task.is_finished());
     }
+}
+
+#[tokio::test]
+async fn while_all_is_paused_for_lost_contact_nothing_new_begins_and_what_resists_is_paused_again_until_control_is_back()
+ {
+    let beating = beating(Duration::from_millis(60)).await;
+    let (control, body) = (&beating.host.control, &beating.body);
+    body.resists.store(true, Ordering::SeqCst);
+    control.with(|state| state.heartbeat = Says::Status(500));
+    let mut sweeps = body.paused.subscribe();
+    sweeps.wait_for(|causes| causes.len() >= 2).await.unwrap();
+    assert!(body.out_of_contact.load(Ordering::SeqCst));
+    assert!(body.welcome.load(Ordering::SeqCst));
+    control.with(|state| state.heartbeat = Says::Truth);
+    let beats = control.with(|state| state.asked.beats.len());
+    control.until(|state| state.asked.beats.len() > beats + 2).await;
+    assert!(!body.out_of_contact.load(Ordering::SeqCst));
+}
+
+#[tokio::test]
+async fn an_agent_that_starts_again_while_contact_is_lost_pauses_what_the_one_before_did_not_get_to() {
+    let host = enrolled().await;
+    host.control.with(|state| state.heartbeat = Says::Status(500));
+    ContactMemory::new(host.dir.path(), "b".to_owned()).remember(0, Some(PauseCause::ContactLost));
+    let beating = beating_as(host, LONG).await;
+    assert_eq!(paused(&beating.body).await, [PauseCause::ContactLost]);
+    assert!(beating.body.out_of_contact.load(Ordering::SeqCst));
 }
 
 #[tokio::test]

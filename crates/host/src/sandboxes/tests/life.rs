@@ -139,6 +139,34 @@ async fn a_pause_that_fails_leaves_a_sandbox_that_runs_and_says_so() {
 }
 
 #[tokio::test]
+async fn pausing_all_catches_what_is_starting_and_without_contact_nothing_new_begins() {
+    let house = House::new().await;
+    house.machine.hang();
+    let id = SandboxId::new();
+    let (keeper, new) = (house.keeper.clone(), id.clone());
+    let creating = tokio::spawn(async move { keeper.create(new, 1, wish()).await });
+    while state_of(&house.keeper, &id).is_none() {
+        tokio::task::yield_now().await;
+    }
+    house.keeper.set_out_of_contact(true);
+    let keeper = house.keeper.clone();
+    let mut sweeping = tokio::spawn(async move { keeper.pause_all(HOST_DISCONNECTED).await });
+    let early = tokio::time::timeout(Duration::from_millis(50), &mut sweeping).await;
+    assert!(early.is_err(), "it waits for what is starting");
+    house.machine.go_on();
+    creating.await.unwrap().unwrap();
+    assert_eq!(sweeping.await.unwrap(), (1, 0));
+    assert_eq!(state_of(&house.keeper, &id), Some((State::Paused, HOST_DISCONNECTED.to_owned())));
+
+    let refused = house.keeper.create(SandboxId::new(), 1, wish()).await;
+    assert!(matches!(refused, Err(OrderError::NotAccepting { .. })), "{refused:?}");
+    assert_eq!(house.keeper.closed_because(), None, "a control that hears it may place here");
+    house.keeper.resume(&id, 2).await.expect("who orders that is control");
+    house.keeper.set_out_of_contact(false);
+    house.created().await;
+}
+
+#[tokio::test]
 async fn pausing_all_goes_on_when_one_fails_and_stops_nothing() {
     let house = House::new().await;
     let mut ids = Vec::new();
@@ -155,6 +183,9 @@ async fn pausing_all_goes_on_when_one_fails_and_stops_nothing() {
         // Nothing that control decided has changed.
         assert_eq!(house.keeper.get(id).unwrap().generation, 1);
     }
+    // Asked once more it gives in.
+    house.machine.let_pause(&ids[1]);
+    assert_eq!(house.keeper.pause_all(HOST_DISCONNECTED).await, (1, 0));
     // Control's order to resume wins, and so does its own reason to pause.
     house.keeper.resume(&ids[2], 2).await.unwrap();
     house.keeper.pause(&ids[3], 2, "user".to_owned()).await.unwrap();

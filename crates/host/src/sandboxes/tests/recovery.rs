@@ -114,6 +114,45 @@ async fn after_a_reboot_a_sandbox_that_shall_not_come_back_ends_with_the_reason(
 }
 
 #[tokio::test]
+async fn a_sandbox_that_can_not_be_started_after_a_reboot_is_paused_and_a_resume_tries_again() {
+    let house = House::new().await;
+    let id = house.created().await;
+    house.machine.reboot();
+    house.rewrite(&id, |record| record.init.as_mut().unwrap().host_boot_id = "an earlier one".to_owned());
+    house.machine.fail_at("launch");
+    let house = house.restart_agent().await;
+    house.until(|keeper| state_of(keeper, &id) == Some((State::Paused, "restart_failed".to_owned()))).await;
+    // An acknowledgement takes nothing, and another agent finds it as it was.
+    house.keeper.acknowledge(&id, 1, State::Paused);
+    let house = house.restart_agent().await;
+    assert_eq!(state_of(&house.keeper, &id), Some((State::Paused, "restart_failed".to_owned())));
+    assert!(house.keeper.resume(&id, 2).await.is_err());
+    assert!(house.machine.leftovers().contains(&format!("volume {id}")));
+    house.machine.heal();
+    let woken = house.keeper.resume(&id, 2).await.unwrap();
+    assert_eq!((woken.view.state, woken.kept), (State::Running, Kept::Files));
+}
+
+#[tokio::test]
+async fn what_the_agent_itself_had_paused_is_not_ended_by_a_reboot() {
+    let house = House::new().await;
+    let wish = || wire::SandboxSpec { on_reboot: "stop".to_owned(), ..wish() };
+    let (lost, users) = (SandboxId::new(), SandboxId::new());
+    house.keeper.create(users.clone(), 1, wish()).await.unwrap();
+    house.keeper.pause(&users, 2, "user".to_owned()).await.unwrap();
+    house.keeper.create(lost.clone(), 1, wish()).await.unwrap();
+    house.keeper.pause_all(HOST_DISCONNECTED).await;
+    house.machine.reboot();
+    for id in [&lost, &users] {
+        house.rewrite(id, |record| record.init.as_mut().unwrap().host_boot_id = "an earlier one".to_owned());
+    }
+    let house = house.restart_agent().await;
+    assert_eq!(state_of(&house.keeper, &lost), Some((State::Paused, "host_rebooted".to_owned())));
+    assert_eq!(state_of(&house.keeper, &users), Some((State::Exited, "host_rebooted".to_owned())));
+    assert_eq!(house.keeper.resume(&lost, 2).await.unwrap().kept, Kept::Files);
+}
+
+#[tokio::test]
 async fn a_sandbox_that_was_paused_at_the_reboot_stays_paused_and_wakes_from_its_files() {
     let house = House::new().await;
     let id = house.created().await;
@@ -131,7 +170,7 @@ async fn a_sandbox_that_was_paused_at_the_reboot_stays_paused_and_wakes_from_its
 }
 
 #[tokio::test]
-async fn a_damaged_record_is_reported_and_its_disk_kept_until_control_knows() {
+async fn a_damaged_record_is_reported_and_its_disk_kept_until_control_destroys_it() {
     let house = House::new().await;
     let id = house.created().await;
     let slot = house.keeper.get(&id).unwrap().slot.unwrap();
@@ -140,8 +179,12 @@ async fn a_damaged_record_is_reported_and_its_disk_kept_until_control_knows() {
     let house = house.restart_agent().await;
     assert_eq!(state_of(&house.keeper, &id), Some((State::Exited, "record_damaged".to_owned())));
     assert!(house.machine.leftovers().contains(&format!("volume {id}")));
+    house.keeper.acknowledge(&id, 0, State::Exited);
+    // Orders are carried out one after the other: behind this one, the acknowledgement is.
+    assert!(house.keeper.resume(&id, 1).await.is_err());
+    assert!(house.machine.leftovers().contains(&format!("volume {id}")));
     // Nobody knows its slot any more; a real start finds it free.
     house.machine.give_back_slot(slot);
-    house.keeper.acknowledge(&id, 0, State::Exited);
+    house.keeper.destroy(&id, 2).await.unwrap();
     house.nothing_is_left().await;
 }
