@@ -203,7 +203,7 @@ async fn a_host_that_drains_or_is_being_deleted_gets_nothing_new_though_it_was_c
         let fork = Fork { count: 2, timeout_sec: None, metadata: None };
         set("draining = TRUE", good).await;
         let forked = test.app.sandboxes.fork(&owner(&test), &record.id, fork).await;
-        assert!(matches!(forked, Err(SandboxError::NoHost(_))), "{forked:?}");
+        assert!(matches!(forked, Err(SandboxError::NoHost(_))), "{:?}", forked.as_ref().err());
 
         set("draining = TRUE", bad).await;
         let nobody = test.app.sandboxes.create(&owner(&test), new()).await;
