@@ -141,6 +141,7 @@ if wants system; then
     stage "E2B's SDKs, plain HTTP" scripts/with-atoll.sh --program "$program" scripts/e2b.sh
     stage "E2B's code interpreter" scripts/with-atoll.sh --program "$program" scripts/interpreter.sh
     stage "Examples" scripts/with-atoll.sh --program "$program" scripts/examples.sh
+    stage "MCP" scripts/with-atoll.sh --program "$program" scripts/mcp.sh
     stage "E2B's SDKs, TLS and host names" scripts/e2b-tls.sh scripts/with-atoll.sh --program "$program" scripts/e2b.sh
     stage "Tests of the real binary" cargo nextest run -p atoll-tests --locked --no-fail-fast
     # But for one: what a dead replica was making is judged after 2 minutes when another lives, at once when it was alone.

@@ -65,8 +65,8 @@ struct Machines {
     order: Vec<HostId>,
     failed: Vec<HostId>,
     db: Option<Db>,
-    /// Those that have a row.
-    rows: HashSet<HostId>,
+    /// Those that have had a row. Locked while one is made: whoever comes second finds it there.
+    rows: Arc<tokio::sync::Mutex<HashSet<HostId>>>,
 }
 
 impl FakeFleet {
@@ -87,14 +87,17 @@ impl FakeFleet {
 
     /// The host gets a row, as one that never registered, if it never had one.
     async fn needs_row(&self, host: &HostId) {
-        let db = {
-            let mut machines = self.0.lock().unwrap();
-            if !machines.rows.insert(host.clone()) {
-                return;
-            }
-            machines.db.clone().expect("an app")
-        };
-        insert_host(&db, host, "pending", START).await;
+        let (db, rows) = self.rows();
+        let mut rows = rows.lock().await;
+        if !rows.contains(host) {
+            insert_host(&db, host, "pending", START).await;
+            rows.insert(host.clone());
+        }
+    }
+
+    fn rows(&self) -> (Db, Arc<tokio::sync::Mutex<HashSet<HostId>>>) {
+        let machines = self.0.lock().unwrap();
+        (machines.db.clone().expect("an app"), machines.rows.clone())
     }
 
     /// Hosts that a create has failed on.
@@ -301,7 +304,10 @@ impl TestApp {
 
 /// A host of the fake fleet is one of the database too: regular, online, ready.
 pub async fn insert_online_host(test: &TestApp, host: &HostId) {
-    insert_host(&test.app.db, host, "online", test.clock.now()).await;
+    let (db, rows) = test.fleet.rows();
+    let mut rows = rows.lock().await;
+    insert_host(&db, host, "online", test.clock.now()).await;
+    rows.insert(host.clone());
 }
 
 async fn insert_host(db: &Db, host: &HostId, status: &str, now: Millis) {
