@@ -13,16 +13,18 @@ YEAR = datetime.timedelta(days=366)
 
 
 def moment(text):
-    """The moment that is meant, or nothing."""
+    """The moment that is meant, or nothing; a day means its beginning."""
     try:
         at = datetime.datetime.fromisoformat(str(text).upper().replace("Z", "+00:00"))
     except ValueError:
         return None
-    return at if at.tzinfo else None
+    return at if at.tzinfo else at.replace(tzinfo=datetime.timezone.utc)
 
 
-def shown(at):
-    return at.astimezone(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+def shown(at, like):
+    """As the text that it takes the place of: a day, or a moment."""
+    form = "%Y-%m-%d" if len(str(like)) == 10 else "%Y-%m-%dT%H:%M:%SZ"
+    return at.astimezone(datetime.timezone.utc).strftime(form)
 
 
 def days(query):
@@ -30,12 +32,12 @@ def days(query):
     now = datetime.datetime.now(datetime.timezone.utc)
     start, end = moment(query.get("from")), moment(query.get("to"))
     if "to" in query and end is not None and end > now:
-        query["to"] = shown(now)
+        query["to"] = shown(now, query["to"])
         end = now
-    if "from" in query and start is not None:
+    if "from" in query and start is not None and (end or now).year > 2:
         last = end or now
         if not last - YEAR < start < last:
-            query["from"] = shown(last - datetime.timedelta(days=7))
+            query["from"] = shown(last - datetime.timedelta(days=7), query["from"])
 
 
 @schemathesis.hook

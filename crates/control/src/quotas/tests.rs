@@ -92,3 +92,26 @@ async fn a_teams_own_limit_goes_before_the_installations_and_both_are_shown() {
         assert_eq!(admin.put(nobody, json!({})).await.status, StatusCode::NOT_FOUND);
     }
 }
+
+#[tokio::test]
+async fn of_many_forks_those_that_the_quota_has_room_for_are_made() {
+    for database in databases().await {
+        let test = app(database).await;
+        test.fleet.add_host();
+        limit(&test, json!({ "sandboxes": 4 })).await;
+        let parent = test.client.post("/v1/sandboxes", json!({})).await.json()["id"].as_str().unwrap().to_owned();
+        let path = format!("/v1/sandboxes/{parent}/fork");
+        let answer = test.client.post(&path, json!({ "count": 5 })).await.json();
+        let made =
+            |answer: &Value| answer["items"].as_array().unwrap().iter().filter(|it| it["sandbox"].is_object()).count();
+        let codes = |answer: &Value| {
+            let items = answer["items"].as_array().unwrap().iter();
+            items.filter_map(|it| it["error"]["code"].as_str().map(str::to_owned)).collect::<Vec<_>>()
+        };
+        assert_eq!((made(&answer), codes(&answer)), (3, vec!["quota_exceeded".to_owned(); 2]), "{answer}");
+        let answer = test.client.post(&path, json!({ "count": 1 })).await.json();
+        assert_eq!((made(&answer), codes(&answer)), (0, vec!["quota_exceeded".to_owned()]), "{answer}");
+        let usage = test.first().await.get("/v1/usage").await.json();
+        assert_eq!(usage["quotas"]["sandboxes"]["used"], 4);
+    }
+}

@@ -21,9 +21,10 @@ use super::store;
 use super::timing::StepTimes;
 use super::{Owner, SandboxError, SandboxRecord, Sandboxes};
 use crate::audit::{self, Entry};
-use crate::db::Text;
+use crate::db::{Text, Tx};
 use crate::fleet::{Demand, NoHost};
 use crate::layers::{self, Made, Wanted};
+use crate::quotas::{self, Ask, QuotaError};
 use crate::templates::store::{self as templates, Template};
 use crate::volumes::{self, VolumeError};
 
@@ -88,7 +89,8 @@ impl Sandboxes {
             }
         }
         let ground = Ground { template: &template, layers: &chain, mounts: &mounts };
-        self.insert_children(owner, &parent, &host, &children, &ground).await?;
+        let (children, without_room) = self.insert_children(owner, &parent, &host, children, &ground).await?;
+        refused.extend(without_room.into_iter().map(Err));
         fail::fail_point!("control::fork::after_rows");
         let starts = children.into_iter().map(|child| self.start_child(child, &host, &ground, &parent).boxed());
         let mut results: Vec<Child> = futures::stream::iter(starts).buffered(AT_ONCE).collect().await;
@@ -170,21 +172,29 @@ impl Sandboxes {
         }
     }
 
+    /// The rows of those that the team's quotas have room for; and for each other one, why not.
     async fn insert_children(
         &self,
         owner: &Owner,
         parent: &SandboxRecord,
         host: &HostId,
-        children: &[SandboxRecord],
+        wanted: Vec<SandboxRecord>,
         ground: &Ground<'_>,
-    ) -> Result<(), SandboxError> {
+    ) -> Result<(Vec<SandboxRecord>, Vec<SandboxError>), SandboxError> {
         let mut tx = self.db.begin().await?;
-        for child in children {
-            if !store::insert(&mut tx, child).await? {
+        let all_fit = self.has_room(&mut tx, parent, wanted.len()).await?.is_none();
+        let (mut children, mut refused) = (Vec::with_capacity(wanted.len()), Vec::new());
+        for child in wanted {
+            if !all_fit && let Some(exceeded) = self.has_room(&mut tx, parent, 1).await? {
+                refused.push(exceeded.into());
+                continue;
+            }
+            if !store::insert(&mut tx, &child).await? {
                 return Err(NoHost::draining(owner.team_is_byoc).into());
             }
             layers::store::refer(&mut tx, child.id.as_str(), ground.layers).await?;
             volumes::attach(&mut tx, &child.id, host, ground.mounts).await?;
+            children.push(child);
         }
         let ids: Vec<&str> = children.iter().map(|child| child.id.as_str()).collect();
         let entry = Entry {
@@ -198,7 +208,26 @@ impl Sandboxes {
             details: json!({ "children": ids }),
         };
         audit::record(&mut tx, self.clock.now(), &entry).await?;
-        Ok(tx.commit().await?)
+        tx.commit().await?;
+        Ok((children, refused))
+    }
+
+    /// Which quota has no room for so many like `parent`. Room that there is nobody else can take before the end of `tx`.
+    async fn has_room(
+        &self,
+        tx: &mut Tx,
+        parent: &SandboxRecord,
+        count: usize,
+    ) -> Result<Option<QuotaError>, SandboxError> {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        let times = |size: i64| size.saturating_mul(count);
+        let (vcpus, memory_mb, disk_mb) = (times(parent.vcpus), times(parent.memory_mb), times(parent.disk_mb));
+        let ask = Ask { sandboxes: count, vcpus, memory_mb, disk_mb };
+        match quotas::reserve(tx, &parent.team_id, &self.quotas, ask).await {
+            Ok(()) => Ok(None),
+            Err(exceeded @ QuotaError::Exceeded { .. }) => Ok(Some(exceeded)),
+            Err(error) => Err(error.into()),
+        }
     }
 
     async fn start_child(

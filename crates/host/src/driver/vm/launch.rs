@@ -26,6 +26,9 @@ use crate::zygote::wire;
 /// From QEMU's first instruction to the guest's word that it is ready: two seconds in software on an idle machine,
 /// many more on one whose processors are all busy.
 const PATIENCE: Duration = Duration::from_secs(45);
+/// A copy of a machine answers within a second, or three on a busy machine. One that does not, never will; then there
+/// must be time left to boot.
+const COPYS_PATIENCE: Duration = Duration::from_secs(15);
 /// The process gets so much more of them than its guest has processors; it opens nothing by itself.
 const THREADS: u32 = 192;
 const OPEN_FILES: u64 = 1024;
@@ -68,6 +71,14 @@ impl Origin {
         match self {
             Self::Boot => None,
             Self::Own(stored) | Self::Other(stored) | Self::Waiting(stored) => Some(stored),
+        }
+    }
+
+    /// How long its guest may take to say that it is ready.
+    const fn patience(&self) -> Duration {
+        match self {
+            Self::Boot | Self::Own(_) => PATIENCE,
+            Self::Other(_) | Self::Waiting(_) => COPYS_PATIENCE,
         }
     }
 
@@ -327,11 +338,12 @@ impl Shared {
             let new = met.knows_nothing() || matches!(begun.from, Origin::Other(_));
             Talk::with(met, new.then_some(&begun.beginning)).await
         };
+        let patience = begun.from.patience();
         let why = tokio::select! {
-            talk = tokio::time::timeout(PATIENCE, talk) => match talk {
+            talk = tokio::time::timeout(patience, talk) => match talk {
                 Ok(Ok(talk)) => return Ok(talk),
                 Ok(Err(error)) => error.to_string(),
-                Err(_) => format!("it said nothing for {} s", PATIENCE.as_secs()),
+                Err(_) => format!("it said nothing for {} s", patience.as_secs()),
             },
             exit = watched.exited() => format!("QEMU ended ({:?})", exit.ok().and_then(|exit| exit.code)),
         };
