@@ -71,7 +71,10 @@ it('signs in at the company’s provider and comes back to the page that was wan
 			await page.getByRole('link', { name: 'Continue with The company' }).click();
 			await atProvider('ada@example.test');
 			await page.waitForURL((url) => url.pathname === '/dashboard/keys');
-			await page.getByRole('button', { name: /ada@example\.test/ }).first().waitFor();
+			await page
+				.getByRole('button', { name: /ada@example\.test/ })
+				.first()
+				.waitFor();
 			await page.goto('/dashboard/settings');
 			await page.getByRole('button', { name: 'Set a password' }).waitFor();
 			await page.getByRole('button', { name: /account and theme/i }).click();
@@ -80,7 +83,10 @@ it('signs in at the company’s provider and comes back to the page that was wan
 			await page.getByRole('link', { name: 'Continue with The company' }).click();
 			await page.getByRole('button', { name: 'Continue' }).click();
 			await page.waitForURL((url) => url.pathname === '/dashboard/sandboxes');
-			await page.getByRole('button', { name: /ada@example\.test/ }).first().waitFor();
+			await page
+				.getByRole('button', { name: /ada@example\.test/ })
+				.first()
+				.waitFor();
 
 			async function atProvider(login: string) {
 				await page.waitForURL((url) => url.origin === issuer);
