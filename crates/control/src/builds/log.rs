@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use atoll_model::BuildId;
 
-use super::store::{self, LogRow};
+use super::lines::{self, LogRow};
 use crate::clock::Clock;
 use crate::db::Db;
 
@@ -85,7 +85,7 @@ impl Log {
         let _turn = self.0.writing.lock().await;
         let rows = std::mem::take(&mut self.state().waiting);
         if !rows.is_empty()
-            && let Err(error) = store::append_logs(&self.0.db, &self.0.build, &rows).await
+            && let Err(error) = lines::append(&self.0.db, &self.0.build, &rows).await
         {
             tracing::error!(build = %self.0.build, %error, "lines of a build's log are lost");
         }

@@ -6,10 +6,13 @@
 //! own: lists don't show it, and it goes with its build, however that ends. A build whose replica dies ends as `error`.
 
 mod inside;
+pub mod lines;
 mod log;
 pub mod recipe;
 mod run;
+mod steps;
 pub mod store;
+pub mod tags;
 mod tickets;
 
 use std::time::Duration;
@@ -266,17 +269,17 @@ impl Builds {
         let template = self.own_template(owner, &target.name).await?;
         let now = self.clock.now();
         let mut tx = self.db.begin().await?;
-        let id = store::tagged_build(&mut tx, &template.id.0, target.tag()).await?;
+        let id = tags::build_of(&mut tx, &template.id.0, target.tag()).await?;
         let id = id.ok_or(BuildError::NotFound("tag"))?;
         for tag in tags {
-            store::tag(&mut tx, &template.id.0, tag, &id, now).await?;
+            tags::set(&mut tx, &template.id.0, tag, &id, now).await?;
         }
         if tags.iter().any(|tag| tag == DEFAULT_TAG) {
             store::point_template_to(&mut tx, &template.id.0, &id, now).await?;
             let chain = self.layers.chain(id.as_str()).await?;
             layers::store::refer(&mut tx, template.id.as_str(), &chain).await?;
         }
-        store::release_untagged(&mut tx, &template.id.0).await?;
+        tags::release_untagged(&mut tx, &template.id.0).await?;
         let details = json!({ "build": id.as_str(), "tags": tags });
         audit::record(&mut tx, now, &entry(owner, "template.tag", template.id.as_str(), details)).await?;
         tx.commit().await?;
@@ -292,11 +295,11 @@ impl Builds {
         let template = self.own_template(owner, name).await?;
         let mut tx = self.db.begin().await?;
         for tag in tags {
-            if !store::untag(&mut tx, &template.id.0, tag).await? {
+            if !tags::remove(&mut tx, &template.id.0, tag).await? {
                 return Err(BuildError::NotFound("tag"));
             }
         }
-        store::release_untagged(&mut tx, &template.id.0).await?;
+        tags::release_untagged(&mut tx, &template.id.0).await?;
         let details = json!({ "tags": tags });
         let entry = entry(owner, "template.untag", template.id.as_str(), details);
         audit::record(&mut tx, self.clock.now(), &entry).await?;
@@ -374,7 +377,7 @@ impl Builds {
             tracing::warn!(%error, "old files of builds could not be removed");
         }
         tickets::forget(&self.db, now).await?;
-        store::forget_steps(&self.db, now - STEPS_KEPT).await
+        steps::forget(&self.db, now - STEPS_KEPT).await
     }
 }
 

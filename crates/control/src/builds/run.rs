@@ -13,6 +13,7 @@ use super::log::Log;
 use super::recipe::{From, Recipe, Step};
 use super::store::{self, BuildRow, Product};
 use super::{Builds, PURPOSE};
+use super::{steps, tags};
 use crate::layers::{self, LayerRow, Wanted};
 use crate::oci::{Login, Reference};
 use crate::sandboxes::{Network, NewSandbox, Owner, SandboxRecord};
@@ -126,7 +127,7 @@ impl Builds {
             settings(&mut at, step);
             if number < plan.anew_from
                 && changes_files(step)
-                && store::cached(&self.db, &at.key, &owner.team, self.clock.now()).await?
+                && steps::cached(&self.db, &at.key, &owner.team, self.clock.now()).await?
             {
                 at.chain = self.layers.chain(&at.key).await?;
                 if at.chain.is_empty() || layers::pinned(&at.chain, owner.team_is_byoc).is_err() {
@@ -290,7 +291,7 @@ impl Builds {
                 let below = made.below(&below);
                 ground.chain = std::iter::once(made.layer).chain(below).collect();
                 let mut tx = self.db.begin().await?;
-                store::remember(&mut tx, &ground.key, &owner.team, self.clock.now()).await?;
+                steps::remember(&mut tx, &ground.key, &owner.team, self.clock.now()).await?;
                 layers::store::refer(&mut tx, &ground.key, &ground.chain).await?;
                 tx.commit().await?;
             }
@@ -334,13 +335,13 @@ impl Builds {
         }
         layers::store::refer(&mut tx, id.as_str(), &ground.chain).await?;
         for tag in &tags {
-            store::tag(&mut tx, template, tag, id, now).await?;
+            tags::set(&mut tx, template, tag, id, now).await?;
         }
         if tags.iter().any(|tag| tag == "default") {
             store::point_template(&mut tx, template, build, &product, now).await?;
             layers::store::refer(&mut tx, template.as_str(), &ground.chain).await?;
         }
-        store::release_untagged(&mut tx, template).await?;
+        tags::release_untagged(&mut tx, template).await?;
         fail::fail_point!("control::build::before_commit", |_| Err(failed("a failpoint")));
         tx.commit().await?;
         self.layers.nudge();

@@ -1,4 +1,4 @@
-//! SQL of builds, their logs, their tags, and of steps that were built before.
+//! SQL of builds. Their logs are in [`super::lines`], their tags in [`super::tags`], steps in [`super::steps`].
 
 use std::collections::BTreeMap;
 
@@ -6,8 +6,7 @@ use atoll_model::{BuildId, TeamId, TemplateId};
 use sqlx::types::Json;
 
 use super::recipe::Recipe;
-use crate::db::{Db, DbError, During, Millis, Sql, Text, Tx, on};
-use crate::templates::store::Template;
+use crate::db::{Db, DbError, During, Millis, Text, Tx, on};
 
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct BuildRow {
@@ -38,15 +37,6 @@ impl BuildRow {
     pub fn is_reserved(&self) -> bool {
         self.owner == NOBODY
     }
-}
-
-#[derive(Debug, Clone, sqlx::FromRow)]
-pub struct LogRow {
-    pub seq: i64,
-    pub at: Millis,
-    pub level: String,
-    pub step: Option<String>,
-    pub message: String,
 }
 
 /// What a build has made.
@@ -356,122 +346,6 @@ pub async fn abandoned(db: &Db, before: Millis) -> Result<Vec<BuildRow>, DbError
     .during("look for abandoned builds")
 }
 
-pub async fn append_logs(db: &Db, build: &BuildId, rows: &[LogRow]) -> Result<(), DbError> {
-    let mut tx = db.begin().await?;
-    for row in rows {
-        on!(tx &mut tx, |c| sqlx::query(
-            "INSERT INTO template_build_logs (build_id, seq, at, level, step, message) VALUES ($1, $2, $3, $4, $5, $6)"
-        )
-        .bind(build.as_str())
-        .bind(row.seq)
-        .bind(row.at)
-        .bind(&row.level)
-        .bind(&row.step)
-        .bind(&row.message)
-        .execute(c)
-        .await
-        .map(|_| ()))
-        .during("write a build's log")?;
-    }
-    tx.commit().await
-}
-
-/// Lines from the one with this number on.
-pub async fn logs(db: &Db, build: &BuildId, from: i64, limit: i64) -> Result<Vec<LogRow>, DbError> {
-    on!(read db, |c| sqlx::query_as(
-        "SELECT seq, at, level, step, message FROM template_build_logs WHERE build_id = $1 AND seq >= $2
-         ORDER BY seq LIMIT $3"
-    )
-    .bind(build.as_str())
-    .bind(from)
-    .bind(limit)
-    .fetch_all(c)
-    .await)
-    .during("read a build's log")
-}
-
-/// What of a build's log is wanted.
-#[derive(Debug, Clone, Default)]
-pub struct Excerpt {
-    /// The least level, of `debug`, `info`, `warn`, `error`.
-    pub least: usize,
-    pub from: Option<Millis>,
-    pub until: Option<Millis>,
-    /// The latest lines first.
-    pub backward: bool,
-    pub offset: i64,
-    pub limit: i64,
-}
-
-pub const LEVELS: [&str; 4] = ["debug", "info", "warn", "error"];
-
-/// Lines of a build's log.
-pub async fn excerpt(db: &Db, build: &BuildId, wanted: &Excerpt) -> Result<Vec<LogRow>, DbError> {
-    let mut sql = Sql::new("SELECT seq, at, level, step, message FROM template_build_logs");
-    sql.with(" WHERE build_id = ?", build.as_str());
-    for level in &LEVELS[..wanted.least.min(LEVELS.len())] {
-        sql.with(" AND level <> ?", *level);
-    }
-    sql.with_some(" AND at >= ?", wanted.from).with_some(" AND at <= ?", wanted.until);
-    sql.push(if wanted.backward { " ORDER BY seq DESC" } else { " ORDER BY seq" });
-    sql.with(" LIMIT ?", wanted.limit).with(" OFFSET ?", wanted.offset);
-    sql.fetch_all(db, "read lines of a build's log").await
-}
-
-/// A name for a build within its template, in place of the build that had it.
-pub async fn tag(tx: &mut Tx, template: &TemplateId, tag: &str, build: &BuildId, now: Millis) -> Result<(), DbError> {
-    on!(tx tx, |c| sqlx::query(
-        "INSERT INTO template_tags (template_id, tag, build_id, created_at) VALUES ($1, $2, $3, $4)
-         ON CONFLICT (template_id, tag) DO UPDATE SET build_id = excluded.build_id, created_at = excluded.created_at"
-    )
-    .bind(template.as_str())
-    .bind(tag)
-    .bind(build.as_str())
-    .bind(now)
-    .execute(c)
-    .await
-    .map(|_| ()))
-    .during("tag a build")
-}
-
-/// The build that has this tag, if it is ready.
-pub async fn tagged_build(tx: &mut Tx, template: &TemplateId, tag: &str) -> Result<Option<BuildId>, DbError> {
-    let row: Option<(Text<BuildId>,)> = on!(tx tx, |c| sqlx::query_as(
-        "SELECT b.id FROM template_tags t JOIN template_builds b ON b.id = t.build_id
-         WHERE t.template_id = $1 AND t.tag = $2 AND b.status = 'ready'"
-    )
-    .bind(template.as_str())
-    .bind(tag)
-    .fetch_optional(c)
-    .await)
-    .during("find a tag's build")?;
-    Ok(row.map(|row| row.0.0))
-}
-
-/// Takes a name from a build. Whether there was such a name.
-pub async fn untag(tx: &mut Tx, template: &TemplateId, tag: &str) -> Result<bool, DbError> {
-    on!(tx tx, |c| sqlx::query("DELETE FROM template_tags WHERE template_id = $1 AND tag = $2")
-        .bind(template.as_str())
-        .bind(tag)
-        .execute(c)
-        .await
-        .map(|done| done.rows_affected() > 0))
-    .during("take a tag away")
-}
-
-/// Lets go of what builds without a tag stand on.
-pub async fn release_untagged(tx: &mut Tx, template: &TemplateId) -> Result<(), DbError> {
-    on!(tx tx, |c| sqlx::query(
-        "DELETE FROM layer_refs WHERE holder IN (SELECT b.id FROM template_builds b WHERE b.template_id = $1
-         AND NOT EXISTS (SELECT 1 FROM template_tags t WHERE t.template_id = $1 AND t.build_id = b.id))"
-    )
-    .bind(template.as_str())
-    .execute(c)
-    .await
-    .map(|_| ()))
-    .during("release builds without a tag")
-}
-
 /// Everything of a template but its own row.
 pub async fn remove_all(tx: &mut Tx, template: &TemplateId) -> Result<(), DbError> {
     for sql in [
@@ -484,105 +358,4 @@ pub async fn remove_all(tx: &mut Tx, template: &TemplateId) -> Result<(), DbErro
             .during("delete a template's builds")?;
     }
     Ok(())
-}
-
-/// `template` as the build with this tag made it.
-pub async fn tagged(db: &Db, template: &Template, tag: &str) -> Result<Option<(Template, BuildId)>, DbError> {
-    #[derive(sqlx::FromRow)]
-    struct Row {
-        id: Text<BuildId>,
-        digest: String,
-        size_bytes: i64,
-        default_user: String,
-        default_workdir: String,
-        env: Json<BTreeMap<String, String>>,
-        start_cmd: Option<String>,
-        ready_cmd: Option<String>,
-        vcpus: Option<i64>,
-        memory_mb: Option<i64>,
-        disk_mb: Option<i64>,
-    }
-    let row: Option<Row> = on!(read db, |c| sqlx::query_as(
-        "SELECT b.id, b.digest, b.size_bytes, b.default_user, b.default_workdir, b.env, b.start_cmd, b.ready_cmd,
-         b.vcpus, b.memory_mb, b.disk_mb FROM template_tags t JOIN template_builds b ON b.id = t.build_id
-         WHERE t.template_id = $1 AND t.tag = $2 AND b.status = 'ready'"
-    )
-    .bind(template.id.as_str())
-    .bind(tag)
-    .fetch_optional(c)
-    .await)
-    .during("find a build by its tag")?;
-    Ok(row.map(|row| {
-        let found = Template {
-            name: format!("{}:{tag}", template.name),
-            digest: row.digest,
-            size_bytes: row.size_bytes,
-            default_user: row.default_user,
-            default_workdir: row.default_workdir,
-            env: row.env,
-            start_cmd: row.start_cmd,
-            ready_cmd: row.ready_cmd,
-            vcpus: row.vcpus,
-            memory_mb: row.memory_mb,
-            disk_mb: row.disk_mb,
-            ..template.clone()
-        };
-        (found, row.id.0)
-    }))
-}
-
-/// A name of a build in its template.
-#[derive(Debug, Clone, sqlx::FromRow)]
-pub struct TagRow {
-    pub tag: String,
-    pub build_id: Text<BuildId>,
-    pub created_at: Millis,
-}
-
-/// A template's tags, by name.
-pub async fn tags(db: &Db, template: &TemplateId) -> Result<Vec<TagRow>, DbError> {
-    let sql = "SELECT tag, build_id, created_at FROM template_tags WHERE template_id = $1 ORDER BY tag";
-    on!(read db, |c| sqlx::query_as(sql)
-        .bind(template.as_str())
-        .fetch_all(c)
-        .await)
-    .during("list a template's tags")
-}
-
-/// Whether this step was built before for the team.
-pub async fn cached(db: &Db, key: &str, team: &TeamId, now: Millis) -> Result<bool, DbError> {
-    on!(write db, |c| sqlx::query("UPDATE build_cache SET used_at = $3 WHERE key = $1 AND team_id = $2")
-        .bind(key)
-        .bind(team.as_str())
-        .bind(now)
-        .execute(c)
-        .await
-        .map(|done| done.rows_affected() > 0))
-    .during("look for a built step")
-}
-
-pub async fn remember(tx: &mut Tx, key: &str, team: &TeamId, now: Millis) -> Result<(), DbError> {
-    on!(tx tx, |c| sqlx::query(
-        "INSERT INTO build_cache (key, team_id, used_at) VALUES ($1, $2, $3)
-         ON CONFLICT (key) DO UPDATE SET used_at = excluded.used_at"
-    )
-    .bind(key)
-    .bind(team.as_str())
-    .bind(now)
-    .execute(c)
-    .await
-    .map(|_| ()))
-    .during("remember a built step")
-}
-
-/// Forgets steps that were not used since `before`, and lets go of their layers.
-pub async fn forget_steps(db: &Db, before: Millis) -> Result<(), DbError> {
-    let mut tx = db.begin().await?;
-    for sql in [
-        "DELETE FROM layer_refs WHERE holder IN (SELECT key FROM build_cache WHERE used_at < $1)",
-        "DELETE FROM build_cache WHERE used_at < $1",
-    ] {
-        on!(tx &mut tx, |c| sqlx::query(sql).bind(before).execute(c).await.map(|_| ())).during("forget built steps")?;
-    }
-    tx.commit().await
 }

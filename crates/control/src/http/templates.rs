@@ -23,8 +23,9 @@ use super::extract::{Json, Query};
 use super::page::{Cursor, PageQuery, page};
 use super::{idempotent, snapshots, validate};
 use crate::app::App;
+use crate::builds::lines::LogRow;
 use crate::builds::recipe::{self, From as Base, Recipe};
-use crate::builds::store::{BuildRow, LogRow};
+use crate::builds::store::BuildRow;
 use crate::builds::{BuildError, Builds, NewBuild};
 use crate::oci::Login;
 use crate::templates::store;
@@ -200,7 +201,7 @@ pub async fn tags(
     Path(name): Path<String>,
 ) -> ApiResult<axum::Json<TemplateTags>> {
     let template = app.builds.template(&owner, &name).await?;
-    let tags = crate::builds::store::tags(&app.db, &template.id.0).await?;
+    let tags = crate::builds::tags::list(&app.db, &template.id.0).await?;
     Ok(axum::Json(TemplateTags { tags: tags.into_iter().map(|row| (row.tag, row.build_id.0)).collect() }))
 }
 
@@ -275,7 +276,7 @@ pub async fn logs(
             // The row first: what is written before it says that it is over is all there is.
             let Ok(row) = app.builds.build(&owner, &name, &id).await else { return None };
             let build = to_api(&row);
-            let Ok(rows) = crate::builds::store::logs(&app.db, &id, from, LINES).await else { return None };
+            let Ok(rows) = crate::builds::lines::list(&app.db, &id, from, LINES).await else { return None };
             let full = rows.len() as i64 == LINES;
             let next = rows.last().map_or(from, |row| row.seq + 1);
             let mut text = String::new();

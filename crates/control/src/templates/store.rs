@@ -148,7 +148,7 @@ pub async fn resolve(db: &Db, name: &str, team: &TeamId) -> Result<Option<(Templ
             Ok(Some((template, holder)))
         }
         Some(tag) => {
-            let tagged = crate::builds::store::tagged(db, &template, tag).await?;
+            let tagged = crate::builds::tags::tagged(db, &template, tag).await?;
             Ok(tagged.map(|(template, build)| (template, build.to_string())))
         }
     }

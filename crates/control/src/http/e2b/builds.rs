@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 use super::template_wire::{self as wire, Registry};
 use super::{is_by_host, names, template_wire};
 use crate::app::App;
+use crate::builds::lines::{self, Excerpt, LEVELS, LogRow};
 use crate::builds::recipe::{From, Recipe, Step};
-use crate::builds::store::{self, BuildRow, Excerpt, LEVELS, LogRow};
+use crate::builds::store::BuildRow;
 use crate::db::Millis;
 use crate::http::caller::Key;
 use crate::http::error::{ApiError, ApiResult};
@@ -169,7 +170,7 @@ pub async fn status(
     let excerpt = Excerpt { offset, ..excerpt(&pairs)? };
     // The row first: what is written before it says that it is over is all there is.
     let row = find(&app, &owner, &template, &build).await?;
-    let lines = store::excerpt(&app.db, &row.id.0, &excerpt).await?;
+    let lines = lines::excerpt(&app.db, &row.id.0, &excerpt).await?;
     let log_entries: Vec<_> = lines.into_iter().map(entry).collect();
     let reason = row.reason.clone().filter(|_| status_of(&row) == "error");
     Ok(axum::Json(wire::BuildInfo {
@@ -198,7 +199,7 @@ pub async fn logs(
         excerpt.from = cursor;
     }
     let row = find(&app, &owner, &template, &build).await?;
-    let lines = store::excerpt(&app.db, &row.id.0, &excerpt).await?;
+    let lines = lines::excerpt(&app.db, &row.id.0, &excerpt).await?;
     Ok(axum::Json(json!({ "logs": lines.into_iter().map(entry).collect::<Vec<_>>() })))
 }
 

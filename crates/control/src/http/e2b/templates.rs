@@ -14,6 +14,7 @@ use super::{builds, names};
 use crate::app::App;
 use crate::builds::recipe::{From, Recipe};
 use crate::builds::store::{self, BuildRow};
+use crate::builds::tags;
 use crate::builds::{BuildError, DEFAULT_TAG, KIND, NewBuild};
 use crate::db::Millis;
 use crate::http::caller::Key;
@@ -217,7 +218,7 @@ pub async fn by_alias(
 ) -> ApiResult<axum::Json<Value>> {
     let target = names::wanted(&app, &owner, &name).await?;
     let row = found(&app, &owner, &name).await?;
-    if target.tag() != DEFAULT_TAG && store::tagged(&app.db, &row, target.tag()).await?.is_none() {
+    if target.tag() != DEFAULT_TAG && tags::tagged(&app.db, &row, target.tag()).await?.is_none() {
         return Err(names::missing(&name));
     }
     Ok(axum::Json(json!({ "templateID": row.id.as_str(), "public": row.team_id.is_none() })))
@@ -295,8 +296,8 @@ pub async fn list_tags(
     Path(name): Path<String>,
 ) -> ApiResult<axum::Json<Vec<wire::Tag>>> {
     let row = found(&app, &owner, &name).await?;
-    let tags = store::tags(&app.db, &row.id.0).await?;
-    let shown = |tag: store::TagRow| wire::Tag {
+    let tags = tags::list(&app.db, &row.id.0).await?;
+    let shown = |tag: tags::TagRow| wire::Tag {
         tag: tag.tag,
         build_id: names::uuid_of(&tag.build_id.0),
         created_at: tag.created_at.to_utc(),
@@ -311,7 +312,7 @@ pub async fn count_tags(
     Path(name): Path<String>,
 ) -> ApiResult<axum::Json<Value>> {
     let row = found(&app, &owner, &name).await?;
-    Ok(axum::Json(json!({ "total": store::tags(&app.db, &row.id.0).await?.len() })))
+    Ok(axum::Json(json!({ "total": tags::list(&app.db, &row.id.0).await?.len() })))
 }
 
 /// Whether a template has this tag.
@@ -324,6 +325,6 @@ pub async fn has_tag(
     let wanted = pairs.iter().find(|(key, _)| key == "tag").map(|(_, value)| value.as_str()).unwrap_or_default();
     let wanted = names::tag("tag", wanted)?;
     let row = found(&app, &owner, &name).await?;
-    let exists = store::tags(&app.db, &row.id.0).await?.iter().any(|row| row.tag == wanted);
+    let exists = tags::list(&app.db, &row.id.0).await?.iter().any(|row| row.tag == wanted);
     Ok(axum::Json(json!({ "exists": exists, "normalizedTag": wanted })))
 }
