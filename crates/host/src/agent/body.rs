@@ -1,6 +1,7 @@
 //! What the heartbeat says of the host, and does to it.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use atoll_model::api::hosts::{Capacity, HeartbeatRequest, HostSpecs, SandboxCounts};
@@ -21,11 +22,16 @@ pub struct HostBody {
     pub address: String,
     pub boot_id: String,
     pub data_dir: PathBuf,
+    /// The last report named only what had been found by then.
+    pub told_of_some: AtomicBool,
 }
 
 #[async_trait]
 impl Body for HostBody {
     fn report(&self) -> HeartbeatRequest {
+        // Asked first: what is found afterwards can only be more.
+        let inventory_complete = self.keeper.inventory_complete();
+        self.told_of_some.store(!inventory_complete, Ordering::Release);
         let tally = self.keeper.tally();
         let mut cached_images = self.readiness.floor.images.list().unwrap_or_default();
         cached_images.truncate(MAX_IMAGES);
@@ -46,11 +52,19 @@ impl Body for HostBody {
             },
             sandbox_counts: SandboxCounts { running: tally.running, paused: tally.paused, other: tally.other },
             sandbox_digest: self.keeper.digest(),
-            inventory_complete: self.keeper.inventory_complete(),
+            inventory_complete,
             ready: self.readiness.problem().is_none(),
             going_offline: false,
             cached_images,
             drivers: self.specs.drivers.clone(),
+        }
+    }
+
+    /// Control waits for the rest of the list.
+    async fn news(&self) {
+        self.keeper.all_found().await;
+        if !self.told_of_some.load(Ordering::Acquire) {
+            std::future::pending().await
         }
     }
 
@@ -63,6 +77,7 @@ impl Body for HostBody {
     }
 
     async fn pause_all(&self, _: PauseCause) -> bool {
+        self.keeper.all_found().await;
         // One reason for both causes: when control is back, or trusts this host again, it orders the resume.
         let (paused, left) = self.keeper.pause_all(HOST_DISCONNECTED).await;
         tracing::warn!(paused, left, "sandboxes were paused until control orders otherwise");

@@ -8,6 +8,7 @@ mod control;
 pub(crate) mod credentials;
 mod dial;
 mod drivers;
+mod early;
 mod endpoint;
 mod enrolment;
 mod foundations;

@@ -1,13 +1,14 @@
 //! An agent from its start to its end.
 //!
 //! The order of the start: the data directory's lock, the listener's socket, the records, what sandboxes are made of,
-//! the credentials; then recovery, and only then the listener and the first heartbeat. The order of the end: no new
-//! work, what is under way comes to rest, a last heartbeat; sandboxes live on. Only when none is left does nothing of
-//! this data directory stay in the kernel.
+//! the credentials; then the heartbeat and the listener, which takes no orders until recovery is done. The order of the
+//! end: no new work, what is under way comes to rest, a last heartbeat; sandboxes live on. Only when none is left does
+//! nothing of this data directory stay in the kernel.
 
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::body::HostBody;
 use super::credentials::{CredentialStore, Durability, replace};
 use super::drivers;
+use super::early;
 use super::endpoint::Endpoint;
 use super::enrolment::{self, Enrolment};
 use super::foundations::House;
@@ -40,7 +42,7 @@ use crate::config::HostConfig;
 use crate::driver::host_boot_id;
 use crate::history::History;
 use crate::instance::{Instance, InstanceLock};
-use crate::sandboxes::Records;
+use crate::sandboxes::{Keeper, Records};
 
 /// What creates under way get at a shutdown.
 const SETTLE: Duration = Duration::from_secs(10);
@@ -252,14 +254,8 @@ impl Agent {
         let tls = listener.tls();
         tokio::spawn(show_new_certificates(self.store.clone(), tls, renewals, stop.clone()));
 
-        let found = keeper.recover(records, torn).await;
-        tracing::info!(?found, "the sandboxes of this host are found again");
-        floor.remove_strays(&keeper.ids()).await;
-        let sampling = tokio::spawn(history.run(stop.clone()));
-        let trimming = tokio::spawn(super::image_room::keep(floor.images.clone(), keeper.clone(), stop.clone()));
-
         let files = super::image_files::router(floor.images.clone());
-        let router = connect_router(service)
+        let router = connect_router(service, keeper.clone())
             .merge(files)
             .merge(proxy::router(Arc::new(keeper.clone()), self.config.limits.streams));
         let tunnel = Tunnel {
@@ -289,6 +285,7 @@ impl Agent {
                 address,
                 boot_id: boot_id.clone(),
                 data_dir: self.instance.data_dir().to_owned(),
+                told_of_some: AtomicBool::new(false),
             }),
             memory: ContactMemory::new(self.instance.data_dir(), boot_id),
             timing: Timing {
@@ -301,6 +298,14 @@ impl Agent {
             heard,
         };
         let mut beating = tokio::spawn(heartbeat.run(self.shutdown.clone()));
+
+        let found = keeper.recover(records, torn).await;
+        tracing::info!(?found, "the sandboxes of this host are found again");
+        floor.remove_strays(&keeper.ids()).await;
+        keeper.admit_orders();
+        let sampling = tokio::spawn(history.run(stop.clone()));
+        let trimming = tokio::spawn(super::image_room::keep(floor.images.clone(), keeper.clone(), stop.clone()));
+
         let end = tokio::select! {
             end = &mut beating => end.context("the heartbeat was lost"),
             () = terminate.cancelled() => {
@@ -320,11 +325,11 @@ impl Agent {
     }
 }
 
-fn connect_router(service: HostService) -> axum::Router {
+fn connect_router(service: HostService, keeper: Keeper) -> axum::Router {
     let rpc = Arc::new(service).register(connectrpc::Router::new());
     let limits = RpcLimits::default().with_max_message_size(MAX_MESSAGE).with_max_request_body_size(MAX_MESSAGE);
     let service = connectrpc::ConnectRpcService::new(rpc).with_limits(limits);
-    axum::Router::new().route_service("/atoll.host.v1.HostService/{method}", service)
+    early::refusing(axum::Router::new().route_service("/atoll.host.v1.HostService/{method}", service), keeper)
 }
 
 /// Handshakes show the new certificate as soon as there is one.

@@ -28,6 +28,7 @@ impl House {
         let records = Records::open(dir.path()).unwrap();
         let keeper = Keeper::new(dir.path(), records, machine.clone(), Limits::default(), 8 << 30).unwrap();
         keeper.recover(Vec::new(), Vec::new()).await;
+        keeper.admit_orders();
         let history = History::open(dir.path(), keeper.clone(), machine.clone()).unwrap();
         Self { dir, machine, keeper, history, started: Instant::now() }
     }

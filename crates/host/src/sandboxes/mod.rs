@@ -410,7 +410,9 @@ impl Keeper {
 
 impl Directory for Keeper {
     fn route(&self, id: &SandboxId) -> Result<Route, Refusal> {
-        let entry = self.shared.get(id).ok_or(Refusal::NotFound)?;
+        // Asked first: what is found afterwards can only be more.
+        let unknown = if self.inventory_complete() { Refusal::NotFound } else { Refusal::Starting };
+        let entry = self.shared.get(id).ok_or(unknown)?;
         let view = entry.view.load();
         match (view.phase, view.state) {
             (Phase::Live, State::Running) => {}

@@ -10,7 +10,8 @@
 //! | torn by a power cut | gone | exited, `record_damaged`: its disk stays until control destroys it |
 //! | none | something is left in the kernel or the pool | removed |
 //!
-//! Until this is done the inventory counts as incomplete, and control draws no conclusions from what is missing in it.
+//! Until [`Keeper::admit_orders`] the inventory counts as incomplete: control hears heartbeats, draws no conclusions from
+//! what is missing, and gives no orders.
 
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
@@ -48,7 +49,7 @@ pub struct Found {
 }
 
 impl Keeper {
-    /// Gives every record its owner again. Call once, before control is let in.
+    /// Gives every record its owner again. Call once; then what is nobody's can be removed, and [`Self::admit_orders`].
     pub async fn recover(&self, records: Vec<Record>, torn: Vec<Torn>) -> Found {
         let decided = stream::iter(records).map(|record| self.decide(record)).buffer_unordered(PARALLEL);
         let mut decided: Vec<_> = decided.collect().await;
@@ -66,9 +67,20 @@ impl Keeper {
             sandboxes.insert(id, self.start(record, start));
         }
         drop(sandboxes);
-        self.gate.complete.store(true, Ordering::Release);
         self.shared.changed.send_replace(());
         found
+    }
+
+    /// Everything that lives here is known: from now on control's orders are taken.
+    pub fn admit_orders(&self) {
+        self.gate.complete.store(true, Ordering::Release);
+        self.shared.changed.send_replace(());
+    }
+
+    /// Waits until the list is all that lives on this host.
+    pub async fn all_found(&self) {
+        let mut changes = self.changes();
+        while !self.inventory_complete() && changes.changed().await.is_ok() {}
     }
 
     /// The sandboxes that have a record: everything else in kernel and pool is nobody's.

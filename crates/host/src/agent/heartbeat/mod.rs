@@ -42,6 +42,9 @@ pub trait Body: Send + Sync + 'static {
     /// The state of the host, quickly: nothing in it waits.
     fn report(&self) -> HeartbeatRequest;
 
+    /// Waits for what control should hear at once.
+    async fn news(&self);
+
     /// Whether control may give new work.
     fn accept_work(&self, accept: bool);
 
@@ -139,7 +142,10 @@ impl Heartbeat {
     async fn perform(&self, next: Next) -> Observation {
         match next {
             Next::Beat(wait) => {
-                tokio::time::sleep(wait).await;
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => {}
+                    () = self.body.news() => {}
+                }
                 self.beat().await
             }
             Next::Refresh(wait) => {

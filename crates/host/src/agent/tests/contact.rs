@@ -25,6 +25,7 @@ struct FakeBody {
     /// Something can't be paused.
     resists: AtomicBool,
     paused: watch::Sender<Vec<PauseCause>>,
+    news: watch::Sender<()>,
     reports: Mutex<u64>,
 }
 
@@ -46,6 +47,11 @@ impl Body for FakeBody {
             going_offline: false,
             cached_images: Vec::new(),
         }
+    }
+
+    async fn news(&self) {
+        let mut news = self.news.subscribe();
+        let _changed = news.changed().await;
     }
 
     fn accept_work(&self, accept: bool) {
@@ -74,6 +80,10 @@ async fn beating(disconnect_after: Duration) -> Beating {
 }
 
 async fn beating_as(host: Enrolled, disconnect_after: Duration) -> Beating {
+    beating_every(Duration::from_millis(20), host, disconnect_after).await
+}
+
+async fn beating_every(interval: Duration, host: Enrolled, disconnect_after: Duration) -> Beating {
     let stored = host.store.load().unwrap();
     let trust = Trust::in_ca(&stored.current.credentials.ca).unwrap();
     let control = Arc::new(HttpControl::new(Endpoint::parse(&host.control.url()).unwrap(), &trust, "0").unwrap());
@@ -82,6 +92,7 @@ async fn beating_as(host: Enrolled, disconnect_after: Duration) -> Beating {
         out_of_contact: AtomicBool::new(false),
         resists: AtomicBool::new(false),
         paused: watch::channel(Vec::new()).0,
+        news: watch::channel(()).0,
         reports: Mutex::default(),
     });
     let heartbeat = Heartbeat {
@@ -90,8 +101,8 @@ async fn beating_as(host: Enrolled, disconnect_after: Duration) -> Beating {
         renewal: Renewal { control, store: host.store.clone(), renewed: watch::channel(()).0 },
         body: body.clone(),
         memory: ContactMemory::new(host.dir.path(), "b".to_owned()),
-        timing: Timing { interval: Duration::from_millis(20), disconnect_after, on_disconnect: OnDisconnect::Pause },
-        interval_override: Some(Duration::from_millis(20)),
+        timing: Timing { interval, disconnect_after, on_disconnect: OnDisconnect::Pause },
+        interval_override: Some(interval),
         server_url: host.control.url(),
         heard: tokio::sync::watch::Sender::new(false),
     };
@@ -116,6 +127,18 @@ async fn a_host_beats_and_says_when_it_goes_offline() {
     beating.shutdown.cancel();
     assert_eq!(beating.task.await.unwrap(), End::ShutDown);
     assert!(control.with(|state| state.asked.beats.last().unwrap().going_offline));
+}
+
+#[tokio::test]
+async fn what_control_waits_for_is_told_at_once() {
+    let beating = beating_every(LONG, enrolled().await, LONG).await;
+    let control = &beating.host.control;
+    control.until(|state| state.asked.beats.len() == 1).await;
+    while beating.body.news.receiver_count() == 0 {
+        tokio::task::yield_now().await;
+    }
+    beating.body.news.send_replace(());
+    control.until(|state| state.asked.beats.len() == 2).await;
 }
 
 #[tokio::test]

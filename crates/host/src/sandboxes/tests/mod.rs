@@ -76,6 +76,8 @@ async fn keeper(dir: &TempDir, machine: &Arc<FakeDriver>, limits: Limits) -> Kee
     let keeper = Keeper::new(dir.path(), records, machine.clone(), limits, 8 << 30).unwrap();
     assert!(!keeper.inventory_complete());
     keeper.recover(found, torn).await;
+    assert!(!keeper.inventory_complete());
+    keeper.admit_orders();
     assert!(keeper.inventory_complete());
     keeper
 }
