@@ -19,6 +19,8 @@ use crate::fleet::FleetError;
 
 /// Orders to one host under way at once.
 const PARALLEL: usize = 32;
+/// What one look at a host may take in all.
+const LOOK: Duration = Duration::from_secs(40);
 
 /// What the passes share.
 pub struct HostPass {
@@ -50,6 +52,8 @@ pub enum PassError {
     Db(#[from] DbError),
     #[error(transparent)]
     Fleet(#[from] FleetError),
+    #[error("it took longer than {} s; the next pass goes on", LOOK.as_secs())]
+    Late,
 }
 
 impl HostPass {
@@ -63,6 +67,14 @@ impl HostPass {
         let orphan_grace = transition_limit;
         let strays = Mutex::default();
         Self { records, agents, clock, transition_limit, orphan_grace, resume_on_reconnect, alone_since: None, strays }
+    }
+
+    /// The same, cut off when it takes too long: one host must not keep its place for ever. The next look goes on.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub async fn look(&self, host: &HostId) -> Result<Outcome, PassError> {
+        tokio::time::timeout(LOOK, self.run(host)).await.unwrap_or(Err(PassError::Late))
     }
 
     /// Runs the active phase for one host.

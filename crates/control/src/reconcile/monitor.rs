@@ -10,9 +10,9 @@
 //! Silence is judged only by whoever could have heard: when control (or its database) itself was away, hosts have a
 //! whole `stale_after` to be heard again before any of them is called unreachable.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use atoll_model::HostId;
 use tokio::sync::Semaphore;
@@ -32,13 +32,13 @@ use crate::hosts::{HostChange, purge};
 
 /// Hosts looked at at once.
 const PARALLEL: usize = 256;
-/// What one look at a host may take in all. The next one goes on where it was cut off.
-const LOOK: Duration = Duration::from_secs(40);
 const LEASE: &str = "host_monitor";
 const LAST_PASS: &str = "host_monitor.last_pass_ms";
 const PURGE_EVERY: Duration = Duration::from_secs(3600);
 /// A host that is back may still be finding its sandboxes: it is asked again so often.
 const SETTLE_TRIES: usize = 20;
+/// A look at a host that has just come back is stuck after this.
+const STUCK: Duration = Duration::from_secs(1);
 const SETTLE_PAUSE: Duration = Duration::from_millis(500);
 /// Sandboxes that raced with their host's deletion are looked for this long after it.
 const DELETION_MEMORY: Duration = Duration::from_secs(3600);
@@ -58,7 +58,7 @@ struct Shared {
     /// Names this replica in the lease.
     holder: String,
     /// Hosts that are being looked at by this replica, or wait for it.
-    busy: Mutex<HashSet<HostId>>,
+    busy: Mutex<HashMap<HostId, Turn>>,
     /// Turns to look at a host.
     looks: Semaphore,
     /// Held by whoever finishes what was left undone.
@@ -139,11 +139,16 @@ impl Monitor {
 
     /// Looks at a host that has just come back, until it has told of all its sandboxes.
     async fn settle(&self, host: &HostId) {
-        for _ in 0..SETTLE_TRIES {
+        if let Some(busy) = Busy::take_over(&self.shared, host)
+            && self.look(busy).await
+        {
+            return;
+        }
+        for _ in 1..SETTLE_TRIES {
+            tokio::time::sleep(SETTLE_PAUSE).await;
             if self.look_at(host).await {
                 return;
             }
-            tokio::time::sleep(SETTLE_PAUSE).await;
         }
     }
 
@@ -158,14 +163,12 @@ impl Monitor {
     async fn look(&self, busy: Busy) -> bool {
         let Ok(_turn) = self.shared.looks.acquire().await else { return false };
         let host = &busy.host;
-        match tokio::time::timeout(LOOK, self.shared.pass.run(host)).await {
-            Ok(Ok(outcome)) => outcome.complete,
-            Ok(Err(error)) => {
+        let looked = busy.turn.replaced.run_until_cancelled(self.shared.pass.look(host)).await;
+        match looked {
+            None => false,
+            Some(Ok(outcome)) => outcome.complete,
+            Some(Err(error)) => {
                 tracing::warn!(%host, %error, "a host could not be looked at");
-                false
-            }
-            Err(_) => {
-                tracing::warn!(%host, "looking at a host took longer than {} s; the next pass goes on", LOOK.as_secs());
                 false
             }
         }
@@ -280,18 +283,47 @@ impl Monitor {
 struct Busy {
     shared: Arc<Shared>,
     host: HostId,
+    turn: Turn,
+}
+
+#[derive(Clone)]
+struct Turn {
+    since: Instant,
+    /// Somebody else is at it from now on.
+    replaced: CancellationToken,
 }
 
 impl Busy {
+    /// Unless somebody is at it.
     fn take(shared: &Arc<Shared>, host: &HostId) -> Option<Self> {
+        Self::take_if(shared, host, |_| false)
+    }
+
+    /// Also in place of somebody who has been at it for some time: the host was away, and what is waited for may be an
+    /// answer over a connection that died then.
+    fn take_over(shared: &Arc<Shared>, host: &HostId) -> Option<Self> {
+        Self::take_if(shared, host, |turn| turn.since.elapsed() > STUCK)
+    }
+
+    fn take_if(shared: &Arc<Shared>, host: &HostId, may_replace: impl FnOnce(&Turn) -> bool) -> Option<Self> {
         let mut busy = shared.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        // Lazily: one that is made in vain would be dropped at once, under the very lock that its drop takes.
-        busy.insert(host.clone()).then(|| Self { shared: Arc::clone(shared), host: host.clone() })
+        if let Some(turn) = busy.get(host) {
+            if !may_replace(turn) {
+                return None;
+            }
+            turn.replaced.cancel();
+        }
+        let turn = Turn { since: Instant::now(), replaced: CancellationToken::new() };
+        busy.insert(host.clone(), turn.clone());
+        Some(Self { shared: Arc::clone(shared), host: host.clone(), turn })
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.shared.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.host);
+        let mut busy = self.shared.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.turn.replaced.is_cancelled() {
+            busy.remove(&self.host);
+        }
     }
 }

@@ -15,7 +15,7 @@ use super::memory::MemoryAgents;
 use super::sql::{Rig, rigs};
 use crate::config::HostTimes;
 use crate::fleet::{Fleet, FleetSettings, TcpDialer};
-use crate::hosts::store;
+use crate::hosts::{HostChange, store};
 
 pub fn monitor(rig: &Rig, agents: &Arc<MemoryAgents>) -> Monitor {
     monitor_every(rig, agents, rig.hosts.times().monitor_interval)
@@ -166,6 +166,34 @@ async fn a_host_that_answers_and_then_hangs_holds_up_no_other_and_no_deletion() 
         rig.execute(&format!("UPDATE hosts SET deletion_id = 'd', draining = true WHERE id = '{doomed}'")).await;
         until("a deletion is finished", async || store::get(&rig.db, &doomed).await.unwrap().is_none()).await;
         assert_eq!(rig.row(&stuck).await.status, Resuming, "and that one hangs still");
+        stop.cancel();
+        running.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_host_that_is_back_is_looked_at_anew_though_an_earlier_look_still_waits() {
+    for rig in rigs().await {
+        let agents = MemoryAgents::new();
+        let host = rig.online_host().await;
+        let stuck = rig.sandbox(&host, Missing, 1).await;
+        agents.put_on(&host, &stuck, State::Paused, DISCONNECTED);
+        agents.hanging.lock().unwrap().insert(host.clone());
+        let (changes, heard) = tokio::sync::broadcast::channel(8);
+        let stop = CancellationToken::new();
+        let monitor = monitor_every(&rig, &agents, Duration::from_millis(50));
+        let running = tokio::spawn(monitor.run(heard, stop.clone()));
+        until("it hangs", async || rig.row(&stuck).await.status == Resuming).await;
+
+        let late = rig.sandbox(&host, Missing, 1).await;
+        agents.put_on(&host, &late, State::Running, "");
+        until("it is looked at once more", async || {
+            // As often as its heartbeats say that it is back; only a look that has waited for long is given up.
+            changes.send(HostChange::Returned(host.clone())).unwrap();
+            rig.row(&late).await.status == Running
+        })
+        .await;
+        assert_eq!(rig.row(&stuck).await.status, Resuming, "ordered once, and not given up");
         stop.cancel();
         running.await.unwrap();
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use atoll_model::SandboxStatus::{Error, Missing, Paused, Resuming, Running, Starting, Stopped};
 use atoll_model::{HostId, SandboxId};
 
-use super::super::host_pass::HostPass;
+use super::super::host_pass::{HostPass, PassError};
 use super::super::judge::{DISCONNECTED, State};
 use super::memory::{MemoryAgents, MemoryRecords};
 use crate::clock::Clock;
@@ -119,6 +119,24 @@ async fn what_only_its_disk_is_left_of_is_an_error_and_never_acknowledged() {
     rig.records.set(&torn, Stopped, 2);
     rig.pass.run(&rig.host).await.unwrap();
     assert_eq!(rig.agents.state(&torn), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_look_that_takes_too_long_is_cut_off_and_the_next_one_goes_on() {
+    let rig = rig();
+    let id = rig.records.put(&rig.host, Missing, 1);
+    rig.agents.put(&id, State::Paused, DISCONNECTED, 1);
+    rig.agents.hanging.lock().unwrap().insert(rig.host.clone());
+    let began = tokio::time::Instant::now();
+    assert!(matches!(rig.pass.look(&rig.host).await, Err(PassError::Late)));
+    assert_eq!(began.elapsed().as_secs(), 40);
+    assert_eq!(rig.records.row(&id).status, Resuming, "what was ordered may still come");
+
+    rig.agents.hanging.lock().unwrap().clear();
+    rig.clock.advance(LIMIT);
+    assert_eq!(rig.pass.look(&rig.host).await.unwrap().resumed, 1);
+    assert_eq!(rig.records.row(&id).status, Running);
+    assert_eq!(rig.agents.state(&id), Some(State::Running));
 }
 
 #[tokio::test]
