@@ -196,6 +196,11 @@ impl Sandboxes {
             volumes::attach(&mut tx, &child.id, host, ground.mounts).await?;
             children.push(child);
         }
+        let result = match (children.is_empty(), refused.is_empty()) {
+            (false, _) => "ok",
+            (true, false) => "quota_exceeded",
+            (true, true) => "no_hosts_available",
+        };
         let ids: Vec<&str> = children.iter().map(|child| child.id.as_str()).collect();
         let entry = Entry {
             team: Some(&owner.team),
@@ -204,8 +209,8 @@ impl Sandboxes {
             action: "sandbox.fork",
             target_kind: "sandbox",
             target_id: Some(parent.id.as_str()),
-            result: "ok",
-            details: json!({ "children": ids }),
+            result,
+            details: json!({ "children": ids, "refused": refused.len() }),
         };
         audit::record(&mut tx, self.clock.now(), &entry).await?;
         tx.commit().await?;
