@@ -143,10 +143,11 @@ if wants system; then
     stage "Examples" scripts/with-atoll.sh --program "$program" scripts/examples.sh
     stage "MCP" scripts/with-atoll.sh --program "$program" scripts/mcp.sh
     stage "E2B's SDKs, TLS and host names" scripts/e2b-tls.sh scripts/with-atoll.sh --program "$program" scripts/e2b.sh
-    stage "Tests of the real binary" cargo nextest run -p atoll-tests --locked --no-fail-fast
+    # Most of these wait more than they work.
+    stage "Tests of the real binary" cargo nextest run -p atoll-tests --locked --no-fail-fast --test-threads 4
     # But for one: what a dead replica was making is judged after 2 minutes when another lives, at once when it was alone.
     stage "Tests of the real binary, two replicas behind a load balancer" env ATOLL_TEST_REPLICAS=2 \
-        cargo nextest run -p atoll-tests --locked --no-fail-fast \
+        cargo nextest run -p atoll-tests --locked --no-fail-fast --test-threads 4 \
         -E '(binary(accounts_cli) | binary(bad_input) | binary(cp) | binary(fork) | binary(lifecycle) | binary(templates))
             - test(a_server_that_is_killed_in_the_middle_of_forks_leaves_only_whole_sandboxes)'
 fi

@@ -202,3 +202,31 @@ async fn what_happens_through_one_replica_is_told_by_the_other() {
         stream.wait_for(&request.name).await;
     }
 }
+
+#[tokio::test]
+async fn a_reader_whose_replica_is_killed_goes_on_at_the_other_and_hears_each_event_once() {
+    const KEYS: usize = 12;
+    let mut pair = Pair::start().await;
+    let mut stream = pair.cluster.open_events(0).await;
+    let name = |number: usize| format!("key number {number:02}");
+    let writer = pair.admins[1].clone();
+    let written = tokio::spawn(async move {
+        for number in 0..KEYS {
+            writer.create_api_key(&name(number)).await.expect("a key");
+        }
+    });
+    stream.wait_for(&name(KEYS / 3)).await;
+    pair.cluster.controls[0].kill_9();
+    stream.drain().await;
+    let mut told = stream.told();
+    let (last, _) = told.last().expect("an event");
+    let mut rest = pair.cluster.go_on_with_events(1, *last).await;
+    written.await.expect("the writer");
+    rest.wait_for(&name(KEYS - 1)).await;
+    told.extend(rest.told());
+    assert!(told.windows(2).all(|pair| pair[0].0 < pair[1].0), "each event once, in order: {told:?}");
+    for number in 0..KEYS {
+        let of_this = told.iter().filter(|(_, data)| data.contains(&name(number))).count();
+        assert_eq!(of_this, 1, "{} in {told:?}", name(number));
+    }
+}

@@ -275,6 +275,12 @@ impl Cluster {
         EventStream::open((self.controls[replica].address, PORT).into(), key).await
     }
 
+    /// The same stream after this event.
+    pub async fn go_on_with_events(&self, replica: usize, after: i64) -> EventStream {
+        let key = self.key.expose_secret();
+        EventStream::go_on((self.controls[replica].address, PORT).into(), key, after).await
+    }
+
     /// Addresses of all replicas: what a host is cut off from.
     pub fn control_addresses(&self) -> Vec<Ipv4Addr> {
         self.controls.iter().map(|node| node.address).collect()
