@@ -115,7 +115,7 @@ async fn of_many_forks_those_that_the_quota_has_room_for_are_made() {
         assert_eq!(first.get("/v1/usage").await.json()["quotas"]["sandboxes"]["used"], 4);
         let trail = first.get("/v1/audit-logs?action=sandbox.fork").await.json();
         let mut told: Vec<_> = trail["items"].as_array().unwrap().iter().collect();
-        told.sort_by_key(|entry| entry["result"].as_str());
+        told.sort_by_key(|entry| entry["result"].to_string());
         assert_eq!((&told[0]["result"], &told[0]["details"]["refused"]), (&json!("ok"), &json!(2)), "{trail}");
         assert_eq!((&told[1]["result"], &told[1]["details"]["refused"]), (&json!("quota_exceeded"), &json!(1)));
     }

@@ -145,11 +145,19 @@ impl Cgroups {
         match memory.version {
             Version::V2 => {
                 let current = fs::read_to_string(path.join("memory.current"))?;
-                match write(&path.join("memory.reclaim"), current.trim_end()) {
+                // Swap is for what stands still; while it runs a sandbox gets none, and what lies there comes back as it is
+                // touched.
+                let swap = path.join("memory.swap.max");
+                let swappable = write(&swap, "max");
+                let reclaimed = match write(&path.join("memory.reclaim"), current.trim_end()) {
                     // It got less than it was asked for, which is as good as it gets.
                     Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => Ok(()),
                     result => result,
+                };
+                if swappable.is_ok() {
+                    write(&swap, "0")?;
                 }
+                reclaimed
             }
             Version::V1 => match write(&path.join("memory.force_empty"), "0") {
                 Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Ok(()),

@@ -80,6 +80,9 @@ pub struct Mounted {
     pub file: PathBuf,
 }
 
+/// Images that are packed at the same time; each takes a processor.
+const PACKS: usize = 2;
+
 /// One image; the lock is held while it is fetched, mounted or deleted.
 type Entry = Arc<tokio::sync::Mutex<Slot>>;
 
@@ -107,6 +110,8 @@ pub struct Images {
     options: ImageOptions,
     entries: Mutex<HashMap<String, Entry>>,
     fetches: Semaphore,
+    /// Apart from fetches: these take long, and nobody's create waits for them.
+    packs: Semaphore,
     /// Something was fetched.
     grown: Notify,
 }
@@ -125,9 +130,10 @@ impl Images {
             fetch::remove_drafts(dir).map_err(io_error("removing interrupted fetches from", dir))?;
         }
         let fetches = Semaphore::new(options.max_fetches.max(1));
+        let packs = Semaphore::new(PACKS);
         let cache = cache_dir.join("images");
         let (entries, grown) = (Mutex::default(), Notify::new());
-        Ok(Self { store, fetched, cache, mounts, options, entries, fetches, grown })
+        Ok(Self { store, fetched, cache, mounts, options, entries, fetches, packs, grown })
     }
 
     /// The image, mounted; fetched first when it isn't here. Callers that come at once wait for one fetch.

@@ -1,6 +1,7 @@
 //! Packing layers into an image of this store: their digest becomes its name.
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use atoll_image::{Limits, Spool, Tree, Written, read_directory, write};
@@ -19,17 +20,55 @@ impl Images {
     /// When a layer can't be read, is larger than images may be, or the disk refuses.
     pub async fn pack(&self, layers: Vec<PathBuf>) -> Result<Written, ImageError> {
         // Never closed, so this can't fail but by a bug; then the bound is what is lost.
-        let _permit = self.fetches.acquire().await.ok();
+        let _permit = self.packs.acquire().await.ok();
         let (store, limits) = (
             self.store.clone(),
             Limits { bytes: self.options.max_image_bytes, inodes: MAX_FILES, ..Limits::default() },
         );
+        let reserve = self.options.reserve;
         let packing = tokio::task::spawn_blocking(move || {
+            leave_room(&store, &layers, reserve)?;
             let named = |written: &Written| store.join(format!("{}.erofs", written.digest));
             pack_into(&store, &layers, limits, named)
         });
         packing.await.map_err(|_| ImageError::Lost)?
     }
+}
+
+/// A file system below the pool that is full takes all sandboxes with it, so twice the reserve stays free.
+fn leave_room(store: &Path, layers: &[PathBuf], reserve: u64) -> Result<(), ImageError> {
+    let disk =
+        rustix::fs::statvfs(store).map_err(io::Error::from).map_err(io_error("asking for the room of", store))?;
+    let room = disk.f_bavail.saturating_mul(disk.f_frsize);
+    // At most this much: what is in several layers is counted more than once, and holes are not left out.
+    let mut wanted = reserve.saturating_mul(2);
+    for layer in layers {
+        wanted = wanted.saturating_add(bytes_below(layer)?);
+    }
+    if room < wanted {
+        let full = format!("{room} bytes are free, and {wanted} are wanted with what must stay free");
+        return Err(io_error("packing layers in", store)(io::Error::new(io::ErrorKind::StorageFull, full)));
+    }
+    Ok(())
+}
+
+/// What the files below a directory hold. Blocks.
+fn bytes_below(directory: &Path) -> Result<u64, ImageError> {
+    let mut bytes = 0_u64;
+    let mut left = vec![directory.to_owned()];
+    while let Some(directory) = left.pop() {
+        let entries = fs::read_dir(&directory).map_err(io_error("listing", &directory))?;
+        for entry in entries {
+            let entry = entry.map_err(io_error("listing", &directory))?;
+            let meta = entry.metadata().map_err(io_error("looking at", &directory))?;
+            if meta.is_dir() {
+                left.push(entry.path());
+            } else {
+                bytes = bytes.saturating_add(meta.len());
+            }
+        }
+    }
+    Ok(bytes)
 }
 
 /// Writes directories, topmost first, as one image into `store`, and only when it is whole under the name that `named`

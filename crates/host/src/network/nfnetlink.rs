@@ -36,9 +36,13 @@ pub(super) fn set_member(table: &str, set: &str, address: Ipv4Addr, member: bool
 /// Puts a pair of addresses into a set for a while. Doing so again begins the time anew.
 pub(super) fn add_pair(table: &str, set: &str, pair: (Ipv4Addr, Ipv4Addr), lifetime: Duration) -> io::Result<()> {
     let key = [pair.0.octets(), pair.1.octets()].concat();
-    // An element keeps its first time when it is added again, so it is taken out before.
-    change_element(table, set, &key, None, false)?;
-    change_element(table, set, &key, Some(lifetime), true)
+    // An element keeps its first time when it is added again, so it is taken out before: in one transaction, or what
+    // the sandbox sends in between would be refused. Only one that is there can be taken out.
+    let renewed = change_elements(table, set, &[(&key, None, false), (&key, Some(lifetime), true)]);
+    match renewed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => change_element(table, set, &key, Some(lifetime), true),
+        result => result,
+    }
 }
 
 /// Takes a pair of addresses out of a set. One that is not there is no error.
@@ -47,26 +51,34 @@ pub(super) fn remove_pair(table: &str, set: &str, pair: (Ipv4Addr, Ipv4Addr)) ->
 }
 
 fn change_element(table: &str, set: &str, key: &[u8], lifetime: Option<Duration>, member: bool) -> io::Result<()> {
-    // NFTA_DATA_VALUE in NFTA_SET_ELEM_KEY, then NFTA_SET_ELEM_TIMEOUT, in NFTA_LIST_ELEM.
-    let mut element = attribute(1 | NESTED, &attribute(1, key));
-    if let Some(lifetime) = lifetime {
-        let millis = u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX);
-        element.extend(attribute(4, &millis.to_be_bytes()));
-    }
-    let key = attribute(1 | NESTED, &element);
-    let mut body = header(FAMILY_INET, 0).to_vec();
-    body.extend(attribute(1, &text(table)));
-    body.extend(attribute(2, &text(set)));
-    body.extend(attribute(3 | NESTED, &key));
-    let (kind, flags) = if member { (NEW_ELEMENTS, REQUEST | ACK | CREATE) } else { (DELETE_ELEMENTS, REQUEST | ACK) };
-    let mut bytes = message(BATCH_BEGIN, REQUEST, 1, &header(0, TABLES));
-    bytes.extend(message(kind, flags, 2, &body));
-    bytes.extend(message(BATCH_END, REQUEST, 3, &header(0, TABLES)));
-    match converse(&bytes, 2) {
+    match change_elements(table, set, &[(key, lifetime, member)]) {
         Err(error) if !member && error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(io::Error::new(error.kind(), format!("changing set {set} of table {table}: {error}"))),
-        Ok(()) => Ok(()),
+        result => result,
     }
+}
+
+/// Changes of a set, all or none: a key, for how long, and whether it is to be in it.
+fn change_elements(table: &str, set: &str, changes: &[(&[u8], Option<Duration>, bool)]) -> io::Result<()> {
+    let mut bytes = message(BATCH_BEGIN, REQUEST, 1, &header(0, TABLES));
+    let mut sequence = 1;
+    for (key, lifetime, member) in changes {
+        // NFTA_DATA_VALUE in NFTA_SET_ELEM_KEY, then NFTA_SET_ELEM_TIMEOUT, in NFTA_LIST_ELEM.
+        let mut element = attribute(1 | NESTED, &attribute(1, key));
+        if let Some(lifetime) = lifetime {
+            let millis = u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX);
+            element.extend(attribute(4, &millis.to_be_bytes()));
+        }
+        let mut body = header(FAMILY_INET, 0).to_vec();
+        body.extend(attribute(1, &text(table)));
+        body.extend(attribute(2, &text(set)));
+        body.extend(attribute(3 | NESTED, &attribute(1 | NESTED, &element)));
+        let (kind, flags) = if *member { (NEW_ELEMENTS, CREATE) } else { (DELETE_ELEMENTS, 0) };
+        sequence += 1;
+        bytes.extend(message(kind, REQUEST | ACK | flags, sequence, &body));
+    }
+    bytes.extend(message(BATCH_END, REQUEST, sequence + 1, &header(0, TABLES)));
+    converse(&bytes, sequence)
+        .map_err(|error| io::Error::new(error.kind(), format!("changing set {set} of table {table}: {error}")))
 }
 
 /// Forgets all connections that the address has opened.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_model::SandboxId;
+use chrono::Utc;
 
 use super::entry::{Answer, Kept, Reply};
 use super::error::OrderError;
@@ -62,6 +63,10 @@ impl Owner {
     async fn try_create(&mut self, secrets: &Secrets) -> Result<Answer, OrderError> {
         let mut steps = Steps::new();
         let give_up = self.entry.give_up.clone();
+        tokio::select! {
+            fetched = self.fetch_missing() => fetched?,
+            () = give_up.cancelled() => return Err(OrderError::Destroyed),
+        }
         let _turn = self.shared.admission.turn(&give_up).await?;
         steps.done("turn");
         let shared = self.shared.clone();
@@ -85,11 +90,34 @@ impl Owner {
         })??;
         failpoint!("agent.create.after_launch");
         self.record.phase = Phase::Live;
-        self.set_state(State::Running, "");
+        self.record.state = State::Running;
+        self.record.changed_at_ms = Utc::now().timestamp_millis();
+        // One that counts as being born would be taken down by the next start of the agent.
+        let written = shared.records.write(&self.record);
+        written.map_err(|error| OrderError::failed("writing the sandbox's record", &error))?;
+        self.show();
         steps.done("record running");
         failpoint!("agent.create.after_running");
         tracing::debug!(sandbox = %self.record.id, took = ?steps.elapsed(), steps = %steps_in_words(&steps), "created");
         Ok(Answer { steps: steps.as_slice().to_vec(), ..self.answer(Kept::Memory) })
+    }
+
+    /// Gets what it stands on before it takes a turn: a launch is short, and others must not wait for a slow network. What
+    /// takes longer goes on, for whoever asks next.
+    ///
+    /// # Errors
+    /// When it can't be had, or not yet.
+    pub(super) async fn fetch_missing(&self) -> Result<(), OrderError> {
+        let spec = &self.record.spec;
+        let machine = &self.shared.machine;
+        let wanted = spec.layers.iter().map(|layer| &layer.digest).chain([&spec.image.digest]);
+        for digest in wanted.filter(|digest| machine.lacks(digest)) {
+            let limit = self.shared.limits.launch;
+            tokio::time::timeout(limit, machine.image(digest)).await.map_err(|_| OrderError::NotAccepting {
+                reason: format!("it is still fetching image {digest}, which takes longer than {limit:?}; try again"),
+            })??;
+        }
+        Ok(())
     }
 
     /// A machine boots, which without hardware help takes seconds of a processor.
@@ -222,6 +250,10 @@ impl Owner {
     /// The machine was rebooted, and the sandbox is one that comes back: same id, files and address, new processes.
     pub(super) async fn restart(&mut self) -> Flow {
         let shared = self.shared.clone();
+        let mut fetched = self.fetch_missing().await;
+        while matches!(fetched, Err(OrderError::NotAccepting { .. })) && !shared.stop.is_cancelled() {
+            fetched = self.fetch_missing().await;
+        }
         let Some(_turn) = shared.admission.patient_turn().await else { return Flow::Stays };
         if let Err(error) = self.start_from_disk().await {
             tracing::error!(

@@ -31,6 +31,8 @@ struct State {
     links: BTreeSet<Slot>,
     cgroups: BTreeMap<SandboxId, Cgroup>,
     fails: BTreeSet<&'static str>,
+    /// Images whose fetch takes for ever.
+    lacking: BTreeSet<String>,
     /// Pauses go to the disk.
     stores: bool,
     stored: BTreeSet<SandboxId>,
@@ -76,6 +78,15 @@ impl FakeDriver {
 
     pub fn heal(&self) {
         self.state().fails.clear();
+    }
+
+    /// Fetching this image comes to no end until [`Self::arrive`].
+    pub fn lack(&self, digest: &str) {
+        self.state().lacking.insert(digest.to_owned());
+    }
+
+    pub fn arrive(&self, digest: &str) {
+        self.state().lacking.remove(digest);
     }
 
     /// Pauses from now on go to the disk.
@@ -209,8 +220,15 @@ impl Machine for FakeDriver {
         Ok(())
     }
 
-    async fn image(&self, _: &str) -> Result<ImageLease, MachineError> {
+    fn lacks(&self, digest: &str) -> bool {
+        self.state().lacking.contains(digest)
+    }
+
+    async fn image(&self, digest: &str) -> Result<ImageLease, MachineError> {
         self.step("image")?;
+        if self.lacks(digest) {
+            std::future::pending::<()>().await;
+        }
         Ok(ImageLease { path: PathBuf::from("/image"), file: None, held: None })
     }
 

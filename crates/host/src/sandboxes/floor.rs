@@ -126,8 +126,17 @@ impl Machine for Floor {
         Ok(tokio::task::spawn_blocking(move || pool.delete_volume(&id)).await.map_err(lost)??)
     }
 
+    fn lacks(&self, digest: &str) -> bool {
+        !digest.is_empty() && matches!(self.images.file(digest), Ok(None))
+    }
+
     async fn image(&self, digest: &str) -> Result<ImageLease, MachineError> {
-        Ok(lease(self.images.mounted(digest, &*self.fetch).await?))
+        if !self.lacks(digest) {
+            return Ok(lease(self.images.mounted(digest, &*self.fetch).await?));
+        }
+        let (images, fetch, digest) = (self.images.clone(), self.fetch.clone(), digest.to_owned());
+        let fetching = tokio::spawn(async move { images.mounted(&digest, &*fetch).await });
+        Ok(lease(fetching.await.map_err(lost)??))
     }
 
     async fn set_policy(&self, slot: Slot, policy: &Policy) -> Result<(), MachineError> {

@@ -80,7 +80,10 @@ pub trait Machine: Send + Sync + 'static {
     /// Success when there is none.
     async fn delete_volume(&self, id: &SandboxId) -> Result<(), MachineError>;
 
-    /// The image, mounted; fetched first when it isn't here.
+    /// Whether the image would have to be fetched. False for an empty digest.
+    fn lacks(&self, digest: &str) -> bool;
+
+    /// The image, mounted; fetched first when it isn't here. Who stops waiting doesn't stop a fetch.
     async fn image(&self, digest: &str) -> Result<ImageLease, MachineError>;
 
     async fn set_policy(&self, slot: Slot, policy: &Policy) -> Result<(), MachineError>;

@@ -5,10 +5,12 @@
 //!   (nothing) ------------> Running <--------------> Paused
 //!                |             |         resume        |
 //!         failed |             | its first process ended (or the machine rebooted)
-//!                v             v                       v
-//!   (nothing) <---------- Exited <---------------------+
+//!                v             v
+//!   (nothing) <---------- Exited
 //!                destroy, or control has acknowledged
 //! ```
+//!
+//! One that is paused never ends by itself: whose processes die meanwhile has its files, and stays paused with them.
 //!
 //! Nobody else touches the sandbox's record, so no lock is held over any wait. Birth is in [`super::birth`], death in
 //! [`super::death`], standing still in [`super::pause`].
@@ -198,6 +200,16 @@ impl Owner {
 
     /// The first process has ended by itself, and with it all others.
     async fn has_exited(&mut self, exit: Exit) {
+        if self.record.state == State::Paused {
+            tracing::warn!(
+                sandbox = %self.record.id, code = exit.code, out_of_memory = exit.out_of_memory,
+                "the processes of a paused sandbox are gone; its files stay, and a resume starts new ones"
+            );
+            self.record.init = None;
+            self.save();
+            self.end_processes().await;
+            return;
+        }
         let reason = if exit.out_of_memory { "out_of_memory" } else { "exited" };
         tracing::info!(sandbox = %self.record.id, reason, code = exit.code, "a sandbox has ended");
         self.entry.cut.cancel();
@@ -255,6 +267,11 @@ impl Owner {
         if let Err(error) = self.shared.records.write(&self.record) {
             tracing::error!(sandbox = %self.record.id, %error, "a sandbox's record can't be written");
         }
+        self.show();
+    }
+
+    /// Lets everybody see the record as it is.
+    pub(super) fn show(&self) {
         self.entry.view.store(Arc::new(View::of(&self.record)));
         self.shared.changed.send_replace(());
     }

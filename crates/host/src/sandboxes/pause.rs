@@ -142,6 +142,7 @@ impl Owner {
 
     /// Without processes it has its files: after a reboot of the machine nothing else, when it was stored its memory too.
     async fn wake_from_disk(&mut self) -> Result<Vec<crate::driver::Step>, OrderError> {
+        self.fetch_missing().await?;
         let shared = self.shared.clone();
         let _turn = shared.admission.turn(&self.entry.give_up.clone()).await?;
         let woken = self.start_from_disk().await;

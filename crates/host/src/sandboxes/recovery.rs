@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | live, this boot | there | adopted: they were never touched |
 //! | live, this boot | gone | exited, and reported until control knows |
+//! | paused, this boot | gone | at rest with its files until its next resume |
 //! | paused, any boot | none, but its memory lies on the disk | at rest until its next resume |
 //! | live, another boot | gone | started from its disk (paused when that fails), or (paused) at its next resume, or exited: as its setting says; what the agent itself had paused is never exited |
 //! | being created or destroyed | either | taken down to nothing |
@@ -143,6 +144,10 @@ impl Keeper {
         }
         match self.shared.machine.adopt(&record.id, &init).await {
             Some(life) => (record, Start::Adopted(life)),
+            None if record.state == State::Paused => {
+                record.init = None;
+                (record, Start::AtRest)
+            }
             None => {
                 let oom = self.shared.machine.usage(&record.id, record.slot).oom_kills > 0;
                 let reason = if oom { "out_of_memory" } else { "exited" };

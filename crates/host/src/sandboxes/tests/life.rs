@@ -166,6 +166,39 @@ async fn pausing_all_catches_what_is_starting_and_without_contact_nothing_new_be
     house.created().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_image_that_takes_long_to_fetch_holds_up_nobody_else_and_is_there_for_the_next_one() {
+    let house = House::new().await;
+    let far = "cd".repeat(32);
+    house.machine.lack(&far);
+    let wish_far = || {
+        let template = wire::Image { digest: "cd".repeat(32), name: "far".to_owned(), ..Default::default() };
+        wire::SandboxSpec { template: template.into(), ..wish() }
+    };
+    let waiting: Vec<_> = (0..40)
+        .map(|_| {
+            let (keeper, wish) = (house.keeper.clone(), wish_far());
+            tokio::spawn(async move { keeper.create(SandboxId::new(), 1, wish).await })
+        })
+        .collect();
+    tokio::task::yield_now().await;
+    // As many as wait, this one has its turn at once.
+    let began = tokio::time::Instant::now();
+    let id = house.created().await;
+    assert!(began.elapsed() < Limits::default().launch);
+    for refused in waiting {
+        let refused = refused.await.unwrap().unwrap_err();
+        assert!(matches!(&refused, OrderError::NotAccepting { reason } if reason.contains(&far)), "{refused}");
+    }
+    house.machine.arrive(&far);
+    let there = SandboxId::new();
+    house.keeper.create(there.clone(), 1, wish_far()).await.unwrap();
+    for id in [id, there] {
+        house.keeper.destroy(&id, 2).await.unwrap();
+    }
+    house.nothing_is_left().await;
+}
+
 #[tokio::test]
 async fn pausing_all_goes_on_when_one_fails_and_stops_nothing() {
     let house = House::new().await;

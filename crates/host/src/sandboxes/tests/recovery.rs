@@ -47,6 +47,30 @@ async fn a_paused_sandbox_is_still_paused_and_why() {
 }
 
 #[tokio::test]
+async fn a_paused_sandbox_whose_processes_die_keeps_its_files_and_a_resume_starts_new_ones() {
+    for while_agent_is_away in [false, true] {
+        let mut house = House::new().await;
+        let id = house.created().await;
+        house.keeper.pause(&id, 2, "user".to_owned()).await.unwrap();
+        if while_agent_is_away {
+            house.machine.vanish(&id, 1);
+            house = house.restart_agent().await;
+        } else {
+            house.machine.exit(&id, Exit { code: None, out_of_memory: true });
+            house.until(|keeper| keeper.shared.records.load_one(&id).unwrap().unwrap().init.is_none()).await;
+        }
+        assert_eq!(state_of(&house.keeper, &id), Some((State::Paused, "user".to_owned())));
+        // No acknowledgement takes the disk, and another agent finds it as it was.
+        house.keeper.acknowledge(&id, 2, State::Exited);
+        let house = house.restart_agent().await;
+        assert_eq!(state_of(&house.keeper, &id), Some((State::Paused, "user".to_owned())));
+        assert!(house.machine.leftovers().contains(&format!("volume {id}")));
+        let woken = house.keeper.resume(&id, 3).await.unwrap();
+        assert_eq!((woken.view.state, woken.kept), (State::Running, Kept::Files));
+    }
+}
+
+#[tokio::test]
 async fn a_pause_that_a_crash_interrupted_is_finished() {
     let house = House::new().await;
     let id = house.created().await;
