@@ -96,6 +96,7 @@ impl Host {
             }
             let keeper = Keeper::new(dir, records, machine, Limits::default(), 64 << 30).expect("a keeper");
             keeper.recover(found, torn).await;
+            keeper.admit_orders();
             keeper
         });
         let memory = ContactMemory::new(dir, format!("boot {}", self.boots));
