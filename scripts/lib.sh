@@ -81,7 +81,7 @@ apt_install() {
 }
 
 MINIMUM_RUST=1.90
-# Rust: what is there already, or Debian's rustup.
+# Rust: what is there already, else by rustup: Debian's where there is one, else Rust's own.
 ensure_rust() {
     if ! have cargo && [ -x "$HOME/.cargo/bin/cargo" ]; then
         export PATH="$HOME/.cargo/bin:$PATH"
@@ -90,27 +90,63 @@ ensure_rust() {
         good "Rust $(rustc --version | cut -d' ' -f2)"
         return
     fi
+    local hint="Install Rust $MINIMUM_RUST or newer as https://rustup.rs says, then run this again."
     if ! have rustup; then
         apt_update
-        apt-cache show rustup >/dev/null 2>&1 || fail "Rust $MINIMUM_RUST or newer is needed, and Debian's packages here hold no rustup." \
-            "Install Rust as https://rustup.rs says, then run this again."
-        apt_install rustup
+        if apt-cache show rustup >/dev/null 2>&1; then
+            apt_install rustup
+        else
+            # Debian 12 has none.
+            apt_install curl ca-certificates
+            run "Installing rustup" "$hint" install_rustup
+            export PATH="$HOME/.cargo/bin:$PATH"
+        fi
     fi
-    run "Installing Rust by rustup" "See https://rustup.rs for other ways to get Rust $MINIMUM_RUST or newer." rustup default stable
+    run "Installing Rust by rustup" "$hint" rustup default stable
+}
+# Checked against the sum that is published beside it.
+install_rustup() {
+    local folder url
+    url=https://static.rust-lang.org/rustup/dist/$(uname -m)-unknown-linux-gnu
+    folder=$(mktemp -d)
+    (
+        cd "$folder" &&
+            curl --proto =https --tlsv1.2 -fsS --remote-name-all "$url/rustup-init" "$url/rustup-init.sha256" &&
+            sed 's/\*.*/*rustup-init/' rustup-init.sha256 | sha256sum --check --quiet &&
+            chmod +x rustup-init && ./rustup-init -y --no-modify-path --profile minimal --default-toolchain none
+    )
+    local code=$?
+    rm -rf "$folder"
+    return $code
 }
 
 MINIMUM_NODE=20.19
-# Node builds the dashboard. Where it can't be had, the binary is built with a page that says so.
+NODE=22.23.5 NPM=10.9.9
+# Node builds the dashboard: what is there already, else from npm. Where it can't be had, the binary is built with a page
+# that says so.
 ensure_node() {
     if ! have node || ! have npm; then
         apt_install nodejs npm
     fi
-    if version_at_least "$(node --version | tr -d v)" "$MINIMUM_NODE"; then
-        good "Node $(node --version | tr -d v)"
-    else
-        say "! Node $(node --version) is older than $MINIMUM_NODE: building without the dashboard. Install a newer Node and run this again to get it."
+    version_at_least "$(node --version | tr -d v)" "$MINIMUM_NODE" || newer_node || {
+        say "! Node $(node --version) is older than $MINIMUM_NODE, and a newer one can't be had here: building without the dashboard. Install one and run this again to get it."
         export ATOLL_SKIP_DASHBOARD=1
+        return 0
+    }
+    good "Node $(node --version | tr -d v)"
+}
+# Debian 12's is too old, but its npm gets another, into the cache.
+newer_node() {
+    local arch folder=${ATOLL_CACHE_DIR:-/var/cache/atoll}/node-$NODE
+    case $(uname -m) in x86_64) arch=x64 ;; aarch64) arch=arm64 ;; *) return 1 ;; esac
+    if [ ! -e "$folder/ready" ]; then
+        mkdir -p "$folder"
+        say "… Installing Node $NODE (this machine's is $(node --version))"
+        npm install --prefix "$folder" --no-audit --no-fund --no-save "node-linux-$arch@$NODE" "npm@$NPM" >>"$LOG" 2>&1 || return 1
+        touch "$folder/ready"
     fi
+    export PATH="$folder/node_modules/node-linux-$arch/bin:$folder/node_modules/.bin:$PATH"
+    version_at_least "$(node --version | tr -d v)" "$MINIMUM_NODE"
 }
 
 # What compiling needs, and what runs: mkfs for the storage pool, the tools that make the base template.
@@ -134,7 +170,9 @@ check_kernel() {
     unshare --user --map-root-user true 2>/dev/null || missing+=("user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone)")
     unshare --net sh -c 'ip link add name probe0 type veth peer name probe1' 2>/dev/null || missing+=("veth network links")
     modprobe -q nf_tables 2>/dev/null || [ -d /sys/module/nf_tables ] || zgrep -q '^CONFIG_NF_TABLES=y' /proc/config.gz 2>/dev/null || missing+=("nftables")
-    grep -qE '[[:space:]](memory|0::)' /proc/cgroups /proc/self/cgroup 2>/dev/null || grep -q cgroup /proc/filesystems || missing+=("control groups")
+    grep -qw memory /sys/fs/cgroup/cgroup.controllers 2>/dev/null ||
+        awk '$1 == "memory" && $4 == 1 {found = 1} END {exit !found}' /proc/cgroups 2>/dev/null ||
+        missing+=("control groups that bound memory (on some machines the kernel wants cgroup_enable=memory)")
     if [ ${#missing[@]} -gt 0 ]; then
         printf '  missing: %s\n' "${missing[@]}" >&2
         fail "This machine's kernel lacks what sandboxes are made of." \

@@ -23,6 +23,8 @@ server_log=$data/logs/atoll.log
 # What it prints itself, before and beside its log.
 output=$data/up.log
 export ATOLL_DATA_DIR=$data ATOLL_LISTEN=$listen ATOLL_CACHE_DIR=$cache
+# Its first program is for this Atoll, whichever one the caller works with.
+unset ATOLL_URL ATOLL_API_KEY
 
 # The pid of the Atoll that this script started, if it lives. The file has pid and start time, so that another process
 # that got the number later is never taken for it.
@@ -126,9 +128,14 @@ if ! pid=$(started_pid); then
 fi
 # Ready means that a create would succeed; the very first start makes the base template before.
 wait_ready() {
-    local last=''
+    local last='' deadline=$((SECONDS + 600))
     until url=$(credential url) && [ -n "$url" ] && curl -fsS -o /dev/null --max-time 2 "$url/readyz" 2>/dev/null; do
         kill -0 "$pid" 2>/dev/null || { tail -n 30 "$output"; return 1; }
+        [ "$SECONDS" -lt "$deadline" ] || {
+            say "Atoll runs (process $pid) but is not ready after 10 minutes. It says:"
+            [ -z "$url" ] || curl -sS --max-time 5 "$url/readyz"
+            return 1
+        }
         line=$(tail -n 1 "$output" 2>/dev/null || true)
         [ "$line" = "$last" ] || say "$line"
         last=$line
@@ -151,7 +158,11 @@ good "a sandbox was made, ran it, and is gone again: $took ms"
 
 say
 say "${bold}Atoll runs.${plain}"
-say "  Dashboard   $url"
+if [ -z "${ATOLL_SKIP_DASHBOARD:-}" ]; then
+    say "  Dashboard   $url"
+else
+    say "  Dashboard   not in this build, for want of Node $MINIMUM_NODE or newer; the API is at $url"
+fi
 if [ -t 1 ]; then
     say "  Log in as   $(credential admin_email)   password: $(credential admin_password)"
 else
