@@ -96,6 +96,7 @@ impl Owner {
         let written = shared.records.write(&self.record);
         written.map_err(|error| OrderError::failed("writing the sandbox's record", &error))?;
         self.show();
+        shared.durable.note_record(&self.record.id);
         steps.done("record running");
         failpoint!("agent.create.after_running");
         tracing::debug!(sandbox = %self.record.id, took = ?steps.elapsed(), steps = %steps_in_words(&steps), "created");

@@ -33,6 +33,8 @@ struct State {
     fails: BTreeSet<&'static str>,
     /// Images whose fetch takes for ever.
     lacking: BTreeSet<String>,
+    /// How often all files were written out.
+    written_out: usize,
     /// Pauses go to the disk.
     stores: bool,
     stored: BTreeSet<SandboxId>,
@@ -78,6 +80,10 @@ impl FakeDriver {
 
     pub fn heal(&self) {
         self.state().fails.clear();
+    }
+
+    pub fn written_out(&self) -> usize {
+        self.state().written_out
     }
 
     /// Fetching this image comes to no end until [`Self::arrive`].
@@ -328,6 +334,11 @@ impl Machine for FakeDriver {
     async fn detach(&self, slot: Slot) -> Result<(), MachineError> {
         self.step("detach")?;
         self.state().links.remove(&slot);
+        Ok(())
+    }
+
+    async fn write_out(&self) -> Result<(), MachineError> {
+        self.state().written_out += 1;
         Ok(())
     }
 

@@ -254,6 +254,11 @@ impl Machine for Floor {
             .map_err(|error| MachineError::Failed(format!("removing the sandbox's link: {error}")))
     }
 
+    async fn write_out(&self) -> Result<(), MachineError> {
+        let pool = self.pool.clone();
+        Ok(tokio::task::spawn_blocking(move || pool.write_out()).await.map_err(lost)??)
+    }
+
     fn cpu_usec(&self, id: &SandboxId) -> Option<u64> {
         self.driver.cpu_usec(id).ok()
     }

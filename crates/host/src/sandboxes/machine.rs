@@ -127,6 +127,9 @@ pub trait Machine: Send + Sync + 'static {
     /// Removes what is left of the sandbox's network. Success when there is nothing.
     async fn detach(&self, slot: Slot) -> Result<(), MachineError>;
 
+    /// Has the disk take all that sandboxes have written.
+    async fn write_out(&self) -> Result<(), MachineError>;
+
     /// Processor time since the sandbox was made: the cheapest sign that something ran in it. None when it can't be read.
     fn cpu_usec(&self, id: &SandboxId) -> Option<u64>;
 

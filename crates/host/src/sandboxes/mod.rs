@@ -7,6 +7,7 @@
 mod admission;
 mod birth;
 mod death;
+mod durable;
 mod entry;
 mod error;
 #[cfg(any(test, feature = "simulation"))]
@@ -42,6 +43,7 @@ use tokio_util::task::TaskTracker;
 use crate::agent::proxy::{Directory, Refusal, Route};
 use crate::config::Limits;
 use admission::Admission;
+use durable::Durable;
 pub use entry::{Answer, Kept, View};
 use entry::{Entry, Order};
 pub use error::OrderError;
@@ -57,6 +59,7 @@ pub(super) struct Shared {
     pub machine: Arc<dyn Machine>,
     pub records: Records,
     pub graves: Graves,
+    durable: Durable,
     pub limits: Limits,
     pub admission: Admission,
     /// Memory of this machine.
@@ -136,6 +139,7 @@ impl Keeper {
             machine,
             records,
             graves: Graves::open(data_dir)?,
+            durable: Durable::default(),
             limits,
             admission,
             memory_bytes,

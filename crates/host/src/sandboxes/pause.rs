@@ -45,6 +45,7 @@ impl Owner {
         failpoint!("agent.pause.after_record");
         if keep == Kept::Files {
             self.end_processes().await;
+            self.shared.durable.note_files(&self.record.id);
             return Ok(self.answer(Kept::Files));
         }
         let id = self.record.id.clone();
@@ -59,6 +60,7 @@ impl Owner {
             }
         };
         steps.done("stand still");
+        self.shared.durable.note_files(&id);
         Ok(Answer { freed_bytes, steps: steps.as_slice().to_vec(), ..self.answer(Kept::Memory) })
     }
 

@@ -1,9 +1,9 @@
 //! What the agent knows of each sandbox, on disk: `<data>/sandboxes/<id>/record.json`, and its secrets beside it.
 //!
 //! A record is written before anything of its sandbox exists and removed when nothing of it is left, so whatever a crash
-//! leaves behind can be found. Records are replaced atomically but not synced: they must survive the death of the agent,
-//! for which the page cache is enough, and after a power cut all sandboxes' processes are gone anyway; a sync would cost
-//! each create more than all its other steps. A record that a power cut has torn is reported as such, never guessed.
+//! leaves behind can be found. Records are replaced atomically and synced behind the answer ([`super::durable`]): they
+//! must survive the death of the agent, for which the page cache is enough, and a sync would cost each create more than
+//! all its other steps. A record that a power cut has torn all the same is reported as such, never guessed.
 
 use std::fs;
 use std::io;
@@ -152,6 +152,21 @@ impl Records {
     pub fn write(&self, record: &Record) -> io::Result<()> {
         let bytes = serde_json::to_vec(record)?;
         replace(&self.directory_of(&record.id).join(RECORD), &bytes, Durability::Process)
+    }
+
+    /// Has the disk take what was written of a sandbox's record and secrets. Success when there is none any more.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn write_out(&self, id: &SandboxId) -> io::Result<()> {
+        let directory = self.directory_of(id);
+        for path in [directory.join(SECRETS), directory.join(RECORD), directory, self.directory.clone()] {
+            match fs::File::open(&path).and_then(|file| file.sync_all()) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                result => result?,
+            }
+        }
+        Ok(())
     }
 
     /// # Errors

@@ -28,7 +28,7 @@ use super::generation::Seen;
 use super::owner::Start;
 use super::record::{Phase, Record, State, Torn};
 use super::spec::{DRIVER_CONTAINER, Image, Spec};
-use super::{HOST_DISCONNECTED, Keeper};
+use super::{HOST_DISCONNECTED, Keeper, durable};
 use crate::driver::host_boot_id;
 use crate::network::Policy;
 
@@ -74,6 +74,7 @@ impl Keeper {
 
     /// Everything that lives here is known: from now on control's orders are taken.
     pub fn admit_orders(&self) {
+        self.shared.tasks.spawn(durable::run(self.shared.clone()));
         self.gate.complete.store(true, Ordering::Release);
         self.shared.changed.send_replace(());
     }

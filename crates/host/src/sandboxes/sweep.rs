@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream;
 
+use super::durable;
 use super::entry::{Entry, Order};
 use super::error::OrderError;
 use super::record::State;
@@ -80,6 +81,7 @@ impl Keeper {
             tracing::warn!("something was still under way at shutdown; the next agent will finish it");
         }
         self.shared.stop.cancel();
+        durable::write_out(&self.shared).await;
         !self.shared.entries().is_empty()
     }
 }

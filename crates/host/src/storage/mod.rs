@@ -202,6 +202,16 @@ impl Pool {
 
     /// The sandboxes that have a volume.
     ///
+    /// Has the disk take all that was written to the pool.
+    ///
+    /// # Errors
+    /// When it refuses.
+    pub fn write_out(&self) -> Result<(), StorageError> {
+        let dir = &self.backing.dir;
+        let written = fs::File::open(dir).and_then(|root| Ok(rustix::fs::syncfs(&root)?));
+        written.map_err(io_error("writing out", dir))
+    }
+
     /// # Errors
     /// When the pool can't be read.
     pub fn list_volumes(&self) -> Result<Vec<SandboxId>, StorageError> {

@@ -199,6 +199,34 @@ async fn an_image_that_takes_long_to_fetch_holds_up_nobody_else_and_is_there_for
     house.nothing_is_left().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_stands_still_is_written_out_behind_the_answer_and_many_at_once() {
+    let house = House::new().await;
+    let mut ids = Vec::new();
+    for _ in 0..10 {
+        ids.push(house.created().await);
+    }
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(house.machine.written_out(), 0, "what runs is written out by the kernel in its time");
+    for id in &ids {
+        house.keeper.pause(id, 2, "user".to_owned()).await.unwrap();
+    }
+    assert_eq!(house.machine.written_out(), 0, "nobody waits for it");
+    let written = async {
+        while house.machine.written_out() == 0 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), written).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(house.machine.written_out(), 1);
+    // What is left when the agent ends is not left out.
+    house.keeper.resume(&ids[0], 3).await.unwrap();
+    house.keeper.pause(&ids[0], 4, "user".to_owned()).await.unwrap();
+    house.keeper.close(Duration::ZERO).await;
+    assert_eq!(house.machine.written_out(), 2);
+}
+
 #[tokio::test]
 async fn pausing_all_goes_on_when_one_fails_and_stops_nothing() {
     let house = House::new().await;
