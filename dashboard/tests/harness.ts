@@ -19,7 +19,7 @@ interface Credentials {
 
 export const credentials = JSON.parse(readFileSync(join(data, 'credentials.json'), 'utf8')) as Credentials;
 
-const BESIDE = /\/v1\/(hosts\/[^/]+\/tags|sandboxes\/[^/]+\/metrics)(\?|$)/;
+const BESIDE = /\/v1\/sandboxes\/[^/]+\/metrics(\?|$)/;
 
 export let browser: Browser;
 let profile: string;
@@ -80,7 +80,7 @@ export async function withPage(
 		const text = message.text();
 		// Sandboxes that come and go change this machine's network; the page asks again, which the tests see.
 		if (text.includes('net::ERR_NETWORK_CHANGED')) return;
-		// What is asked for beside a list, of each row: the host may be deleted, the sandbox destroyed in between.
+		// What is asked for beside a list, of each row: the sandbox may be destroyed in between.
 		if (/40[49]/.test(text) && BESIDE.test(message.location().url)) return;
 		if (message.type() === 'error' && !options.expected?.test(text) && !isElsewhere(page.url()))
 			complaints.push(`${text} ${message.location().url}`);

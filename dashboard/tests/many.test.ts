@@ -23,6 +23,7 @@ const sandboxes = Array.from({ length: COUNT }, (_, at) => {
 		on_timeout: 'pause',
 		auto_resume: false,
 		host_id: 'host-2ivdshyntyba7gawpr44',
+		mounts: [],
 		metadata: { task: `train-${at}`, owner: ['ana', 'ben', 'cleo'][at % 3] },
 		created_at: time,
 		started_at: time,

@@ -1,6 +1,6 @@
 import { expect, it } from 'vitest';
 
-import { parseSecrets, parseVolumes, withSecret, withVolume } from './mounts';
+import { mountText, parseSecrets, parseVolumes, withSecret, withVolume } from './mounts';
 
 it('reads secrets as variables, under their own name when no other is given', () =>
 	expect(parseSecrets('TOKEN=api-token, OPENAI_API_KEY')).toEqual({
@@ -14,6 +14,12 @@ it('reads volumes with their paths; what is left out is for the server to refuse
 		{ volume: 'models', path: '/mnt/models', read_only: true },
 		{ volume: 'lost', path: '' }
 	]));
+
+it('says what a sandbox has', () => {
+	const mount = { volume_id: 'vol-1', volume: 'data', path: '/mnt/data', read_only: false };
+	expect(mountText(mount)).toBe('data at /mnt/data');
+	expect(mountText({ ...mount, read_only: true })).toBe('data at /mnt/data, read only');
+});
 
 it('adds what there is by name, once', () => {
 	expect(withSecret('', 'api-token')).toBe('API_TOKEN=api-token');

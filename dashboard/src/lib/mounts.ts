@@ -1,5 +1,5 @@
 // Secrets and volumes of a new sandbox as people type them, in the forms that the command line has.
-import type { VolumeMount } from '$api/types';
+import type { Mount, VolumeMount } from '$api/types';
 
 const words = (text: string) => text.split(/[\s,]+/).filter(Boolean);
 
@@ -21,6 +21,10 @@ export const parseVolumes = (text: string): VolumeMount[] =>
 		const [volume, path] = split < 0 ? [rest, ''] : [rest.slice(0, split), rest.slice(split + 1)];
 		return { volume, path, ...(read_only ? { read_only } : {}) };
 	});
+
+/** What a sandbox has, for people. */
+export const mountText = ({ volume, path, read_only }: Mount): string =>
+	`${volume} at ${path}${read_only ? ', read only' : ''}`;
 
 /** The text with one secret more, under a variable that is called like it; as it was when it has the secret already. */
 export function withSecret(text: string, secret: string): string {

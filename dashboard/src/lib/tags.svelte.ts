@@ -1,50 +1,37 @@
-// The tags of the hosts that are shown, read once for each and kept for all places that show them.
+// The tags of the hosts that are shown. They come with the host; what was changed here is kept until the host, as it is
+// after the change, has come too.
 import { SvelteMap } from 'svelte/reactivity';
-import { addTags, hostTags, removeTag } from '$api/hosts';
+import { addTags, removeTag } from '$api/hosts';
+import type { Host } from '$api/types';
+
+export type Tagged = Pick<Host, 'id' | 'name' | 'tags' | 'updated_at'>;
 
 class HostTags {
-	#known = new SvelteMap<string, string[]>();
-	/** What is being read: two places that show the same host ask once. */
-	#reading = new Map<string, Promise<void>>();
-	/** Changes of a host's tags: an answer to a question from before one of them is older than what is shown. */
-	#changes = new Map<string, number>();
+	#changed = new SvelteMap<string, { tags: string[]; since: string }>();
 
-	/** Undefined until they were read. */
-	of = (host: string): string[] | undefined => this.#known.get(host);
-
-	read(host: string): Promise<void> {
-		const under = this.#reading.get(host);
-		if (under) return under;
-		const at = this.#changes.get(host);
-		const reading = hostTags(host)
-			.then((tags) => {
-				if (this.#changes.get(host) === at) this.#known.set(host, tags);
-			})
-			.finally(() => this.#reading.delete(host));
-		this.#reading.set(host, reading);
-		return reading;
+	of({ id, tags, updated_at }: Tagged): string[] {
+		const changed = this.#changed.get(id);
+		return changed?.since === updated_at ? changed.tags : tags;
 	}
-	async add(host: string, tag: string): Promise<void> {
-		this.#changed(host, await addTags(host, [tag]));
+	async add(host: Tagged, tag: string): Promise<void> {
+		this.#keep(host, await addTags(host.id, [tag]));
 	}
 	/** It is gone at once, and comes back when the server refuses. */
-	async drop(host: string, tag: string): Promise<void> {
-		const before = this.of(host) ?? [];
-		this.#changed(
+	async drop(host: Tagged, tag: string): Promise<void> {
+		const before = this.of(host);
+		this.#keep(
 			host,
 			before.filter((one) => one !== tag)
 		);
 		try {
-			await removeTag(host, tag);
+			await removeTag(host.id, tag);
 		} catch (error) {
-			this.#changed(host, before);
+			this.#keep(host, before);
 			throw error;
 		}
 	}
-
-	#changed(host: string, tags: string[]): void {
-		this.#changes.set(host, (this.#changes.get(host) ?? 0) + 1);
-		this.#known.set(host, tags);
+	#keep(host: Tagged, tags: string[]): void {
+		this.#changed.set(host.id, { tags, since: host.updated_at });
 	}
 }
 

@@ -18,8 +18,6 @@ export const newToken = (id: string) =>
 export const drainHost = (id: string) => request<Host>('POST /v1/hosts/{id}/drain', { path: { id } });
 export const undrainHost = (id: string) => request<Host>('POST /v1/hosts/{id}/undrain', { path: { id } });
 
-export const hostTags = async (id: string) =>
-	(await request<HostTags>('GET /v1/hosts/{id}/tags', { path: { id } })).tags;
 export const addTags = async (id: string, tags: string[]) =>
 	(await request<HostTags>('POST /v1/hosts/{id}/tags', { path: { id }, body: { tags } })).tags;
 export const removeTag = (id: string, tag: string) =>

@@ -69,4 +69,5 @@ export type Volume = Schemas['Volume'];
 export type CreateVolume = Schemas['CreateVolumeRequest'];
 export type VolumeMode = Schemas['VolumeMode'];
 export type Secret = Schemas['Secret'];
+export type Mount = Schemas['Mount'];
 export type VolumeMount = Schemas['VolumeMount'];
