@@ -14,11 +14,11 @@ export class Agent {
 	readonly data = mkdtempSync(join(tmpdir(), 'atoll-agent-'));
 	#child: ChildProcess | undefined;
 
-	/** Runs what the dashboard says to run: `ATOLL_REGISTER=TOKEN atoll host --server URL`. */
-	start(command?: string): void {
+	/** Runs what the dashboard says to run: `ATOLL_REGISTER=TOKEN atoll host --server URL`. `at`: where the server itself is. */
+	start(command?: string, at = process.env.ATOLL_BEHIND): void {
 		const token = command && /ATOLL_REGISTER=(\S+)/.exec(command)?.[1];
 		const said = command && /--server (\S+)/.exec(command)?.[1];
-		const url = process.env.ATOLL_BEHIND ?? said ?? server;
+		const url = at ?? said ?? server;
 		const log = join(this.data, 'agent.log');
 		this.#child = spawn(
 			'/bin/sh',

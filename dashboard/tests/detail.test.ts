@@ -45,6 +45,36 @@ it('types into the terminal, and comes back to the same shell after the connecti
 			.waitFor({ state: 'detached' });
 		await page.keyboard.type('echo "still $SEEN"\n');
 		await screen.getByText(/^still yes\s*$/).waitFor();
+
+		// The shell knows how large its screen is, also when that changes.
+		await page.keyboard.type('stty size\n');
+		const size = screen.getByText(/^\d+ \d+\s*$/);
+		await size.first().waitFor();
+		const wide = await size.first().innerText();
+		await page.setViewportSize({ width: 800, height: 600 });
+		await page.keyboard.type('clear; stty size\n');
+		await expect.poll(() => size.last().innerText()).not.toBe(wide);
+		const [rows = 0, columns = 0] = (await size.last().innerText()).trim().split(' ').map(Number);
+		expect(rows).toBeLessThan(Number(wide.split(' ')[0]));
+		expect(columns).toBeLessThan(Number(wide.trim().split(' ')[1]));
+
+		// What is marked can be copied, by a button and by keys; with nothing marked Ctrl-C interrupts.
+		await page.context().grantPermissions(['clipboard-read', 'clipboard-write']);
+		const clipboard = () => page.evaluate<string>('navigator.clipboard.readText()');
+		await page.keyboard.type('clear; echo coral\n');
+		const word = screen.getByText(/^coral\s*$/);
+		await word.dblclick({ force: true, position: { x: 10, y: 8 } });
+		await page.getByRole('button', { name: 'Copy', exact: true }).click();
+		await expect.poll(clipboard).toBe('coral');
+		await page.evaluate("navigator.clipboard.writeText('')");
+		await word.dblclick({ force: true, position: { x: 10, y: 8 } });
+		await page.keyboard.press('Control+c');
+		await expect.poll(clipboard).toBe('coral');
+		await page.keyboard.type('sleep 4242\n');
+		await screen.getByText('sleep 4242').waitFor();
+		await page.keyboard.press('Control+c');
+		await page.keyboard.type('echo woken\n');
+		await screen.getByText(/^woken\s*$/).waitFor();
 	}));
 
 it('uploads by drop, looks into files, and downloads the very bytes again', () =>

@@ -54,6 +54,8 @@ export interface Setting {
 	expected?: RegExp;
 	width?: number;
 	scheme?: 'dark' | 'light';
+	/** Somebody who wants nothing to move. */
+	still?: boolean;
 	/** Another Atoll than the one that all tests share. */
 	at?: string;
 	/** The origin of somebody else's pages that the test passes through. What they do is their own business. */
@@ -69,6 +71,7 @@ export async function withPage(
 	const context = await browser.newContext({
 		baseURL: home,
 		colorScheme: options.scheme ?? 'dark',
+		reducedMotion: options.still ? 'reduce' : 'no-preference',
 		viewport: { width: options.width ?? 1280, height: 800 }
 	});
 	context.setDefaultTimeout(30_000);
@@ -89,7 +92,14 @@ export async function withPage(
 		if (!isElsewhere(page.url())) complaints.push(String(error));
 	});
 	page.on('request', (request) => {
-		const { origin, protocol } = new URL(request.url());
+		const { origin, protocol, pathname } = new URL(request.url());
+		// The dashboard asks for nothing that programs of others could not ask for as well, but for its own files.
+		if (
+			origin === home &&
+			/^(fetch|xhr|eventsource)$/.test(request.resourceType()) &&
+			!/^\/(v1|_app)\//.test(pathname)
+		)
+			complaints.push(`asked for something beside /v1: ${request.url()}`);
 		if (origin === home || !protocol.startsWith('http') || isElsewhere(request.url())) return;
 		if (!isElsewhere(page.url())) complaints.push(`asked another origin: ${request.url()}`);
 	});

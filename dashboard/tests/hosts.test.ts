@@ -1,7 +1,9 @@
+// The life of a team's own host, from its registration to its end, as its owners see it.
 import { afterAll, afterEach, beforeAll, expect, it } from 'vitest';
 
 import { Agent } from './agent';
-import { admin, api, enter, failUntilPressed, inspect, useBrowser, withPage } from './harness';
+import { admin, api, enter, inspect, logIn, useBrowser, withPage } from './harness';
+import { joins, newPerson } from './people';
 
 interface Host {
 	id: string;
@@ -9,6 +11,8 @@ interface Host {
 	status: string;
 	type: string;
 	draining: boolean;
+	address?: string;
+	cpu_cores?: number;
 }
 
 useBrowser();
@@ -82,13 +86,22 @@ it(
 					.filter({ hasText: 'ATOLL_REGISTER' })
 					.innerText();
 				expect(command).toContain(token);
+				await page.getByRole('dialog').getByRole('button', { name: 'Copy command' }).click();
+				await expect.poll(() => page.evaluate('navigator.clipboard.readText()')).toBe(command);
 				await page.locator('[data-enrolment=waiting]').waitFor();
 				await inspect(page, 'byoc-token');
 
 				// The row is there already, new, and pending.
 				const row = page.locator('[data-row]').filter({ hasText: 'reef-1' });
 				await row.getByText('Pending').waitFor({ state: 'attached' });
-				await page.locator('[data-row][data-fresh]').filter({ hasText: 'reef-1' }).waitFor();
+				const fresh = page.locator('[data-row][data-fresh]').filter({ hasText: 'reef-1' });
+				await fresh.waitFor();
+				expect(
+					await fresh.evaluate((element) => {
+						const { animationName, animationIterationCount } = getComputedStyle(element);
+						return [animationName, animationIterationCount];
+					})
+				).toEqual(['arrive', '1']);
 
 				agent = new Agent();
 				agent.start(command);
@@ -96,10 +109,15 @@ it(
 				await page.getByText('reef-1 is online.').waitFor();
 				await inspect(page, 'byoc-online');
 				await page.getByRole('button', { name: 'Done' }).click();
+				await page.getByRole('dialog').waitFor({ state: 'detached' });
+				expect(await page.content()).not.toContain(token);
 
 				await row.getByText('Online').waitFor();
-				const dot = row.locator('[data-alive]');
-				expect(await dot.evaluate((element) => getComputedStyle(element).animationName)).toBe('halo');
+				for (const dot of [row.locator('[data-alive]'), page.locator('[data-pill=online] [data-alive]')])
+					expect(await dot.evaluate((element) => getComputedStyle(element).animationName)).toBe('halo');
+				const host = await admin<Host>('GET', `/v1/hosts/${await row.getAttribute('data-row')}`);
+				await row.getByText(String(host.address), { exact: true }).waitFor();
+				await row.getByText(`${host.cpu_cores} core`).waitFor();
 				await row.getByText('hetzner').waitFor();
 				await row.getByText('fsn1').waitFor();
 				await page.locator('[data-pill=total]').getByText('1').waitFor();
@@ -126,9 +144,36 @@ it(
 				await page.getByRole('button', { name: 'Delete host' }).click();
 				await page.getByText('Sandboxes have come to this host since you looked.').waitFor();
 				await page.locator('[data-doomed]').getByText(id).waitFor();
+				const amber = page.locator('[data-doomed]').locator('..');
+				const [is, warning] = await amber.evaluate((one) => {
+					const probe = one.appendChild(document.createElement('i'));
+					probe.style.background = 'var(--warn-soft)';
+					const colours = [one, probe].map((of) => getComputedStyle(of).backgroundColor);
+					probe.remove();
+					return colours;
+				});
+				expect(is).toBe(warning);
 				const force = page.getByRole('button', { name: 'Force delete' });
 				expect(await force.isDisabled()).toBe(true);
 				await inspect(page, 'byoc-delete-force');
+				await page.getByRole('button', { name: 'Keep it' }).click();
+
+				// Looked at again: the preview comes first, and nothing can be deleted before it is there.
+				let answer = () => {};
+				const held = new Promise<void>((resolve) => (answer = resolve));
+				await page.route('**/delete-preview', async (asked) => {
+					await held;
+					await asked.continue();
+				});
+				await row.getByRole('button', { name: 'Actions for reef-1' }).click();
+				await page.getByRole('menuitem', { name: 'Delete' }).click();
+				await page.locator('[data-preview=loading]').waitFor();
+				expect(await page.getByRole('button', { name: 'Delete host' }).isDisabled()).toBe(true);
+				answer();
+				await page.locator('[data-doomed]').getByText(id).waitFor();
+				expect(await page.getByText('Sandboxes have come to this host since you looked.').count()).toBe(0);
+				await page.getByLabel('Type reef-1 to go on').fill('reef-2');
+				expect(await force.isDisabled()).toBe(true);
 				await page.getByLabel('Type reef-1 to go on').fill('reef-1');
 				await force.click();
 				await page.getByRole('heading', { name: 'Bring your own cloud' }).waitFor();
@@ -160,6 +205,8 @@ it(
 			await row.getByText('Offline').waitFor({ timeout: 90_000 });
 			await row.getByRole('button', { name: 'Actions for reef-2' }).click();
 			await page.getByRole('menuitem', { name: /Enrol again/ }).click();
+			await page.getByText(/^A new token ends those before it/).waitFor();
+			await page.getByRole('button', { name: 'Make a new token' }).click();
 			const command = await page
 				.getByRole('dialog')
 				.locator('code')
@@ -204,143 +251,19 @@ it(
 	300_000
 );
 
-it('gives a host tags and takes them away', () =>
-	withPage(async (page) => {
-		await enter(page, '/admin/hosts');
-		const row = page.locator('[data-row]').first();
-		const id = await row.getAttribute('data-row');
-		const tags = async () => (await admin<{ tags: string[] }>('GET', `/v1/hosts/${id}/tags`)).tags;
-		await row.getByRole('button', { name: /Actions for/ }).click();
-		await page.getByRole('menuitem', { name: 'Tags' }).click();
-		const dialog = page.getByRole('dialog');
-		await dialog.getByText('None yet.').waitFor();
-		await dialog.getByLabel('New tag').fill('gpu');
-		await page.keyboard.press('Enter');
-		await dialog.getByRole('listitem').filter({ hasText: 'gpu' }).waitFor();
-		expect(await tags()).toEqual(['gpu']);
-		// The list shows them also where it has no column for them.
-		await row.getByText('gpu').filter({ visible: true }).waitFor();
-		await inspect(page, 'host-tags');
-		await dialog.getByRole('button', { name: 'Remove gpu' }).click();
-		await dialog.getByText('None yet.').waitFor();
-		// It is gone from the page before the server has agreed.
-		await expect.poll(tags).toEqual([]);
-	}));
-
-it('edits tags right in the list where there is room', () =>
-	withPage(
-		async (page) => {
-			await enter(page, '/admin/hosts');
-			const row = page.locator('[data-row]').first();
-			const id = await row.getAttribute('data-row');
-			const tags = async () => (await admin<{ tags: string[] }>('GET', `/v1/hosts/${id}/tags`)).tags;
-			await row.getByRole('button', { name: /^Tags of/ }).click();
-			const editor = page.getByRole('dialog', { name: /^Tags of/ });
-			for (const tag of ['gpu', 'rack 7', 'spare']) {
-				await editor.getByLabel('New tag').fill(tag);
-				await page.keyboard.press('Enter');
-				await editor.getByRole('listitem').filter({ hasText: tag }).waitFor();
-			}
-			await row.getByText('+1').filter({ visible: true }).waitFor();
-			await inspect(page, 'host-tags-in-list');
-			await page.keyboard.press('Escape');
-			await editor.waitFor({ state: 'detached' });
-			await page.reload();
-			await row.getByText('gpu').filter({ visible: true }).waitFor();
-			await row.getByRole('button', { name: /^Tags of/ }).click();
-			for (const tag of ['gpu', 'rack 7', 'spare'])
-				await editor.getByRole('button', { name: `Remove ${tag}` }).click();
-			await editor.getByText('None yet.').waitFor();
-			await expect.poll(tags).toEqual([]);
-		},
-		{ width: 1920 }
-	));
-
-it('slides a new row in, once', () =>
-	withPage(async (page) => {
-		await enter(page, '/admin/hosts');
-		await page.locator('[data-row]').first().waitFor();
-		expect(await page.locator('[data-fresh]').count()).toBe(0);
-		const { host } = await admin<{ host: Host }>('POST', '/v1/hosts', { name: 'late-comer' });
-		const row = page.locator(`[data-row="${host.id}"][data-fresh]`);
-		await row.waitFor();
-		expect(await row.evaluate((element) => getComputedStyle(element).animationName)).toBe('arrive');
-	}));
-
-it.each([
-	['/admin/hosts', '**/v1/admin/hosts?*'],
-	['/dashboard/byoc', '**/v1/hosts?*']
-])('shimmers at the final height while %s loads, and offers another try when that fails', (path, route) =>
-	withPage(
-		async (page) => {
-			await byoc(true);
-			await admin('POST', '/v1/hosts', { type: 'byoc', team_id: team, name: 'in-the-rack' });
-			await enter(page, path);
-			let answer = () => {};
-			const held = new Promise<void>((resolve) => (answer = resolve));
-			await failUntilPressed(page, route, 'the database is away', held);
-			await page.reload();
-			const ghost = page.locator('[data-shimmer]').first();
-			await ghost.waitFor();
-			const height = (await ghost.boundingBox())?.height;
-			await inspect(page, `${path.slice(1).replace('/', '-')}-loading`);
-			answer();
-			await page.getByText('The database is away.').waitFor();
-			await inspect(page, `${path.slice(1).replace('/', '-')}-error`);
-			await page.getByRole('button', { name: 'Try again' }).click();
-			await page.locator('[data-row]').first().waitFor();
-			expect((await page.locator('[data-row]').first().boundingBox())?.height).toBe(height);
-		},
-		{ expected: /503/ }
-	)
-);
-
-it('has the platform’s hosts and, by team, those that were brought; and is visibly another place', () =>
+it('lets an admin of the team register a host as an owner can', () =>
 	withPage(async (page) => {
 		await byoc(true);
-		await admin('POST', '/v1/hosts', { type: 'byoc', team_id: team, name: 'brought' });
-		await enter(page);
-		await page.getByRole('link', { name: 'Platform administration' }).click();
-		await page.waitForURL(/\/admin\/hosts/);
-		await page.getByRole('complementary').getByText('ADMIN', { exact: true }).waitFor();
-		expect(await page.locator('[data-sidebar] [data-admin-bar]').count()).toBe(1);
-		await page.getByRole('tab', { name: /Platform\s*1/ }).waitFor();
-		await page.getByRole('tab', { name: /BYOC\s*1/ }).click();
-		const group = page.locator('[data-team]');
-		await group.getByText('brought', { exact: true }).waitFor();
-		await page.locator('[data-pill=pending]').getByText('1').waitFor();
-		await inspect(page, 'admin-hosts-byoc');
-		await page.reload();
-		await group.getByText('brought', { exact: true }).waitFor();
-		await page.getByRole('tab', { name: /Platform/ }).click();
-		await page.getByRole('button', { name: 'Add host' }).click();
-		await page.getByRole('dialog').getByRole('button', { name: 'Add host' }).click();
-		await page.getByLabel('Registration token').waitFor();
+		const person = await newPerson('Ada');
+		await joins(person, 'admin');
+		await page.goto('/login?next=/dashboard/byoc');
+		await logIn(page, person.password, person.email);
+		await page.getByRole('button', { name: /Team:/ }).click();
+		await page.getByRole('menuitem', { name: /Default/ }).click();
+		await page.getByRole('link', { name: 'Your hosts' }).click();
+		await page.getByRole('button', { name: 'Register host' }).first().click();
+		await page.getByRole('dialog').getByRole('button', { name: 'Register host' }).click();
+		expect(await page.getByLabel('Registration token').inputValue()).toMatch(/^atr_/);
 		await page.getByRole('dialog').getByRole('button', { name: 'Close' }).last().click();
-		await page.locator('[data-pill=pending]').getByText('1').waitFor();
-		await inspect(page, 'admin-hosts');
-		await page.getByRole('link', { name: 'Back to your team' }).click();
-		await page.waitForURL(/\/dashboard\/sandboxes/);
+		await page.locator('[data-row]').getByText('Pending').waitFor();
 	}));
-
-it('switches BYOC for a team at once, and rolls back when it is refused', () =>
-	withPage(
-		async (page) => {
-			await enter(page, '/admin/teams');
-			const row = page.locator(`[data-row="${team}"]`);
-			await row.getByRole('switch').click();
-			await page.getByText('may bring its own hosts').waitFor();
-			await admin('POST', '/v1/hosts', { type: 'byoc', team_id: team, name: 'in-the-way' });
-			await row.getByRole('switch').click();
-			await page.getByText(/Could not switch BYOC off/).waitFor();
-			await row.locator('[role=switch][aria-checked=true]').waitFor();
-			await inspect(page, 'admin-teams');
-			await page.goto('/admin/users');
-			await page.locator('[data-row]').first().waitFor();
-			await inspect(page, 'admin-users');
-			await page.goto('/admin/sandboxes');
-			await page.getByRole('heading', { name: 'Sandboxes of all teams' }).waitFor();
-			await inspect(page, 'admin-sandboxes');
-		},
-		{ expected: /409/ }
-	));

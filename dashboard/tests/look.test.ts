@@ -44,6 +44,19 @@ const BELOW = ['', '/metrics', '/files', '/processes', '/logs', '/events', '/ter
 /** Many pages in one test: each has the time of a test of its own. */
 const MINUTES = 900_000;
 
+/** The smallest text that is seen, in pixels. */
+const SMALLEST = `(() => {
+	const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+	let smallest = 99;
+	while (walk.nextNode()) {
+		const of = walk.currentNode.parentElement;
+		if (walk.currentNode.data.trim() === '' || !of.checkVisibility() || of.closest('.sr-only')) continue;
+		smallest = Math.min(smallest, parseFloat(getComputedStyle(of).fontSize));
+	}
+	return smallest;
+})()`;
+const WIDEST = `Math.max(0, ...[...document.querySelectorAll('#content table')].map((one) => one.offsetWidth))`;
+
 const fresh = new Own();
 let id = '';
 let team = '';
@@ -80,6 +93,9 @@ async function look(page: Page, path: string, name: string, width: number): Prom
 	await expect.poll(() => page.locator('[aria-busy=true]').count()).toBe(0);
 	if (path.endsWith('/terminal')) await page.locator('.xterm-rows').getByText('user@').first().waitFor();
 	await inspect(page, name);
+	expect(await page.evaluate(SMALLEST), `text of ${path} is too small to read`).toBeGreaterThanOrEqual(11);
+	// Wider, and the two ends of a row would no longer be read as one.
+	expect(await page.evaluate(WIDEST), `lists of ${path} are too wide`).toBeLessThanOrEqual(1720);
 	expect(
 		await page.evaluate('document.documentElement.scrollWidth > innerWidth'),
 		`${path} is wider than ${width} pixels`
@@ -113,7 +129,11 @@ it.each(LOOKS)('sets up a fresh installation in %s at %d pixels', (scheme, width
 it.each(LOOKS)('is whole to those who have not signed in, in %s at %d pixels', (scheme, width) =>
 	withPage(
 		async (page) => {
-			for (const path of OUTSIDE) await look(page, path, `${path.slice(1)}-${scheme}-${width}`, width);
+			for (const path of OUTSIDE) {
+				await look(page, path, `${path.slice(1)}-${scheme}-${width}`, width);
+				// Without mail nobody is left waiting for some.
+				if (path === '/reset') await page.getByText('Ask a platform admin for a link').waitFor();
+			}
 		},
 		{ scheme, width }
 	)

@@ -11,6 +11,8 @@ import { fresh, inFrontOf } from './front';
 export class Own {
 	readonly data = mkdtempSync(join(tmpdir(), 'atoll-own-'));
 	url = '';
+	/** The same without what may be in front of it. */
+	behind = '';
 	/** While nobody has an account. */
 	setupToken = '';
 	#child: ChildProcess | undefined;
@@ -29,6 +31,7 @@ export class Own {
 		this.#child = child;
 		const said = await firstLine(child, (line) => line.startsWith('{'));
 		const { url, setup_token } = JSON.parse(said) as { url: string; setup_token: string | null };
+		this.behind = url;
 		const front = fresh ? await inFrontOf(url) : undefined;
 		this.#front = front;
 		this.url = front?.url ?? url;

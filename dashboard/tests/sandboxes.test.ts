@@ -123,6 +123,38 @@ it('pauses, resumes and destroys from the list, and follows what others do', () 
 		await page.getByText('No sandboxes yet').waitFor();
 	}));
 
+it('says of each what it is, how it is and why, where, since when, and what it uses', () =>
+	withPage(async (page) => {
+		const one = await api<Sandbox & { host_id: string }>('POST', '/v1/sandboxes', { memory_mb: 256 });
+		await enter(page);
+		const names = await page.getByRole('columnheader').allInnerTexts();
+		expect(names.filter(Boolean)).toEqual([
+			'Id',
+			'Status',
+			'Template',
+			'CPU and memory',
+			'Host',
+			'Age',
+			'Actions'
+		]);
+		const it = page.locator(row(one.id));
+		await it.getByRole('link', { name: one.id, exact: true }).waitFor();
+		await it.getByText('base', { exact: true }).waitFor();
+		await it.getByTitle(one.host_id).waitFor();
+		expect(await it.locator('time').getAttribute('title')).toMatch(/\d{4}.*\d\d:\d\d/);
+		// Measured every five seconds; the curve has a word for those who don't see it.
+		await it.getByRole('img', { name: /^CPU \d+ % of one core$/ }).waitFor();
+		await it.getByRole('img', { name: /^Memory .*B$/ }).waitFor();
+		await page.context().grantPermissions(['clipboard-read', 'clipboard-write']);
+		await it.hover();
+		await it.getByRole('button', { name: 'Copy id' }).click();
+		await expect.poll(() => page.evaluate('navigator.clipboard.readText()')).toBe(one.id);
+		// The reason of a status stands beside it.
+		await api('POST', `/v1/sandboxes/${one.id}/timeout`, { timeout_sec: 1, on_timeout: 'pause' });
+		await it.getByText('Paused').waitFor({ timeout: 60_000 });
+		await it.getByText('idle for its whole timeout').waitFor();
+	}));
+
 it('finds by label and keeps the search in the address', () =>
 	withPage(async (page) => {
 		const wanted = await api<Sandbox>('POST', '/v1/sandboxes', { metadata: { task: 'wanted' } });

@@ -33,7 +33,7 @@ it('makes a volume, shows who has it mounted, and deletes it when nobody has', (
 				memory_mb: 128,
 				volumes: [{ volume: 'models', path: '/mnt/models' }]
 			});
-			await row.getByText(id.slice(0, 12)).waitFor();
+			await row.getByText(id.slice(0, 11)).waitFor();
 			await inspect(page, 'volumes');
 			await row.getByRole('button', { name: /Actions for/ }).click();
 			expect(await page.getByRole('menuitem', { name: /Delete/ }).getAttribute('aria-disabled')).toBe('true');

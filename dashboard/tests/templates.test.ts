@@ -8,7 +8,7 @@ const name = `shell-${Date.now().toString(36)}`;
 afterAll(async () => {
 	const { items } = await api<{ items: { id: string; name: string }[] }>('GET', '/v1/templates');
 	await Promise.all(
-		items.filter((one) => one.name === name).map((one) => api('DELETE', `/v1/templates/${one.id}`))
+		items.filter((one) => one.name.startsWith(name)).map((one) => api('DELETE', `/v1/templates/${one.id}`))
 	);
 });
 
@@ -17,7 +17,7 @@ it(
 	() =>
 		withPage(async (page) => {
 			await enter(page, '/dashboard/templates');
-			await page.getByRole('button', { name: 'Build' }).click();
+			await page.getByRole('button', { name: 'New template' }).click();
 			await page.getByRole('textbox', { name: 'Name' }).fill(name);
 			await page.getByLabel('Recipe').fill('FROM base\nRUN echo built by a recipe\n');
 			await inspect(page, 'template-build');
@@ -38,4 +38,31 @@ it(
 			expect(await page.locator('[data-row]').count()).toBeGreaterThan(0);
 		}),
 	300_000
+);
+
+it(
+	'builds from an image of a registry; says at the field what is no image, and in the log why one can’t be had',
+	() =>
+		withPage(
+			async (page) => {
+				await enter(page, '/dashboard/templates');
+				await page.keyboard.press('c');
+				const dialog = page.getByRole('dialog');
+				await dialog.getByRole('textbox', { name: 'Name' }).fill(`${name}-image`);
+				await dialog.getByLabel('From').click();
+				await page.getByRole('option', { name: /^An image/ }).click();
+				await dialog.getByLabel('Image').fill('Not An Image!');
+				await dialog.getByRole('button', { name: 'Build' }).click();
+				await dialog.locator('[aria-invalid=true]').waitFor();
+				await inspect(page, 'template-image-refused');
+				// Nothing listens there, and it is this machine: not for strangers.
+				await dialog.getByLabel('Image').fill('127.0.0.1:9/atoll/none:1');
+				await dialog.getByRole('button', { name: 'Build' }).click();
+				await dialog.getByText('error', { exact: true }).waitFor({ timeout: 60_000 });
+				await inspect(page, 'template-image-failed');
+				await dialog.getByRole('button', { name: 'Done' }).click();
+			},
+			{ expected: /400/ }
+		),
+	120_000
 );

@@ -3,10 +3,8 @@
 import { describe } from '$api/errors';
 import { destroySandbox, pauseSandbox, resumeSandbox } from '$api/sandboxes';
 import type { Sandbox, SandboxStatus } from '$api/types';
+import { shortId } from '$lib/short';
 import { toasts } from '$lib/toasts.svelte';
-
-/** How a sandbox is called in a sentence. */
-export const shortId = (id: string) => id.slice(0, 11) + '…';
 
 const AT_ONCE = 8;
 

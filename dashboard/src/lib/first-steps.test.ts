@@ -9,6 +9,14 @@ it('names this Atoll and the key wherever a program needs them', () => {
 	expect(all.map(({ name }) => name)).toEqual(['Terminal', 'Python', 'JavaScript', 'curl']);
 });
 
+it('names the domain instead where there is one, under TLS', () => {
+	const text = (origin: string, domain: string | null) => ways(origin, 'k', domain)[1]?.text ?? '';
+	expect(text('https://a.example', 'sbx.example')).toContain('export E2B_DOMAIN=sbx.example\n');
+	expect(text('https://a.example', 'sbx.example')).not.toContain('E2B_API_URL');
+	expect(text('http://a.example', 'sbx.example')).toContain('export E2B_API_URL=http://a.example/e2b\n');
+	expect(text('https://a.example', null)).toContain('export E2B_SANDBOX_URL=https://a.example\n');
+});
+
 it('is one paste: what is a program goes through a here-document that the shell leaves alone', () => {
 	const [, python, javascript] = ways('http://a', 'k');
 	for (const way of [python, javascript]) {

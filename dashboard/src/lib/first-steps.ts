@@ -10,12 +10,13 @@ export interface Way {
 	text: string;
 }
 
-/** `key` is what stands for the API key; `origin` is where this Atoll is. */
-export function ways(origin: string, key: string): Way[] {
+/** `key` is what stands for the API key; `origin` is where this Atoll is; with TLS and a domain, the SDKs need no more. */
+export function ways(origin: string, key: string, domain: string | null = null): Way[] {
 	const e2b = [
 		`export E2B_API_KEY=${key}`,
-		`export E2B_API_URL=${origin}/e2b`,
-		`export E2B_SANDBOX_URL=${origin}`
+		...(domain && origin.startsWith('https:')
+			? [`export E2B_DOMAIN=${domain}`]
+			: [`export E2B_API_URL=${origin}/e2b`, `export E2B_SANDBOX_URL=${origin}`])
 	];
 	return [
 		{

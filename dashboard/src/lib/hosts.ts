@@ -46,14 +46,17 @@ export function countHosts(hosts: Host[]): HostCounts {
 	};
 }
 
-/** `8 cores · 16 GB · 200 GB disk`; empty until it has registered. */
-export function specs(host: Host): string {
+/** `8 cores · 16 GB`; empty until it has registered. */
+export function power(host: Host): string {
 	const parts = [];
 	if (host.cpu_cores) parts.push(`${host.cpu_cores} ${host.cpu_cores === 1 ? 'core' : 'cores'}`);
 	if (host.memory_mb) parts.push(megabytes(host.memory_mb));
-	if (host.disk_gb) parts.push(`${host.disk_gb} GB disk`);
 	return parts.join(' · ');
 }
+
+/** `8 cores · 16 GB · 200 GB disk`; empty until it has registered. */
+export const specs = (host: Host) =>
+	[power(host), host.disk_gb ? `${host.disk_gb} GB disk` : ''].filter(Boolean).join(' · ');
 
 export const sandboxesOn = ({ sandbox_counts: { running, paused, other } }: Host) => running + paused + other;
 

@@ -22,8 +22,6 @@ export interface PageEntry {
 	icon: Component<{ size?: number; class?: string }>;
 	/** Other words that people look for. */
 	words?: string;
-	/** Its part of the API is still to come: shown nowhere. */
-	soon?: boolean;
 }
 export interface PageGroup {
 	name: string | null;
@@ -37,7 +35,7 @@ export const BYOC: PageEntry = {
 	words: 'byoc bring your own cloud machines'
 };
 
-const ALL_TEAM_PAGES: PageGroup[] = [
+export const TEAM_PAGES: PageGroup[] = [
 	{
 		name: null,
 		pages: [
@@ -76,7 +74,7 @@ const ALL_TEAM_PAGES: PageGroup[] = [
 	}
 ];
 
-const ALL_ADMIN_PAGES: PageEntry[] = [
+export const ADMIN_PAGES: PageEntry[] = [
 	{ name: 'Hosts', path: '/admin/hosts', icon: HardDrive, words: 'machines platform' },
 	{ name: 'Sandboxes', path: '/admin/sandboxes', icon: Box },
 	{ name: 'Teams', path: '/admin/teams', icon: Building2, words: 'byoc' },
@@ -84,13 +82,5 @@ const ALL_ADMIN_PAGES: PageEntry[] = [
 	{ name: 'Audit log', path: '/admin/audit', icon: Activity }
 ];
 
-const ready = (pages: PageEntry[]) => pages.filter((page) => !page.soon);
-export const TEAM_PAGES = ALL_TEAM_PAGES.map((group) => ({ ...group, pages: ready(group.pages) }));
-export const ADMIN_PAGES = ready(ALL_ADMIN_PAGES);
-
 /** Whether one is on that page, or on one below it. */
 export const isHere = (path: string, here: string) => here === path || here.startsWith(`${path}/`);
-
-/** Whether a page is in the navigation: what leads to others is left out. */
-export const shows = (path: string) =>
-	TEAM_PAGES.some((group) => group.pages.some((page) => page.path === path));

@@ -63,6 +63,10 @@ export function describeField(error: ApiError): string {
 	return sentence(field && message.startsWith(`${field} `) ? message.slice(field.length + 1) : message);
 }
 
+/** What is wrong with a field, if it is this one. */
+export const problemAt = (problem: ApiError | null, field: string): string | null =>
+	problem?.field === field ? describeField(problem) : null;
+
 function sentence(text: string): string {
 	const first = text.charAt(0).toUpperCase() + text.slice(1);
 	return /[.!?]$/.test(first) ? first : `${first}.`;

@@ -1,0 +1,148 @@
+// What every page owes to those who use it: their theme, their peace, their keyboard, and news after a lost connection.
+import { afterEach, expect, it } from 'vitest';
+
+import { api, enter, inspect, server, useBrowser, withPage } from './harness';
+import { Line } from './line';
+
+useBrowser();
+
+afterEach(async () => {
+	const { items } = await api<{ items: { id: string }[] }>('GET', '/v1/sandboxes');
+	await Promise.all(items.map(({ id }) => api('DELETE', `/v1/sandboxes/${id}`)));
+});
+
+const SHOWN = 'document.documentElement.dataset.theme';
+
+it('has the theme of the system until one is chosen, and keeps that one from the first paint on', () =>
+	withPage(
+		async (page) => {
+			await enter(page);
+			expect(await page.evaluate(SHOWN)).toBe('light');
+			await page.emulateMedia({ colorScheme: 'dark' });
+			await expect.poll(() => page.evaluate(SHOWN)).toBe('dark');
+			await page.getByRole('button', { name: /account and theme/i }).click();
+			await page.getByRole('menuitem', { name: 'Light', exact: true }).click();
+			await expect.poll(() => page.evaluate(SHOWN)).toBe('light');
+			const background = () => page.evaluate('getComputedStyle(document.documentElement).backgroundColor');
+			const light = await background();
+			// As soon as there is anything to paint, before the application runs.
+			await page.goto('/dashboard/sandboxes', { waitUntil: 'commit' });
+			await page.waitForFunction('document.body');
+			expect(await page.evaluate(SHOWN)).toBe('light');
+			await expect.poll(background).toBe(light);
+			await page.locator('#content h1').first().waitFor();
+			await page.keyboard.press('Control+k');
+			await page.getByRole('option', { name: 'Dark theme' }).click();
+			await expect.poll(() => page.evaluate(SHOWN)).toBe('dark');
+			expect(await background()).not.toBe(light);
+		},
+		{ scheme: 'light' }
+	));
+
+it.each([
+	[false, true],
+	[true, false]
+])('to those who want nothing to move (%s) nothing does', (still, moves) =>
+	withPage(
+		async (page) => {
+			await page.addInitScript(() => {
+				const seen: [string, number, number][] = [];
+				Object.assign(window, { seen });
+				window.addEventListener('animationstart', ({ animationName, target }) => {
+					const { animationDuration, animationIterationCount } = getComputedStyle(target as Element);
+					seen.push([animationName, parseFloat(animationDuration), Number(animationIterationCount)]);
+				});
+			});
+			await enter(page);
+			const { id } = await api<{ id: string }>('POST', '/v1/sandboxes', { memory_mb: 128 });
+			await page.locator(`[data-row="${id}"][data-fresh]`).waitFor();
+			await page.keyboard.press('c');
+			await page.getByRole('dialog').waitFor();
+			const seen = () => page.evaluate<[string, number, number][]>('seen');
+			await expect.poll(async () => (await seen()).map(([name]) => name)).toContain('rise');
+			const longest = Math.max(...(await seen()).map(([, seconds]) => seconds));
+			expect(longest > 0.1).toBe(moves);
+			const endless = (await seen()).some(([, , times]) => Number.isNaN(times) || times > 1);
+			if (!moves) expect(endless).toBe(false);
+		},
+		{ still }
+	)
+);
+
+it('keeps the keyboard in a dialog, and gives it back to where it was', () =>
+	withPage(async (page) => {
+		await enter(page, '/dashboard/keys');
+		const button = page.getByRole('button', { name: 'New key' }).first();
+		await button.focus();
+		await page.keyboard.press('Enter');
+		const dialog = page.getByRole('dialog');
+		await dialog.getByLabel('Name').waitFor();
+		const inside = () => page.evaluate("document.activeElement.closest('[role=dialog]') !== null");
+		await expect.poll(inside).toBe(true);
+		const rounds = (await dialog.locator('input, button, select, textarea').count()) + 3;
+		for (let at = 0; at < rounds; at += 1) {
+			await page.keyboard.press('Tab');
+			expect(await inside()).toBe(true);
+		}
+		for (let at = 0; at < rounds; at += 1) {
+			await page.keyboard.press('Shift+Tab');
+			expect(await inside()).toBe(true);
+		}
+		await page.keyboard.press('Escape');
+		await dialog.waitFor({ state: 'detached' });
+		await expect.poll(() => button.evaluate((one) => one === document.activeElement)).toBe(true);
+		// Where the keyboard is can be seen.
+		await page.keyboard.press('Shift+Tab');
+		const ring = await page.evaluate(
+			'(({ outlineStyle, outlineWidth }) => [outlineStyle, outlineWidth])(getComputedStyle(document.activeElement))'
+		);
+		expect(ring).toEqual(['solid', '2px']);
+	}));
+
+it('asks again when the server was away, and shows what came meanwhile', async () => {
+	const line = await Line.to(server);
+	await withPage(
+		async (page) => {
+			const first = await api<{ id: string }>('POST', '/v1/sandboxes', { memory_mb: 128 });
+			await enter(page);
+			await page.locator(`[data-row="${first.id}"]`).waitFor();
+			const live = () => page.locator('#content').getAttribute('data-live');
+			await expect.poll(live).toBe('true');
+			line.cut();
+			await expect.poll(live).toBe('false');
+			const second = await api<{ id: string }>('POST', '/v1/sandboxes', { memory_mb: 128 });
+			await api('DELETE', `/v1/sandboxes/${first.id}`);
+			// What was known stays on the screen, with a word that it may be old.
+			await page
+				.getByRole('alert')
+				.getByText(/may be out of date/)
+				.waitFor();
+			await page.locator(`[data-row="${first.id}"]`).waitFor();
+			await inspect(page, 'sandboxes-away');
+			line.mend();
+			await page.locator(`[data-row="${second.id}"]`).waitFor();
+			await page.locator(`[data-row="${first.id}"]`).waitFor({ state: 'detached' });
+			await expect.poll(live, { timeout: 30_000 }).toBe('true');
+			await page.getByRole('alert').waitFor({ state: 'detached' });
+		},
+		{ at: line.url, expected: /net::ERR_/ }
+	);
+	line.end();
+});
+
+it('is fetched once: files are named by what is in them, and kept for ever; the page itself is looked at each time', () =>
+	withPage(async (page) => {
+		const kept = new Map<string, string>();
+		page.on('response', (answer) => {
+			const { pathname } = new URL(answer.url());
+			if (pathname.startsWith('/_app/')) kept.set(pathname, answer.headers()['cache-control'] ?? '');
+		});
+		const answer = await page.goto('/login');
+		expect(answer?.headers()['cache-control']).toBe('no-cache');
+		await page.getByLabel('Email').waitFor();
+		expect(kept.size).toBeGreaterThan(3);
+		for (const [path, cache] of kept) {
+			expect(path).toMatch(/^\/_app\/immutable\/|^\/_app\/[\w.-]+\.js$/);
+			if (path.startsWith('/_app/immutable/')) expect(cache).toBe('public, max-age=31536000, immutable');
+		}
+	}));
