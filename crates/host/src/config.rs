@@ -36,6 +36,8 @@ pub struct HostConfig {
     pub guest_binary: &'static [u8],
     /// Networks (CIDR) that sandboxes may reach although they are private.
     pub egress_allow: Vec<String>,
+    /// Bytes a second that a sandbox may exchange with the world, each way.
+    pub max_bandwidth: Option<u64>,
     /// The /16 that sandboxes' addresses come from.
     pub sandbox_network: SandboxNetwork,
     /// Size of the storage pool; what the disk has to spare when absent.
@@ -68,6 +70,7 @@ impl HostConfig {
             driver: DriverChoice::Auto,
             guest_binary,
             egress_allow: Vec::new(),
+            max_bandwidth: None,
             sandbox_network: SandboxNetwork::default(),
             pool_bytes: None,
             image_cache_bytes: None,

@@ -203,6 +203,9 @@ pub struct AgentArgs {
     /// A private network (CIDR) that sandboxes may reach; can be repeated
     #[arg(long, env = "ATOLL_EGRESS_ALLOW", value_name = "CIDR", value_delimiter = ',')]
     pub egress_allow: Vec<String>,
+    /// Bytes a second that each sandbox may send to the world, and get from there, such as 20M [default: unbounded]
+    #[arg(long, env = "ATOLL_SANDBOX_BANDWIDTH", value_name = "SIZE", value_parser = size)]
+    pub sandbox_bandwidth: Option<u64>,
     /// The /16 that sandboxes' addresses come from, when the default is in use otherwise
     #[arg(long, env = "ATOLL_SANDBOX_NETWORK", value_name = "CIDR", default_value = "198.18.0.0/16")]
     pub sandbox_network: SandboxNetwork,

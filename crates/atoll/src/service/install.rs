@@ -98,6 +98,7 @@ fn environment(args: &InstallArgs, server: &str, token: Option<&str>) -> String 
     set("ATOLL_HEARTBEAT_INTERVAL", host.heartbeat.heartbeat_interval.map(in_milliseconds));
     set("ATOLL_CA_FILE", std::env::var("ATOLL_CA_FILE").ok());
     set("ATOLL_EGRESS_ALLOW", Some(host.agent.egress_allow.join(",")).filter(|list| !list.is_empty()));
+    set("ATOLL_SANDBOX_BANDWIDTH", host.agent.sandbox_bandwidth.map(|bytes| bytes.to_string()));
     set("ATOLL_SANDBOX_NETWORK", Some(host.agent.sandbox_network.to_string()));
     set("ATOLL_POOL_SIZE", host.agent.pool_size.map(|bytes| bytes.to_string()));
     set("ATOLL_IMAGE_CACHE_SIZE", host.agent.image_cache_size.map(|bytes| bytes.to_string()));
@@ -153,6 +154,7 @@ mod tests {
             ("--disconnect-after", "ATOLL_DISCONNECT_AFTER", "120000ms"),
             ("--heartbeat-interval", "ATOLL_HEARTBEAT_INTERVAL", "7000ms"),
             ("--egress-allow", "ATOLL_EGRESS_ALLOW", "10.1.0.0/16"),
+            ("--sandbox-bandwidth", "ATOLL_SANDBOX_BANDWIDTH", "1000000"),
             ("--sandbox-network", "ATOLL_SANDBOX_NETWORK", "198.19.0.0/16"),
             ("--pool-size", "ATOLL_POOL_SIZE", "1073741824"),
             ("--image-cache-size", "ATOLL_IMAGE_CACHE_SIZE", "2147483648"),

@@ -125,6 +125,7 @@ pub fn host(
     config.address.clone_from(&args.address);
     config.driver = args.driver;
     config.egress_allow.clone_from(&args.egress_allow);
+    config.max_bandwidth = args.sandbox_bandwidth;
     config.sandbox_network = args.sandbox_network;
     config.pool_bytes = args.pool_size;
     config.image_cache_bytes = args.image_cache_size;

@@ -97,7 +97,8 @@ impl Agent {
         let claims = SlotsConfig { network: self.config.sandbox_network, ..SlotsConfig::default() };
         let slots = Slots::open(&self.instance, claims, &in_use).context("claiming slots")?;
         let slots = foundations.slots.insert(Arc::new(slots)).clone();
-        let network = NetworkConfig { egress_allow, ..NetworkConfig::default() };
+        let max_bandwidth = self.config.max_bandwidth;
+        let network = NetworkConfig { egress_allow, max_bandwidth, ..NetworkConfig::default() };
         let network = Network::start(&self.instance, network, &slots, &ruled).await.context("starting the network")?;
         let network = foundations.network.insert(Arc::new(network)).clone();
         let options = PoolOptions { size_limit: self.config.pool_bytes, ..PoolOptions::default() };

@@ -46,13 +46,20 @@ pub struct NetworkConfig {
     pub egress_allow: Vec<Ipv4Cidr>,
     /// Connections that one sandbox may have in the host's connection tracking.
     pub max_connections: u32,
+    /// Bytes a second that one sandbox may send to the world, and as many that it may get from there.
+    pub max_bandwidth: Option<u64>,
     /// Where the DNS forwarder learns its upstream resolvers; read again when it changes.
     pub resolv_conf: PathBuf,
 }
 
 impl Default for NetworkConfig {
     fn default() -> Self {
-        Self { egress_allow: Vec::new(), max_connections: 4096, resolv_conf: PathBuf::from("/etc/resolv.conf") }
+        Self {
+            egress_allow: Vec::new(),
+            max_connections: 4096,
+            max_bandwidth: None,
+            resolv_conf: PathBuf::from("/etc/resolv.conf"),
+        }
     }
 }
 

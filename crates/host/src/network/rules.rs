@@ -59,6 +59,17 @@ fn rules(policies: &[(Ipv4Addr, Policy)], allowed: bool) -> Vec<String> {
     policies.iter().flat_map(of).collect()
 }
 
+/// What is beyond the rate is dropped, and TCP slows down to it.
+fn bandwidth(group: u32, rate: u64) -> String {
+    // A quarter of a second at once, and a few of the largest packets at least.
+    let limit = format!("limit rate over {} bytes/second burst {} bytes", rate.max(1), (rate / 4).max(256 << 10));
+    format!(
+        "    iifgroup {group:#x} update @sent {{ ip saddr {limit} }} drop
+    oifgroup {group:#x} update @received {{ ip daddr {limit} }} drop
+"
+    )
+}
+
 /// Replaces the rules of one sandbox, in one transaction.
 pub(super) fn change(table: &str, address: Ipv4Addr, old: &Policy, new: &Policy) -> io::Result<()> {
     let mut text = String::new();
@@ -89,6 +100,8 @@ impl Rules<'_> {
             set("closed", "flags interval; auto-merge;", &closed.collect::<Vec<_>>()),
             set("allowed", "flags interval; auto-merge;", &allowed),
             set("connections", "size 65535; flags dynamic;", &[]),
+            set("sent", "size 65535; flags dynamic,timeout; timeout 1m;", &[]),
+            set("received", "size 65535; flags dynamic,timeout; timeout 1m;", &[]),
             set("policed", "", &addresses(&self.policies.iter().map(|(address, _)| *address).collect::<Vec<_>>())),
             pairs("allow_rules", "flags interval;", &rules(self.policies, true)),
             pairs("deny_rules", "flags interval;", &rules(self.policies, false)),
@@ -96,6 +109,7 @@ impl Rules<'_> {
         ]
         .concat();
         let most = config.max_connections.max(1);
+        let bandwidth = config.max_bandwidth.map(|rate| bandwidth(*group, rate)).unwrap_or_default();
         let marker = marker(*group);
         format!(
             "{}table inet {table} {{
@@ -138,7 +152,7 @@ impl Rules<'_> {
   }}
   chain forward {{
     type filter hook forward priority filter; policy accept;
-    iifgroup {group:#x} goto egress
+{bandwidth}    iifgroup {group:#x} goto egress
     oifgroup {group:#x} ct state established accept
     oifgroup {group:#x} ct state related meta l4proto icmp accept
     oifgroup {group:#x} drop

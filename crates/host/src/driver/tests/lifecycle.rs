@@ -22,6 +22,61 @@ async fn a_paused_sandbox_stands_still_and_goes_on() {
     }
 }
 
+/// Swap in compressed memory, of this test alone; all of the machine may use it meanwhile.
+struct Swap(PathBuf);
+
+impl Swap {
+    fn on() -> Self {
+        let number = fs::read_to_string("/sys/class/zram-control/hot_add").expect("a kernel with zram");
+        let swap = Self(format!("/dev/zram{}", number.trim()).into());
+        fs::write(format!("/sys/block/zram{}/disksize", number.trim()), "512M").unwrap();
+        for program in ["mkswap", "swapon"] {
+            let done = std::process::Command::new(program).arg(&swap.0).output().unwrap();
+            assert!(done.status.success(), "{program}: {done:?}");
+        }
+        swap
+    }
+}
+
+impl Drop for Swap {
+    fn drop(&mut self) {
+        let _off = std::process::Command::new("swapoff").arg(&self.0).status();
+        let number = self.0.display().to_string().replace("/dev/zram", "");
+        let _removed = fs::write("/sys/class/zram-control/hot_remove", number);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_memory_of_what_stands_still_goes_to_swap_and_comes_back_byte_by_byte() {
+    let _swap = Swap::on();
+    let fixture = Fixture::new();
+    let sandbox = fixture.launch().await;
+    let id = &sandbox.spec.id;
+    let program = "import hashlib, os, time
+held = os.urandom(65536) * 1000
+def tell(name):
+    open('/tmp/next', 'w').write(hashlib.sha256(held).hexdigest())
+    os.rename('/tmp/next', name)
+tell('/tmp/before')
+while not os.path.exists('/tmp/again'): time.sleep(0.01)
+tell('/tmp/after')";
+    sandbox.ok(&format!("python3 -c \"{program}\" > /dev/null 2>&1 &"));
+    let told = |name: &str| fs::read_to_string(sandbox.spec.volume.join("up/tmp").join(name)).ok();
+    let until = async |name: &str| loop {
+        match told(name) {
+            Some(sum) => break sum,
+            None => tokio::time::sleep(std::time::Duration::from_millis(5)).await,
+        }
+    };
+    let before = until("before").await;
+    fixture.driver.pause(id).await.unwrap();
+    let freed = fixture.driver.reclaim(id).await;
+    assert!(freed > 40 << 20, "{freed} bytes of more than 65,000,000");
+    fixture.driver.resume(id).await.unwrap();
+    sandbox.ok("touch /tmp/again");
+    assert_eq!(until("after").await, before);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_sandbox_leaves_nothing_paused_or_not() {
     let fixture = Fixture::new();
