@@ -28,10 +28,16 @@ cleanup() {
 trap cleanup EXIT
 trap 'exit 130' INT TERM
 
-if [ ! -x "$venv/bin/schemathesis" ]; then
-    python3 -m venv "$venv"
-    "$venv/bin/pip" install --quiet --disable-pip-version-check "schemathesis==$version"
-fi
+# By one run at a time.
+mkdir -p "$(dirname "$venv")"
+(
+    flock 8
+    if [ ! -e "$venv/ready" ]; then
+        python3 -m venv "$venv"
+        "$venv/bin/pip" install --quiet --disable-pip-version-check "schemathesis==$version"
+        touch "$venv/ready"
+    fi
+) 8>"$venv.lock"
 [ -z "$database" ] || export ATOLL_DATABASE_URL=$database
 
 # server NAME: starts one with its log in $work/NAME.log, and waits for what it says at its start: $url and $token. Each

@@ -24,19 +24,45 @@ results=() broken=()
 
 # stage NAME COMMAND...: one test of its own, whose output is shown as it comes; a failure doesn't stop the others.
 stage() {
-    local name=$1 from=$SECONDS
+    local name=$1 from=$SECONDS code=0
     shift
     say
     say "${bold}== $name${plain}"
-    if "$@" </dev/null 2>&1 | tee "$work/stage"; then
+    "$@" </dev/null 2>&1 | tee "$work/stage" || code=$?
+    ended "$name" "$code" $((SECONDS - from)) "$work/stage"
+}
+# together NAME FUNCTION [NAME FUNCTION]...: stages that wait more than they work, at the same time. Their output is shown
+# when all have ended.
+together() {
+    local from=$SECONDS names=() children=() index code
+    while [ $# -gt 0 ]; do
+        "$2" </dev/null >"$work/stage.${#names[@]}" 2>&1 &
+        names+=("$1")
+        children+=($!)
+        shift 2
+    done
+    say
+    say "… side by side: $(printf '%s; ' "${names[@]}")"
+    for index in "${!children[@]}"; do
+        code=0
+        wait "${children[index]}" || code=$?
+        say
+        say "${bold}== ${names[index]}${plain}"
+        cat "$work/stage.$index"
+        ended "${names[index]}" "$code" $((SECONDS - from)) "$work/stage.$index"
+    done
+}
+# ended NAME CODE SECONDS FILE: notes how a stage ended, whose output is in the file.
+ended() {
+    if [ "$2" -eq 0 ]; then
         passed=$((passed + 1))
-        results+=("ok      $(printf '%5d s' $((SECONDS - from)))  $name")
+        results+=("ok      $(printf '%5d s' "$3")  $1")
     else
         failed=$((failed + 1))
-        results+=("FAILED  $(printf '%5d s' $((SECONDS - from)))  $name")
+        results+=("FAILED  $(printf '%5d s' "$3")  $1")
     fi
-    count "$work/stage"
-    [[ ${results[-1]} == ok* ]] || failing "$work/stage"
+    count "$4"
+    [[ ${results[-1]} == ok* ]] || failing "$4"
 }
 # Keeps the names of the tests that failed for the end, where they are looked for; else the last lines of the stage.
 failing() {
@@ -126,6 +152,8 @@ if wants system || wants fuzz || wants docs || wants dashboard; then
     export ATOLL_BIN=$program
 fi
 
+# All of it with the same features, so that nothing is compiled twice.
+workspace=(--workspace --features atoll/failpoints --locked --no-fail-fast)
 if wants lint; then
     stage "Formatting" cargo fmt --all --check
     stage "Shell scripts" shellcheck scripts/*.sh .ci/run templates/*/*.sh
@@ -135,20 +163,22 @@ fi
 if wants unit; then
     # A real OpenID provider, for the tests of signing in elsewhere.
     run "Installing the OpenID provider of the tests" "It comes from npm." npm --prefix tests/oidc ci --no-audit --no-fund
-    stage "Unit tests" cargo nextest run --workspace --exclude atoll-tests --features atoll/failpoints --locked --no-fail-fast
+    stage "Unit tests" cargo nextest run "${workspace[@]}" -E 'not package(atoll-tests)'
 fi
 if wants system; then
     stage "E2B's SDKs, plain HTTP" scripts/with-atoll.sh --program "$program" scripts/e2b.sh
-    stage "E2B's code interpreter" scripts/with-atoll.sh --program "$program" scripts/interpreter.sh
-    stage "Examples" scripts/with-atoll.sh --program "$program" scripts/examples.sh
-    stage "MCP" scripts/with-atoll.sh --program "$program" scripts/mcp.sh
+    interpreter() { scripts/with-atoll.sh --program "$program" scripts/interpreter.sh; }
+    examples() { scripts/with-atoll.sh --program "$program" scripts/examples.sh; }
+    tools() { scripts/with-atoll.sh --program "$program" scripts/mcp.sh; }
+    together "E2B's code interpreter" interpreter "MCP" tools
+    stage "Examples" examples
     stage "E2B's SDKs, TLS and host names" scripts/e2b-tls.sh scripts/with-atoll.sh --program "$program" scripts/e2b.sh
     # Most of these wait more than they work.
-    stage "Tests of the real binary" cargo nextest run -p atoll-tests --locked --no-fail-fast --test-threads 4
+    stage "Tests of the real binary" cargo nextest run "${workspace[@]}" --test-threads 4 -E 'package(atoll-tests)'
     # But for one: what a dead replica was making is judged after 2 minutes when another lives, at once when it was alone.
     stage "Tests of the real binary, two replicas behind a load balancer" env ATOLL_TEST_REPLICAS=2 \
-        cargo nextest run -p atoll-tests --locked --no-fail-fast --test-threads 4 \
-        -E '(binary(accounts_cli) | binary(bad_input) | binary(cp) | binary(fork) | binary(lifecycle) | binary(templates))
+        cargo nextest run "${workspace[@]}" --test-threads 4 \
+        -E 'package(atoll-tests) & (binary(accounts_cli) | binary(bad_input) | binary(cp) | binary(fork) | binary(lifecycle) | binary(templates))
             - test(a_server_that_is_killed_in_the_middle_of_forks_leaves_only_whole_sandboxes)'
 fi
 if wants fuzz; then
@@ -156,18 +186,23 @@ if wants fuzz; then
         as_postgres "$(find /usr/lib/postgresql -name createdb | sort -V | tail -n 1)" -h "$work/postgres" -U postgres fuzz
         scripts/fuzz.sh "$program" "postgres://postgres@localhost/fuzz?host=$work/postgres"
     }
-    stage "The API against its own document, SQLite" scripts/fuzz.sh "$program"
-    stage "The API against its own document, PostgreSQL" fuzz_postgres
+    fuzz_sqlite() { scripts/fuzz.sh "$program"; }
+    together "The API against its own document, SQLite" fuzz_sqlite \
+        "The API against its own document, PostgreSQL" fuzz_postgres
 fi
 if wants dashboard; then
     # The build of the release binary has installed its packages.
     stage "Dashboard: types, lints, units" npm --prefix dashboard run --silent check:all
     stage "Dashboard: the API's types are current" scripts/with-atoll.sh --program "$program" \
         npm --prefix dashboard run --silent types:check
-    # Everybody may sign up, and a host that falls silent is noticed within seconds.
-    stage "Dashboard: in a browser" env ATOLL_SIGNUP=open ATOLL_HEARTBEAT_INTERVAL=1s ATOLL_HOST_STALE_AFTER=6s \
-        ATOLL_MONITOR_INTERVAL=1s scripts/with-atoll.sh --program "$program" \
-        npm --prefix dashboard run --silent test:browser
+    # Everybody may sign up, and a host that falls silent is noticed within seconds. Each half has an Atoll of its own.
+    browser() {
+        ATOLL_SIGNUP=open ATOLL_HEARTBEAT_INTERVAL=1s ATOLL_HOST_STALE_AFTER=6s ATOLL_MONITOR_INTERVAL=1s \
+            scripts/with-atoll.sh --program "$program" npm --prefix dashboard run --silent test:browser -- --shard="$1"
+    }
+    first_half() { browser 1/2; }
+    second_half() { browser 2/2; }
+    together "Dashboard: in a browser, first half" first_half "Dashboard: in a browser, second half" second_half
 fi
 if wants docs; then
     stage "Documents" scripts/with-atoll.sh --program "$program" python3 scripts/docs_check.py
