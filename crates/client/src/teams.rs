@@ -3,6 +3,7 @@
 use atoll_model::api::admin::{AdminTeam, AdminUser, SwitchRequest};
 use atoll_model::api::audit::AuditEntry;
 use atoll_model::api::auth::{Role, Team};
+use atoll_model::api::sandboxes::SetNetworkRequest;
 use atoll_model::api::sign_in::{CreateUserRequest, ResetLink};
 use atoll_model::api::teams::{
     AddMemberRequest, CreateTeamRequest, Member, Quotas, SetQuotasRequest, TeamDetail, UpdateMemberRequest,
@@ -42,6 +43,15 @@ impl Client {
 
     pub async fn update_team(&self, id: &TeamId, change: &UpdateTeamRequest) -> Result<Team, Error> {
         self.json(Method::PATCH, &format!("/v1/teams/{id}"), Some(change), DEADLINE).await
+    }
+
+    /// What new sandboxes of the team may reach when their request doesn't say.
+    pub async fn team_network(&self, id: &TeamId) -> Result<SetNetworkRequest, Error> {
+        self.get(&format!("/v1/teams/{id}/network")).await
+    }
+
+    pub async fn set_team_network(&self, id: &TeamId, wish: &SetNetworkRequest) -> Result<SetNetworkRequest, Error> {
+        self.json(Method::PUT, &format!("/v1/teams/{id}/network"), Some(wish), DEADLINE).await
     }
 
     pub async fn delete_team(&self, id: &TeamId) -> Result<(), Error> {

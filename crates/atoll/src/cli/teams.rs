@@ -33,6 +33,24 @@ pub enum TeamCommand {
         #[command(flatten)]
         person: PersonArgs,
     },
+    /// Show what new sandboxes of a team may reach when nobody says, or set it: what is left out is cleared
+    Network {
+        team: TeamId,
+        /// Networks and names that may be reached whatever is denied
+        #[arg(long, value_name = "CIDR|NAME")]
+        allow: Vec<String>,
+        /// Networks and names that may not be reached; 0.0.0.0/0 for all but what is allowed
+        #[arg(long, value_name = "CIDR|NAME")]
+        deny: Vec<String>,
+        /// Close all ways out
+        #[arg(long)]
+        no_internet: bool,
+        /// Everything that is open to all, as before it was ever set
+        #[arg(long, conflicts_with_all = ["allow", "deny", "no_internet"])]
+        clear: bool,
+        #[command(flatten)]
+        person: PersonArgs,
+    },
     /// Delete a team that has no sandboxes, hosts and templates left
     Rm {
         team: TeamId,

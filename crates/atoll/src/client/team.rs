@@ -1,5 +1,6 @@
 //! `atoll team`: teams, their people, what they use.
 
+use atoll_client::model::api::sandboxes::SetNetworkRequest;
 use atoll_client::model::api::teams::{Allowance, Member, Quotas, UpdateTeamRequest};
 use serde_json::json;
 
@@ -45,6 +46,25 @@ pub async fn main(command: TeamCommand, global: &Global) -> anyhow::Result<u8> {
             let change = UpdateTeamRequest { name: Some(name), slug: None };
             let team = person::client(&person, global).await?.update_team(&team, &change).await?;
             print_id(global, &team, &team.id)?;
+        }
+        TeamCommand::Network { team, allow, deny, no_internet, clear, person } => {
+            let client = person::client(&person, global).await?;
+            let network = if clear || no_internet || !allow.is_empty() || !deny.is_empty() {
+                let internet = no_internet.then_some(false);
+                client
+                    .set_team_network(&team, &SetNetworkRequest { internet, allow_out: allow, deny_out: deny })
+                    .await?
+            } else {
+                client.team_network(&team).await?
+            };
+            if global.json {
+                output::print_json(&network)?;
+                return Ok(0);
+            }
+            let listed = |rules: &[String]| if rules.is_empty() { "-".to_owned() } else { rules.join(", ") };
+            let internet = if network.internet == Some(false) { "no" } else { "yes" };
+            let (allow, deny) = (listed(&network.allow_out), listed(&network.deny_out));
+            output::print(&format!("internet  {internet}\nallow     {allow}\ndeny      {deny}\n"))?;
         }
         TeamCommand::Rm { team, person } => {
             let client = person::client(&person, global).await?;

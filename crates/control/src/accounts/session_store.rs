@@ -3,8 +3,11 @@
 use atoll_model::api::auth::SessionKind;
 use atoll_model::{SessionId, TeamId, UserId};
 
+use sqlx::types::Json;
+
 use super::store::RoleName;
 use crate::db::{Db, DbError, During, Millis, Text, Tx, on};
+use crate::sandboxes::Network;
 
 /// Who a session belongs to, and what they may do now.
 #[derive(Clone, sqlx::FromRow)]
@@ -20,6 +23,7 @@ pub struct LiveSession {
     pub has_password: bool,
     pub team_id: Text<TeamId>,
     pub team_is_byoc: bool,
+    pub team_network: Option<Json<Network>>,
     pub role: Text<RoleName>,
 }
 
@@ -27,7 +31,8 @@ macro_rules! live {
     ($where:literal) => {
         concat!(
             "SELECT s.id, s.kind, s.expires_at, s.last_seen_at, u.id AS user_id, u.email, u.name, u.is_admin,
-                    (u.password_hash IS NOT NULL) AS has_password, t.id AS team_id, t.is_byoc AS team_is_byoc, m.role
+                    (u.password_hash IS NOT NULL) AS has_password, t.id AS team_id, t.is_byoc AS team_is_byoc,
+                    t.network AS team_network, m.role
              FROM sessions s
              JOIN users u ON u.id = s.user_id
              JOIN teams t ON t.id = s.team_id

@@ -3,8 +3,11 @@
 use atoll_model::api::auth::{ApiKey, KeyScope};
 use atoll_model::{ApiKeyId, TeamId, UserId};
 
+use sqlx::types::Json;
+
 use super::NewKey;
 use crate::db::{Db, DbError, During, Millis, Text, Tx, on};
+use crate::sandboxes::Network;
 
 /// What a request with this key may act on.
 #[derive(Clone, sqlx::FromRow)]
@@ -12,6 +15,7 @@ pub struct LiveKey {
     pub id: Text<ApiKeyId>,
     pub team_id: Text<TeamId>,
     pub team_is_byoc: bool,
+    pub team_network: Option<Json<Network>>,
     pub last_used_at: Option<Millis>,
     pub scope: Text<KeyScope>,
     pub expires_at: Option<Millis>,
@@ -140,7 +144,7 @@ pub(super) async fn count(tx: &mut Tx, team: &TeamId) -> Result<i64, DbError> {
 /// A key that has not expired, and whose maker has not been switched off.
 pub(super) async fn by_hash(db: &Db, hash: &str, now: Millis) -> Result<Option<LiveKey>, DbError> {
     on!(read db, |c| sqlx::query_as(
-        "SELECT k.id, k.team_id, t.is_byoc AS team_is_byoc, k.last_used_at, k.scope, k.expires_at
+        "SELECT k.id, k.team_id, t.is_byoc AS team_is_byoc, t.network AS team_network, k.last_used_at, k.scope, k.expires_at
          FROM api_keys k JOIN teams t ON t.id = k.team_id LEFT JOIN users u ON u.id = k.created_by
          WHERE k.key_hash = $1 AND (k.expires_at IS NULL OR k.expires_at > $2) AND COALESCE(u.is_active, TRUE) = TRUE",
     )

@@ -13,6 +13,7 @@ use serde_json::Value;
 use sqlx::types::Json;
 
 use crate::db::{Db, DbError, During, Millis, Tx, on};
+use crate::sandboxes::Network;
 
 /// Who acts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +60,8 @@ pub struct Origin {
 pub struct Owner {
     pub team: TeamId,
     pub team_is_byoc: bool,
+    /// What its new sandboxes may reach when nobody says.
+    pub team_network: Option<Network>,
     pub actor: Actor,
     pub origin: Origin,
 }

@@ -40,6 +40,7 @@ const SQLITE: &[Listed] = &[
     (90, "tags and mounts in their rows", include_str!("../../migrations/sqlite/0090_shown_with.sql")),
     (96, "layers with memory", include_str!("../../migrations/sqlite/0096_layer_memory.sql")),
     (120, "event times", include_str!("../../migrations/sqlite/0120_event_times.sql")),
+    (140, "team network", include_str!("../../migrations/sqlite/0140_team_network.sql")),
 ];
 const POSTGRES: &[Listed] = &[
     (1, "init", include_str!("../../migrations/postgres/0001_init.sql")),
@@ -64,6 +65,7 @@ const POSTGRES: &[Listed] = &[
     (90, "tags and mounts in their rows", include_str!("../../migrations/postgres/0090_shown_with.sql")),
     (96, "layers with memory", include_str!("../../migrations/postgres/0096_layer_memory.sql")),
     (120, "event times", include_str!("../../migrations/postgres/0120_event_times.sql")),
+    (140, "team network", include_str!("../../migrations/postgres/0140_team_network.sql")),
 ];
 
 /// The version that this program was built for.

@@ -25,7 +25,7 @@ use crate::api_keys;
 use crate::app::App;
 use crate::audit::{Actor, Origin};
 use crate::db::Millis;
-use crate::sandboxes::Owner;
+use crate::sandboxes::{Network, Owner};
 
 /// The id of a request: in the answer's header `X-Request-Id`, in error bodies, in the log and the audit trail.
 #[derive(Debug, Clone)]
@@ -64,6 +64,7 @@ pub struct User {
     pub session: SessionId,
     pub team: TeamId,
     pub team_is_byoc: bool,
+    pub team_network: Option<Network>,
     /// In that team.
     pub role: Role,
     pub is_admin: bool,
@@ -104,7 +105,13 @@ impl User {
 
     fn owner(self) -> Owner {
         let actor = self.actor();
-        Owner { team: self.team, team_is_byoc: self.team_is_byoc, actor, origin: self.origin }
+        Owner {
+            team: self.team,
+            team_is_byoc: self.team_is_byoc,
+            team_network: self.team_network,
+            actor,
+            origin: self.origin,
+        }
     }
 }
 
@@ -150,6 +157,7 @@ impl FromRequestParts<App> for User {
             session: session.id.0.clone(),
             team: session.team_id.0.clone(),
             team_is_byoc: session.team_is_byoc,
+            team_network: session.team_network.clone().map(|network| network.0),
             role: session.role.0.0,
             is_admin: session.is_admin,
             email: session.email.clone(),
@@ -192,6 +200,7 @@ impl Key {
         Ok(Self(Owner {
             team: key.team_id.0.clone(),
             team_is_byoc: key.team_is_byoc,
+            team_network: key.team_network.clone().map(|network| network.0),
             actor: Actor::ApiKey(key.id.0.clone()),
             origin: origin(parts),
         }))

@@ -85,6 +85,7 @@ fn json_body(route: &str, names: &Names) -> Value {
         "post /v1/secrets" => json!({ "name": "TOKEN", "value": "x" }),
         "post /v1/snapshots" => json!({ "sandbox_id": names.sandbox, "name": "kept" }),
         "post /v1/teams" | "patch /v1/teams/{id}" => json!({ "name": "Team" }),
+        "put /v1/teams/{id}/network" => json!({ "deny_out": ["192.0.2.0/24"] }),
         "post /v1/teams/{id}/invitations" => json!({ "email": "guest@example.test" }),
         "post /v1/teams/{id}/members" => json!({ "email": names.email }),
         "patch /v1/teams/{id}/members/{user_id}" => json!({ "role": "member" }),

@@ -154,6 +154,8 @@ const ROWS: &[(&str, For)] = &[
     ("post /v1/teams/{id}/invitations", In(Role::Admin)),
     ("delete /v1/teams/{id}/invitations/{invitation}", In(Role::Admin)),
     ("post /v1/teams/{id}/leave", In(Role::Member)),
+    ("get /v1/teams/{id}/network", In(Role::Member)),
+    ("put /v1/teams/{id}/network", In(Role::Admin)),
     ("get /v1/teams/{id}/members", In(Role::Member)),
     ("post /v1/teams/{id}/members", In(Role::Admin)),
     ("delete /v1/teams/{id}/members/{user_id}", In(Role::Admin)),

@@ -63,6 +63,7 @@ pub mod site;
 mod snapshots;
 mod streams;
 mod strict;
+mod team_network;
 mod teams;
 mod templates;
 #[cfg(test)]
@@ -130,6 +131,7 @@ fn quick() -> OpenApiRouter<App> {
         .merge(hosts::routes())
         .merge(agents::routes())
         .merge(teams::routes())
+        .merge(team_network::routes())
         .merge(members::routes())
         .merge(admin::routes())
         .merge(audit::routes())

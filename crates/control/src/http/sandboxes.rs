@@ -35,7 +35,7 @@ pub async fn create(
     Json(request): Json<CreateSandboxRequest>,
 ) -> ApiResult<Response> {
     let key = idempotent::key(&headers, owner.team.as_str(), "sandboxes", &request)?;
-    let new = validate::new_sandbox(request, key.is_some())?;
+    let new = validate::new_sandbox(request, owner.team_network.as_ref(), key.is_some())?;
     let (service, times) = (app.sandboxes.clone(), new.times.clone());
     let work = async move { Ok(service.create(&owner, new).await?.to_api()) };
     Ok(timed(&times, idempotent::once(&app, key, StatusCode::CREATED, work, Sandbox::clone).await?))

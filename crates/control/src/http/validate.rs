@@ -289,7 +289,11 @@ fn volumes(mounts: &[VolumeMount]) -> ApiResult<Vec<Wish>> {
 }
 
 /// A request to create a sandbox, checked and with its defaults.
-pub fn new_sandbox(request: CreateSandboxRequest, keep_if_abandoned: bool) -> ApiResult<NewSandbox> {
+pub fn new_sandbox(
+    request: CreateSandboxRequest,
+    team_network: Option<&Network>,
+    keep_if_abandoned: bool,
+) -> ApiResult<NewSandbox> {
     let template = request.template.unwrap_or_else(|| "base".to_owned());
     line("template", &template, MAX_TEMPLATE)?;
     if let Some(driver) = &request.driver
@@ -317,7 +321,10 @@ pub fn new_sandbox(request: CreateSandboxRequest, keep_if_abandoned: bool) -> Ap
         metadata: request.metadata,
         network: Network {
             public: request.public.unwrap_or(false),
-            ..network(request.internet, request.network.unwrap_or_default())?
+            ..match (request.internet, request.network, team_network) {
+                (None, None, Some(default)) => default.clone(),
+                (internet, policy, _) => network(internet, policy.unwrap_or_default())?,
+            }
         },
         purpose: "",
         keep_if_abandoned,
@@ -362,9 +369,9 @@ mod tests {
         for (name, set) in cases {
             let mut request = CreateSandboxRequest::default();
             set(&mut request);
-            assert_eq!(field(new_sandbox(request, false)).as_deref(), Some(name));
+            assert_eq!(field(new_sandbox(request, None, false)).as_deref(), Some(name));
         }
-        assert!(new_sandbox(CreateSandboxRequest::default(), false).is_ok());
+        assert!(new_sandbox(CreateSandboxRequest::default(), None, false).is_ok());
     }
 
     #[test]
@@ -401,7 +408,7 @@ mod tests {
         let with = |secrets: &[(&str, &str)]| {
             let secrets = secrets.iter().map(|(variable, name)| ((*variable).to_owned(), (*name).to_owned())).collect();
             let env = BTreeMap::from([("PLAIN".to_owned(), "x".to_owned())]);
-            new_sandbox(CreateSandboxRequest { secrets, env, ..Default::default() }, false)
+            new_sandbox(CreateSandboxRequest { secrets, env, ..Default::default() }, None, false)
         };
         assert!(with(&[("KEY", "my.key-1_A"), ("KEY2", "my.key-1_A")]).is_ok());
         for pair in [
@@ -444,7 +451,7 @@ mod tests {
             };
             let inside = (1..=64).contains(&vcpus) && (32..=1_048_576).contains(&memory)
                 && (16..=16_777_216).contains(&disk);
-            prop_assert_eq!(new_sandbox(request, false).is_ok(), inside);
+            prop_assert_eq!(new_sandbox(request, None, false).is_ok(), inside);
         }
     }
 }

@@ -17,7 +17,13 @@ use crate::reconcile::Requester;
 use crate::testing::{TestApp, app, app_with, insert_online_host};
 
 fn owner(test: &TestApp) -> Owner {
-    Owner { team: test.team().clone(), team_is_byoc: false, actor: Actor::System, origin: Origin::default() }
+    Owner {
+        team: test.team().clone(),
+        team_is_byoc: false,
+        team_network: None,
+        actor: Actor::System,
+        origin: Origin::default(),
+    }
 }
 
 fn new() -> NewSandbox {

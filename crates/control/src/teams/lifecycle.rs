@@ -11,6 +11,7 @@ use super::{Asker, MAX_TEAMS, TeamError, at_least, entry};
 use crate::accounts::store::insert_team;
 use crate::audit;
 use crate::db::{Db, DbError, Millis, Tx};
+use crate::sandboxes::Network;
 
 const MAX_SLUG: usize = 40;
 /// Of the random end of a slug that would be taken, or of one made of a name without a usable character.
@@ -99,6 +100,26 @@ pub async fn update(
     });
     audit::record(&mut tx, now, &entry(team, asker, &asker.actor(), "team.update", ("team", team.as_str()), details))
         .await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+/// Sets what new sandboxes may reach when nobody says. An admin may.
+pub async fn set_network(
+    db: &Db,
+    asker: &Asker,
+    team: &TeamId,
+    network: Option<&Network>,
+    now: Millis,
+) -> Result<(), TeamError> {
+    let mut tx = db.begin().await?;
+    store::lock(&mut tx, team).await?.ok_or(TeamError::NotFound)?;
+    let role = store::role_in(&mut tx, team, asker).await?.ok_or(TeamError::NotFound)?;
+    at_least(role, Role::Admin)?;
+    let before = store::set_network(&mut tx, team, network, now).await?;
+    let details = json!({ "before": { "network": before }, "after": { "network": network } });
+    let actor = asker.actor();
+    audit::record(&mut tx, now, &entry(team, asker, &actor, "team.network", ("team", team.as_str()), details)).await?;
     tx.commit().await?;
     Ok(())
 }

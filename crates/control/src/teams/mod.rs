@@ -17,7 +17,7 @@ use atoll_model::TeamId;
 use atoll_model::api::auth::Role;
 
 pub use error::TeamError;
-pub use lifecycle::{create, delete, update};
+pub use lifecycle::{create, delete, set_network, update};
 pub use membership::{add, join, may_add, must_be_admin, remove, set_role};
 pub use store::{MemberRow, TeamRow, of_user};
 

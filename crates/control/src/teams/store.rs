@@ -3,10 +3,12 @@
 use atoll_model::api::auth::{Role, Team};
 use atoll_model::api::teams::Member;
 use atoll_model::{TeamId, UserId};
+use sqlx::types::Json;
 
 use super::Asker;
 use crate::accounts::store::RoleName;
 use crate::db::{Db, DbError, During, Millis, Text, Tx, on};
+use crate::sandboxes::Network;
 
 /// A team as one person sees it.
 #[derive(Clone, sqlx::FromRow)]
@@ -248,6 +250,40 @@ pub async fn user_name(tx: &mut Tx, user: &UserId) -> Result<Option<String>, DbE
 pub async fn slug_taken(tx: &mut Tx, slug: &str) -> Result<bool, DbError> {
     const SQL: &str = "SELECT COUNT(*) FROM teams WHERE slug = $1";
     Ok(count(tx, SQL, slug, "look a slug up").await? > 0)
+}
+
+/// What new sandboxes may reach when nobody says.
+pub async fn network(db: &Db, team: &TeamId) -> Result<Option<Network>, DbError> {
+    let row: Option<(Option<Json<Network>>,)> =
+        on!(read db, |c| sqlx::query_as("SELECT network FROM teams WHERE id = $1")
+            .bind(team.as_str())
+            .fetch_optional(c)
+            .await)
+        .during("read a team's network")?;
+    Ok(row.and_then(|row| row.0).map(|network| network.0))
+}
+
+/// Answers with what it was before.
+pub async fn set_network(
+    tx: &mut Tx,
+    team: &TeamId,
+    network: Option<&Network>,
+    now: Millis,
+) -> Result<Option<Network>, DbError> {
+    let before: (Option<Json<Network>>,) = on!(tx tx, |c| sqlx::query_as("SELECT network FROM teams WHERE id = $1")
+            .bind(team.as_str())
+            .fetch_one(c)
+            .await)
+    .during("read a team's network")?;
+    on!(tx tx, |c| sqlx::query("UPDATE teams SET network = $2, updated_at = $3 WHERE id = $1")
+        .bind(team.as_str())
+        .bind(network.map(Json))
+        .bind(now)
+        .execute(c)
+        .await
+        .map(|_| ()))
+    .during("set a team's network")?;
+    Ok(before.0.map(|network| network.0))
 }
 
 pub async fn rename(tx: &mut Tx, team: &TeamId, name: &str, slug: &str, now: Millis) -> Result<(), DbError> {

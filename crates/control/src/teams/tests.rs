@@ -181,3 +181,41 @@ async fn is_byoc_is_what_the_database_says_now() {
         assert_eq!(flag().await, json!(false));
     }
 }
+
+#[tokio::test]
+async fn new_sandboxes_may_reach_what_their_team_says_unless_they_say_it_themselves() {
+    for database in databases().await {
+        let test = app(database).await;
+        test.fleet.add_host();
+        let owner = test.first().await;
+        let path = format!("/v1/teams/{}/network", test.team());
+        let open = json!({ "internet": true, "allow_out": [], "deny_out": [] });
+        assert_eq!(owner.get(&path).await.json(), open);
+        let denied = |sandbox: &Value| sandbox["network"]["deny_out"].as_array().map_or(0, Vec::len);
+        let plain = test.client.post("/v1/sandboxes", json!({})).await.json();
+        assert_eq!(denied(&plain), 0);
+
+        let closed = json!({ "internet": true, "allow_out": ["*.example.test"], "deny_out": ["0.0.0.0/0"] });
+        assert_eq!(owner.put(&path, closed.clone()).await.json(), closed);
+        assert_eq!(owner.get(&path).await.json(), closed);
+        // From the next request on, also for a key that was seen before.
+        let made = test.client.post("/v1/sandboxes", json!({})).await.json();
+        assert_eq!(made["network"], json!({ "allow_out": ["*.example.test"], "deny_out": ["0.0.0.0/0"] }));
+        for own in [json!({ "internet": true }), json!({ "network": {} })] {
+            let made = test.client.post("/v1/sandboxes", own).await.json();
+            assert_eq!(denied(&made), 0, "{made}");
+        }
+        let lives_on = test.client.get(&format!("/v1/sandboxes/{}", plain["id"].as_str().unwrap())).await.json();
+        assert_eq!(denied(&lives_on), 0);
+
+        let wrong = owner.put(&path, json!({ "deny_out": ["no rule"] })).await;
+        refused(&wrong, 400, "invalid_request");
+        assert_eq!(owner.put(&path, json!({})).await.json(), open);
+        let made = test.client.post("/v1/sandboxes", json!({})).await.json();
+        assert_eq!(denied(&made), 0);
+        let changes = audited(&test, "team.network").await;
+        assert_eq!(changes.len(), 2);
+        assert_eq!(changes[0]["after"]["network"]["deny_out"], json!(["0.0.0.0/0"]));
+        assert_eq!(changes[1]["after"]["network"], Value::Null);
+    }
+}

@@ -45,7 +45,7 @@ pub async fn create(
     if let Some(template) = &mut wanted.template {
         *template = names::without_namespace(&app, &owner, template).await?.ok_or_else(|| names::missing(template))?;
     }
-    let mut new = validate::new_sandbox(wanted, key.is_some())?;
+    let mut new = validate::new_sandbox(wanted, owner.team_network.as_ref(), key.is_some())?;
     new.lifetime_sec = Some(lifetime.unsigned_abs());
     let (service, times) = (app.sandboxes.clone(), new.times.clone());
     let work = async move {
@@ -94,7 +94,7 @@ fn translated(request: wire::NewSandbox) -> ApiResult<CreateSandboxRequest> {
         metadata: request.metadata.unwrap_or_default(),
         internet: request.allow_internet_access,
         public: Some(network.allow_public_traffic.unwrap_or(true)),
-        network: Some(policy),
+        network: (!policy.is_empty()).then_some(policy),
         ..CreateSandboxRequest::default()
     })
 }
