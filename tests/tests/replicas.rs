@@ -224,6 +224,8 @@ async fn a_reader_whose_replica_is_killed_goes_on_at_the_other_and_hears_each_ev
     written.await.expect("the writer");
     rest.wait_for(&name(KEYS - 1)).await;
     told.extend(rest.told());
+    // Where a stream begins is no event.
+    told.retain(|(_, data)| data.contains("\"type\""));
     assert!(told.windows(2).all(|pair| pair[0].0 < pair[1].0), "each event once, in order: {told:?}");
     for number in 0..KEYS {
         let of_this = told.iter().filter(|(_, data)| data.contains(&name(number))).count();

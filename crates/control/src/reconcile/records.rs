@@ -47,6 +47,18 @@ impl From<Columns> for Row {
     }
 }
 
+impl SqlRecords {
+    async fn is_being_deleted(&self, host: &HostId) -> Result<bool, DbError> {
+        let row: Option<(i32,)> =
+            on!(read & self.db, |c| sqlx::query_as("SELECT 1 FROM hosts WHERE id = $1 AND deletion_id IS NOT NULL")
+                .bind(host.as_str())
+                .fetch_optional(c)
+                .await)
+            .during("ask whether a host is being deleted")?;
+        Ok(row.is_some())
+    }
+}
+
 #[async_trait]
 impl Records for SqlRecords {
     async fn on_host(&self, host: &HostId) -> Result<Vec<Row>, DbError> {
@@ -86,6 +98,13 @@ impl Records for SqlRecords {
 
     async fn change(&self, change: &RowChange<'_>) -> Result<Option<Row>, DbError> {
         let row = change.row;
+        // A deletion is written down before it destroys anything: what is gone by it isn't lost, and it says so itself.
+        if change.to == SandboxStatus::Stopped
+            && let Some(host) = &row.host
+            && self.is_being_deleted(host).await?
+        {
+            return Ok(None);
+        }
         let changed = store::change(
             &self.db,
             &store::Change {

@@ -232,6 +232,19 @@ async fn a_create_that_was_never_placed_ends_as_an_error_that_says_so() {
 }
 
 #[tokio::test]
+async fn what_a_deletion_has_destroyed_is_not_lost() {
+    for rig in rigs().await {
+        let agents = MemoryAgents::new();
+        let host = rig.online_host().await;
+        let gone = rig.sandbox(&host, Running, 1).await;
+        rig.execute(&format!("UPDATE hosts SET deletion_id = 'd', draining = true WHERE id = '{host}'")).await;
+        pass(&monitor(&rig, &agents)).await;
+        let row = rig.row(&gone).await;
+        assert_eq!((row.status, row.reason.as_deref()), (Stopped, Some("host_deleted")));
+    }
+}
+
+#[tokio::test]
 async fn a_sandbox_that_came_to_a_host_while_it_was_being_deleted_is_stopped() {
     for rig in rigs().await {
         let agents = MemoryAgents::new();
