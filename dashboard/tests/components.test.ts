@@ -20,7 +20,7 @@ beforeAll(async () => {
 	url = /http:\/\/[\d.]+:\d+/.exec(line)?.[0] ?? '';
 	// On the first visit it puts the packages together as they are asked for, and loads the page again for each lot.
 	const first = await browser.newPage();
-	await first.goto(`${url}/dev/components`);
+	await first.goto(`${url}/dev/components`, { timeout: 150_000 });
 	await first.getByRole('figure', { name: 'CPU' }).locator('canvas').waitFor({ timeout: 150_000 });
 	await first.waitForLoadState('networkidle', { timeout: 150_000 });
 	await first.close();
@@ -49,6 +49,13 @@ it.each(['dark', 'light'] as const)(
 				expect(await page.getByRole('dialog').getByLabel('Name').inputValue()).toBe('good');
 				await inspect(page, `components-change-${scheme}`);
 				await page.keyboard.press('Escape');
+				await page.getByRole('button', { name: 'Make', exact: true }).click();
+				await page.getByRole('button', { name: 'Make it' }).click();
+				expect(await page.getByLabel('Secret', { exact: true }).last().inputValue()).toBe('only-this-once');
+				// The keyboard is where the next step is.
+				await page.locator('[data-after] button:focus').waitFor();
+				await inspect(page, `components-once-${scheme}`);
+				await page.getByRole('button', { name: 'Done' }).click();
 				await page.getByRole('button', { name: 'Menu' }).click();
 				await page.getByRole('menuitem', { name: 'Delete' }).waitFor();
 				await page.keyboard.press('Escape');

@@ -28,6 +28,8 @@ const byoc = (enabled: boolean) => admin('PUT', `/v1/admin/teams/${team}/byoc`, 
 
 it('has all there is to know of a host in its row, cut nowhere on a laptop’s screen', () =>
 	withPage(async (page) => {
+		const asked: string[] = [];
+		page.on('request', (request) => asked.push(new URL(request.url()).pathname));
 		await enter(page, '/admin/hosts');
 		const row = page.locator('[data-row]').first();
 		const id = (await row.getAttribute('data-row')) ?? '';
@@ -49,6 +51,8 @@ it('has all there is to know of a host in its row, cut nowhere on a laptop’s s
 		await page.setViewportSize({ width: 1920, height: 900 });
 		await row.getByText(id, { exact: true }).filter({ visible: true }).waitFor();
 		expect(await address.evaluate(cut)).toBe(false);
+		await row.getByRole('button', { name: `Tags of ${host.name}` }).waitFor();
+		expect(asked.filter((path) => path.endsWith('/tags'))).toEqual([]);
 	}));
 
 it('gives a host tags and takes them away', () =>

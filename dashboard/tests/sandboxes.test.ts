@@ -145,6 +145,14 @@ it('says of each what it is, how it is and why, where, since when, and what it u
 		// Measured every five seconds; the curve has a word for those who don't see it.
 		await it.getByRole('img', { name: /^CPU \d+ % of one core$/ }).waitFor();
 		await it.getByRole('img', { name: /^Memory .*B$/ }).waitFor();
+		// Ids, times and sizes stand in the face whose letters are all of one width.
+		const face = (of: Element) => getComputedStyle(of).fontFamily;
+		for (const part of [
+			it.getByRole('link', { name: one.id }),
+			it.locator('time'),
+			it.getByText(/^[\d.]+ [kMG]?B$/)
+		])
+			expect(await part.first().evaluate(face)).toMatch(/^"JetBrains Mono/);
 		await page.context().grantPermissions(['clipboard-read', 'clipboard-write']);
 		await it.hover();
 		await it.getByRole('button', { name: 'Copy id' }).click();

@@ -35,6 +35,16 @@ it('makes a volume, shows who has it mounted, and deletes it when nobody has', (
 			});
 			await row.getByText(id.slice(0, 11)).waitFor();
 			await inspect(page, 'volumes');
+			// The sandbox says so itself, without a question about all volumes.
+			const asked: string[] = [];
+			page.on('request', (request) => asked.push(new URL(request.url()).pathname));
+			await row.getByRole('link', { name: id.slice(0, 11) }).click();
+			await page.getByRole('link', { name: 'models', exact: true }).waitFor();
+			await page.getByText('/mnt/models', { exact: true }).waitFor();
+			await inspect(page, 'sandbox-volumes');
+			expect(asked).toContain(`/v1/sandboxes/${id}/events`);
+			expect(asked.filter((path) => path.startsWith('/v1/volumes'))).toEqual([]);
+			await page.goBack();
 			await row.getByRole('button', { name: /Actions for/ }).click();
 			expect(await page.getByRole('menuitem', { name: /Delete/ }).getAttribute('aria-disabled')).toBe('true');
 			await page.keyboard.press('Escape');
