@@ -2,7 +2,7 @@
 # Runs the tests with the unmodified E2B SDKs of both generations, Python and JavaScript, against the Atoll of the
 # environment (ATOLL_URL, ATOLL_API_KEY): over plain HTTP on one port, or under scripts/e2b-tls.sh with TLS and host names.
 #
-#   scripts/with-atoll.sh scripts/e2b.sh [python|javascript] [arguments for the test runner]
+#   scripts/with-atoll.sh scripts/e2b.sh [python|javascript] [new|old] [arguments for the test runner]
 #   scripts/with-atoll.sh scripts/e2b.sh bench      the figures through the newest Python SDK instead
 #   scripts/e2b-tls.sh scripts/with-atoll.sh scripts/e2b.sh
 set -euo pipefail
@@ -13,6 +13,9 @@ languages="python javascript" generations="new old" bench=
 case ${1:-} in
     python | javascript) languages=$1 && shift ;;
     bench) languages=python generations=new bench=yes && shift ;;
+esac
+case ${1:-} in
+    new | old) generations=$1 && shift ;;
 esac
 cache=${ATOLL_CACHE_DIR:-/var/cache/atoll}/e2b
 mkdir -p "$cache"

@@ -1,11 +1,13 @@
 """Much at once, and for long: what streams has no size. The whole sizes of the promise are for a run of its own:
 
-ATOLL_E2B_LARGE_MB=2048 ATOLL_E2B_STREAM_SECONDS=3600 scripts/with-atoll.sh scripts/e2b.sh python -k large
+ATOLL_E2B_LARGE_MB=2048 scripts/with-atoll.sh scripts/e2b.sh python -k large
+ATOLL_STREAM_SECONDS=3600 scripts/with-atoll.sh scripts/e2b.sh python -k stream_goes_on
 """
 
 import asyncio
 import hashlib
 import os
+import threading
 import uuid
 
 import pytest
@@ -13,7 +15,8 @@ from e2b import AsyncSandbox, AsyncTemplate, PtySize, Sandbox
 
 MEGABYTE = 1 << 20
 LARGE = int(os.environ.get("ATOLL_E2B_LARGE_MB", "512"))
-SECONDS = int(os.environ.get("ATOLL_E2B_STREAM_SECONDS", "5"))
+SECONDS = int(os.environ.get("ATOLL_STREAM_SECONDS", "5"))
+LINES_A_SECOND = 4
 # What the server and its host agent may grow by while a file of any size goes through them.
 GROWTH = 96 * MEGABYTE
 
@@ -52,11 +55,53 @@ def test_large_output_comes_whole_and_in_order(sandbox):
     assert done.stdout == "".join(lines) == "".join(f"{number}\n" for number in range(1, 200_001))
 
 
+# Prints a numbered line at each tick of a clock that doesn't drift, one to each of its outputs in turn.
+PRINTER = """
+import sys, time
+count, pause = int(sys.argv[1]), float(sys.argv[2])
+start = time.monotonic()
+for number in range(1, count + 1):
+    time.sleep(max(0, start + number * pause - time.monotonic()))
+    print(f"line {number} of {count}", file=(sys.stderr if number % 2 else sys.stdout), flush=True)
+"""
+
+
+class Watcher(threading.Thread):
+    """Samples the memory of the Atoll under test until it is told to stop."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.done, self.samples = threading.Event(), [resident()]
+
+    def run(self):
+        while not self.done.wait(5):
+            self.samples.append(resident())
+
+    def growth(self):
+        """What the most is above the first after what a start takes: after the first tenth."""
+        self.done.set()
+        settled = self.samples[len(self.samples) // 10 :]
+        return max(settled) - settled[0]
+
+
 def test_a_stream_goes_on_for_as_long_as_its_program_does(make):
-    sandbox = make(timeout=SECONDS + 120)
-    script = f"for i in $(seq {SECONDS}); do echo $i; sleep 1; done"
-    done = sandbox.commands.run(script, timeout=SECONDS + 100)
-    assert done.stdout.split() == [str(number) for number in range(1, SECONDS + 1)]
+    sandbox = make(timeout=SECONDS + 300)
+    sandbox.files.write("printer.py", PRINTER)
+    count = SECONDS * LINES_A_SECOND
+    command = f"exec python3 printer.py {count} {1 / LINES_A_SECOND}"
+    live, watcher = [], Watcher()
+    watcher.start()
+    done = sandbox.commands.run(
+        command, on_stdout=live.append, on_stderr=live.append, timeout=SECONDS + 200, request_timeout=60
+    )
+    growth = watcher.growth()
+    wanted = [f"line {number} of {count}" for number in range(1, count + 1)]
+    assert done.exit_code == 0 and done.error in (None, "")
+    assert done.stderr.splitlines() == wanted[0::2] and done.stdout.splitlines() == wanted[1::2]
+    shown = sorted("".join(live).splitlines(), key=lambda line: int(line.split()[1]))
+    assert shown == wanted, "what was shown while it ran is the same"
+    assert growth < GROWTH, f"grew by {growth >> 20} MB in {SECONDS} s"
+    print(f"{count} lines in {SECONDS} s, none lost; memory from {min(watcher.samples) >> 20} to {max(watcher.samples) >> 20} MB")
 
 
 def test_a_thousand_watches_each_see_their_own(sandbox):
