@@ -33,11 +33,13 @@ pub struct Limits {
     pub inodes: usize,
     /// Directories above a name.
     pub depth: usize,
+    /// Bytes of names, links' targets and attributes, which are all in memory.
+    pub memory: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { bytes: 32 << 30, inodes: 2_000_000, depth: 256 }
+        Self { bytes: 32 << 30, inodes: 2_000_000, depth: 256, memory: 1 << 30 }
     }
 }
 

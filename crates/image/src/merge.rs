@@ -14,6 +14,8 @@ impl Tree {
     /// `TooLarge`.
     pub fn overlay(&mut self, upper: Self) -> Result<(), ImageError> {
         let offset = self.inodes.len();
+        // Its names; what else it has is counted again with each inode.
+        self.remember(upper.memory)?;
         for mut inode in upper.inodes {
             if let Kind::Directory(entries) = &mut inode.kind {
                 entries.values_mut().for_each(|index| *index += offset);

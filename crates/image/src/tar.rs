@@ -96,6 +96,40 @@ fn big_endian(bytes: &[u8]) -> Option<u64> {
 /// # Errors
 /// When it is no archive, holds what can't be, or more than the tree's limits allow. The tree is of no use then.
 pub fn apply_tar(tree: &mut Tree, spool: &mut Spool, from: &mut impl Read, layer: u32) -> Result<(), ImageError> {
+    // A few bytes may inflate to terabytes that nobody keeps.
+    let headers = (tree.limits.inodes as u64).saturating_mul(8 * BLOCK as u64);
+    let allowed = tree.limits.bytes.saturating_add(headers).saturating_sub(tree.inflated);
+    let mut from = Counted { inner: from, left: allowed, exceeded: false };
+    let applied = apply_entries(tree, spool, &mut from, layer);
+    tree.inflated += allowed - from.left;
+    if from.exceeded {
+        Err(ImageError::TooLarge(format!("{allowed} bytes, with what it doesn't keep")))
+    } else {
+        applied
+    }
+}
+
+/// Reads no more than it may.
+struct Counted<'a, R> {
+    inner: &'a mut R,
+    left: u64,
+    exceeded: bool,
+}
+
+impl<R: Read> Read for Counted<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
+        if most == 0 && !buffer.is_empty() {
+            self.exceeded = true;
+            return Err(std::io::Error::other("too many bytes"));
+        }
+        let length = self.inner.read(&mut buffer[..most])?;
+        self.left -= length as u64;
+        Ok(length)
+    }
+}
+
+fn apply_entries(tree: &mut Tree, spool: &mut Spool, from: &mut impl Read, layer: u32) -> Result<(), ImageError> {
     let mut global = Extended::default();
     let mut next: Option<Extended> = None;
     let mut block = [0_u8; BLOCK];
@@ -246,6 +280,7 @@ fn entry(
         None => (i64::try_from(header.number(136, 12, "time")?).unwrap_or(0), 0),
     };
     meta.xattrs.extend(extended.xattrs);
+    tree.check_xattrs(&meta)?;
     let link = extended.link.unwrap_or_else(|| header.text(157, 100).to_vec());
     if link.len() > MAX_PATH {
         return Err(ImageError::archive("a link's target is too long"));
@@ -254,12 +289,12 @@ fn entry(
     let Some((name, parents)) = parts.split_last() else {
         // The root itself.
         if kind == b'5' {
-            tree.inodes[0].meta = meta;
+            describe_again(tree, 0, meta, layer)?;
         }
         return skip(from, size + padding(size));
     };
     if name.starts_with(WHITEOUT) {
-        whiteout(tree, parents, name, layer);
+        whiteout(tree, parents, name, layer)?;
         return skip(from, size + padding(size));
     }
     let parent = parent_of(tree, parents, layer)?;
@@ -281,7 +316,9 @@ fn entry(
             }
         }
         b'1' => {
-            let target = tree.walk(&normalise(&link)?, false);
+            let mut steps = 0;
+            let target = tree.walk_counting(&normalise(&link)?, false, &mut steps);
+            tree.walked(steps)?;
             let target = target.filter(|target| !tree.inode(*target).is_directory());
             let target = target.ok_or_else(|| {
                 ImageError::archive(format!("a link to `{}`, which is not there", String::from_utf8_lossy(&link)))
@@ -300,7 +337,9 @@ fn entry(
     };
     match existing {
         // What a directory holds stays when it is described again.
-        Some(known) if inode.is_directory() && tree.inode(known).is_directory() => tree.inodes[known].meta = meta,
+        Some(known) if inode.is_directory() && tree.inode(known).is_directory() => {
+            describe_again(tree, known, meta, layer)?;
+        }
         _ => {
             let index = tree.add(inode)?;
             tree.link(parent, name, index)?;
@@ -328,11 +367,15 @@ fn parent_of(tree: &mut Tree, parents: &[Vec<u8>], layer: u32) -> Result<usize, 
     let mut here = 0;
     for (depth, part) in parents.iter().enumerate() {
         // From the root each time a link may be on the way, so that its `..` is understood.
+        let mut steps = 1;
         let next = match tree.entries(here).and_then(|entries| entries.get(part)).copied() {
             Some(next) if tree.inode(next).is_directory() => Some(next),
-            Some(next) if matches!(tree.inode(next).kind, Kind::Symlink(_)) => tree.walk(&parents[..=depth], true),
+            Some(next) if matches!(tree.inode(next).kind, Kind::Symlink(_)) => {
+                tree.walk_counting(&parents[..=depth], true, &mut steps)
+            }
             _ => None,
         };
+        tree.walked(steps)?;
         here = match next.filter(|next| tree.inode(*next).is_directory()) {
             Some(next) => next,
             None => {
@@ -345,23 +388,59 @@ fn parent_of(tree: &mut Tree, parents: &[Vec<u8>], layer: u32) -> Result<usize, 
     Ok(here)
 }
 
-/// Takes away what earlier layers have brought.
-fn whiteout(tree: &mut Tree, parents: &[Vec<u8>], name: &[u8], layer: u32) {
-    let Some(directory) = tree.walk(parents, true) else { return };
-    let older = |tree: &Tree, index: usize| tree.inode(index).layer < layer;
-    let gone: Vec<Vec<u8>> = match tree.entries(directory) {
-        Some(entries) if name == OPAQUE_WHITEOUT => {
-            entries.iter().filter(|(_, index)| older(tree, **index)).map(|(name, _)| name.clone()).collect()
-        }
-        Some(entries) => {
-            let target = &name[WHITEOUT.len()..];
-            entries.get(target).filter(|index| older(tree, **index)).map(|_| target.to_vec()).into_iter().collect()
-        }
-        None => return,
-    };
-    if let Some(entries) = tree.entries_mut(directory) {
-        for name in gone {
-            entries.remove(&name);
+/// A directory that is there already: it is this layer's now.
+fn describe_again(tree: &mut Tree, directory: usize, meta: Meta, layer: u32) -> Result<(), ImageError> {
+    let xattrs: usize = meta.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
+    tree.remember(xattrs as u64)?;
+    let inode = &mut tree.inodes[directory];
+    (inode.meta, inode.layer) = (meta, layer);
+    Ok(())
+}
+
+/// Takes away what earlier layers have brought, wherever in the archive that is said.
+fn whiteout(tree: &mut Tree, parents: &[Vec<u8>], name: &[u8], layer: u32) -> Result<(), ImageError> {
+    let mut steps = 1;
+    let directory = tree.walk_counting(parents, true, &mut steps);
+    tree.walked(steps)?;
+    let Some(directory) = directory else { return Ok(()) };
+    if name == OPAQUE_WHITEOUT {
+        return take_older(tree, directory, layer);
+    }
+    let target = &name[WHITEOUT.len()..];
+    let Some(gone) = tree.entries(directory).and_then(|entries| entries.get(target)).copied() else { return Ok(()) };
+    if tree.inode(gone).is_directory() {
+        take_older(tree, gone, layer)?;
+    }
+    let stays = tree.inode(gone).layer >= layer || tree.entries(gone).is_some_and(|entries| !entries.is_empty());
+    if !stays && let Some(entries) = tree.entries_mut(directory) {
+        entries.remove(target);
+    }
+    Ok(())
+}
+
+/// Takes everything out of a directory that is older than `layer`, but for directories in which something newer is.
+fn take_older(tree: &mut Tree, directory: usize, layer: u32) -> Result<(), ImageError> {
+    // From above to below; then back, so that each directory is judged by what is left in it.
+    let mut directories = vec![directory];
+    let mut at = 0;
+    while at < directories.len() {
+        let entries = tree.entries(directories[at]);
+        let steps = entries.map_or(0, |entries| entries.len() as u64);
+        directories.extend(
+            entries.into_iter().flat_map(|entries| entries.values()).filter(|it| tree.inode(**it).is_directory()),
+        );
+        tree.walked(steps)?;
+        at += 1;
+    }
+    for directory in directories.into_iter().rev() {
+        let Some(entries) = tree.entries_mut(directory) else { continue };
+        let mut entries = std::mem::take(entries);
+        entries.retain(|_, index| {
+            tree.inode(*index).layer >= layer || tree.entries(*index).is_some_and(|inside| !inside.is_empty())
+        });
+        if let Some(place) = tree.entries_mut(directory) {
+            *place = entries;
         }
     }
+    Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Cursor;
+use std::io::{Cursor, Read};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::process::Command;
@@ -51,7 +51,7 @@ impl Archive {
 
 fn tree_of(archives: &[Archive]) -> Result<(Tree, Spool), ImageError> {
     let mut spool = Spool::create_in(Path::new("/var/tmp"))?;
-    let mut tree = Tree::new(Limits { bytes: 1 << 20, inodes: 1000, depth: 64 });
+    let mut tree = Tree::new(Limits { bytes: 1 << 20, inodes: 1000, depth: 64, memory: 1 << 20 });
     for (layer, archive) in archives.iter().enumerate() {
         apply_tar(&mut tree, &mut spool, &mut Cursor::new(&archive.0), layer as u32 + 1)?;
     }
@@ -136,6 +136,92 @@ fn whiteouts_remove_what_earlier_archives_brought_and_nothing_else() {
     let mut read = |path| content(&tree, &mut spool, path);
     assert_eq!((read("a/old"), read("b/x"), read("gone")), (None, None, None));
     assert_eq!((read("a/kept"), read("b/new"), read("fresh")), (Some(vec![b'2']), Some(vec![b'5']), Some(vec![b'6'])));
+}
+
+#[test]
+fn a_late_whiteout_leaves_what_its_own_archive_brought_however_deep() {
+    let first = Archive::default()
+        .dir("dir/")
+        .dir("dir/sub/")
+        .file("dir/sub/old", b"1")
+        .file("dir/sub/deep/old", b"2")
+        .file("dir/gone/x", b"3")
+        .file("other/old", b"4");
+    let second = Archive::default()
+        .dir("dir/")
+        .file("dir/sub/new", b"5")
+        .file("dir/sub/deep/new", b"6")
+        .dir("dir/empty/")
+        .file("dir/.wh..wh..opq", b"")
+        .dir("other/")
+        .file("other/new", b"7")
+        .file(".wh.other", b"");
+    let (tree, mut spool) = tree_of(&[first, second]).unwrap();
+    let mut read = |path| content(&tree, &mut spool, path);
+    for gone in ["dir/sub/old", "dir/sub/deep/old", "dir/gone/x", "other/old"] {
+        assert_eq!(read(gone), None, "{gone}");
+    }
+    assert_eq!(read("dir/sub/new"), Some(vec![b'5']));
+    assert_eq!(read("dir/sub/deep/new"), Some(vec![b'6']));
+    assert_eq!(read("other/new"), Some(vec![b'7']));
+    assert!(tree.find("dir/empty").is_some() && tree.find("dir/gone").is_none());
+}
+
+#[test]
+fn what_an_archive_costs_is_bounded_also_where_nothing_of_it_is_kept() {
+    // A directory with a gigabyte behind its header; the archive ends before.
+    let mut device = Archive::default().entry(b'3', "dev/x", "", b"");
+    device.0[124..135].copy_from_slice(b"07777777777");
+    device.0[148..156].fill(b' ');
+    let sum: u32 = device.0[..512].iter().map(|byte| u32::from(*byte)).sum();
+    device.0[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    let mut endless = Cursor::new(device.0).chain(std::io::repeat(0));
+    let mut spool = Spool::create_in(Path::new("/var/tmp")).unwrap();
+    let limits = Limits { bytes: 1 << 20, inodes: 1000, depth: 64, memory: 1 << 20 };
+    let mut tree = Tree::new(limits);
+    assert!(matches!(apply_tar(&mut tree, &mut spool, &mut endless, 1), Err(ImageError::TooLarge(_))));
+    // Each entry goes through links that go through links: few bytes, a thousand steps.
+    let mut winding = Archive::default().dir("a").link("l0", &"a/../".repeat(19));
+    for number in 1..40 {
+        winding = winding.link(&format!("l{number}"), &format!("l{}/{}", number - 1, "a/../".repeat(15)));
+    }
+    for number in 0..900 {
+        winding = winding.file(&format!("l30/{number}"), b"");
+    }
+    assert!(matches!(tree_of(&[winding]), Err(ImageError::TooLarge(_))));
+    // Names and links are in memory.
+    let target = "t".repeat(90);
+    let many = (0..990)
+        .fold(Archive::default(), |archive, number| archive.link(&format!("{number:04}{}", "n".repeat(90)), &target));
+    let (tree, _) = tree_of(&[many]).unwrap();
+    assert!(tree.memory > 990 * 180 && tree.memory < 1 << 20, "{}", tree.memory);
+    let mut tree = Tree::new(Limits { memory: 100 << 10, ..limits });
+    let again = (0..990).fold(Archive::default(), |archive, number| archive.link(&format!("{number}"), &target));
+    let applied = apply_tar(&mut tree, &mut spool, &mut Cursor::new(&again.0), 1);
+    assert!(matches!(applied, Err(ImageError::TooLarge(_))));
+}
+
+#[test]
+fn a_directory_of_hostile_files_takes_no_memory_to_speak_of() {
+    let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+    fs::write(dir.path().join("f"), b"x").unwrap();
+    let flags = rustix::fs::XattrFlags::empty();
+    for number in 0..3 {
+        let name = format!("user.{number}");
+        // Some file systems have no room for so much themselves.
+        let set = rustix::fs::setxattr(dir.path().join("f"), name.as_str(), &[b'x'; 2000], flags);
+        if set.is_err() {
+            return;
+        }
+    }
+    assert!(matches!(read_directory(dir.path(), Limits::default()), Err(ImageError::TooLarge(_))));
+    fs::remove_file(dir.path().join("f")).unwrap();
+    for number in 0..100 {
+        std::os::unix::fs::symlink("t".repeat(4000), dir.path().join(format!("{number}"))).unwrap();
+    }
+    read_directory(dir.path(), Limits::default()).unwrap();
+    let small = Limits { memory: 300_000, ..Limits::default() };
+    assert!(matches!(read_directory(dir.path(), small), Err(ImageError::TooLarge(_))));
 }
 
 #[test]

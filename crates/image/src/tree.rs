@@ -10,6 +10,10 @@ pub const OPAQUE: &[u8] = b"user.overlay.opaque";
 
 /// Longest name of a directory entry.
 pub(crate) const MAX_NAME: usize = 255;
+/// Names and values of one file's attributes together: an image has no room for more.
+pub(crate) const MAX_XATTRS: usize = 4096;
+/// What an inode takes beside what it is called and holds.
+const INODE: u64 = 192;
 /// Symbolic links that may follow each other in one path.
 const MAX_HOPS: usize = 40;
 
@@ -75,6 +79,17 @@ impl Inode {
         matches!(self.kind, Kind::Directory(_))
     }
 
+    /// What it takes in memory, about.
+    fn weight(&self) -> u64 {
+        let xattrs: usize = self.meta.xattrs.iter().map(|(name, value)| name.len() + value.len() + 64).sum();
+        let own = match &self.kind {
+            Kind::Symlink(target) => target.len(),
+            Kind::File(Content { source: Source::Path(path), .. }) => path.as_os_str().len(),
+            _ => 0,
+        };
+        INODE + (xattrs + own) as u64
+    }
+
     pub(crate) fn is_opaque(&self) -> bool {
         self.meta.xattrs.get(OPAQUE).is_some_and(|value| value == b"y")
     }
@@ -86,6 +101,12 @@ pub struct Tree {
     pub(crate) inodes: Vec<Inode>,
     pub(crate) limits: Limits,
     pub(crate) bytes: u64,
+    /// Of names and the like, at least.
+    pub(crate) memory: u64,
+    /// Bytes of archives that were read.
+    pub(crate) inflated: u64,
+    /// Steps that were taken through the tree for archives' sake.
+    pub(crate) steps: u64,
 }
 
 /// A directory that an archive speaks of without describing it.
@@ -96,7 +117,7 @@ pub(crate) fn plain_directory() -> Inode {
 impl Tree {
     #[must_use]
     pub fn new(limits: Limits) -> Self {
-        Self { inodes: vec![plain_directory()], limits, bytes: 0 }
+        Self { inodes: vec![plain_directory()], limits, bytes: 0, memory: 0, inflated: 0, steps: 0 }
     }
 
     #[must_use]
@@ -145,8 +166,37 @@ impl Tree {
                 return Err(ImageError::TooLarge(format!("{} bytes", self.limits.bytes)));
             }
         }
+        self.check_xattrs(&inode.meta)?;
+        self.remember(inode.weight())?;
         self.inodes.push(inode);
         Ok(self.inodes.len() - 1)
+    }
+
+    pub(crate) fn check_xattrs(&self, meta: &Meta) -> Result<(), ImageError> {
+        let xattrs: usize = meta.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if xattrs > MAX_XATTRS {
+            return Err(ImageError::TooLarge(format!("{MAX_XATTRS} bytes of attributes of one file")));
+        }
+        Ok(())
+    }
+
+    /// So much more is kept in memory.
+    pub(crate) fn remember(&mut self, bytes: u64) -> Result<(), ImageError> {
+        self.memory = self.memory.saturating_add(bytes);
+        if self.memory > self.limits.memory {
+            return Err(ImageError::TooLarge(format!("{} bytes of names and attributes", self.limits.memory)));
+        }
+        Ok(())
+    }
+
+    /// So many more steps were taken. Archives can be small and describe endless ways.
+    pub(crate) fn walked(&mut self, steps: u64) -> Result<(), ImageError> {
+        self.steps = self.steps.saturating_add(steps);
+        let most = (self.limits.inodes as u64).saturating_mul(256);
+        if self.steps > most {
+            return Err(ImageError::TooLarge(format!("{most} steps through its directories")));
+        }
+        Ok(())
     }
 
     /// Puts an inode under a name, in place of whatever has it.
@@ -154,6 +204,7 @@ impl Tree {
         if name.is_empty() || name.len() > MAX_NAME || name == b"." || name == b".." || name.contains(&b'/') {
             return Err(ImageError::archive(format!("`{}` is not a name", String::from_utf8_lossy(name))));
         }
+        self.remember(name.len() as u64 + 64)?;
         match self.entries_mut(directory) {
             Some(entries) => {
                 entries.insert(name.to_vec(), inode);
@@ -171,11 +222,17 @@ impl Tree {
 
     /// As [`Self::find`]; `follow`: also a link that is the last part.
     pub(crate) fn walk(&self, path: &[Vec<u8>], follow: bool) -> Option<usize> {
+        self.walk_counting(path, follow, &mut 0)
+    }
+
+    /// The same; `steps` grows by those that were taken.
+    pub(crate) fn walk_counting(&self, path: &[Vec<u8>], follow: bool, steps: &mut u64) -> Option<usize> {
         // Ancestors, so that `..` can go up.
         let mut trail = vec![0_usize];
         let mut rest: Vec<Vec<u8>> = path.iter().rev().cloned().collect();
         let mut hops = 0;
         while let Some(part) = rest.pop() {
+            *steps += 1;
             match part.as_slice() {
                 b"." | b"" => continue,
                 b".." => {

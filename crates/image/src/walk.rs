@@ -12,11 +12,13 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, openat, readlinkat, statat};
 use rustix::io::Errno;
 
-use crate::tree::{Content, Kind, Meta, Source, Tree};
+use crate::tree::{Content, Kind, MAX_XATTRS, Meta, Source, Tree};
 use crate::{ImageError, Inode, Limits};
 
 /// The longest value of an extended attribute that is kept, and names of all of them together.
 const MAX_XATTR: usize = 64 << 10;
+/// A file below a longer path can't be opened to be read.
+const MAX_PATH: usize = 4096;
 /// Overlay's notes to itself: of no use in a layer that lies elsewhere.
 const PRIVATE: [&[u8]; 4] =
     [b"user.overlay.origin", b"user.overlay.impure", b"user.overlay.nlink", b"user.overlay.upper"];
@@ -99,6 +101,9 @@ impl Walk {
                 Kind::Directory(Default::default())
             }
             FileType::RegularFile => {
+                if size > 0 && path.as_os_str().len() >= MAX_PATH {
+                    return Err(ImageError::TooLarge(format!("{MAX_PATH} bytes in a file's path")));
+                }
                 let source = if size == 0 { Source::Empty } else { Source::Path(path.clone()) };
                 Kind::File(Content { source, size })
             }
@@ -155,6 +160,7 @@ fn meta(stat: &Stat, fd: BorrowedFd<'_>, path: &Path) -> Result<Meta, ImageError
         Err(Errno::OPNOTSUPP) => return Ok(meta),
         Err(error) => return Err(at("listing the attributes of", path, error)),
     }
+    let mut kept = 0;
     for name in names.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
         if !is_kept(name) {
             continue;
@@ -163,6 +169,10 @@ fn meta(stat: &Stat, fd: BorrowedFd<'_>, path: &Path) -> Result<Meta, ImageError
         let mut value = Vec::with_capacity(256);
         read_xattr(&mut value, |buffer| rustix::fs::fgetxattr(fd, text, buffer))
             .map_err(|error| at("reading an attribute of", path, error))?;
+        kept += name.len() + value.len();
+        if kept > MAX_XATTRS {
+            return Err(ImageError::TooLarge(format!("{MAX_XATTRS} bytes of attributes of one file")));
+        }
         meta.xattrs.insert(name.to_vec(), value);
     }
     Ok(meta)
