@@ -37,6 +37,13 @@ impl Ipv4Cidr {
         self.prefix <= other.prefix && self.contains(other.base)
     }
 
+    /// Its first and its last address.
+    #[must_use]
+    pub fn range(self) -> (u32, u32) {
+        let first = u32::from(self.base);
+        (first, first | !self.mask())
+    }
+
     #[must_use]
     pub fn contains(self, address: Ipv4Addr) -> bool {
         u32::from(address) & self.mask() == u32::from(self.base)

@@ -2,7 +2,7 @@
 //!
 //! What is allowed wins over what is denied. Names are judged where sandboxes ask for them, in the DNS forwarder: a
 //! name that is denied is refused there, and the addresses of one that is allowed are let through for as long as the
-//! answer may be kept. With everything denied but some names, other names are refused too, so that questions can't
+//! answer may be kept. With every address denied, names that are not allowed are refused too, so that questions can't
 //! carry anything out. Nothing here opens what the table keeps closed to all sandboxes (private and special networks).
 
 use std::net::Ipv4Addr;
@@ -40,8 +40,13 @@ impl Policy {
         !(self.allow.is_empty() && self.deny.is_empty() && !self.has_names())
     }
 
-    pub(super) fn has_names(&self) -> bool {
+    fn has_names(&self) -> bool {
         !(self.allow_names.is_empty() && self.deny_names.is_empty())
+    }
+
+    /// Whether names are judged at all.
+    pub(super) fn judges_names(&self) -> bool {
+        self.has_names() || self.denies_everything()
     }
 
     /// Judges a name in lower case, without its final dot.
@@ -49,16 +54,25 @@ impl Policy {
         let matches = |rules: &[String]| rules.iter().any(|rule| covers(rule, name));
         if matches(&self.allow_names) {
             Ruling::Admit
-        } else if matches(&self.deny_names) || (!self.allow_names.is_empty() && self.denies_everything()) {
+        } else if matches(&self.deny_names) || self.denies_everything() {
             Ruling::Refuse
         } else {
             Ruling::Pass
         }
     }
 
+    /// Whether the denied networks together are all there is, in however many pieces.
     fn denies_everything(&self) -> bool {
-        let probes = [Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST];
-        self.deny.iter().any(|network| probes.iter().all(|address| network.contains(*address)))
+        let mut pieces: Vec<(u32, u32)> = self.deny.iter().map(|network| network.range()).collect();
+        pieces.sort_unstable();
+        let mut next = 0_u64;
+        for (first, last) in pieces {
+            if u64::from(first) > next {
+                return false;
+            }
+            next = next.max(u64::from(last) + 1);
+        }
+        next > u64::from(u32::MAX)
     }
 
     /// The elements of the sets `allow_rules` and `deny_rules` for the sandbox at `address`.
@@ -122,6 +136,23 @@ mod tests {
         assert_eq!((both.judge("good.evil.net"), both.judge("bad.evil.net")), (Ruling::Admit, Ruling::Refuse));
     }
 
+    #[test]
+    fn with_every_address_denied_no_other_name_is_asked_for() {
+        for deny in [&["0.0.0.0/0"][..], &["128.0.0.0/1", "0.0.0.0/1"], &["0.0.0.0/2", "64.0.0.0/2", "128.0.0.0/1"]] {
+            let nothing = policy(&[], deny, &[]);
+            assert!(nothing.judges_names());
+            assert_eq!(nothing.judge("secret.evil.net"), Ruling::Refuse, "{deny:?}");
+            let one = Policy { allow: vec!["1.2.3.4/32".parse().unwrap()], ..policy(&[], deny, &[]) };
+            assert_eq!(one.judge("secret.evil.net"), Ruling::Refuse);
+            assert_eq!(policy(&["pypi.org"], deny, &[]).judge("pypi.org"), Ruling::Admit);
+        }
+        for deny in [&["0.0.0.0/1"][..], &["0.0.0.0/1", "192.0.0.0/2"], &["1.0.0.0/8"], &[]] {
+            let most = policy(&[], deny, &[]);
+            assert!(!most.judges_names());
+            assert_eq!(most.judge("example.com"), Ruling::Pass, "{deny:?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn outermost_networks_cover_the_same_addresses_and_never_overlap(
@@ -133,7 +164,9 @@ mod tests {
                 .map(|(base, prefix)| Ipv4Cidr::new((base & mask(prefix)).into(), prefix).unwrap())
                 .collect();
             let kept = outermost(&networks);
+            let all = Policy { deny: networks.clone(), ..Policy::default() };
             let probe = Ipv4Addr::from(probe);
+            prop_assert!(!all.denies_everything() || networks.iter().any(|network| network.contains(probe)));
             prop_assert_eq!(
                 networks.iter().any(|network| network.contains(probe)),
                 kept.iter().any(|network| network.contains(probe))

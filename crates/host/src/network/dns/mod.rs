@@ -130,7 +130,7 @@ impl Forwarder {
             }
         }
         let mut policies = self.shared.policies.lock().unwrap_or_else(PoisonError::into_inner);
-        if policy.has_names() {
+        if policy.judges_names() {
             policies.insert(sandbox, Arc::new(policy));
         } else {
             policies.remove(&sandbox);
