@@ -58,7 +58,12 @@ it(
 				// Nothing listens there, and it is this machine: not for strangers.
 				await dialog.getByLabel('Image').fill('127.0.0.1:9/atoll/none:1');
 				await dialog.getByRole('button', { name: 'Build' }).click();
-				await dialog.getByText('error', { exact: true }).waitFor({ timeout: 60_000 });
+				const failed = dialog.getByRole('status').getByText('error', { exact: true });
+				await failed.waitFor({ timeout: 60_000 });
+				await dialog
+					.getByRole('log')
+					.getByText(/a private address/)
+					.waitFor();
 				await inspect(page, 'template-image-failed');
 				await dialog.getByRole('button', { name: 'Done' }).click();
 			},
