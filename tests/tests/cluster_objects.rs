@@ -30,7 +30,7 @@ async fn a_template_outlives_the_replica_that_built_it_and_reaches_every_host() 
     cluster.wait_ready().await;
     let base = cluster.admin.list_templates(None).await.expect("templates").items;
     let base = base.iter().find(|template| template.name == "base").map(|base| base.digest.clone());
-    let base = format!("atoll/{}.erofs", base.expect("an image"));
+    let base = format!("atoll/{}.erofs.zst", base.expect("an image"));
     assert!(s3.list().contains(&base), "{base} is not among {:?}", s3.list());
 
     // The files come through one replica, the build runs on the other, in a sandbox on the first host.
@@ -54,7 +54,7 @@ async fn a_template_outlives_the_replica_that_built_it_and_reaches_every_host() 
     .await;
     cluster.admin.drain_host(&cluster.hosts[1].id, false).await.expect("undraining");
     // Stored behind everybody's back: what the COPY and the RUN have made, beside the base.
-    let images = || s3.list().iter().filter(|name| name.ends_with(".erofs")).count();
+    let images = || s3.list().iter().filter(|name| name.ends_with(".erofs.zst")).count();
     until("its layers to be in the bucket", || async { (images() >= 3).then_some(()) }).await;
 
     // The replica is gone with all that was its own; the second host has never seen the image.

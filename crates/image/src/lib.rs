@@ -1,5 +1,5 @@
 //! Root file systems as data: read from tar archives ([`tar`]) and directories ([`walk`]), merged ([`merge`]), and
-//! written as erofs images ([`erofs`]).
+//! written as erofs images ([`erofs`]); and how those are stored and sent ([`packed`]).
 //!
 //! Nothing is ever unpacked: an archive becomes a [`Tree`] in memory and its contents lie in one spool file, so names,
 //! links, owners and devices that a stranger chose are data and never reach the file system of the machine. No
@@ -8,6 +8,7 @@
 
 mod erofs;
 mod merge;
+pub mod packed;
 mod spool;
 mod tar;
 #[cfg(test)]

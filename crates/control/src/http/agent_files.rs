@@ -1,17 +1,19 @@
 //! Images for hosts: a host fetches what it lacks from control, streamed, with its access token.
 //!
 //! A host gets the platform's images; a byoc host also its team's; and any host the images of sandboxes that were
-//! placed on it. To all else the answer is 404, whether the image exists or not.
+//! placed on it. To all else the answer is 404, whether the image exists or not. Hosts that say so get it packed
+//! (`Accept-Encoding: zstd`).
 
 use std::io;
 use std::path::PathBuf;
 
+use atoll_image::packed;
 use atoll_model::api::ErrorBody;
 use atoll_model::api::hosts::HOST_TOKEN_HEADER;
 use atoll_model::{HostId, HostType};
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG};
+use axum::http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, VARY};
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::Response;
 use tokio::fs::File;
@@ -22,7 +24,7 @@ use super::error::{ApiError, ApiResult};
 use crate::app::App;
 use crate::db::{During, on};
 use crate::hosts::HostRow;
-use crate::objects::Content;
+use crate::objects::{Content, Form};
 
 /// All routes of this file.
 pub fn routes() -> OpenApiRouter<App> {
@@ -46,16 +48,28 @@ pub async fn image(
     if !is_digest || !may_have(&app, &host, &digest).await? {
         return Err(ApiError::not_found("image"));
     }
-    let content = open(&app, &digest).await?;
-    let length = content.bytes;
+    let content = open(&app, &digest, takes_packed(&headers)).await?;
     let mut response = Response::new(Body::from_stream(content.stream));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-    headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-    if let Ok(etag) = HeaderValue::from_str(&format!("\"{digest}\"")) {
+    headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
+    if let Some(length) = content.bytes {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    let mut tag = digest;
+    if content.form == Form::Packed {
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static(packed::ENCODING));
+        tag = format!("{tag}-{}", packed::ENCODING);
+    }
+    if let Ok(etag) = HeaderValue::from_str(&format!("\"{tag}\"")) {
         headers.insert(ETAG, etag);
     }
     Ok(response)
+}
+
+fn takes_packed(headers: &HeaderMap) -> bool {
+    let said = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    said.flat_map(|value| value.split(',')).any(|coding| coding.trim() == packed::ENCODING)
 }
 
 async fn may_have(app: &App, host: &HostRow, digest: &str) -> ApiResult<bool> {
@@ -82,14 +96,15 @@ async fn may_have(app: &App, host: &HostRow, digest: &str) -> ApiResult<bool> {
 }
 
 /// The image: in the object store, in the data directory, or in the machine's cache.
-async fn open(app: &App, digest: &str) -> ApiResult<Content> {
+async fn open(app: &App, digest: &str, packed: bool) -> ApiResult<Content> {
     if let Some(content) = app.layers.objects().read(digest).await.map_err(ApiError::internal)? {
-        return Ok(content);
+        return if packed { Ok(content) } else { content.raw().map_err(ApiError::internal) };
     }
     let places: [PathBuf; 2] = [app.config.data_dir.join("images"), app.config.cache_dir.join("images")];
     for place in places {
         match File::open(place.join(format!("{digest}.erofs"))).await {
-            Ok(file) => return Content::of_file(file).await.map_err(ApiError::internal),
+            Ok(file) if packed => return Content::packing(file.into_std().await).map_err(ApiError::internal),
+            Ok(file) => return Content::of_file(file, Form::Raw).await.map_err(ApiError::internal),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(ApiError::internal(error)),
         }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use atoll_image::packed::Unpacker;
 use atoll_model::api::hosts::HostCredentials;
 use atoll_model::{SessionId, TeamId, UserId};
 use axum::body::Body;
@@ -280,6 +281,14 @@ async fn a_host_gets_the_images_that_it_may_have_and_no_others() {
             }
             let answer = client.get(&format!("/v1/hosts/{id}/images/{}", digests[0])).await;
             assert_eq!((answer.body.as_slice(), answer.headers["content-length"].to_str().unwrap()), (&b"p"[..], "1"));
+            let packs = client.with("accept-encoding", "gzip, zstd");
+            let answer = packs.get(&format!("/v1/hosts/{id}/images/{}", digests[0])).await;
+            assert_eq!(answer.headers["content-encoding"], "zstd");
+            let (mut unpacker, mut image) = (Unpacker::new().unwrap(), Vec::new());
+            let mut take = |piece: &[u8]| std::io::Write::write_all(&mut image, piece);
+            unpacker.push(&answer.body, &mut take).unwrap();
+            unpacker.finish().unwrap();
+            assert_eq!(image, b"p");
         }
         let (id, client) = (&hosts[0].0, &hosts[1].1);
         let path = format!("/v1/hosts/{id}/images/{}", digests[0]);

@@ -88,7 +88,7 @@ impl World {
     async fn put_object(&mut self, image: u8) {
         let objects = self.test.app.layers.objects();
         if !objects.has(&digest(image)).await.unwrap() {
-            let mut draft = objects.draft(&digest(image)).unwrap();
+            let mut draft = objects.draft(&digest(image), 1 << 20).unwrap();
             draft.write(Bytes::from(content(image))).await.unwrap();
             draft.finish().await.unwrap();
         }

@@ -2,15 +2,18 @@
 
 use std::time::Duration;
 
+use atoll_image::packed;
 use atoll_model::{HostId, LayerId};
 use atoll_rpc::atoll::host::v1 as wire;
 use atoll_rpc::connectrpc::client::CallOptions;
 use bytes::Bytes;
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING};
 use http_body_util::{BodyExt, Empty};
 
 use super::{LayerError, LayerRow, Layers, SQUASH_AT, store, to_wire};
 use crate::db::Text;
 use crate::fleet::FleetError;
+use crate::objects::Form;
 
 /// Packing reads and writes all bytes of a layer.
 const PACK_DEADLINE: Duration = Duration::from_secs(900);
@@ -38,15 +41,15 @@ impl Layers {
 
     async fn store_one(&self, layer: &LayerRow) -> Result<(), LayerError> {
         let host = layer.host_id.as_ref().map(|host| &host.0).ok_or(LayerError::Elsewhere)?;
-        let digest = match &layer.digest {
-            Some(digest) => digest.clone(),
+        let (digest, size_bytes) = match &layer.digest {
+            Some(digest) => (digest.clone(), layer.size_bytes),
             None => {
                 let (digest, size_bytes) = self.pack(host, std::slice::from_ref(layer)).await?;
                 store::set_digest(&self.db, &layer.id.0, &digest, size_bytes).await?;
-                digest
+                (digest, size_bytes)
             }
         };
-        self.fetch(host, &digest).await?;
+        self.fetch(host, &digest, size_bytes).await?;
         store::set_stored(&self.db, &layer.id.0).await?;
         Ok(())
     }
@@ -60,19 +63,22 @@ impl Layers {
         Ok((answer.digest, i64::try_from(answer.size_bytes).unwrap_or(i64::MAX)))
     }
 
-    /// Gets an image that a host has packed into the object store, checked on the way.
-    async fn fetch(&self, host: &HostId, digest: &str) -> Result<(), LayerError> {
+    /// Gets an image of so many bytes that a host has packed into the object store, checked on the way.
+    async fn fetch(&self, host: &HostId, digest: &str, size_bytes: i64) -> Result<(), LayerError> {
         if self.objects.has(digest).await? {
             return Ok(());
         }
-        let request = http::Request::get(format!("/images/{digest}")).body(Empty::<Bytes>::new());
+        let request = http::Request::get(format!("/images/{digest}")).header(ACCEPT_ENCODING, packed::ENCODING);
+        let request = request.body(Empty::<Bytes>::new());
         let request = request.map_err(|error| crate::objects::ObjectError::other("asking for an image", error))?;
         let answer = self.fleet.host_http(host, request).await?;
         if !answer.status().is_success() {
             return Err(LayerError::Elsewhere);
         }
+        let mut draft = self.objects.draft(digest, u64::try_from(size_bytes).unwrap_or(0))?;
+        let encoding = answer.headers().get(CONTENT_ENCODING);
+        draft.comes(if encoding.is_some_and(|it| it == packed::ENCODING) { Form::Packed } else { Form::Raw })?;
         let mut body = answer.into_body();
-        let mut draft = self.objects.draft(digest)?;
         loop {
             let frame = tokio::time::timeout(STALL, body.frame()).await;
             let frame = frame.map_err(|error| crate::objects::ObjectError::other("fetching an image", error))?;

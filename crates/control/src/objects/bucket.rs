@@ -15,7 +15,7 @@ use tempfile::NamedTempFile;
 use tokio::io::AsyncWriteExt;
 
 use super::web::Connector;
-use super::{Content, ObjectError};
+use super::{Content, Form, ObjectError};
 
 /// Bytes of one part. An object may have 10,000 of them.
 const PART: usize = 16 << 20;
@@ -116,8 +116,9 @@ impl Bucket {
     pub(super) async fn read(&self, name: &str) -> Result<Option<Content>, ObjectError> {
         match self.store.get(&self.path(name)).await {
             Ok(found) => {
-                let bytes = found.meta.size;
-                Ok(Some(Content { bytes, stream: found.into_stream().map_err(io::Error::other).boxed() }))
+                let bytes = Some(found.meta.size);
+                let stream = found.into_stream().map_err(io::Error::other).boxed();
+                Ok(Some(Content { bytes, form: Form::Raw, stream }))
             }
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(source) => Err(ObjectError::Bucket { action: "reading", name: name.to_owned(), source }),

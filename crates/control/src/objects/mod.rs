@@ -4,9 +4,14 @@
 //! of control's own ([`folder`]), or a bucket that all replicas share ([`bucket`]); drafts always lie in the folder.
 //! Hosts fetch from it over HTTP (`http/agent_files.rs`). Who may have what, and when something goes, is decided
 //! elsewhere.
+//!
+//! Images lie packed (`atoll_image::packed`) as `DIGEST.erofs.zst`. Those of before are raw, `DIGEST.erofs`, and are read
+//! as well.
 
 mod bucket;
+mod draft;
 mod folder;
+mod packing;
 #[cfg(test)]
 mod tests;
 mod web;
@@ -18,12 +23,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 use tokio::fs::File;
 
 use self::bucket::Bucket;
 pub use self::bucket::BucketSettings;
+pub use self::draft::{Draft, Form};
 use self::folder::Folder;
 
 /// Why the store did not do it.
@@ -35,6 +40,8 @@ pub enum ObjectError {
     Bucket { action: &'static str, name: String, source: object_store::Error },
     #[error("what came as image {wanted} has the digest {found}")]
     WrongDigest { wanted: String, found: String },
+    #[error("what came as image {0} is larger than it may be")]
+    TooLarge(String),
     #[error("{action}")]
     Other { action: &'static str, source: Box<dyn std::error::Error + Send + Sync> },
 }
@@ -66,25 +73,24 @@ pub struct Listed {
 
 /// What is in an object, from its beginning.
 pub struct Content {
-    /// How many.
-    pub bytes: u64,
+    /// How many, if that is known.
+    pub bytes: Option<u64>,
+    /// What they are.
+    pub form: Form,
     pub stream: BoxStream<'static, io::Result<Bytes>>,
 }
 
-/// An image that is being written.
-pub struct Draft {
-    objects: Objects,
-    digest: String,
-    state: Option<(NamedTempFile, Sha256)>,
+fn image_name(digest: &str) -> String {
+    format!("{digest}.erofs.zst")
 }
 
-fn image_name(digest: &str) -> String {
+fn raw_name(digest: &str) -> String {
     format!("{digest}.erofs")
 }
 
 /// The digest, if the name is an image's.
 fn image_digest(name: &str) -> Option<&str> {
-    let digest = name.strip_suffix(".erofs")?;
+    let digest = name.strip_suffix(".zst").unwrap_or(name).strip_suffix(".erofs")?;
     let is_digest = digest.len() == 64 && digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     is_digest.then_some(digest)
 }
@@ -124,25 +130,33 @@ impl Objects {
     }
 
     pub async fn has(&self, digest: &str) -> Result<bool, ObjectError> {
-        self.has_name(&image_name(digest)).await
+        Ok(self.has_name(&image_name(digest)).await? || self.has_name(&raw_name(digest)).await?)
     }
 
-    /// The image; none when it is not there.
+    /// The image, in the form in which it lies here; none when it is not there.
     pub async fn read(&self, digest: &str) -> Result<Option<Content>, ObjectError> {
-        let name = image_name(digest);
+        match self.read_name(&image_name(digest), Form::Packed).await? {
+            Some(content) => Ok(Some(content)),
+            None => self.read_name(&raw_name(digest), Form::Raw).await,
+        }
+    }
+
+    async fn read_name(&self, name: &str, form: Form) -> Result<Option<Content>, ObjectError> {
         match &self.bucket {
-            Some(bucket) => bucket.read(&name).await,
-            None => match self.folder.read(&name).await? {
-                Some(file) => Content::of_file(file).await.map(Some).map_err(ObjectError::io("reading", self.folder())),
+            Some(bucket) => Ok(bucket.read(name).await?.map(|content| Content { form, ..content })),
+            None => match self.folder.read(name).await? {
+                Some(file) => {
+                    let content = Content::of_file(file, form).await;
+                    content.map(Some).map_err(ObjectError::io("reading", self.folder()))
+                }
                 None => Ok(None),
             },
         }
     }
 
-    /// Begins to write the image with this digest.
-    pub fn draft(&self, digest: &str) -> Result<Draft, ObjectError> {
-        let file = self.temporary()?;
-        Ok(Draft { objects: self.clone(), digest: digest.to_owned(), state: Some((file, Sha256::new())) })
+    /// Begins to write the image with this digest. It may have so many bytes.
+    pub fn draft(&self, digest: &str, most: u64) -> Result<Draft, ObjectError> {
+        Draft::begin(self.clone(), digest, most)
     }
 
     /// A file in the store's folder that is not an object yet.
@@ -150,24 +164,19 @@ impl Objects {
         self.folder.temporary()
     }
 
-    /// Takes a file from [`Self::temporary`] in, whose digest the caller has just computed.
-    pub async fn adopt(&self, file: NamedTempFile, digest: &str) -> Result<(), ObjectError> {
-        self.keep(file, image_name(digest)).await
-    }
-
-    /// Takes an image in that lies elsewhere on this machine, if it is not there yet.
+    /// Takes an image in that lies in a file on this machine, if it is not there yet.
     pub async fn import(&self, path: &Path, digest: &str) -> Result<(), ObjectError> {
         if self.has(digest).await? {
             return Ok(());
         }
         let mut file = File::open(path).await.map_err(ObjectError::io("opening", path))?;
-        let mut draft = self.draft(digest)?;
-        let mut buffer = vec![0; 1 << 20];
+        let mut draft = self.draft(digest, u64::MAX)?;
         loop {
-            let read = tokio::io::AsyncReadExt::read(&mut file, &mut buffer).await;
+            let mut buffer = bytes::BytesMut::with_capacity(Content::CHUNK);
+            let read = tokio::io::AsyncReadExt::read_buf(&mut file, &mut buffer).await;
             match read.map_err(ObjectError::io("reading", path))? {
                 0 => return draft.finish().await,
-                length => draft.write(Bytes::copy_from_slice(&buffer[..length])).await?,
+                _ => draft.write(buffer.freeze()).await?,
             }
         }
     }
@@ -182,12 +191,17 @@ impl Objects {
             let digest = image_digest(&name)?.to_owned();
             Some(Listed { digest, age })
         });
-        Ok(images.collect())
+        let mut images: Vec<_> = images.collect();
+        // One may lie here in both forms.
+        images.sort_by(|one, other| (&one.digest, one.age).cmp(&(&other.digest, other.age)));
+        images.dedup_by(|one, other| one.digest == other.digest);
+        Ok(images)
     }
 
     /// Success when it is not there.
     pub async fn delete(&self, digest: &str) -> Result<(), ObjectError> {
-        self.delete_name(&image_name(digest)).await
+        self.delete_name(&image_name(digest)).await?;
+        self.delete_name(&raw_name(digest)).await
     }
 
     /// Takes a file from [`Self::temporary`] in as what builds copy from.
@@ -258,38 +272,11 @@ fn files_name(key: &str) -> String {
 }
 
 impl Content {
-    const CHUNK: usize = 256 * 1024;
+    const CHUNK: usize = 1 << 20;
 
-    pub async fn of_file(file: File) -> io::Result<Self> {
+    pub async fn of_file(file: File, form: Form) -> io::Result<Self> {
         let bytes = file.metadata().await?.len();
         let stream = tokio_util::io::ReaderStream::with_capacity(file, Self::CHUNK);
-        Ok(Self { bytes, stream: Box::pin(stream) })
-    }
-}
-
-impl Draft {
-    /// Appends. Hashing and writing happen off the async threads.
-    pub async fn write(&mut self, chunk: Bytes) -> Result<(), ObjectError> {
-        let lost = || ObjectError::other("storing an image", "an earlier write has failed");
-        let (mut file, mut hasher) = self.state.take().ok_or_else(lost)?;
-        let folder = self.objects.folder().to_owned();
-        let writing = tokio::task::spawn_blocking(move || {
-            hasher.update(&chunk);
-            let written = io::Write::write_all(file.as_file_mut(), &chunk);
-            written.map_err(ObjectError::io("writing into", &folder)).map(|()| (file, hasher))
-        });
-        self.state = Some(writing.await.map_err(|error| ObjectError::other("storing an image", error))??);
-        Ok(())
-    }
-
-    /// Puts it into place, if it is what its name says.
-    pub async fn finish(mut self) -> Result<(), ObjectError> {
-        let lost = || ObjectError::other("storing an image", "an earlier write has failed");
-        let (file, hasher) = self.state.take().ok_or_else(lost)?;
-        let found = hex::encode(hasher.finalize());
-        if found != self.digest {
-            return Err(ObjectError::WrongDigest { wanted: self.digest, found });
-        }
-        self.objects.adopt(file, &found).await
+        Ok(Self { bytes: Some(bytes), form, stream: Box::pin(stream) })
     }
 }

@@ -3,6 +3,9 @@
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
+use atoll_image::packed::{Packing, Unpacker};
+use sha2::{Digest, Sha256};
+
 use super::*;
 
 /// A bucket on a server of its own, which ends with it.
@@ -58,26 +61,100 @@ fn digest(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))
 }
 
-async fn bytes_of(content: Content) -> Vec<u8> {
+async fn bytes_as_they_lie(content: Content) -> Vec<u8> {
     let length = content.bytes;
     let parts: Vec<Bytes> = futures::TryStreamExt::try_collect(content.stream).await.unwrap();
     let bytes = parts.concat();
-    assert_eq!(bytes.len() as u64, length);
+    assert!(length.is_none_or(|length| bytes.len() as u64 == length));
     bytes
+}
+
+async fn bytes_of(content: Content) -> Vec<u8> {
+    bytes_as_they_lie(content.raw().unwrap()).await
+}
+
+fn packed(image: &[u8]) -> Vec<u8> {
+    Packing::new(image).unwrap().collect::<Result<Vec<_>, _>>().unwrap().concat()
+}
+
+async fn write(objects: &Objects, name: &str, form: Form, bytes: &[u8], most: u64) -> Result<(), ObjectError> {
+    let mut draft = objects.draft(name, most)?;
+    draft.comes(form)?;
+    for portion in bytes.chunks(700_000) {
+        draft.write(Bytes::copy_from_slice(portion)).await?;
+    }
+    draft.finish().await
+}
+
+/// Of images that come or lie in one form or the other.
+async fn promises_of_forms(objects: &Objects) {
+    let image: Vec<u8> = (0..3_000_000_u32).map(|at| (at / 7) as u8).collect();
+    let (name, whole) = (digest(&image), image.len() as u64);
+    let packed = packed(&image);
+    // What comes packed is kept as it came, and checked all the same.
+    write(objects, &name, Form::Packed, &packed, whole).await.unwrap();
+    let content = objects.read(&name).await.unwrap().unwrap();
+    assert_eq!(content.form, Form::Packed);
+    assert!(bytes_as_they_lie(content).await == packed);
+    assert!(bytes_of(objects.read(&name).await.unwrap().unwrap()).await == image);
+    objects.delete(&name).await.unwrap();
+
+    for (form, bytes) in [(Form::Packed, packed.as_slice()), (Form::Raw, image.as_slice())] {
+        let refused = write(objects, &name, form, bytes, whole - 1).await.unwrap_err();
+        assert!(matches!(refused, ObjectError::TooLarge(_)), "{refused:?}");
+        let refused = write(objects, &digest(b"another"), form, bytes, whole).await.unwrap_err();
+        assert!(matches!(refused, ObjectError::WrongDigest { .. }), "{refused:?}");
+    }
+    let cut = write(objects, &name, Form::Packed, &packed[..packed.len() - 1], whole).await.unwrap_err();
+    let raw = write(objects, &name, Form::Packed, &image, whole).await.unwrap_err();
+    assert!(matches!((&cut, &raw), (ObjectError::Io { .. }, ObjectError::Io { .. })), "{cut:?} {raw:?}");
+    assert!(!objects.has(&name).await.unwrap());
+
+    // One that was stored before images were packed.
+    let mut file = objects.temporary().unwrap();
+    io::Write::write_all(&mut file, &image).unwrap();
+    objects.keep(file, raw_name(&name)).await.unwrap();
+    assert!(objects.has(&name).await.unwrap());
+    let content = objects.read(&name).await.unwrap().unwrap();
+    assert_eq!((content.form, content.bytes), (Form::Raw, Some(whole)));
+    assert!(bytes_of(content).await == image);
+    let before = objects.list().await.unwrap().len();
+    write(objects, &name, Form::Raw, &image, whole).await.unwrap();
+    assert_eq!(objects.list().await.unwrap().len(), before, "in both forms it is one");
+    objects.delete(&name).await.unwrap();
+    assert!(!objects.has(&name).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_file_elsewhere_is_packed_while_it_is_read() {
+    let image: Vec<u8> = (0..2_500_000_u32).map(|at| (at / 9) as u8).collect();
+    let mut file = tempfile::tempfile().unwrap();
+    io::Write::write_all(&mut file, &image).unwrap();
+    io::Seek::rewind(&mut file).unwrap();
+    let content = Content::packing(file).unwrap();
+    assert_eq!((content.form, content.bytes), (Form::Packed, None));
+    let bytes = bytes_as_they_lie(content).await;
+    let mut unpacker = Unpacker::new().unwrap();
+    let mut found = Vec::new();
+    unpacker.push(&bytes, &mut |piece| io::Write::write_all(&mut found, piece)).unwrap();
+    unpacker.finish().unwrap();
+    assert!(found == image && bytes.len() < image.len() / 10);
 }
 
 /// What is promised of any store; the first of its objects has `size` bytes.
 async fn promises(objects: &Objects, size: usize) {
-    let image: Vec<u8> = (0..size).map(|at| (at / 7) as u8).collect();
+    // Can't be packed smaller.
+    let mut image = vec![0; size];
+    rand::Rng::fill(&mut rand::rng(), image.as_mut_slice());
     let name = digest(&image);
     assert!(!objects.has(&name).await.unwrap());
     assert!(objects.read(&name).await.unwrap().is_none());
-    let mut wrong = objects.draft(&name).unwrap();
+    let mut wrong = objects.draft(&name, size as u64).unwrap();
     wrong.write(Bytes::from_static(b"imagx")).await.unwrap();
     assert!(matches!(wrong.finish().await, Err(ObjectError::WrongDigest { .. })));
     assert!(!objects.has(&name).await.unwrap());
 
-    let mut right = objects.draft(&name).unwrap();
+    let mut right = objects.draft(&name, size as u64).unwrap();
     for chunk in image.chunks(1 << 20) {
         right.write(Bytes::copy_from_slice(chunk)).await.unwrap();
     }
@@ -87,7 +164,7 @@ async fn promises(objects: &Objects, size: usize) {
 
     let mut draft = objects.temporary().unwrap();
     io::Write::write_all(&mut draft, b"small").unwrap();
-    objects.adopt(draft, &digest(b"small")).await.unwrap();
+    objects.import(draft.path(), &digest(b"small")).await.unwrap();
     let mut listed: Vec<_> = objects.list().await.unwrap().into_iter().map(|listed| listed.digest).collect();
     listed.sort();
     let mut expected = [name.clone(), digest(b"small")];
@@ -127,6 +204,7 @@ async fn a_folder_keeps_its_promises() {
     let dir = tempfile::tempdir().unwrap();
     let objects = Objects::open(dir.path()).unwrap();
     promises(&objects, 3 << 20).await;
+    promises_of_forms(&objects).await;
     // A draft that a crash has left goes with the next start; objects stay.
     let before = std::fs::read_dir(objects.folder()).unwrap().count();
     std::fs::write(objects.folder().join(".draft-x"), b"half").unwrap();
@@ -141,6 +219,7 @@ async fn a_bucket_keeps_the_same_promises_and_replicas_see_each_others_objects()
     let objects = Objects::open_bucket(dir.path(), &s3.settings).await.unwrap();
     // Three parts, the last of them not whole.
     promises(&objects, 35 << 20).await;
+    promises_of_forms(&objects).await;
     assert_eq!(std::fs::read_dir(objects.folder()).unwrap().count(), 0, "nothing stays on the disk");
     let another = Objects::open_bucket(other.path(), &s3.settings).await.unwrap();
     assert!(another.has(&digest(b"small")).await.unwrap());

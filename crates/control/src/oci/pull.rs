@@ -138,7 +138,7 @@ impl Puller {
         let (draft, pulled) = self.assemble(&mut session, &manifest, say).await?;
         // Named first: from then on nobody takes the object away.
         self.note(&digest, &pulled).await?;
-        self.objects.adopt(draft, &pulled.digest).await?;
+        self.objects.import(draft.path(), &pulled.digest).await?;
         Ok(pulled)
     }
 

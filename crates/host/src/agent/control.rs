@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use atoll_image::packed;
 use atoll_model::api::ErrorBody;
 use atoll_model::api::hosts::{
     HOST_SIGNATURE_HEADER, HOST_TOKEN_HEADER, HeartbeatRequest, HostCredentials, HostTombstone, RegisterHostRequest,
@@ -14,7 +15,7 @@ use atoll_model::api::hosts::{
 };
 use atoll_model::{ErrorCode, HostId};
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE, HOST, RETRY_AFTER, UPGRADE, USER_AGENT};
+use http::header::{ACCEPT_ENCODING, CONNECTION, CONTENT_TYPE, HOST, RETRY_AFTER, UPGRADE, USER_AGENT};
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -131,7 +132,7 @@ impl HttpControl {
         tokio::time::timeout(REQUEST_TIMEOUT, work).await.unwrap_or_else(late)
     }
 
-    /// Asks for an image; the answer's body is a stream of any length.
+    /// Asks for an image; the answer's body is a stream of any length, packed if its head says so.
     ///
     /// # Errors
     /// When control does not answer, or not with the image.
@@ -141,6 +142,7 @@ impl HttpControl {
         let request = self
             .request(Method::GET, &format!("/v1/hosts/{host}/images/{digest}"))
             .header(HOST_TOKEN_HEADER, access_token)
+            .header(ACCEPT_ENCODING, packed::ENCODING)
             .body(Full::default())
             .map_err(|error| fail(error.to_string()))?;
         let late = |_| fail(format!("no answer within {REQUEST_TIMEOUT:?}"));

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use atoll_image::packed;
+use http::header::CONTENT_ENCODING;
 use http_body_util::BodyExt;
 
 use super::control::HttpControl;
@@ -24,10 +26,14 @@ impl Fetch for ControlImages {
         let stored = self.store.load().ok_or_else(|| fail("this host is not enrolled".to_owned()))?;
         let credentials = &stored.current.credentials;
         let answer = self.control.image(&credentials.host_id, &credentials.access_token, digest).await;
-        let mut body = match answer {
-            Ok(answer) => answer.into_body(),
+        let answer = match answer {
+            Ok(answer) => answer,
             Err(error) => return Err(FetchError { not_found: error.status == Some(404), ..fail(error.to_string()) }),
         };
+        if answer.headers().get(CONTENT_ENCODING).is_some_and(|it| it == packed::ENCODING) {
+            sink.comes_packed().map_err(|error| fail(error.to_string()))?;
+        }
+        let mut body = answer.into_body();
         loop {
             let frame = tokio::time::timeout(STALL, body.frame())
                 .await

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
+use atoll_image::packed::Unpacker;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
@@ -46,9 +47,20 @@ struct Draft {
     checked_at: u64,
     most: u64,
     reserve: u64,
+    unpacker: Option<Unpacker>,
 }
 
 impl ImageSink {
+    /// What is written from now on is the image packed (`atoll_image::packed`).
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    pub fn comes_packed(&mut self) -> io::Result<()> {
+        let draft = self.draft.as_mut().ok_or_else(|| io::Error::other("an earlier write has failed"))?;
+        draft.unpacker = Some(Unpacker::new()?);
+        Ok(())
+    }
+
     /// Appends to the image. Hashing and writing happen off the async threads.
     ///
     /// # Errors
@@ -62,7 +74,14 @@ impl ImageSink {
 }
 
 impl Draft {
-    fn write(&mut self, chunk: &[u8]) -> io::Result<()> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let Some(mut unpacker) = self.unpacker.take() else { return self.append(bytes) };
+        unpacker.push(bytes, &mut |image| self.append(image))?;
+        self.unpacker = Some(unpacker);
+        Ok(())
+    }
+
+    fn append(&mut self, chunk: &[u8]) -> io::Result<()> {
         self.written += chunk.len() as u64;
         if self.written > self.most {
             return Err(io::Error::new(
@@ -85,7 +104,9 @@ impl Draft {
     }
 
     /// Puts the draft into place if it is the image that was wanted.
-    fn finish(self, digest: &str, store: &Path) -> Result<PathBuf, ImageError> {
+    fn finish(mut self, digest: &str, store: &Path) -> Result<PathBuf, ImageError> {
+        let whole = self.unpacker.take().map_or(Ok(()), Unpacker::finish);
+        whole.map_err(io_error("unpacking what came for", &store.join(digest)))?;
         let found = hex::encode(self.hasher.finalize());
         if found != digest {
             return Err(ImageError::WrongDigest { wanted: digest.to_owned(), found });
@@ -110,7 +131,7 @@ pub(super) async fn fetch(
         .tempfile_in(store)
         .map_err(io_error("making a file to fetch into in", store))?;
     let (most, reserve) = (options.max_image_bytes, options.reserve);
-    let draft = Draft { file, hasher: Sha256::new(), written: 0, checked_at: 0, most, reserve };
+    let draft = Draft { file, hasher: Sha256::new(), written: 0, checked_at: 0, most, reserve, unpacker: None };
     let mut sink = ImageSink { draft: Some(draft) };
     source.fetch(digest, &mut sink).await?;
     let Some(draft) = sink.draft else {

@@ -58,12 +58,17 @@ impl Drop for Machine {
 #[derive(Default)]
 struct Source {
     bytes: Bytes,
+    packed: bool,
     asked: AtomicUsize,
 }
 
 impl Source {
     fn of(bytes: &Bytes) -> Self {
-        Self { bytes: bytes.clone(), asked: AtomicUsize::new(0) }
+        Self { bytes: bytes.clone(), ..Self::default() }
+    }
+
+    fn packed(bytes: Vec<u8>) -> Self {
+        Self { bytes: bytes.into(), packed: true, ..Self::default() }
     }
 }
 
@@ -74,6 +79,9 @@ impl Fetch for Source {
         let error = |reason: String| FetchError { digest: digest.to_owned(), reason, not_found: false };
         if self.bytes.is_empty() {
             return Err(FetchError { not_found: true, ..error("no such image".to_owned()) });
+        }
+        if self.packed {
+            sink.comes_packed().map_err(|e| error(e.to_string()))?;
         }
         for chunk in self.bytes.chunks(1000) {
             sink.write(Bytes::copy_from_slice(chunk)).await.map_err(|e| error(e.to_string()))?;
@@ -143,6 +151,33 @@ async fn what_has_another_digest_is_never_kept_and_the_next_try_may_succeed() {
     assert!(names(&machine.store()).is_empty());
     assert!(images.entries().is_empty(), "names that lead nowhere are kept");
     images.mounted(&digest, &Source::of(&bytes)).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_image_comes_packed_and_what_is_not_whole_or_unpacks_to_more_is_refused() {
+    let machine = Machine::new();
+    let (digest, bytes) = machine.make("packed");
+    let packed: Result<Vec<_>, _> = atoll_image::packed::Packing::new(&bytes[..]).unwrap().collect();
+    let packed = packed.unwrap().concat();
+    assert!(packed.len() < bytes.len());
+    let tight = ImageOptions { max_image_bytes: bytes.len() as u64 - 1, ..ImageOptions::default() };
+    let images = machine.images_with(tight);
+    let error = images.mounted(&digest, &Source::packed(packed.clone())).await.unwrap_err();
+    assert!(error.to_string().contains("larger than"), "{error}");
+    let images = machine.images();
+    for (wrong, why) in [
+        (packed[..packed.len() - 1].to_vec(), "not whole"),
+        (bytes.to_vec(), "not a packed image"),
+        ([&packed[..], b"more"].concat(), "behind its end"),
+    ] {
+        let error = images.mounted(&digest, &Source::packed(wrong)).await.unwrap_err();
+        let text = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
+        let text = text.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+        assert!(text.contains(why), "{text}");
+    }
+    assert!(names(&machine.store()).is_empty());
+    let mounted = images.mounted(&digest, &Source::packed(packed)).await.unwrap();
+    assert_eq!(fs::read_to_string(mounted.path.join("hello")).unwrap(), "packed");
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create
 
 use super::channel::{Bridge, Met, Talk};
 use super::kept::SHAPE;
+use super::patience::Patience;
 use super::qmp::{Cont, Qmp, ReadConsole};
 use super::stored::Stored;
 use super::waiting::Shape;
@@ -26,8 +27,8 @@ use crate::zygote::wire;
 /// From QEMU's first instruction to the guest's word that it is ready: two seconds in software on an idle machine,
 /// many more on one whose processors are all busy.
 const PATIENCE: Duration = Duration::from_secs(45);
-/// A copy of a machine answers within a second, or three on a busy machine. One that does not, never will; then there
-/// must be time left to boot.
+/// A copy of a machine answers within a second if it gets a processor. One that does not, never will; then there must be
+/// time left to boot.
 const COPYS_PATIENCE: Duration = Duration::from_secs(15);
 /// The process gets so much more of them than its guest has processors; it opens nothing by itself.
 const THREADS: u32 = 192;
@@ -75,10 +76,10 @@ impl Origin {
     }
 
     /// How long its guest may take to say that it is ready.
-    const fn patience(&self) -> Duration {
+    const fn patience(&self) -> Patience {
         match self {
-            Self::Boot | Self::Own(_) => PATIENCE,
-            Self::Other(_) | Self::Waiting(_) => COPYS_PATIENCE,
+            Self::Boot | Self::Own(_) => Patience { silent: PATIENCE, most: PATIENCE },
+            Self::Other(_) | Self::Waiting(_) => Patience { silent: COPYS_PATIENCE, most: PATIENCE },
         }
     }
 
@@ -338,13 +339,12 @@ impl Shared {
             let new = met.knows_nothing() || matches!(begun.from, Origin::Other(_));
             Talk::with(met, new.then_some(&begun.beginning)).await
         };
-        let patience = begun.from.patience();
         let why = tokio::select! {
-            talk = tokio::time::timeout(patience, talk) => match talk {
-                Ok(Ok(talk)) => return Ok(talk),
-                Ok(Err(error)) => error.to_string(),
-                Err(_) => format!("it said nothing for {} s", patience.as_secs()),
+            talk = talk => match talk {
+                Ok(talk) => return Ok(talk),
+                Err(error) => error.to_string(),
             },
+            silence = begun.from.patience().with(begun.init.pid) => silence,
             exit = watched.exited() => format!("QEMU ended ({:?})", exit.ok().and_then(|exit| exit.code)),
         };
         let mut words = vec![why];

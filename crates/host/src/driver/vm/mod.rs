@@ -4,7 +4,7 @@
 //! has the same address behind the same rules. docs/vm.md says how it is built. Files: [`launch`] the order of a start,
 //! [`jail`] where QEMU runs, [`qemu`] what it is told, [`qmp`] its own protocol, [`channel`] the talk with the guest,
 //! [`disk`] the writable disk, [`memory`] how memory is copied, [`stored`] pauses, [`kept`] memory for forks and snapshots, [`waiting`] what spares most machines a
-//! boot, [`kernel`] and [`initramfs`] what is booted, [`accel`] hardware or software.
+//! boot, [`patience`] how long a guest may be silent, [`kernel`] and [`initramfs`] what is booted, [`accel`] hardware or software.
 //!
 //! QEMU is nobody's child. After an agent's restart it is found by pid, start time and boot id, and a new [`channel`]
 //! begins; nothing about machines is kept in memory but those channels.
@@ -18,6 +18,7 @@ mod kept;
 mod kernel;
 mod launch;
 mod memory;
+mod patience;
 mod qemu;
 mod qmp;
 mod stored;
