@@ -55,6 +55,9 @@ sys.exit(ctypes.CDLL(None).mount(b"none", b"/mnt/m", b"tmpfs", 0, None))' && gre
     let resumed = atoll.client().resume_sandbox(&id).await.expect("resume");
     assert_eq!(resumed.kept.as_deref(), Some("memory"), "{resumed:?}");
     assert_eq!(atoll.sh(&id, &format!("cat /proc/{pid}/comm")).await.stdout, "python3\n");
+    // What was urgent while it was greeted is not any more, nor is what it starts.
+    let nice = "cat /proc/1/task/*/stat /proc/self/stat | sed 's/.*) //' | cut -d' ' -f17 | sort -u";
+    assert_eq!(atoll.root(&id, nice).await.stdout, "0\n");
 
     // It ends by itself: that is seen.
     let end = ExecRequest {

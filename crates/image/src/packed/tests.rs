@@ -94,7 +94,7 @@ const PIECES: usize = 128 << 10;
 #[test]
 fn bombs_are_refused_before_they_take_memory() {
     // A frame of 64 MB in some kilobytes; one that says nothing of its size; one with a window of 128 MB.
-    assert!(refusal(&frames(&[64 << 20])).contains("too much memory"));
+    assert!(refusal(&frames(&[64 << 20])).contains("too large"));
     let endless = zstd::stream::encode_all(std::io::repeat(0).take(64 << 20), 1).unwrap();
     assert!(refusal(&endless).contains("too large"), "{}", refusal(&endless));
     let mut wide = zstd::stream::Encoder::new(Vec::new(), 1).unwrap();

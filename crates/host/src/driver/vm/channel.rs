@@ -23,10 +23,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::driver::connectable;
 
-/// Until another Hello: the first is the one that counts, unless the guest was in mid-sentence.
+/// Until another Hello: the first is the one that counts, unless the guest was in mid-sentence. Longer each time, since a
+/// guest that gets hardly any processor has to answer all that have gathered.
 const HELLO_AGAIN: Duration = Duration::from_millis(100);
-/// What carries a guest that waits for the rest of a frame over its end.
+const SELDOM: Duration = Duration::from_secs(1);
+/// What carries a guest that waits for the rest of a frame over its end, and when: after some five seconds.
 const INSISTENCE: usize = 700;
+const INSIST_AT: u32 = 10;
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
 const FIRST_WAIT: Duration = Duration::from_millis(50);
@@ -115,7 +118,7 @@ impl Met {
         let mut met = Self { stream, finder: Finder::default(), epoch: rand::random(), configured: false };
         let hello = Frame { word: Word::Hello, epoch: met.epoch }.encode();
         met.stream.write_all(&hello).await?;
-        let mut attempt = 0;
+        let (mut attempt, mut pause) = (0, HELLO_AGAIN);
         loop {
             while let Some(frame) = met.finder.next_frame() {
                 if let (Word::Ack { configured }, true) = (frame.word, frame.epoch == met.epoch) {
@@ -123,13 +126,14 @@ impl Met {
                     return Ok(met);
                 }
             }
-            if let Ok(read) = tokio::time::timeout(HELLO_AGAIN, met.read()).await {
+            if let Ok(read) = tokio::time::timeout(pause, met.read()).await {
                 read?;
                 continue;
             }
             attempt += 1;
+            pause = (pause * 3 / 2).min(SELDOM);
             // A guest that has yet to boot reads nothing: what is written then only fills the socket.
-            let words = hello.repeat(if attempt == 50 { INSISTENCE } else { 1 });
+            let words = hello.repeat(if attempt == INSIST_AT { INSISTENCE } else { 1 });
             let _full = tokio::time::timeout(HELLO_AGAIN, met.stream.write_all(&words)).await;
         }
     }
@@ -261,5 +265,44 @@ async fn carry(mut stream: UnixStream, mut requests: Requests) {
             let _ended = tokio::io::copy_bidirectional(&mut stream, &mut TokioIo::new(upgraded)).await;
         }
         Err(error) => tracing::debug!(%error, "a connection to a guest could not be opened"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// What a guest gets to read in its first minutes, at which times, when it never answers.
+    async fn unanswered(time: Duration) -> Vec<(Duration, usize)> {
+        let dir = tempfile::tempdir().unwrap();
+        let port = dir.path().join("port.sock");
+        let listener = UnixListener::bind(&port).unwrap();
+        let (begun, heard) = (tokio::time::Instant::now(), Arc::new(Mutex::new(Vec::new())));
+        let noted = heard.clone();
+        let guest = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut buffer = vec![0; 64 << 10];
+            while let Ok(read @ 1..) = stream.read(&mut buffer).await {
+                noted.lock().unwrap().push((begun.elapsed(), read));
+            }
+        });
+        assert!(tokio::time::timeout(time, Met::at(&port)).await.is_err());
+        guest.await.unwrap();
+        Arc::try_unwrap(heard).unwrap().into_inner().unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_guest_that_is_slow_is_not_buried_in_greetings_and_one_in_mid_sentence_is_carried_over_it() {
+        let heard = unanswered(Duration::from_secs(120)).await;
+        let frame = Frame { word: Word::Hello, epoch: [0; 16] }.encode().len();
+        let total: usize = heard.iter().map(|(_, bytes)| bytes).sum();
+        assert!(total <= (130 + INSISTENCE) * frame, "{} greetings in two minutes", total / frame);
+        // The longest frame of HTTP/2 is covered well before a copy would be given up.
+        let early = heard.iter().take_while(|(at, _)| *at < Duration::from_secs(8));
+        assert!(early.map(|(_, bytes)| bytes).sum::<usize>() > 16 << 10, "{heard:?}");
+        // Who is merely asked while it finishes its last talk hears the next one soon.
+        assert!(heard[1].0 <= HELLO_AGAIN + Duration::from_millis(5), "{heard:?}");
     }
 }
