@@ -143,7 +143,10 @@ fn hint(error: &anyhow::Error) -> Option<String> {
             ErrorCode::Unauthorized => {
                 "set ATOLL_API_KEY to a key of this server, or store one with `atoll login`".to_owned()
             }
-            ErrorCode::NotFound => "`atoll ps` lists the sandboxes of your team".to_owned(),
+            // Of a field (a template, a volume) the message says what there is none of.
+            ErrorCode::NotFound if answer.field.is_none() && answer.message.ends_with("such sandbox") => {
+                "`atoll ps` lists the sandboxes of your team".to_owned()
+            }
             ErrorCode::NoHostsAvailable | ErrorCode::HostUnavailable => {
                 "`atoll host check` says what a machine can run; the server's log says why hosts were passed over"
                     .to_owned()

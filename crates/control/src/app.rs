@@ -20,6 +20,7 @@ use crate::events::Feed;
 use crate::fleet::Tunnels;
 use crate::hosts::Hosts;
 use crate::http::metrics::HttpMetrics;
+use crate::http::places::Places;
 use crate::http::{Listeners, Lookup};
 use crate::layers::Layers;
 use crate::reconcile::Reconcile;
@@ -65,6 +66,10 @@ pub struct Parts {
     pub shutdown: CancellationToken,
     /// Requests under way.
     pub requests: Arc<Semaphore>,
+    /// Those of hosts, which nothing else can crowd out.
+    pub host_requests: Arc<Semaphore>,
+    /// What one team may have under way.
+    pub places: Places,
     pub metrics: HttpMetrics,
     /// When the use of each key was last noted.
     pub key_uses: Mutex<HashMap<ApiKeyId, Millis>>,

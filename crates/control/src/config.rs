@@ -175,16 +175,26 @@ impl Default for HostTimes {
 /// Bounds on what clients may ask for at once.
 #[derive(Debug, Clone)]
 pub struct HttpLimits {
-    /// Open connections; more wait in the kernel's queue. Default 4,096.
+    /// Open connections; more wait in the kernel's queue. One address, but for trusted proxies, may have half of them: its
+    /// others are closed. Default 4,096.
     pub max_connections: usize,
-    /// Requests under way; more are answered 503 `overloaded`. Default 2,048.
+    /// Requests under way; more are answered 503 `overloaded`. One team may have half of them: its others are answered 429
+    /// `rate_limited`. Default 2,048.
     pub max_requests: usize,
-    /// Creates under way; more wait their turn for at most `queue_timeout`. Default 64.
+    /// Requests of hosts under way, beside the others. Default 1,024.
+    pub max_host_requests: usize,
+    /// WebSockets and upgraded connections into ports, of which one team may have half. Default 4,096.
+    pub max_sockets: usize,
+    /// Memory for answers that programs and lists in sandboxes make, beyond small ones; one team may have half. Default 1 GiB.
+    pub max_answer_bytes: usize,
+    /// Creates under way; more wait their turn for at most `queue_timeout`. One team may have three quarters. Default 64.
     pub max_creates: usize,
     /// Default 30 s.
     pub queue_timeout: Duration,
     /// The time in which a client must send its request's head. Default 15 s.
     pub header_timeout: Duration,
+    /// How long a request's body may stand still while it is waited for. Default 120 s.
+    pub body_timeout: Duration,
     /// From a request to its answer's head, streams and uploads excepted. Default 120 s.
     pub request_timeout: Duration,
     /// Largest file of one upload. Default 64 GiB.
@@ -196,9 +206,13 @@ impl Default for HttpLimits {
         Self {
             max_connections: 4096,
             max_requests: 2048,
+            max_host_requests: 1024,
+            max_sockets: 4096,
+            max_answer_bytes: 1 << 30,
             max_creates: 64,
             queue_timeout: Duration::from_secs(30),
             header_timeout: Duration::from_secs(15),
+            body_timeout: Duration::from_secs(120),
             request_timeout: Duration::from_secs(120),
             max_upload_bytes: 64 << 30,
         }

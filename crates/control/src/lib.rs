@@ -33,6 +33,7 @@ mod quotas;
 mod reconcile;
 mod sandboxes;
 mod secrets;
+mod shares;
 mod sign_in;
 mod signing;
 mod snapshots;
@@ -53,6 +54,6 @@ pub mod simulation {
     pub use crate::reconcile::simulation::*;
 }
 
-pub use accounts::{FirstAdmin, SetupError};
+pub use accounts::{FirstAdmin, SetupError, Unkept};
 pub use config::ControlConfig;
 pub use start::{Control, rotate_keys};

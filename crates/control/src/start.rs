@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::accounts::{AccountSettings, Accounts, FirstAdmin, SetupError, UserTokens};
+use crate::accounts::{AccountSettings, Accounts, FirstAdmin, SetupError, Unkept, UserTokens};
 use crate::app::{App, Parts};
 use crate::builds::Builds;
 use crate::clock::Clock;
@@ -23,6 +23,7 @@ use crate::fleet::{Fleet, FleetSettings, LeastLoaded, Limits, Placement, RoundRo
 use crate::hosts::{Hosts, Loopback, objection};
 use crate::http::listener::{self, Tls};
 use crate::http::metrics::HttpMetrics;
+use crate::http::places::Places;
 use crate::layers::Layers;
 use crate::mail::Mailer;
 use crate::objects::{ObjectError, Objects};
@@ -104,6 +105,19 @@ impl Control {
         password: Option<SecretString>,
     ) -> Result<Option<FirstAdmin>, SetupError> {
         self.app.accounts.first_admin(email, password).await
+    }
+
+    /// The same with a password that is made up. `keep` writes down what there is to know before the admin is there for good:
+    /// a start that is cut can be repeated.
+    ///
+    /// # Errors
+    /// When hashing, the database or `keep` fails; then nobody was made.
+    pub async fn first_admin_kept(
+        &self,
+        email: &str,
+        keep: impl FnOnce(&FirstAdmin) -> Result<(), Unkept> + Send,
+    ) -> Result<Option<FirstAdmin>, SetupError> {
+        self.app.accounts.first_admin_kept(email, keep).await
     }
 
     /// A token with which the first admin can be made over the API (`POST /v1/auth/setup`), if there is no account at
@@ -221,6 +235,8 @@ async fn wire(
     let webhooks = Worker { db: db.clone(), clock: clock.clone(), sender, cipher, replica: replica.clone() };
     Ok(App::new(Parts {
         requests: Arc::new(Semaphore::new(config.http.max_requests)),
+        host_requests: Arc::new(Semaphore::new(config.http.max_host_requests)),
+        places: Places::new(&config.http),
         config,
         clock,
         db,

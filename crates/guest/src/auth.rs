@@ -52,6 +52,15 @@ pub fn rpc_account(guest: &Guest, context: &RequestContext) -> Result<Account, C
     })
 }
 
+/// Set by callers who want the user's own rights for work with files, instead of the guest's on the user's behalf.
+const RIGHTS: &str = "x-atoll-rights";
+
+/// Whose rights an RPC about files has: the account's own when it is asked for, else the guest's, as E2B's protocol has it.
+pub fn rpc_rights<'a>(context: &RequestContext, account: &'a Account) -> Option<&'a Account> {
+    let asked = context.header(RIGHTS).is_some_and(|value| value.as_bytes() == b"user");
+    asked.then_some(account)
+}
+
 /// The user name in `Basic base64(name:password)`.
 fn basic_user(value: &[u8]) -> Option<String> {
     let (scheme, encoded) = std::str::from_utf8(value).ok()?.split_once(' ')?;

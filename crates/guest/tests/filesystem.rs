@@ -75,6 +75,58 @@ async fn directories_are_made_listed_moved_and_removed_for_the_user() {
 }
 
 #[tokio::test]
+async fn with_the_users_rights_nothing_of_anothers_is_listed_made_moved_or_removed() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let guest = Guest::start().await;
+    let root = guest.path("");
+    let mode = |path: &str, mode| {
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).expect("set");
+    };
+    // Everybody may pass above.
+    let mut above = std::path::Path::new(&root);
+    while let Some(parent) =
+        above.parent().filter(|parent| parent.starts_with("/tmp") && *parent != std::path::Path::new("/tmp"))
+    {
+        mode(parent.to_str().expect("text"), 0o755);
+        above = parent;
+    }
+    mode(&root, 0o755);
+    let closed = guest.path("closed");
+    std::fs::create_dir(&closed).expect("made");
+    std::fs::write(guest.path("closed/file"), "").expect("written");
+    mode(&closed, 0o700);
+    let daemon = format!("Basic {}", base64(b"daemon:"));
+    let (named, own) = (("authorization", daemon.as_str()), ("x-atoll-rights", "user"));
+    let calls = [
+        ("ListDir", json!({"path": closed})),
+        ("MakeDir", json!({"path": format!("{root}/made")})),
+        ("Move", json!({"source": format!("{closed}/file"), "destination": format!("{root}/file")})),
+        ("Remove", json!({"path": format!("{closed}/file")})),
+    ];
+    for (method, request) in &calls {
+        let method = format!("filesystem.Filesystem/{method}");
+        let answer = guest.client.rpc_with(&method, request.clone(), &[named, own]).await.json();
+        assert_eq!(answer["code"], "permission_denied", "{method}: {answer}");
+    }
+    let listed = guest
+        .client
+        .rpc_with("filesystem.Filesystem/ListDir", json!({"path": root, "depth": 3}), &[named, own])
+        .await
+        .json();
+    let entries = listed["entries"].as_array().unwrap_or_else(|| panic!("{listed}"));
+    assert!(entries.iter().any(|entry| entry["name"] == "closed"), "{listed}");
+    assert!(entries.iter().all(|entry| entry["name"] != "file"), "{listed}");
+    // E2B's clients ask for nothing of the kind: the guest does it for the user.
+    for (method, request) in &calls[..3] {
+        let method = format!("filesystem.Filesystem/{method}");
+        let answer = guest.client.rpc_with(&method, request.clone(), &[named]).await.json();
+        assert_eq!(answer["code"], serde_json::Value::Null, "{method}: {answer}");
+    }
+}
+
+#[tokio::test]
 async fn failures_have_the_contracts_codes() {
     let guest = Guest::start().await;
     let root = guest.path("");

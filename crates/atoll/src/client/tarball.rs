@@ -70,9 +70,20 @@ pub async fn upload(
     };
     let ((), ended) = tokio::join!(sending, receiving);
     let packed = packing.await.context("packing")?;
-    check(ended.with_context(what)?).with_context(what)?;
-    packed.with_context(what)?;
+    sent(packed, ended.with_context(what)?).with_context(what)?;
     Ok(bytes)
+}
+
+/// What went wrong, if something did. What couldn't be read here comes first: tar in the sandbox then saw an archive that
+/// breaks off. Where the sandbox took no more, tar there says why.
+fn sent(packed: io::Result<()>, ended: (i32, Vec<u8>)) -> anyhow::Result<()> {
+    match packed {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        packed => {
+            check(ended)?;
+            Ok(packed?)
+        }
+    }
 }
 
 /// Packs `path` in the sandbox and unpacks it as `target` here.
@@ -184,7 +195,9 @@ impl Write for Chunks {
             return Ok(());
         }
         let chunk = Bytes::from(std::mem::replace(&mut self.buffer, Vec::with_capacity(CHUNK)));
-        self.sender.blocking_send(chunk).map_err(|_| io::Error::other("the sandbox takes no more"))
+        self.sender
+            .blocking_send(chunk)
+            .map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "the sandbox takes no more"))
     }
 }
 
@@ -225,6 +238,19 @@ mod tests {
         }
         drop(sender);
         unpack(root, Reader { chunks: receiver, current: Bytes::new() })
+    }
+
+    #[test]
+    fn of_two_failures_the_first_cause_is_told() {
+        let broke = || io::Error::from(io::ErrorKind::BrokenPipe);
+        let unreadable = || io::Error::new(io::ErrorKind::PermissionDenied, "reading secret");
+        let tar = || (2, b"tar: Unexpected EOF".to_vec());
+        let told = |packed, ended| format!("{:#}", sent(packed, ended).unwrap_err());
+        assert!(told(Err(unreadable()), tar()).contains("reading secret"));
+        assert!(told(Err(broke()), tar()).contains("Unexpected EOF"));
+        assert!(told(Ok(()), tar()).contains("Unexpected EOF"));
+        assert!(sent(Err(broke()), (0, Vec::new())).is_err());
+        sent(Ok(()), (0, Vec::new())).unwrap();
     }
 
     #[test]

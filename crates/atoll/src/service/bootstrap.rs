@@ -27,6 +27,12 @@ pub struct FirstAdmin {
     pub api_key: SecretString,
 }
 
+impl FirstAdmin {
+    pub fn of(made: &atoll_control::FirstAdmin) -> Self {
+        Self { email: made.email.clone(), password: made.password.clone(), api_key: made.api_key.clone() }
+    }
+}
+
 /// Writes the credentials of a first start, or brings the address in those of an earlier one up to date.
 pub fn write_credentials(
     data_dir: &Path,

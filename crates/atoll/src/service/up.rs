@@ -72,8 +72,12 @@ async fn start(args: &UpArgs, data_dir: &Path, progress: &Progress, halves: &mut
     let config = settings::control(data_dir.to_owned(), cache_dir.clone(), &args.control, &args.heartbeat)?;
     let prepare = async |control: &Control| {
         let url = loopback_url(control.local_addr());
-        let first = control.first_admin(&args.admin_email, None).await.context("making the first admin")?;
-        let first = first.map(|made| FirstAdmin { email: made.email, password: made.password, api_key: made.api_key });
+        // Written before they are anybody's: a start that is cut in between finds nobody, and makes the admin anew.
+        let keep = |made: &atoll_control::FirstAdmin| -> Result<(), atoll_control::Unkept> {
+            bootstrap::write_credentials(data_dir, &url, Some(&FirstAdmin::of(made))).map(drop).map_err(Into::into)
+        };
+        let first = control.first_admin_kept(&args.admin_email, keep).await.context("making the first admin")?;
+        let first = first.as_ref().map(FirstAdmin::of);
         let credentials = bootstrap::write_credentials(data_dir, &url, first.as_ref())?;
         progress.doing("looking for the base template");
         bootstrap::base_template(control, &cache_dir, &|step| progress.doing(&format!("base template: {step}")))

@@ -45,7 +45,7 @@ pub use profile::PasswordError;
 pub use reset::{Handed, ResetError};
 pub use rights::Rights;
 pub use session::{Credential, Presented, SessionError, SignedIn, Switched, Visit};
-pub use setup::{FirstAdmin, SetupError};
+pub use setup::{FirstAdmin, SetupError, Unkept};
 pub use signup::{Newcomer, SignupError};
 pub use token::UserTokens;
 

@@ -32,6 +32,9 @@ pub struct FirstAdmin {
     pub api_key: SecretString,
 }
 
+/// Why something could not be written down.
+pub type Unkept = Box<dyn std::error::Error + Send + Sync>;
+
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
     /// The token is not the one that was printed last, or somebody has an account already.
@@ -39,6 +42,9 @@ pub enum SetupError {
     Refused,
     #[error("a password must have {} to {} characters", password::MIN_LENGTH, password::MAX_LENGTH)]
     Password,
+    /// What the admin needs to know could not be written down.
+    #[error("the first admin's credentials could not be kept: {0}")]
+    Unkept(Unkept),
     #[error(transparent)]
     Login(#[from] LoginError),
     #[error(transparent)]
@@ -60,7 +66,17 @@ impl Accounts {
         email: &str,
         password: Option<SecretString>,
     ) -> Result<Option<FirstAdmin>, SetupError> {
-        self.make_first_admin(email, password, None).await
+        self.make_first_admin(email, password, None, |_| Ok(())).await
+    }
+
+    /// The same. `keep` writes down what there is to know before the admin is there for good: when it fails, or the program
+    /// ends meanwhile, nobody was made, and the next try makes somebody.
+    pub async fn first_admin_kept(
+        &self,
+        email: &str,
+        keep: impl FnOnce(&FirstAdmin) -> Result<(), Unkept> + Send,
+    ) -> Result<Option<FirstAdmin>, SetupError> {
+        self.make_first_admin(email, None, None, keep).await
     }
 
     /// The same; `origin` is where they are who make themselves one.
@@ -69,6 +85,7 @@ impl Accounts {
         email: &str,
         password: Option<SecretString>,
         origin: Option<&Origin>,
+        keep: impl FnOnce(&FirstAdmin) -> Result<(), Unkept> + Send,
     ) -> Result<Option<FirstAdmin>, SetupError> {
         if self.anybody().await? {
             return Ok(None);
@@ -105,8 +122,11 @@ impl Accounts {
         signup::note_team(&mut tx, &team_id, (TEAM, SLUG, &user_id), (&actor, origin), now).await?;
         let new = NewKey::unlimited(&team_id, "First key", Some(&user_id));
         let made = api_keys::insert(&mut tx, &new, &actor, origin, now).await?;
+        let first = FirstAdmin { user_id, team_id, email, password, api_key: made.secret };
+        keep(&first).map_err(SetupError::Unkept)?;
+        fail::fail_point!("control::setup::kept");
         tx.commit().await?;
-        Ok(Some(FirstAdmin { user_id, team_id, email, password, api_key: made.secret }))
+        Ok(Some(first))
     }
 
     /// A new setup token, if there is no account at all. Older ones are worth nothing from then on.
@@ -134,8 +154,11 @@ impl Accounts {
         }
         let expected = settings::get(&self.db, SETTING).await?;
         let good = expected.is_some_and(|it| bool::from(it.as_bytes().ct_eq(hash_of(token).as_bytes())));
-        let made =
-            if good { self.make_first_admin(email, Some(password.clone()), Some(visit.origin)).await? } else { None };
+        let made = if good {
+            self.make_first_admin(email, Some(password.clone()), Some(visit.origin), |_| Ok(())).await?
+        } else {
+            None
+        };
         if made.is_none() {
             self.take_attempts(&limits).await?;
             self.note_setup_refusal(visit.origin).await?;

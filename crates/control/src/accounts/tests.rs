@@ -33,6 +33,28 @@ fn token(signed_in: &SignedIn) -> &str {
 }
 
 #[tokio::test]
+async fn a_first_admin_whose_credentials_could_not_be_kept_was_never_there() {
+    for test in databases().await {
+        let accounts = accounts(&test, &Clock::system()).await;
+        let full = accounts.first_admin_kept("a@example.test", |_| Err("the disk is full".into())).await;
+        assert!(matches!(full, Err(SetupError::Unkept(_))));
+        assert!(!accounts.anybody().await.unwrap());
+        let mut kept = None;
+        let keep = |made: &FirstAdmin| {
+            kept = Some((made.email.clone(), made.password.clone(), made.api_key.clone()));
+            Ok(())
+        };
+        let made = accounts.first_admin_kept("b@example.test", keep).await.unwrap().unwrap();
+        let (email, password, api_key) = kept.expect("before it is there");
+        assert_eq!((email.as_str(), made.email.as_str()), ("b@example.test", "b@example.test"));
+        assert_eq!(api_key.expose_secret(), made.api_key.expose_secret());
+        let origin = Origin::default();
+        accounts.login(&email, password, visit(&origin)).await.unwrap();
+        assert!(accounts.first_admin_kept("c@example.test", |_| panic!("nobody is made")).await.unwrap().is_none());
+    }
+}
+
+#[tokio::test]
 async fn the_first_admin_is_made_once_whoever_tries() {
     for test in databases().await {
         let accounts = accounts(&test, &Clock::system()).await;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use atoll_model::HostId;
+use atoll_model::{HostId, SandboxId};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
@@ -17,6 +17,7 @@ use tokio::sync::Semaphore;
 
 use super::dial::{Dial, Http};
 use super::{FleetBody, FleetError, FleetSettings, HostLocation};
+use crate::shares::Shares;
 
 /// Which of the multiplexed connections.
 #[derive(Debug, Clone, Copy)]
@@ -44,7 +45,9 @@ pub(super) struct HostChannels {
     settings: FleetSettings,
     rpc: Multiplexed,
     guest: Multiplexed,
-    bulk: Semaphore,
+    bulk: Shares<SandboxId>,
+    /// Of what belongs to no sandbox.
+    own_bulk: Semaphore,
     idle: Mutex<Vec<(One, Instant)>>,
 }
 
@@ -78,9 +81,10 @@ impl Multiplexed {
 
 impl HostChannels {
     pub(super) fn new(host: HostId, location: HostLocation, dial: Arc<dyn Dial>, settings: FleetSettings) -> Self {
-        let bulk = Semaphore::new(settings.max_bulk);
+        let bulk = Shares::new(settings.max_bulk, settings.max_bulk_of_sandbox);
+        let own_bulk = Semaphore::new(settings.max_bulk_of_sandbox);
         let (rpc, guest) = (Multiplexed::default(), Multiplexed::default());
-        Self { host, location, dial, settings, rpc, guest, bulk, idle: Mutex::default() }
+        Self { host, location, dial, settings, rpc, guest, bulk, own_bulk, idle: Mutex::default() }
     }
 
     pub(super) fn location(&self) -> &HostLocation {
@@ -175,10 +179,18 @@ impl HostChannels {
         self.within_dial_timeout(work).await
     }
 
-    /// Sends on a connection that carries nothing else meanwhile.
-    pub(super) async fn bulk(&self, mut request: Request<FleetBody>) -> Result<Response<Incoming>, FleetError> {
+    /// Sends on a connection that carries nothing else meanwhile, for a sandbox or for control itself.
+    pub(super) async fn bulk(
+        &self,
+        sandbox: Option<&SandboxId>,
+        mut request: Request<FleetBody>,
+    ) -> Result<Response<Incoming>, FleetError> {
         let attempted = request.uri().path().to_owned();
-        let _permit = self.bulk.try_acquire().map_err(|_| FleetError::Overloaded { host: self.host.clone() })?;
+        let overloaded = || FleetError::Overloaded { host: self.host.clone() };
+        let _place = match sandbox {
+            Some(sandbox) => (Some(self.bulk.take(sandbox, 1).map_err(|_| overloaded())?), None),
+            None => (None, Some(self.own_bulk.try_acquire().map_err(|_| overloaded())?)),
+        };
         loop {
             let (mut sender, pooled) = match self.idle_bulk() {
                 Some(sender) => (sender, true),

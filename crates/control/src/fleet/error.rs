@@ -41,9 +41,9 @@ impl FleetError {
         match error.code {
             RpcCode::DeadlineExceeded => Self::Timeout { host, attempted },
             // Without a source, `unavailable` was said by the agent itself (it is starting up or shutting down).
-            RpcCode::Unavailable => Self::Unavailable { host, attempted, cause: error.to_string().into() },
+            RpcCode::Unavailable => Self::Unavailable { host, attempted, cause: said(&error.to_string()).into() },
             code => {
-                let message = error.message.clone().unwrap_or_else(|| code.as_str().to_owned());
+                let message = error.message.as_deref().map_or_else(|| code.as_str().to_owned(), said);
                 Self::Agent { host, attempted, code, message }
             }
         }
@@ -68,6 +68,20 @@ impl FleetError {
     }
 }
 
+/// Of what an agent or a guest says in its own words.
+const MAX_SAID: usize = 1024;
+
+/// The words of an agent or a guest, as they may go into logs and answers: not too many, and on one line.
+#[must_use]
+pub fn said(text: &str) -> String {
+    let end = text.floor_char_boundary(MAX_SAID);
+    let mut said = text[..end].replace(|letter: char| letter.is_control(), " ");
+    if end < text.len() {
+        said.push_str(" ...");
+    }
+    said
+}
+
 /// Looks for one of ours in an error's chain of causes.
 fn find<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a FleetError> {
     let mut next = Some(error);
@@ -78,4 +92,31 @@ fn find<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a FleetError> {
         next = error.source();
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_an_agent_says_is_cut_and_stays_on_its_line() {
+        let host = HostId::new();
+        let long = format!("a\nb\x1b[31m\u{85}{}", "\u{fc}".repeat(5000));
+        let error = FleetError::from_rpc(&host, "try", ConnectError::internal(long.clone()));
+        let FleetError::Agent { message, .. } = &error else { panic!("{error:?}") };
+        assert!(message.starts_with("a b [31m ") && message.ends_with(" ...") && message.len() < 1100, "{message}");
+        let error = FleetError::from_rpc(&host, "try", ConnectError::unavailable(long));
+        assert!(error.to_string().len() < 1300, "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_words_are_made_short_and_plain(text in any::<String>()) {
+            let said = said(&text);
+            prop_assert!(said.len() <= MAX_SAID + 4 && !said.contains(|letter: char| letter.is_control()));
+            prop_assert!(text.contains(|letter: char| letter.is_control()) || text.len() > MAX_SAID || said == text);
+        }
+    }
 }

@@ -12,6 +12,7 @@
 //! - `bulk`: HTTP/1.1 connections, one request at a time each: files, streams, upgrades. A reader that stops reading
 //!   fills only its own connection.
 
+mod answer;
 mod channel;
 mod dial;
 mod directory;
@@ -44,11 +45,12 @@ use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 
+pub use answer::{GuestAnswer, Meter};
 pub use dial::{Dial, TcpDialer};
 #[cfg(test)]
 pub use dial::{Http, Wire};
 pub use directory::{HostDirectory, HostLocation, TunnelPlace};
-pub use error::FleetError;
+pub use error::{FleetError, said};
 pub use least_loaded::LeastLoaded;
 pub use placement::{CandidateSource, PlaceError, Placement};
 pub use round_robin::RoundRobin;
@@ -85,6 +87,8 @@ pub struct FleetSettings {
     pub ping_timeout: Duration,
     /// Bulk requests per host that wait for their answer's head. Default 1,024; more is [`FleetError::Overloaded`].
     pub max_bulk: usize,
+    /// Of those, what one sandbox may have: nobody takes the host from its neighbours. Default 128.
+    pub max_bulk_of_sandbox: usize,
     /// Idle bulk connections kept per host. Default 32.
     pub max_idle_bulk: usize,
     /// Largest message of a call, either way. Default 64 MiB.
@@ -99,6 +103,7 @@ impl Default for FleetSettings {
             ping_interval: Duration::from_secs(10),
             ping_timeout: Duration::from_secs(10),
             max_bulk: 1024,
+            max_bulk_of_sandbox: 128,
             max_idle_bulk: 32,
             max_message_bytes: 64 << 20,
         }
@@ -136,19 +141,31 @@ impl Fleet {
     /// Atoll's own guest service of a sandbox (one-shot exec, signals, logs).
     #[must_use]
     pub fn guest_client(&self, host: &HostId, sandbox: &SandboxId) -> GuestClient {
-        GuestServiceClient::new(self.guest_transport(host), self.guest_config(host, sandbox))
+        GuestServiceClient::new(self.guest_transport(host, sandbox, None), self.guest_config(host, sandbox))
+    }
+
+    /// The same for answers that may be large: `meter` has room for them, or they are cut off.
+    #[must_use]
+    pub fn metered_guest_client(&self, host: &HostId, sandbox: &SandboxId, meter: Arc<dyn Meter>) -> GuestClient {
+        GuestServiceClient::new(self.guest_transport(host, sandbox, Some(meter)), self.guest_config(host, sandbox))
     }
 
     /// Processes and terminals of a sandbox: the E2B guest protocol.
     #[must_use]
     pub fn guest_processes(&self, host: &HostId, sandbox: &SandboxId) -> GuestProcesses {
-        ProcessClient::new(self.guest_transport(host), self.guest_config(host, sandbox))
+        ProcessClient::new(self.guest_transport(host, sandbox, None), self.guest_config(host, sandbox))
     }
 
     /// Files of a sandbox, all but their contents: the E2B guest protocol.
     #[must_use]
     pub fn guest_files(&self, host: &HostId, sandbox: &SandboxId) -> GuestFiles {
-        FilesystemClient::new(self.guest_transport(host), self.guest_config(host, sandbox))
+        FilesystemClient::new(self.guest_transport(host, sandbox, None), self.guest_config(host, sandbox))
+    }
+
+    /// The same for answers that may be large.
+    #[must_use]
+    pub fn metered_guest_files(&self, host: &HostId, sandbox: &SandboxId, meter: Arc<dyn Meter>) -> GuestFiles {
+        FilesystemClient::new(self.guest_transport(host, sandbox, Some(meter)), self.guest_config(host, sandbox))
     }
 
     /// Plain HTTP to a sandbox's guest agent: file contents, and anything else that is no RPC. The path of
@@ -169,7 +186,7 @@ impl Fleet {
     {
         let mut request = self.proxied(host, &format!("/proxy/{sandbox}/guest"), request)?;
         request.headers_mut().insert(TRUSTED_HEADER, HeaderValue::from_static("1"));
-        self.bulk(host, request).await
+        self.bulk(host, Some(sandbox), request).await
     }
 
     /// The same for a request that comes from outside: the guest agent asks for its own access token.
@@ -188,7 +205,7 @@ impl Fleet {
     {
         let mut request = self.proxied(host, &format!("/proxy/{sandbox}/guest"), request)?;
         request.headers_mut().remove(TRUSTED_HEADER);
-        self.bulk(host, request).await
+        self.bulk(host, Some(sandbox), request).await
     }
 
     /// Plain HTTP to the host's agent itself: images that it has packed.
@@ -205,7 +222,7 @@ impl Fleet {
         B::Error: Into<BoxError>,
     {
         let request = self.proxied(host, "", request)?;
-        self.bulk(host, request).await
+        self.bulk(host, None, request).await
     }
 
     /// HTTP to a port inside a sandbox. An `Upgrade` request is passed through: on a 101 answer take the connection
@@ -226,7 +243,7 @@ impl Fleet {
     {
         let mut request = self.proxied(host, &format!("/proxy/{sandbox}/{port}"), request)?;
         request.headers_mut().remove(TRUSTED_HEADER);
-        self.bulk(host, request).await
+        self.bulk(host, Some(sandbox), request).await
     }
 
     /// Drops the host's connections. Requests under way end by themselves.
@@ -290,13 +307,14 @@ impl Fleet {
     async fn bulk(
         &self,
         host: &HostId,
+        sandbox: Option<&SandboxId>,
         request: http::Request<FleetBody>,
     ) -> Result<http::Response<Incoming>, FleetError> {
-        self.channels(host).await?.bulk(request).await
+        self.channels(host).await?.bulk(sandbox, request).await
     }
 
-    fn guest_transport(&self, host: &HostId) -> GuestTransport {
-        GuestTransport::new(self.clone(), host.clone())
+    fn guest_transport(&self, host: &HostId, sandbox: &SandboxId, meter: Option<Arc<dyn Meter>>) -> GuestTransport {
+        GuestTransport::new(self.clone(), host.clone(), sandbox.clone(), meter)
     }
 
     fn guest_config(&self, host: &HostId, sandbox: &SandboxId) -> ClientConfig {

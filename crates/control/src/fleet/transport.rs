@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use atoll_model::HostId;
+use atoll_model::{HostId, SandboxId};
 use atoll_rpc::connectrpc::ConnectError;
 use atoll_rpc::connectrpc::client::{BoxFuture, ClientBody, ClientTransport};
 use http::{Request, Response, Version, header};
@@ -10,6 +10,7 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
+use super::answer::{GuestAnswer, Meter};
 use super::channel::Lane;
 use super::{Fleet, FleetBody, FleetError};
 
@@ -28,6 +29,8 @@ pub struct HostTransport {
 pub struct GuestTransport {
     fleet: Fleet,
     host: HostId,
+    sandbox: SandboxId,
+    meter: Option<Arc<dyn Meter>>,
 }
 
 impl HostTransport {
@@ -37,8 +40,8 @@ impl HostTransport {
 }
 
 impl GuestTransport {
-    pub(super) fn new(fleet: Fleet, host: HostId) -> Self {
-        Self { fleet, host }
+    pub(super) fn new(fleet: Fleet, host: HostId, sandbox: SandboxId, meter: Option<Arc<dyn Meter>>) -> Self {
+        Self { fleet, host, sandbox, meter }
     }
 }
 
@@ -70,11 +73,11 @@ impl ClientTransport for HostTransport {
 }
 
 impl ClientTransport for GuestTransport {
-    type ResponseBody = Incoming;
+    type ResponseBody = GuestAnswer;
     type Error = ConnectError;
 
-    fn send(&self, request: Request<ClientBody>) -> BoxFuture<'static, Result<Response<Incoming>, ConnectError>> {
-        let Self { fleet, host } = self.clone();
+    fn send(&self, request: Request<ClientBody>) -> BoxFuture<'static, Result<Response<GuestAnswer>, ConnectError>> {
+        let Self { fleet, host, sandbox, meter } = self.clone();
         Box::pin(async move {
             let unary = request
                 .headers()
@@ -83,7 +86,8 @@ impl ClientTransport for GuestTransport {
             let small = request.body().size_hint().upper().is_some_and(|size| size <= SMALL_BODY);
             let channels = fleet.channels(&host).await.map_err(as_rpc)?;
             if unary && small {
-                return channels.multiplexed(Lane::Guest, boxed(request)).await.map_err(as_rpc);
+                let answer = channels.multiplexed(Lane::Guest, boxed(request)).await.map_err(as_rpc)?;
+                return Ok(GuestAnswer::of(answer, unary, meter));
             }
             let mut request = boxed(request);
             if let Some(name) = request.uri().authority().map(ToString::to_string)
@@ -96,7 +100,8 @@ impl ClientTransport for GuestTransport {
                 *request.uri_mut() = path.into();
             }
             *request.version_mut() = Version::HTTP_11;
-            channels.bulk(request).await.map_err(as_rpc)
+            let answer = channels.bulk(Some(&sandbox), request).await.map_err(as_rpc)?;
+            Ok(GuestAnswer::of(answer, unary, meter))
         })
     }
 }

@@ -19,6 +19,7 @@ use axum::http::request::Parts;
 
 use super::browser;
 use super::error::{ApiError, ApiResult};
+use super::places::Place;
 use super::site::ClientAddress;
 use crate::accounts::Presented;
 use crate::api_keys;
@@ -149,6 +150,7 @@ impl FromRequestParts<App> for User {
             browser::guard(parts, &app.config, secret)?;
         }
         let session = &recognised.person.session;
+        Place::fill(parts, &app.places, &session.team_id)?;
         if let Some(noting) = app.accounts.note_use(session) {
             app.tasks.spawn(noting);
         }
@@ -196,6 +198,7 @@ impl Key {
             let message = format!("this API key's scope is `{}`, which does not cover this", key.scope.as_str());
             return Err(ApiError::forbidden(message));
         }
+        Place::fill(parts, &app.places, &key.team_id)?;
         app.note_key_use(&key);
         Ok(Self(Owner {
             team: key.team_id.0.clone(),

@@ -147,6 +147,7 @@ impl From<SetupError> for ApiError {
         match error {
             SetupError::Refused => Self::new(ErrorCode::Unauthorized, "the setup token is not valid"),
             error @ SetupError::Password => Self::invalid("password", error.to_string()),
+            SetupError::Unkept(cause) => Self::internal(cause),
             SetupError::Login(error) => error.into(),
             SetupError::Db(error) => error.into(),
             SetupError::Hash(error) => error.into(),

@@ -21,6 +21,8 @@ use futures::FutureExt;
 
 use super::caller::{Peer, RequestId};
 use super::error::{ApiError, Unwritten};
+use super::patience::patient;
+use super::places::{Kept, Place};
 use super::site::{ClientAddress, client_address};
 use crate::app::App;
 
@@ -41,6 +43,8 @@ fn new_request_id() -> RequestId {
 pub async fn edge(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let id = new_request_id();
     request.extensions_mut().insert(id.clone());
+    let place = Place::default();
+    request.extensions_mut().insert(place.clone());
     if let Some(Peer(peer)) = request.extensions().get::<Peer>().copied() {
         let client = client_address(peer.ip(), request.headers(), &app.config.trusted_proxies);
         request.extensions_mut().insert(ClientAddress(client));
@@ -48,17 +52,33 @@ pub async fn edge(State(app): State<App>, mut request: Request, next: Next) -> R
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
     let started = Instant::now();
-    let response = match app.requests.clone().try_acquire_owned() {
-        Ok(_permit) => AssertUnwindSafe(next.run(request)).catch_unwind().await.unwrap_or_else(|panic| {
-            ApiError::internal(format!("a handler panicked: {}", panic_text(&*panic))).into_response()
-        }),
+    let requests = if is_of_a_host(&path) { &app.host_requests } else { &app.requests };
+    let response = match requests.try_acquire() {
+        Ok(_permit) => AssertUnwindSafe(next.run(patient(request, app.config.http.body_timeout)))
+            .catch_unwind()
+            .await
+            .unwrap_or_else(|panic| {
+                ApiError::internal(format!("a handler panicked: {}", panic_text(&*panic))).into_response()
+            }),
         Err(_) => ApiError::overloaded("too many requests are under way; try again in a moment").into_response(),
     };
+    drop(place);
     let response = finish(response, &id);
     let status = response.status();
     app.metrics.request(&method, status, started.elapsed());
     tracing::debug!(request_id = %id.0, %method, path, status = status.as_u16(), elapsed = ?started.elapsed());
     response
+}
+
+/// What agents ask for has places of its own: a crowd of clients must not make hosts seem dead.
+fn is_of_a_host(path: &str) -> bool {
+    let Some(rest) = path.strip_prefix("/v1/hosts/") else { return false };
+    let mut pieces = rest.splitn(3, '/');
+    match (pieces.next(), pieces.next()) {
+        (Some("register"), None) | (Some("auth"), Some("refresh")) => true,
+        (Some(_), Some(of_host)) => matches!(of_host, "heartbeat" | "images" | "tunnel"),
+        _ => false,
+    }
 }
 
 /// Bounds the time to the answer's head, on routes that have nothing to wait for.
@@ -81,10 +101,14 @@ fn finish(mut response: Response, id: &RequestId) -> Response {
     let unwritten = response.extensions_mut().remove::<Unwritten>();
     let error = unwritten.and_then(|cell| cell.0.lock().ok().and_then(|mut error| error.take()));
     let error = error.or_else(|| unshaped(&response));
+    let kept = response.extensions_mut().remove::<Kept>();
     let mut response = match error {
         Some(error) => write(error, response, id),
         None => response,
     };
+    if let Some(kept) = kept {
+        response = kept.until_read(response);
+    }
     let headers = response.headers_mut();
     if let Ok(value) = HeaderValue::from_str(&id.0) {
         headers.insert(REQUEST_ID, value);
@@ -125,21 +149,27 @@ fn unshaped(response: &Response) -> Option<ApiError> {
     })
 }
 
+/// Writes down what is behind an answer, where that is not the client's doing.
+pub fn log(error: &ApiError, request_id: &str) {
+    if !error.status().is_server_error() {
+        return;
+    }
+    let cause = error.source.as_deref().map(|cause| chain(cause)).unwrap_or_default();
+    let (code, message) = (error.code, &error.message);
+    match code {
+        ErrorCode::Internal => tracing::error!(request_id, %code, cause, "a request failed"),
+        ErrorCode::AgentError | ErrorCode::HostUnavailable => {
+            tracing::warn!(request_id, %code, %message, cause, "a request failed");
+        }
+        // Answers to what clients ask for (a program's timeout, a full disk, a full house): not ours to mend, and
+        // as many as clients like.
+        _ => tracing::debug!(request_id, %code, %message, cause, "a request failed"),
+    }
+}
+
 fn write(error: ApiError, mut old: Response, id: &RequestId) -> Response {
     let status = error.status();
-    if status.is_server_error() {
-        let cause = error.source.as_deref().map(|cause| chain(cause)).unwrap_or_default();
-        let (code, message) = (error.code, &error.message);
-        match code {
-            ErrorCode::Internal => tracing::error!(request_id = %id.0, %code, cause, "a request failed"),
-            ErrorCode::AgentError | ErrorCode::HostUnavailable => {
-                tracing::warn!(request_id = %id.0, %code, %message, cause, "a request failed");
-            }
-            // Answers to what clients ask for (a program's timeout, a full disk, a full house): not ours to mend, and
-            // as many as clients like.
-            _ => tracing::debug!(request_id = %id.0, %code, %message, cause, "a request failed"),
-        }
-    }
+    log(&error, &id.0);
     let mut details = error.details;
     for fixed in ["code", "message", "request_id", "field"] {
         details.remove(fixed);

@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value};
 
 use crate::db::DbError;
-use crate::fleet::FleetError;
+use crate::fleet::{FleetError, said};
 
 /// An error answer. Made with [`ApiError::new`] or one of the shorthands, completed with the `with_` methods.
 #[derive(Debug)]
@@ -88,6 +88,14 @@ impl ApiError {
             return Self::overloaded(message).with_source(cause);
         }
         Self::new(ErrorCode::Internal, "something went wrong on our side; the log has it under this request id")
+            .with_source(cause)
+    }
+
+    /// 502: a sandbox's guest agent said what it should not. It is the tenant's own; the log has what it was.
+    #[must_use]
+    pub fn agent(cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        let cause = said(&cause.into().to_string());
+        Self::new(ErrorCode::AgentError, "the sandbox's guest agent gave an answer that makes no sense")
             .with_source(cause)
     }
 

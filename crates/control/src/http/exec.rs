@@ -1,5 +1,6 @@
 //! Running a program to its end in one call.
 
+use std::string::FromUtf8Error;
 use std::time::Duration;
 
 use atoll_model::api::sandboxes::{BackgroundExecResponse, Encoding, ExecRequest, ExecResponse};
@@ -16,6 +17,7 @@ use super::caller::Key;
 use super::error::{ApiError, ApiResult};
 use super::extract::{Id, Json};
 use super::guest::Guest;
+use super::places::AnswerMeter;
 use super::validate;
 use crate::app::App;
 
@@ -51,26 +53,27 @@ pub async fn exec(
     let seconds = validate::within("timeout_sec", request.timeout_sec.unwrap_or(DEFAULT_SECONDS), (1, MAX_SECONDS))?;
     let guest = Guest::of(&app, &owner, id, "run a program in").await?;
     let (cmd, tag, background) = (request.cmd.clone(), request.tag.clone(), request.background);
-    let options = CallOptions::default()
-        .with_timeout(Duration::from_secs(seconds) + GRACE)
-        .with_max_message_size(MAX_OUTPUT as usize * 2 + (1 << 20));
-    let call = guest.service().exec_with_options(to_wire(request, seconds), options).await;
-    let done = call.map_err(|error| guest.error("run the program", None, error))?.into_owned();
+    let options = CallOptions::default().with_timeout(Duration::from_secs(seconds) + GRACE);
+    let meter = AnswerMeter::new(&app, &owner.team, MAX_OUTPUT as usize * 2 + (1 << 20));
+    let call = guest.metered_service(&meter).exec_with_options(to_wire(request, seconds), options).await;
+    let failed = |error| meter.refusal().unwrap_or_else(|| guest.error("run the program", None, error));
+    let done = call.map_err(failed)?.into_owned();
     if background {
         return Ok((StatusCode::ACCEPTED, axum::Json(BackgroundExecResponse { pid: done.pid, tag })).into_response());
     }
-    let answer = from_wire(guest.id.clone(), cmd, &done);
-    if done.timed_out {
+    let (timed_out, truncated) = (done.timed_out, done.truncated);
+    let answer = from_wire(guest.id.clone(), cmd, done);
+    if timed_out {
         let message = format!("the program was still running after {seconds} s and was killed");
-        return Err(with_output(ApiError::new(ErrorCode::Timeout, message), &answer));
+        return Ok(meter.keep(with_output(ApiError::new(ErrorCode::Timeout, message), answer).into_response()));
     }
-    if done.truncated {
+    if truncated {
         let message = format!("the program wrote more than {MAX_OUTPUT} bytes and was killed; use exec/stream");
         return Err(ApiError::new(ErrorCode::TooLarge, message)
             .with_detail("limit_bytes", MAX_OUTPUT)
             .with_detail("exit_code", answer.exit_code));
     }
-    Ok(axum::Json(answer).into_response())
+    Ok(meter.keep(axum::Json(answer).into_response()))
 }
 
 fn to_wire(request: ExecRequest, seconds: u64) -> wire::ExecRequest {
@@ -90,11 +93,14 @@ fn to_wire(request: ExecRequest, seconds: u64) -> wire::ExecRequest {
 }
 
 /// Output as it is when all of it is UTF-8, else all of it as base64.
-fn from_wire(sandbox_id: SandboxId, cmd: String, done: &wire::ExecResponse) -> ExecResponse {
-    let text = |bytes: &[u8]| std::str::from_utf8(bytes).ok().map(str::to_owned);
-    let (stdout, stderr, encoding) = match (text(&done.stdout), text(&done.stderr)) {
-        (Some(stdout), Some(stderr)) => (stdout, stderr, Encoding::Utf8),
-        _ => (STANDARD.encode(&done.stdout), STANDARD.encode(&done.stderr), Encoding::Base64),
+fn from_wire(sandbox_id: SandboxId, cmd: String, done: wire::ExecResponse) -> ExecResponse {
+    let (stdout, stderr, encoding) = match (String::from_utf8(done.stdout), String::from_utf8(done.stderr)) {
+        (Ok(stdout), Ok(stderr)) => (stdout, stderr, Encoding::Utf8),
+        (stdout, stderr) => {
+            let bytes =
+                |text: Result<String, FromUtf8Error>| text.map_or_else(FromUtf8Error::into_bytes, String::into_bytes);
+            (STANDARD.encode(bytes(stdout)), STANDARD.encode(bytes(stderr)), Encoding::Base64)
+        }
     };
     ExecResponse {
         sandbox_id,
@@ -107,10 +113,10 @@ fn from_wire(sandbox_id: SandboxId, cmd: String, done: &wire::ExecResponse) -> E
     }
 }
 
-fn with_output(error: ApiError, answer: &ExecResponse) -> ApiError {
+fn with_output(error: ApiError, answer: ExecResponse) -> ApiError {
     error
-        .with_detail("stdout", answer.stdout.clone())
-        .with_detail("stderr", answer.stderr.clone())
+        .with_detail("stdout", answer.stdout)
+        .with_detail("stderr", answer.stderr)
         .with_detail("encoding", serde_json::to_value(answer.encoding).unwrap_or_default())
         .with_detail("duration_ms", answer.duration_ms)
 }
@@ -126,9 +132,9 @@ mod tests {
             stderr: b"plain".to_vec(),
             ..Default::default()
         };
-        let text = from_wire(SandboxId::new(), "a".to_owned(), &done("grüß".as_bytes()));
+        let text = from_wire(SandboxId::new(), "a".to_owned(), done("grüß".as_bytes()));
         assert_eq!((text.stdout.as_str(), text.encoding), ("grüß", Encoding::Utf8));
-        let binary = from_wire(SandboxId::new(), "a".to_owned(), &done(&[0xff, 0xfe]));
+        let binary = from_wire(SandboxId::new(), "a".to_owned(), done(&[0xff, 0xfe]));
         assert_eq!((binary.stdout.as_str(), binary.encoding), ("//4=", Encoding::Base64));
         assert_eq!(STANDARD.decode(binary.stderr).unwrap(), b"plain");
     }

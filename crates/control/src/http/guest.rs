@@ -1,5 +1,6 @@
 //! A sandbox that a request goes into: the clients of its guest agent, and the guard that keeps it active.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_model::{HostId, SandboxId};
@@ -11,6 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::convert::guest_error;
 use super::error::{ApiError, ApiResult};
+use super::places::AnswerMeter;
 use crate::app::App;
 use crate::fleet::{Fleet, GuestClient, GuestFiles, GuestProcesses};
 use crate::sandboxes::{OpenGuard, Owner, Sandboxes};
@@ -19,6 +21,8 @@ use crate::sandboxes::{OpenGuard, Owner, Sandboxes};
 const ENDLESS: Duration = Duration::from_millis(9_999_999_999);
 /// Deadline of small calls.
 const CALL: Duration = Duration::from_secs(30);
+/// Of one message of a stream.
+const MAX_EVENT: usize = 4 << 20;
 
 /// A running sandbox, reached through its host. Active for as long as this lives.
 pub struct Guest {
@@ -47,6 +51,17 @@ impl Guest {
         self.fleet.guest_client(&self.host, &self.id)
     }
 
+    /// The same for an answer that may be large.
+    #[must_use]
+    pub fn metered_service(&self, meter: &Arc<AnswerMeter>) -> GuestClient {
+        self.fleet.metered_guest_client(&self.host, &self.id, Arc::clone(meter) as _)
+    }
+
+    #[must_use]
+    pub fn metered_files(&self, meter: &Arc<AnswerMeter>) -> GuestFiles {
+        self.fleet.metered_guest_files(&self.host, &self.id, Arc::clone(meter) as _)
+    }
+
     #[must_use]
     pub fn processes(&self) -> GuestProcesses {
         self.fleet.guest_processes(&self.host, &self.id)
@@ -70,10 +85,16 @@ pub fn call(user: Option<&str>) -> CallOptions {
     as_user(CallOptions::default().with_timeout(CALL), user)
 }
 
+/// The same for work with files, with the user's own rights: what another's program may not do, nobody does in its name.
+#[must_use]
+pub fn as_themselves(user: Option<&str>) -> CallOptions {
+    call(user).with_header("x-atoll-rights", "user")
+}
+
 /// Options of a stream.
 #[must_use]
 pub fn stream(user: Option<&str>) -> CallOptions {
-    as_user(CallOptions::default().with_timeout(ENDLESS), user)
+    as_user(CallOptions::default().with_timeout(ENDLESS).with_max_message_size(MAX_EVENT), user)
 }
 
 /// The guest protocol takes the user's name as that of HTTP basic authentication, with an empty password.

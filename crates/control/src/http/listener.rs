@@ -5,7 +5,7 @@
 //! all are asked to finish what they are doing.
 
 use std::io::{self, BufReader};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use rustls::ServerConfig;
 use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
@@ -29,8 +29,9 @@ use tower::ServiceExt;
 use super::caller::Peer;
 use super::site::OverTls;
 use crate::app::App;
-use crate::config::TlsFiles;
+use crate::config::{Network, TlsFiles};
 use crate::pki::{Authority, internal_server_config};
+use crate::shares::Shares;
 
 /// The first byte of a TLS handshake record.
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -86,6 +87,7 @@ fn load_files(files: &TlsFiles) -> anyhow::Result<ServerConfig> {
 pub async fn serve(app: App, listener: TcpListener, tls: Tls, router: Router) {
     let connections = TaskTracker::new();
     let slots = Arc::new(Semaphore::new(app.config.http.max_connections));
+    let addresses = Shares::halved(app.config.http.max_connections);
     loop {
         let accepted = tokio::select! {
             () = app.shutdown.cancelled() => break,
@@ -96,12 +98,19 @@ pub async fn serve(app: App, listener: TcpListener, tls: Tls, router: Router) {
         };
         match accepted {
             Ok((slot, stream, peer)) => {
+                let share = match share(&addresses, peer.ip(), &app.config.trusted_proxies) {
+                    Ok(share) => share,
+                    Err(_) => {
+                        tracing::debug!(%peer, "an address has too many connections: one was closed");
+                        continue;
+                    }
+                };
                 let (app, tls, router) = (app.clone(), tls.clone(), router.clone());
                 connections.spawn(async move {
                     app.metrics.connections.fetch_add(1, Ordering::Relaxed);
                     connection(&app, stream, peer, &tls, router).await;
                     app.metrics.connections.fetch_sub(1, Ordering::Relaxed);
-                    drop(slot);
+                    drop((slot, share));
                 });
             }
             Err(error) => {
@@ -115,6 +124,23 @@ pub async fn serve(app: App, listener: TcpListener, tls: Tls, router: Router) {
     if tokio::time::timeout(DRAIN, connections.wait()).await.is_err() {
         tracing::info!(open = connections.len(), "connections were still open at the end");
     }
+}
+
+/// The address's part of the connections. Behind a trusted proxy is everybody.
+fn share(
+    addresses: &Shares<IpAddr>,
+    peer: IpAddr,
+    trusted: &[Network],
+) -> Result<Option<crate::shares::Share<IpAddr>>, crate::shares::Full> {
+    if trusted.iter().any(|network| network.contains(peer)) {
+        return Ok(None);
+    }
+    let holder = match peer.to_canonical() {
+        // Whoever has one IPv6 address has its whole /64.
+        IpAddr::V6(address) => IpAddr::V6((address.to_bits() >> 64 << 64).into()),
+        address => address,
+    };
+    addresses.take(&holder, 1).map(Some)
 }
 
 async fn connection(app: &App, stream: TcpStream, peer: SocketAddr, tls: &Tls, router: Router) {
@@ -163,7 +189,10 @@ where
         .max_concurrent_streams(2048)
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(4 << 20);
+    let (limit, first) = (app.config.http.header_timeout, Arc::new(Notify::new()));
+    let begun = Arc::clone(&first);
     let service = service_fn(move |mut request: Request<Incoming>| {
+        begun.notify_one();
         request.extensions_mut().insert(Peer(peer));
         if tls {
             request.extensions_mut().insert(OverTls);
@@ -172,8 +201,18 @@ where
     });
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     tokio::pin!(connection);
+    // HTTP/1 has a limit for each request's head. What is neither it nor HTTP/2 yet has none, nor has HTTP/2.
+    let silent = async {
+        if tokio::time::timeout(limit, first.notified()).await.is_ok() {
+            std::future::pending::<()>().await;
+        }
+    };
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
+        () = silent => {
+            tracing::debug!(%peer, "a connection brought no request in time");
+            return;
+        }
         () = app.shutdown.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await

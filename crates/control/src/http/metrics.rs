@@ -86,6 +86,7 @@ pub async fn metrics(State(app): State<App>, parts: Parts) -> ApiResult<Response
     app.metrics.write(&mut out);
     let free = app.requests.available_permits();
     gauge(&mut out, "atoll_http_requests_in_flight", app.config.http.max_requests.saturating_sub(free) as u64);
+    gauge(&mut out, "atoll_http_sockets_open", app.places.sockets_open() as u64);
     gauge(&mut out, "atoll_sandbox_streams_open", app.sandboxes.activity().open_streams() as u64);
     gauge(&mut out, "atoll_fleet_hosts_pooled", app.sandboxes.fleet().pooled() as u64);
     gauge(&mut out, "atoll_host_tunnels", app.tunnels.count() as u64);

@@ -42,15 +42,20 @@ mod link_tests;
 mod links;
 pub mod listener;
 #[cfg(test)]
+mod lying_tests;
+#[cfg(test)]
 mod matrix_bodies;
 #[cfg(test)]
 mod matrix_tests;
 mod me;
 mod members;
 pub mod metrics;
+mod multipart;
 mod openapi;
 pub mod page;
 mod passwords;
+mod patience;
+pub mod places;
 mod ports;
 mod processes;
 mod program;

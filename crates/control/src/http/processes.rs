@@ -45,8 +45,11 @@ impl<S: Send + Sync> FromRequestParts<S> for ProcessName {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> ApiResult<Self> {
         let text = path_parameter(parts, state, "process").await?;
+        if let Ok(pid) = text.parse() {
+            return Ok(Self(Selector::Pid(pid)));
+        }
         validate::tag(Some(&text)).map_err(|error| error.with_field("process"))?;
-        Ok(Self(text.parse().map_or(Selector::Tag(text), Selector::Pid)))
+        Ok(Self(Selector::Tag(text)))
     }
 }
 

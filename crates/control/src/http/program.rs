@@ -7,8 +7,8 @@
 
 use std::time::Duration;
 
-use atoll_model::SandboxId;
 use atoll_model::api::sandboxes::{Encoding, StreamInput, StreamOutput};
+use atoll_model::{ErrorCode, SandboxId};
 use atoll_rpc::atoll::guest::v1::__buffa::oneof::signal_request::Selector as SignalSelector;
 use atoll_rpc::atoll::guest::v1::SignalRequest;
 use atoll_rpc::process::__buffa::oneof::process_event::Event;
@@ -24,16 +24,18 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures::stream::{SplitSink, SplitStream};
-use futures::{SinkExt, StreamExt};
+use futures::{SinkExt, Stream, StreamExt};
 use tokio::sync::Mutex;
 
 use super::convert::Refusal;
 use super::error::{ApiError, ApiResult};
 use super::guest::{Guest, call, stream};
+use super::places::TeamShare;
 use super::strict::{self, Refused};
-use super::{signals, validate};
+use super::{edge, signals, validate};
+use crate::fleet::{GuestAnswer, said};
 
-/// How long a client may take to say what is to be started.
+/// How long a client may take to say what is to be started, and the sandbox to start it.
 const START_LIMIT: Duration = Duration::from_secs(30);
 /// Between SIGTERM and SIGKILL of a stop.
 const STOP_GRACE: Duration = Duration::from_secs(5);
@@ -64,11 +66,22 @@ struct Wanted {
     size: Option<(u16, u16)>,
 }
 
+/// What a WebSocket is for.
+pub struct Session {
+    pub guest: Guest,
+    pub dialect: Dialect,
+    pub tag: Option<String>,
+    /// The id of the request that it began as.
+    pub request: Option<String>,
+    pub _place: TeamShare,
+}
+
 /// Serves one WebSocket until the program has ended or the client is gone.
-pub async fn serve(socket: WebSocket, guest: Guest, dialect: Dialect, tag: Option<String>) {
+pub async fn serve(socket: WebSocket, session: Session) {
     let (sink, mut source) = socket.split();
     let sink = Mutex::new(sink);
-    if let Err(error) = run(&sink, &mut source, &guest, dialect, tag).await {
+    if let Err(error) = run(&sink, &mut source, &session).await {
+        edge::log(&error, session.request.as_deref().unwrap_or_default());
         let frame = StreamOutput::Error {
             code: error.code.to_string(),
             message: error.message.to_string(),
@@ -80,25 +93,23 @@ pub async fn serve(socket: WebSocket, guest: Guest, dialect: Dialect, tag: Optio
     let _ = sink.lock().await.close().await;
 }
 
-async fn run(
-    sink: &Sink,
-    source: &mut SplitStream<WebSocket>,
-    guest: &Guest,
-    dialect: Dialect,
-    tag: Option<String>,
-) -> ApiResult<()> {
+async fn run(sink: &Sink, source: &mut SplitStream<WebSocket>, session: &Session) -> ApiResult<()> {
+    let (guest, dialect) = (&session.guest, session.dialect);
     let Some(mut wanted) = first_frame(source, dialect).await? else { return Ok(()) };
-    wanted.tag = wanted.tag.or(tag);
-    let mut events = open(guest, &wanted, dialect).await?;
-    let pid = match events.next().await? {
-        Some(Event::Start(start)) => start.pid,
-        _ => return Err(ApiError::internal("the guest's stream did not begin with a start event")),
-    };
-    send_text(sink, &StreamOutput::Start { pid }).await?;
+    wanted.tag = wanted.tag.or_else(|| session.tag.clone());
+    let (opened, ahead) = opened(source, started(guest, &wanted, dialect)).await;
+    let (mut events, pid) = opened?;
     let program = Program { guest, pid, terminal: dialect == Dialect::Terminal, has_stdin: wanted.stdin };
+    if matches!(ahead, Ahead::Gone) {
+        if wanted.tag.is_none() {
+            program.kill().await;
+        }
+        return Ok(());
+    }
+    send_text(sink, &StreamOutput::Start { pid }).await?;
     tokio::select! {
         ended = pump_output(sink, &mut events, dialect) => ended,
-        gone = program.pump_input(source) => {
+        gone = program.pump_input(ahead, source) => {
             if wanted.tag.is_none() {
                 program.kill().await;
             }
@@ -110,6 +121,51 @@ async fn run(
             }
             broken
         }
+    }
+}
+
+/// What the client did while its program was being started.
+enum Ahead {
+    Nothing,
+    /// Sent this. More is not read yet.
+    Said(Message),
+    Gone,
+}
+
+/// Waits for the start, for so long, and notices a client that leaves meanwhile. Whether it came to a program that must be
+/// ended is known only when the start is.
+async fn opened<T>(
+    source: &mut (impl Stream<Item = Result<Message, axum::Error>> + Unpin),
+    start: impl Future<Output = ApiResult<T>>,
+) -> (ApiResult<T>, Ahead) {
+    let mut start = std::pin::pin!(tokio::time::timeout(START_LIMIT, start));
+    let mut ahead = Ahead::Nothing;
+    let result = loop {
+        tokio::select! {
+            result = start.as_mut() => break result,
+            heard = source.next(), if matches!(ahead, Ahead::Nothing) => match heard {
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                Some(Ok(Message::Close(_)) | Err(_)) | None => {
+                    ahead = Ahead::Gone;
+                    break start.as_mut().await;
+                }
+                Some(Ok(message)) => ahead = Ahead::Said(message),
+            },
+        }
+    };
+    let late = || {
+        let message = format!("the sandbox did not start the program within {} s", START_LIMIT.as_secs());
+        ApiError::new(ErrorCode::Timeout, message)
+    };
+    (result.unwrap_or_else(|_| Err(late())), ahead)
+}
+
+/// The program's events behind its start event, and its pid.
+async fn started(guest: &Guest, wanted: &Wanted, dialect: Dialect) -> ApiResult<(Events, u32)> {
+    let mut events = open(guest, wanted, dialect).await?;
+    match events.next().await? {
+        Some(Event::Start(start)) => Ok((events, start.pid)),
+        _ => Err(ApiError::agent("its stream did not begin with a start event")),
     }
 }
 
@@ -129,6 +185,7 @@ async fn first_frame(source: &mut SplitStream<WebSocket>, dialect: Dialect) -> A
     match first {
         Some(Ok(Message::Text(text))) => wanted(parse(&text)?, dialect).map(Some),
         Some(Ok(Message::Binary(_))) => Err(ApiError::invalid("type", "the first frame must be a start frame")),
+        Some(Err(error)) => Err(ApiError::invalid("frame", "the frame is broken or too large").with_source(error)),
         _ => Ok(None),
     }
 }
@@ -169,16 +226,10 @@ fn wanted(input: StreamInput, dialect: Dialect) -> ApiResult<Wanted> {
 /// The program's events, from a start or from an attachment: the same on the wire.
 enum Events {
     Started(
-        atoll_rpc::connectrpc::client::ServerStream<
-            hyper::body::Incoming,
-            process::__buffa::view::StartResponseView<'static>,
-        >,
+        atoll_rpc::connectrpc::client::ServerStream<GuestAnswer, process::__buffa::view::StartResponseView<'static>>,
     ),
     Attached(
-        atoll_rpc::connectrpc::client::ServerStream<
-            hyper::body::Incoming,
-            process::__buffa::view::ConnectResponseView<'static>,
-        >,
+        atoll_rpc::connectrpc::client::ServerStream<GuestAnswer, process::__buffa::view::ConnectResponseView<'static>>,
     ),
 }
 
@@ -204,7 +255,6 @@ impl Events {
 }
 
 fn stream_broke(error: atoll_rpc::connectrpc::ConnectError) -> ApiError {
-    use atoll_model::ErrorCode;
     use atoll_rpc::connectrpc::ErrorCode as RpcCode;
     let (code, field) = match error.code {
         RpcCode::InvalidArgument => (ErrorCode::InvalidRequest, Some("cmd")),
@@ -216,10 +266,10 @@ fn stream_broke(error: atoll_rpc::connectrpc::ConnectError) -> ApiError {
     };
     let message = match code {
         ErrorCode::HostUnavailable => "the connection to the program broke: the sandbox may be gone".to_owned(),
-        _ => error.message.clone().unwrap_or_else(|| error.code.as_str().to_owned()),
+        _ => error.message.as_deref().map_or_else(|| error.code.as_str().to_owned(), said),
     };
     let refusal = Refusal::of(&error);
-    let mut answer = ApiError::new(code, message).with_source(error);
+    let mut answer = ApiError::new(code, message).with_source(said(&error.to_string()));
     answer.field = field.map(Into::into);
     match refusal {
         Some(refusal) => refusal.told_in(answer),
@@ -297,7 +347,7 @@ async fn pump_output(sink: &Sink, events: &mut Events, dialect: Dialect) -> ApiR
             Event::Start(_) | Event::Keepalive(_) => {}
         }
     }
-    Err(ApiError::new(atoll_model::ErrorCode::HostUnavailable, "the program's output ended without its exit code"))
+    Err(ApiError::new(ErrorCode::HostUnavailable, "the program's output ended without its exit code"))
 }
 
 fn output_frame(output: Output, dialect: Dialect) -> ApiResult<Message> {
@@ -344,9 +394,17 @@ struct Program<'a> {
 impl Program<'_> {
     /// From the client to the program, until the client is gone. Frames that can't be delivered because the program
     /// has ended or closed its stdin are dropped: its exit is on the way.
-    async fn pump_input(&self, source: &mut SplitStream<WebSocket>) -> ApiResult<()> {
+    async fn pump_input(&self, ahead: Ahead, source: &mut SplitStream<WebSocket>) -> ApiResult<()> {
+        let mut ahead = match ahead {
+            Ahead::Said(message) => Some(Ok(message)),
+            Ahead::Nothing | Ahead::Gone => None,
+        };
         loop {
-            match source.next().await {
+            let heard = match ahead.take() {
+                Some(heard) => Some(heard),
+                None => source.next().await,
+            };
+            match heard {
                 Some(Ok(Message::Binary(bytes))) => self.input(&bytes).await?,
                 Some(Ok(Message::Text(text))) => self.control(parse(&text)?).await?,
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
@@ -429,5 +487,45 @@ impl Program<'_> {
             let sandbox: &SandboxId = &self.guest.id;
             tracing::debug!(%sandbox, pid = self.pid, %error, "not delivered to a program");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn while_a_program_is_started_its_clients_words_wait_and_its_leaving_is_seen() {
+        let said = |text: &str| Ok(Message::Text(text.to_owned().into()));
+        let mut source = futures::stream::iter([Ok(Message::Ping(Bytes::new())), said("one"), said("two")]);
+        let slow = async {
+            tokio::task::yield_now().await;
+            Ok(7)
+        };
+        let (started, ahead) = opened(&mut source, slow).await;
+        assert_eq!(started.unwrap(), 7);
+        assert!(matches!(ahead, Ahead::Said(Message::Text(text)) if text.as_str() == "one"), "in their order");
+        assert_eq!(source.next().await.unwrap().unwrap(), Message::Text("two".into()), "no more than one is taken");
+
+        // Whoever left is known when the start is: what was started is to be ended.
+        let (started, ahead) = opened(&mut futures::stream::empty(), async { Ok(7) }).await;
+        assert_eq!(started.unwrap(), 7);
+        assert!(matches!(ahead, Ahead::Gone | Ahead::Nothing));
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let mut leaves = futures::stream::once(async { Ok(Message::Close(None)) }).boxed().chain(
+            futures::stream::once(async {
+                tell.send(()).unwrap();
+                Ok(Message::Close(None))
+            })
+            .boxed(),
+        );
+        let waits = async {
+            tokio::task::yield_now().await;
+            Ok(7)
+        };
+        let (started, ahead) = opened(&mut leaves, waits).await;
+        assert!(started.is_ok() && matches!(ahead, Ahead::Gone));
+        drop(leaves);
+        assert!(told.await.is_err(), "nothing is read of one who has left");
     }
 }

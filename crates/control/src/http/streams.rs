@@ -1,6 +1,6 @@
 //! The WebSockets `exec/stream` and `pty`.
 
-use atoll_model::SandboxId;
+use atoll_model::{SandboxId, TeamId};
 use axum::extract::State;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::response::Response;
@@ -10,22 +10,25 @@ use super::caller::{Key, WEBSOCKET_PROTOCOL};
 use super::error::{ApiError, ApiResult};
 use super::extract::{Id, Query};
 use super::guest::Guest;
-use super::program::{Dialect, serve};
+use super::places::{TeamShare, refused};
+use super::program::{Dialect, Session, serve};
 use super::validate;
 use crate::app::App;
 
-/// A frame of a client: a command line, or a piece of stdin.
-const MAX_FRAME: usize = 16 << 20;
+/// A frame of a client: a command line (Linux runs none beyond 2 MiB), or a piece of stdin.
+const MAX_FRAME: usize = 2 << 20;
 
 /// The upgrade, after the caller has been judged: what is wrong with it is told in the usual shape.
 pub type Upgrade = Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>;
 
-pub fn upgrade(upgrade: Upgrade) -> ApiResult<WebSocketUpgrade> {
+/// The upgrade, and the team's place for the connection: whoever serves it keeps that until it ends.
+pub fn upgrade(app: &App, team: &TeamId, upgrade: Upgrade) -> ApiResult<(WebSocketUpgrade, TeamShare)> {
     let upgrade = upgrade.map_err(|rejection| {
         ApiError::invalid("upgrade", "this route is a WebSocket: send an Upgrade request").with_source(rejection)
     })?;
+    let place = app.places.socket(team).map_err(|full| refused(full, "WebSockets"))?;
     let upgrade = upgrade.protocols([WEBSOCKET_PROTOCOL]);
-    Ok(upgrade.max_message_size(MAX_FRAME).max_frame_size(MAX_FRAME))
+    Ok((upgrade.max_message_size(MAX_FRAME).max_frame_size(MAX_FRAME), place))
 }
 
 #[derive(Deserialize, utoipa::IntoParams)]
@@ -48,10 +51,11 @@ pub async fn exec_stream(
     Query(query): Query<StreamQuery>,
     socket: Upgrade,
 ) -> ApiResult<Response> {
-    let socket = upgrade(socket)?;
+    let (socket, place) = upgrade(&app, &owner.team, socket)?;
     let guest = Guest::of(&app, &owner, id, "run a program in").await?;
     let dialect = Dialect::Stream { binary: query.binary };
-    Ok(socket.on_upgrade(move |socket| app.tasks.clone().track_future(serve(socket, guest, dialect, None))))
+    let session = Session { guest, dialect, tag: None, request: owner.origin.request_id, _place: place };
+    Ok(socket.on_upgrade(move |socket| app.tasks.clone().track_future(serve(socket, session))))
 }
 
 #[derive(Deserialize, utoipa::IntoParams)]
@@ -73,9 +77,10 @@ pub async fn pty(
     Query(query): Query<TerminalQuery>,
     socket: Upgrade,
 ) -> ApiResult<Response> {
-    let socket = upgrade(socket)?;
+    let (socket, place) = upgrade(&app, &owner.team, socket)?;
     validate::tag(query.tag.as_deref())?;
     let guest = Guest::of(&app, &owner, id, "open a terminal in").await?;
-    let serving = move |socket| app.tasks.clone().track_future(serve(socket, guest, Dialect::Terminal, query.tag));
-    Ok(socket.on_upgrade(serving))
+    let dialect = Dialect::Terminal;
+    let session = Session { guest, dialect, tag: query.tag, request: owner.origin.request_id, _place: place };
+    Ok(socket.on_upgrade(move |socket| app.tasks.clone().track_future(serve(socket, session))))
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use axum::body::Body;
 use axum::http::{Method, StatusCode};
+use futures::StreamExt as _;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
@@ -420,6 +421,33 @@ async fn files_go_in_and_come_out_as_they_were_and_too_large_ones_are_refused() 
         let multipart = test.client.with("content-type", "multipart/form-data; boundary=X");
         let written = multipart.send(Method::POST, &format!("{files}/write"), form).await;
         assert_eq!(written.json(), json!({ "path": "/m", "size_bytes": 5 }));
+        let part = |name: &str, value: &str| {
+            format!("--X\r\ncontent-disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n")
+        };
+        let large = part("path", "/l") + &part("file", &"z".repeat(900_000)) + "--X--\r\n";
+        let written = multipart.send(Method::POST, &format!("{files}/write"), large).await;
+        assert_eq!(written.json(), json!({ "path": "/l", "size_bytes": 900_000 }), "all of it arrives at once");
+        let endless = "y".repeat(1 << 20);
+        for wrong in [
+            endless.clone(),
+            format!("--X\r\ncontent-disposition: form-data; name=\"path\"\r\nx-endless: {endless}"),
+            part("path", "/m") + "--X\r\nx-endless: " + &endless,
+            part("path", "/m").repeat(2) + &part("file", "x") + "--X--\r\n",
+        ] {
+            // As it comes from a network, in pieces.
+            let pieces: Vec<_> =
+                wrong.as_bytes().chunks(4096).map(|piece| Ok::<_, std::io::Error>(piece.to_vec())).collect();
+            let left = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(pieces.len()));
+            let counted = std::sync::Arc::clone(&left);
+            let pieces = futures::stream::iter(pieces).inspect(move |_| {
+                counted.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+            });
+            let refused =
+                multipart.send(Method::POST, &format!("{files}/write"), axum::body::Body::from_stream(pieces)).await;
+            assert_error(&refused, 400, "invalid_request");
+            let unread = left.load(std::sync::atomic::Ordering::Relaxed);
+            assert!(wrong.len() < 1 << 20 || unread > 200, "most was never taken in: {unread} left");
+        }
         assert_error(&test.client.send(Method::POST, &write, vec![0; 2 << 20]).await, 507, "insufficient_storage");
         assert_error(&test.client.send(Method::POST, &write, vec![0; 5 << 20]).await, 413, "too_large");
         let nul = test.client.send(Method::POST, &format!("{files}/stream/write?path=%00"), "x").await;

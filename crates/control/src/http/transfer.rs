@@ -25,9 +25,10 @@ use super::caller::Key;
 use super::error::{ApiError, ApiResult};
 use super::extract::{Id, Json, Query};
 use super::guest::Guest;
+use super::multipart::{Progress, bounded};
 use super::validate;
 use crate::app::App;
-use crate::fleet::BoxError;
+use crate::fleet::{BoxError, said};
 use crate::sandboxes::{SandboxError, store};
 
 const OCTETS: &str = "application/octet-stream";
@@ -71,23 +72,36 @@ pub async fn write_multipart(
     Query(query): Query<FileQuery>,
     request: Request,
 ) -> ApiResult<axum::Json<WrittenFile>> {
+    let (request, progress) = bounded(request);
     let mut form = Multipart::from_request(request, &app).await.map_err(|rejection| {
         ApiError::new(ErrorCode::UnsupportedMediaType, "the body must be multipart/form-data").with_source(rejection)
     })?;
     // Whether there is such a sandbox is said before the form is judged: of another team's nothing can be learnt by it.
     store::get(&app.db, &owner.team, &id).await?.ok_or(SandboxError::NotFound)?;
     let FileQuery { mut path, mut user } = query;
+    let mut given = (false, false);
     while let Some(mut field) = form.next_field().await.map_err(bad_form)? {
+        progress.made();
         match field.name() {
-            Some("path") => path = Some(short_text(&mut field, "path").await?),
-            Some("user") => user = Some(short_text(&mut field, "user").await?),
+            Some(name @ "path") if !given.0 => {
+                given.0 = true;
+                let name = name.to_owned();
+                path = Some(short_text(&mut field, &name).await?);
+            }
+            Some(name @ "user") if !given.1 => {
+                given.1 = true;
+                let name = name.to_owned();
+                user = Some(short_text(&mut field, &name).await?);
+            }
+            // Each further one would let more of the body into memory.
+            Some(name @ ("path" | "user")) => return Err(ApiError::invalid(name.to_owned(), "is given twice")),
             Some("file") => {
                 let path = path.ok_or_else(|| {
                     ApiError::invalid("path", "the field `path` must come before `file`, or stand in the query string")
                 })?;
                 let guest = target(&app, &owner, id, &path, user.as_deref()).await?;
                 // The field borrows the form: a channel of one chunk takes its bytes across.
-                return upload_field(&app, &guest, &path, user.as_deref(), field).await.map(axum::Json);
+                return upload_field(&app, &guest, &path, user.as_deref(), field, progress).await.map(axum::Json);
             }
             Some(other) => {
                 let name: String = other.chars().filter(|c| !c.is_control()).take(100).collect();
@@ -103,15 +117,15 @@ fn bad_form(error: axum::extract::multipart::MultipartError) -> ApiError {
     ApiError::invalid("body", "the multipart body is not valid").with_source(error)
 }
 
-async fn short_text(field: &mut Field<'_>, name: &'static str) -> ApiResult<String> {
+async fn short_text(field: &mut Field<'_>, name: &str) -> ApiResult<String> {
     let mut bytes = Vec::new();
     while let Some(chunk) = field.chunk().await.map_err(bad_form)? {
         if bytes.len() + chunk.len() > MAX_TEXT_FIELD {
-            return Err(ApiError::invalid(name, format!("must have at most {MAX_TEXT_FIELD} bytes")));
+            return Err(ApiError::invalid(name.to_owned(), format!("must have at most {MAX_TEXT_FIELD} bytes")));
         }
         bytes.extend_from_slice(&chunk);
     }
-    String::from_utf8(bytes).map_err(|_| ApiError::invalid(name, "must be UTF-8"))
+    String::from_utf8(bytes).map_err(|_| ApiError::invalid(name.to_owned(), "must be UTF-8"))
 }
 
 async fn upload_field(
@@ -120,12 +134,16 @@ async fn upload_field(
     path: &str,
     user: Option<&str>,
     mut field: Field<'_>,
+    progress: Progress,
 ) -> ApiResult<WrittenFile> {
     let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Bytes, BoxError>>(1);
     let feed = async move {
         loop {
             let chunk = match field.chunk().await {
-                Ok(Some(chunk)) => Ok(chunk),
+                Ok(Some(chunk)) => {
+                    progress.made();
+                    Ok(chunk)
+                }
                 Ok(None) => return Ok(()),
                 Err(error) => Err(error),
             };
@@ -237,12 +255,12 @@ where
     if !answer.status().is_success() {
         return Err(guest_refusal(answer).await);
     }
-    let answer = Limited::new(answer.into_body(), MAX_ANSWER).collect().await.map_err(ApiError::internal)?.to_bytes();
+    let answer = Limited::new(answer.into_body(), MAX_ANSWER).collect().await.map_err(ApiError::agent)?.to_bytes();
     #[derive(Deserialize)]
     struct Written {
         path: String,
     }
-    let written: Vec<Written> = serde_json::from_slice(&answer).map_err(ApiError::internal)?;
+    let written: Vec<Written> = serde_json::from_slice(&answer).map_err(ApiError::agent)?;
     let path = written.into_iter().next().map_or_else(|| path.to_owned(), |file| file.path);
     Ok(WrittenFile { path, size_bytes: passed.load(Ordering::Relaxed) })
 }
@@ -270,7 +288,7 @@ async fn guest_refusal(answer: http::Response<Incoming>) -> ApiError {
         StatusCode::GATEWAY_TIMEOUT => (ErrorCode::Timeout, None),
         _ => (ErrorCode::AgentError, None),
     };
-    let message = if message.is_empty() { format!("the sandbox answered {status}") } else { message };
+    let message = if message.is_empty() { format!("the sandbox answered {status}") } else { said(&message) };
     let mut error = ApiError::new(code, message);
     error.field = field.map(Into::into);
     error

@@ -119,7 +119,11 @@ pub fn user(value: Option<&str>) -> ApiResult<()> {
 }
 
 pub fn tag(value: Option<&str>) -> ApiResult<()> {
-    value.map_or(Ok(()), |value| line("tag", value, MAX_TAG))
+    let Some(value) = value else { return Ok(()) };
+    if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(ApiError::invalid("tag", "must not be a number: where a process is named, that is a pid"));
+    }
+    line("tag", value, MAX_TAG)
 }
 
 pub fn env(env: &BTreeMap<String, String>) -> ApiResult<()> {

@@ -18,6 +18,7 @@ use super::caller::Key;
 use super::error::ApiResult;
 use super::extract::{Id, Query};
 use super::guest::{Guest, stream};
+use super::places::TeamShare;
 use super::streams::{Upgrade, upgrade};
 use super::validate;
 use crate::app::App;
@@ -48,12 +49,12 @@ pub async fn watch(
 ) -> ApiResult<Response> {
     validate::path("path", &query.path)?;
     validate::user(query.user.as_deref())?;
-    let socket = upgrade(socket)?;
+    let (socket, place) = upgrade(&app, &owner.team, socket)?;
     let guest = Guest::of(&app, &owner, id, "watch files of").await?;
-    Ok(socket.on_upgrade(move |socket| app.tasks.clone().track_future(serve(socket, guest, query))))
+    Ok(socket.on_upgrade(move |socket| app.tasks.clone().track_future(serve(socket, guest, query, place))))
 }
 
-async fn serve(mut socket: WebSocket, guest: Guest, query: WatchQuery) {
+async fn serve(mut socket: WebSocket, guest: Guest, query: WatchQuery, _place: TeamShare) {
     if let Err(error) = run(&mut socket, &guest, query).await {
         let error = guest.error("watch the directory", Some("path"), error);
         let frame = WatchOutput::Error { code: error.code.to_string(), message: error.message.to_string() };

@@ -32,6 +32,7 @@ use super::lifetime;
 use super::record::{OnRebootName, OnTimeoutName};
 use super::store::{self, Change};
 use super::timing::StepTimes;
+use super::turns::Turn;
 use super::{HOST_DEADLINE, Network, Owner, SandboxError, SandboxRecord, Sandboxes};
 use crate::audit::{self, Entry};
 use crate::db::Text;
@@ -116,16 +117,12 @@ impl Sandboxes {
         template: Template,
         layers: Vec<LayerRow>,
     ) -> Result<SandboxRecord, SandboxError> {
-        let permit = tokio::time::timeout(self.queue_timeout, self.creates.clone().acquire_owned())
-            .await
-            .map_err(|_| SandboxError::Queue)?
-            .map_err(|_| SandboxError::Interrupted)?;
+        let turn = self.turn(&owner.team).await?;
         let (tell, told) = oneshot::channel();
         let (service, owner) = (self.clone(), owner.clone());
         self.tasks.spawn(async move {
-            let _permit = permit;
             let keep = new.keep_if_abandoned;
-            let result = service.create_now(&owner, new, template, layers).await;
+            let result = service.create_now(&owner, new, template, layers, turn).await;
             if let Err(Ok(orphan)) = tell.send(result)
                 && !keep
             {
@@ -142,6 +139,7 @@ impl Sandboxes {
         new: NewSandbox,
         template: Template,
         layers: Vec<LayerRow>,
+        turn: Turn,
     ) -> Result<SandboxRecord, SandboxError> {
         let (started, times) = (Instant::now(), new.times.clone());
         let mounts = volumes::find_all(&self.db, &owner.team, &new.volumes).await?;
@@ -185,6 +183,8 @@ impl Sandboxes {
         let spec = spec(&record, env, &ground);
         let (record, first) = match self.start_on(record, &host, &spec, &times).await? {
             Ok(running) => {
+                // What it waits for from here on is the sandbox's own doing.
+                drop(turn);
                 self.await_ready(&running, &template).await;
                 tracing::debug!(sandbox = %running.id.0, %host, elapsed = ?started.elapsed(), "created");
                 return Ok(running);
@@ -210,6 +210,7 @@ impl Sandboxes {
         tracing::warn!(sandbox = %record.id.0, %host, %other, error = %first, "create failed: trying another host");
         match self.start_on(record, &other, &spec, &times).await? {
             Ok(running) => {
+                drop(turn);
                 self.await_ready(&running, &template).await;
                 Ok(running)
             }
@@ -461,7 +462,12 @@ impl Sandboxes {
         Ok(store::change(&self.db, &self.decision(record, to, reason)).await?)
     }
 
-    fn decision<'a>(&self, record: &'a SandboxRecord, to: SandboxStatus, reason: Option<&'a str>) -> Change<'a> {
+    pub(super) fn decision<'a>(
+        &self,
+        record: &'a SandboxRecord,
+        to: SandboxStatus,
+        reason: Option<&'a str>,
+    ) -> Change<'a> {
         Change {
             id: &record.id,
             from: record.status(),

@@ -10,7 +10,7 @@ use atoll_rpc::atoll::host::v1::DestroySandboxRequest;
 use atoll_rpc::connectrpc::client::CallOptions;
 use serde_json::json;
 
-use super::store::{self, Change};
+use super::store::{self, Change, Due};
 use super::{Owner, SandboxError, SandboxRecord, Sandboxes};
 use crate::audit::{self, Entry};
 use crate::fleet::FleetError;
@@ -70,6 +70,18 @@ impl Sandboxes {
             }
         }
         tracing::error!(sandbox = %id, reason, "could not destroy: the row kept changing");
+    }
+
+    /// Destroys it if it is what was seen and still due.
+    pub(super) async fn destroy_if_due(&self, record: SandboxRecord, due: Due, reason: &str) {
+        match store::change_if_due(&self.db, due, &stop(&record, reason, self.clock.now())).await {
+            Ok(Some(stopped)) => self.finish_destroying(stopped).await,
+            Ok(None) => {}
+            Err(error) => {
+                let (sandbox, error) = (&record.id.0, &error as &dyn std::error::Error);
+                tracing::error!(%sandbox, reason, error, "could not destroy");
+            }
+        }
     }
 
     /// The host's part. In a task of its own, so that a client that goes away does not stop it.

@@ -56,13 +56,10 @@ impl Sandboxes {
     /// leaves children that run.
     pub async fn fork(&self, owner: &Owner, id: &SandboxId, fork: Fork) -> Result<Children, SandboxError> {
         let parent = store::get(&self.db, &owner.team, id).await?.ok_or(SandboxError::NotFound)?;
-        let permit = tokio::time::timeout(self.queue_timeout, self.creates.clone().acquire_owned())
-            .await
-            .map_err(|_| SandboxError::Queue)?
-            .map_err(|_| SandboxError::Interrupted)?;
+        let turn = self.turn(&owner.team).await?;
         let (service, owner) = (self.clone(), owner.clone());
         let task = self.tasks.spawn(async move {
-            let _permit = permit;
+            let _turn = turn;
             service.fork_now(&owner, parent, fork).await
         });
         task.await.map_err(|_| SandboxError::Interrupted)?

@@ -25,11 +25,12 @@ pub mod store;
 #[cfg(test)]
 mod tests;
 mod timing;
+mod turns;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use atoll_model::TeamId;
 use tokio_util::task::TaskTracker;
 
 pub use activity::{Activity, OpenGuard};
@@ -42,6 +43,7 @@ pub use placer::Placer;
 pub use record::{Network, SandboxRecord};
 pub use resume::Resumed;
 pub use timing::StepTimes;
+use turns::{Turn, Turns};
 
 pub use crate::audit::Owner;
 use crate::clock::Clock;
@@ -72,7 +74,7 @@ pub struct Sandboxes {
     secrets: Secrets,
     activity: Arc<Activity>,
     /// Creates under way at once.
-    creates: Arc<Semaphore>,
+    creates: Turns,
     queue_timeout: Duration,
     /// What teams may have that have no limits of their own.
     quotas: Limits,
@@ -101,7 +103,7 @@ impl Sandboxes {
             placer,
             layers: sources.layers,
             secrets: sources.secrets,
-            creates: Arc::new(Semaphore::new(limits.max_creates)),
+            creates: Turns::new(limits.max_creates),
             queue_timeout: limits.queue_timeout,
             quotas: Limits::default(),
             shipped: None,
@@ -126,6 +128,12 @@ impl Sandboxes {
         let ask = Ask { sandboxes: 1, vcpus: record.vcpus, memory_mb: record.memory_mb, disk_mb: record.disk_mb };
         quotas::reserve(tx, &record.team_id, &self.quotas, ask).await?;
         Ok(store::insert(tx, record).await?)
+    }
+
+    /// Waits until it is the team's turn to have a sandbox made.
+    async fn turn(&self, team: &TeamId) -> Result<Turn, SandboxError> {
+        let turn = tokio::time::timeout(self.queue_timeout, self.creates.next(team)).await;
+        turn.map_err(|_| SandboxError::Queue)?.ok_or(SandboxError::Interrupted)
     }
 
     #[must_use]

@@ -7,7 +7,7 @@ use atoll_model::{SandboxId, SandboxStatus};
 use atoll_rpc::atoll::host::v1::PauseSandboxRequest;
 use atoll_rpc::connectrpc::client::CallOptions;
 
-use super::store::{self, Change};
+use super::store::{self, Change, Due};
 use super::timing::StepTimes;
 use super::{HOST_DEADLINE, Owner, SandboxError, SandboxRecord, Sandboxes};
 use crate::fleet::FleetError;
@@ -18,6 +18,13 @@ pub enum Keep {
     Memory,
     /// Its processes end; a resume starts new ones over its files.
     Files,
+}
+
+/// Whose decision a pause is.
+enum By {
+    Owner(Owner),
+    /// Control's own, as long as it is due.
+    Itself(Due),
 }
 
 /// What a pause or a resume kept: `memory` or `files`.
@@ -42,22 +49,33 @@ impl Sandboxes {
     /// Pauses a team's running sandbox.
     pub async fn pause_keeping(&self, owner: &Owner, id: &SandboxId, keep: Keep) -> Result<Paused, SandboxError> {
         let record = store::get(&self.db, &owner.team, id).await?.ok_or(SandboxError::NotFound)?;
-        self.pause_record(record, "user", keep, Some(owner.clone())).await
+        self.pause_record(record, "user", keep, By::Owner(owner.clone())).await
+    }
+
+    /// Pauses it if it still is due.
+    pub(super) async fn pause_if_due(
+        &self,
+        record: SandboxRecord,
+        due: Due,
+        reason: &'static str,
+        keep: Keep,
+    ) -> Result<Paused, SandboxError> {
+        self.pause_record(record, reason, keep, By::Itself(due)).await
     }
 
     /// Pauses it for `reason`. Runs to its end although the caller may go away.
-    pub(super) async fn pause_record(
+    async fn pause_record(
         &self,
         record: SandboxRecord,
         reason: &'static str,
         keep: Keep,
-        asked_by: Option<Owner>,
+        by: By,
     ) -> Result<Paused, SandboxError> {
         if record.status() != SandboxStatus::Running {
             return Err(SandboxError::InvalidState { attempted: "pause", status: record.status() });
         }
         let service = self.clone();
-        let task = self.tasks.spawn(async move { service.pause_now(record, reason, keep, asked_by.as_ref()).await });
+        let task = self.tasks.spawn(async move { service.pause_now(record, reason, keep, by).await });
         task.await.map_err(|_| SandboxError::Interrupted)?
     }
 
@@ -66,10 +84,14 @@ impl Sandboxes {
         record: SandboxRecord,
         reason: &'static str,
         keep: Keep,
-        asked_by: Option<&Owner>,
+        by: By,
     ) -> Result<Paused, SandboxError> {
         let (times, deciding) = (StepTimes::default(), Instant::now());
-        let decided = self.decide_for(asked_by, "sandbox.pause", &record, SandboxStatus::Pausing, Some(reason)).await?;
+        let (pausing, why) = (SandboxStatus::Pausing, Some(reason));
+        let decided = match by {
+            By::Owner(owner) => self.decide_for(Some(&owner), "sandbox.pause", &record, pausing, why).await?,
+            By::Itself(due) => store::change_if_due(&self.db, due, &self.decision(&record, pausing, why)).await?,
+        };
         times.end("decide", deciding);
         let Some(pausing) = decided else {
             return Err(self.moved_on(&record.id, "pause").await);

@@ -178,15 +178,52 @@ pub struct Change<'a> {
     pub at: Millis,
 }
 
-const CHANGE: &str = concat!(
-    "UPDATE sandboxes SET status = $4, reason = $5, generation = generation + $6, \
+macro_rules! change {
+    ($still:literal) => {
+        concat!(
+            "UPDATE sandboxes SET status = $4, reason = $5, generation = generation + $6, \
          former_status = CASE WHEN $4 = 'missing' THEN status ELSE NULL END, \
          host_id = COALESCE($7, host_id), status_changed_at = $8, \
          started_at = CASE WHEN $4 = 'running' THEN COALESCE(started_at, $8) ELSE started_at END, \
          last_active_at = CASE WHEN $4 = 'running' AND last_active_at < $8 THEN $8 ELSE last_active_at END \
-     WHERE id = $1 AND status = $2 AND generation = $3 RETURNING ",
-    columns!()
+     WHERE id = $1 AND status = $2 AND generation = $3",
+            $still,
+            " RETURNING ",
+            columns!()
+        )
+    };
+}
+
+const CHANGE: &str = change!("");
+
+/// What `$8` is the time of: the same conditions as those of the searches, [`idle`] and [`super::lifetime::over`].
+const CHANGE_IF_IDLE: &str = change!(" AND timeout_sec > 0 AND last_active_at + timeout_sec * 1000 <= $8");
+const CHANGE_IF_OVER: &str = change!(
+    " AND EXISTS (SELECT 1 FROM sandbox_lifetimes l WHERE l.sandbox_id = $1 AND l.ends_at <= $8 \
+     AND status_changed_at + l.lifetime_sec * 1000 <= $8)"
 );
+
+/// Why a sandbox is to be ended by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Due {
+    /// It has been idle for its timeout.
+    Idle,
+    /// Its lifetime is over.
+    End,
+}
+
+/// Makes the change if the row still is what the caller saw and the sandbox still is due.
+pub async fn change_if_due(db: &Db, due: Due, change: &Change<'_>) -> Result<Option<SandboxRecord>, DbError> {
+    if !legal(change) {
+        return Ok(None);
+    }
+    let statement = match due {
+        Due::Idle => CHANGE_IF_IDLE,
+        Due::End => CHANGE_IF_OVER,
+    };
+    on!(write db, |c| bind(sqlx::query_as(statement), change).fetch_optional(c).await)
+        .during("end a sandbox that is due")
+}
 
 /// Makes the change if the row still is what the caller saw. Answers the new row, or nothing when it was not.
 /// A change that the state machine doesn't know is refused here as if the row had moved on.

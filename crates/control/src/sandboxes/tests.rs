@@ -7,8 +7,9 @@ use atoll_model::sandbox::OnReboot;
 use atoll_model::{HostId, OnTimeout, SandboxId, SandboxStatus};
 use atoll_rpc::atoll::host::v1::SandboxState;
 
-use super::store::{self, Change};
-use super::{Fork, Network, NewSandbox, Owner, SandboxError, SandboxRecord};
+use super::reaper::Reaper;
+use super::store::{self, Change, Due};
+use super::{Fork, Keep, Network, NewSandbox, Owner, SandboxError, SandboxRecord};
 use crate::audit::{Actor, Origin};
 use crate::db::testing::{TestDb, databases, sqlite};
 use crate::db::{Millis, on};
@@ -376,11 +377,15 @@ async fn an_idle_sandbox_is_paused_or_killed_as_it_wishes_and_one_in_use_is_left
         let forever = service.create(&owner(&test), new()).await.unwrap();
         let _open = service.activity().open(&in_use.id);
         test.clock.advance(Duration::from_secs(9));
-        let mut renew_at = Millis(0);
-        service.reap_once("test", &mut renew_at).await.unwrap();
+        let mut reaper = Reaper::new(service, "test".to_owned());
+        let reap = async |reaper: &mut Reaper| {
+            reaper.round().await.unwrap();
+            reaper.settle().await;
+        };
+        reap(&mut reaper).await;
         assert_eq!(read(&test, &paused.id).await.status(), SandboxStatus::Running, "not yet");
         test.clock.advance(Duration::from_secs(2));
-        service.reap_once("test", &mut renew_at).await.unwrap();
+        reap(&mut reaper).await;
         let status = async |record: &SandboxRecord| read(&test, &record.id).await.status();
         assert_eq!(status(&paused).await, SandboxStatus::Paused);
         assert_eq!(read(&test, &paused.id).await.reason.as_deref(), Some("timeout"));
@@ -388,7 +393,112 @@ async fn an_idle_sandbox_is_paused_or_killed_as_it_wishes_and_one_in_use_is_left
         for left in [&in_use, &patient, &forever] {
             assert_eq!(status(left).await, SandboxStatus::Running);
         }
-        service.reap_once("another replica", &mut Millis(0)).await.unwrap();
+        Reaper::new(service, "another replica".to_owned()).round().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_is_used_or_given_more_time_between_the_look_and_the_act_is_left_alone() {
+    for database in databases().await {
+        let test = app(database).await;
+        test.fleet.add_host();
+        let (service, db) = (&test.app.sandboxes, &test.app.db);
+        let with = |on_timeout, lifetime_sec| NewSandbox { timeout_sec: 10, on_timeout, lifetime_sec, ..new() };
+        let mut made = Vec::new();
+        for on_timeout in [OnTimeout::Pause, OnTimeout::Kill] {
+            for _ in 0..2 {
+                made.push(service.create(&owner(&test), with(on_timeout, None)).await.unwrap().id.0);
+            }
+        }
+        test.clock.advance(Duration::from_secs(11));
+        let seen = store::idle(db, test.clock.now(), 10).await.unwrap();
+        assert_eq!(seen.len(), 4);
+        for pair in made.chunks(2) {
+            // Through another replica, which this one's memory knows nothing of.
+            store::touch(db, &[(pair[0].clone(), test.clock.now())]).await.unwrap();
+            service.set_timeout(&owner(&test), &pair[1], 1000, None).await.unwrap();
+        }
+        for record in seen {
+            service.act(record, Due::Idle, Keep::Memory).await;
+        }
+        for id in &made {
+            assert_eq!(read(&test, id).await.status(), SandboxStatus::Running);
+        }
+        test.clock.advance(Duration::from_secs(1001));
+        for record in store::idle(db, test.clock.now(), 10).await.unwrap() {
+            service.act(record, Due::Idle, Keep::Memory).await;
+        }
+        use SandboxStatus::{Paused, Stopped};
+        for (id, status) in made.iter().zip([Paused, Paused, Stopped, Stopped]) {
+            assert_eq!(read(&test, id).await.status(), status);
+        }
+
+        // The same for a lifetime that was made longer.
+        let lives = service.create(&owner(&test), with(OnTimeout::Kill, Some(20))).await.unwrap();
+        test.clock.advance(Duration::from_secs(21));
+        let seen = read(&test, &lives.id).await;
+        service.set_lifetime(&owner(&test), &lives.id, 60, false).await.unwrap();
+        service.act(seen.clone(), Due::End, Keep::Memory).await;
+        assert_eq!(read(&test, &lives.id).await.status(), SandboxStatus::Running);
+        test.clock.advance(Duration::from_secs(61));
+        service.act(seen, Due::End, Keep::Memory).await;
+        assert_eq!(read(&test, &lives.id).await.status(), Stopped);
+    }
+}
+
+#[tokio::test]
+async fn a_host_that_hangs_holds_up_neither_the_idle_clock_nor_the_end_of_others() {
+    let test = app(sqlite().await).await;
+    let (_, agent) = test.fleet.add_host();
+    let service = &test.app.sandboxes;
+    let idle = NewSandbox { timeout_sec: 10, ..new() };
+    let hangs = service.create(&owner(&test), idle.clone()).await.unwrap();
+    agent.hang_pauses_of(&hangs.id);
+    test.clock.advance(Duration::from_secs(11));
+    let mut reaper = Reaper::new(service, "test".to_owned());
+    reaper.round().await.unwrap();
+    until("the host is asked", async || agent.calls().contains(&"pause".to_owned())).await;
+    let other = service.create(&owner(&test), idle).await.unwrap();
+    test.clock.advance(Duration::from_secs(11));
+    reaper.round().await.unwrap();
+    until("the other is paused", async || read(&test, &other.id).await.status() == SandboxStatus::Paused).await;
+    assert_eq!(read(&test, &hangs.id).await.status(), SandboxStatus::Pausing);
+
+    let used = service.create(&owner(&test), new()).await.unwrap();
+    test.clock.advance(Duration::from_secs(5));
+    service.activity().touch(&used.id);
+    let stop = test.app.shutdown.clone();
+    let running = tokio::spawn(service.clone().run_reaper("test".to_owned(), Duration::from_millis(5), stop.clone()));
+    let now = test.clock.now();
+    until("the clock is written", async || read(&test, &used.id).await.last_active_at == now).await;
+    stop.cancel();
+    running.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_ready_command_that_never_succeeds_holds_nobody_elses_create_up() {
+    for database in databases().await {
+        let test = app_with(database, |config| config.http.max_creates = 1).await;
+        let (_, agent) = test.fleet.add_host();
+        agent.end_programs_with(1);
+        let ready = async |command: Option<&str>| {
+            on!(write & test.app.db, |c| sqlx::query("UPDATE templates SET ready_cmd = $1 WHERE name = 'base'")
+                .bind(command)
+                .execute(c)
+                .await
+                .map(|_| ()))
+            .unwrap();
+        };
+        ready(Some("false")).await;
+        let (service, by) = (test.app.sandboxes.clone(), owner(&test));
+        let waits = tokio::spawn(async move { service.create(&by, new()).await });
+        until("it is asked whether it is ready", async || agent.calls().contains(&"exec".to_owned())).await;
+        ready(None).await;
+        let other = test.app.sandboxes.create(&owner(&test), new()).await.unwrap();
+        assert_eq!(other.status(), SandboxStatus::Running);
+        assert!(!waits.is_finished(), "its own create waits on");
+        agent.end_programs_with(0);
+        assert!(waits.await.unwrap().is_ok());
     }
 }
 

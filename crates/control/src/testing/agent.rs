@@ -21,6 +21,41 @@ use futures::StreamExt;
 #[derive(Clone, Default)]
 pub struct FakeAgent(Arc<Mutex<State>>);
 
+/// What every guest agent of the host says, whatever it is asked.
+#[derive(Debug, Clone)]
+pub enum Lie {
+    /// An error in these words.
+    Error(String),
+    /// An error that has no end.
+    EndlessError,
+    /// A success that has no end.
+    EndlessAnswer,
+    /// This, as a success.
+    Answer(&'static [u8]),
+}
+
+impl Lie {
+    fn told(self) -> axum::response::Response {
+        let endless = || {
+            Body::from_stream(futures::stream::repeat_with(|| {
+                Ok::<_, std::io::Error>(Bytes::from_static(&[b'"'; 64 << 10]))
+            }))
+        };
+        let proto = [("content-type", "application/proto")];
+        match self {
+            Self::Error(message) => {
+                let error = serde_json::json!({ "code": "internal", "message": message }).to_string();
+                (StatusCode::INTERNAL_SERVER_ERROR, [("content-type", "application/json")], error).into_response()
+            }
+            Self::EndlessError => {
+                (StatusCode::INTERNAL_SERVER_ERROR, [("content-type", "application/json")], endless()).into_response()
+            }
+            Self::EndlessAnswer => (proto, endless()).into_response(),
+            Self::Answer(bytes) => (proto, bytes).into_response(),
+        }
+    }
+}
+
 #[derive(Default)]
 struct State {
     sandboxes: HashMap<String, Sandbox>,
@@ -31,10 +66,15 @@ struct State {
     /// Creates take this long.
     create_takes: Duration,
     failing_pauses: usize,
+    /// Pauses of these are never answered.
+    hanging_pauses: Vec<SandboxId>,
+    /// What programs end with.
+    exit_code: i32,
     full: bool,
     calls: Vec<String>,
     layers: std::collections::BTreeSet<String>,
     images: HashMap<String, Bytes>,
+    lie: Option<Lie>,
     /// Files of all sandboxes.
     files: HashMap<String, Bytes>,
 }
@@ -55,6 +95,18 @@ impl FakeAgent {
 
     pub fn fail_pauses(&self, count: usize) {
         self.state().failing_pauses = count;
+    }
+
+    pub fn hang_pauses_of(&self, id: &SandboxId) {
+        self.state().hanging_pauses.push(id.clone());
+    }
+
+    pub fn end_programs_with(&self, exit_code: i32) {
+        self.state().exit_code = exit_code;
+    }
+
+    pub fn let_guests_lie(&self, lie: Lie) {
+        self.state().lie = Some(lie);
     }
 
     pub fn take_for_creates(&self, time: Duration) {
@@ -97,7 +149,7 @@ impl FakeAgent {
     pub fn router(&self) -> Router {
         let host = ConnectRpcService::new(HostServiceServer::new(self.clone()));
         let guest = ConnectRpcService::new(guest::GuestServiceServer::new(self.clone()));
-        let (writer, reader, packer) = (self.clone(), self.clone(), self.clone());
+        let (writer, reader, packer, liar) = (self.clone(), self.clone(), self.clone(), self.clone());
         let image = move |axum::extract::Path(digest): axum::extract::Path<String>| {
             let image = packer.state().images.get(&digest).cloned();
             async move { image.ok_or(StatusCode::NOT_FOUND) }
@@ -114,6 +166,15 @@ impl FakeAgent {
             .route("/proxy/{id}/{port}/{*rest}", bare.clone())
             .route("/proxy/{id}/{port}/", bare)
             .nest_service("/proxy/{id}/guest", guest)
+            .layer(axum::middleware::from_fn(move |request: axum::extract::Request, next: axum::middleware::Next| {
+                let lie = liar.state().lie.clone().filter(|_| request.uri().path().contains("/guest/"));
+                async move {
+                    match lie {
+                        Some(lie) => lie.told(),
+                        None => next.run(request).await,
+                    }
+                }
+            }))
     }
 
     async fn write(self, Query(query): Query<HashMap<String, String>>, body: Body) -> axum::response::Response {
@@ -226,6 +287,9 @@ impl HostService for FakeAgent {
     ) -> ServiceResult<PauseSandboxResponse> {
         self.note("pause");
         let request = request.to_owned_message();
+        if self.state().hanging_pauses.iter().any(|id| id.as_str() == request.id) {
+            std::future::pending::<()>().await;
+        }
         if self.state().failing_pauses > 0 {
             self.state().failing_pauses -= 1;
             return Err(ConnectError::internal("told to fail"));
@@ -382,7 +446,7 @@ impl HostService for FakeAgent {
 }
 
 impl guest::GuestService for FakeAgent {
-    /// Answers with its own command line; `sleep` runs into its timeout, `yes` writes too much.
+    /// Answers with its own command line; `sleep` runs into its timeout, `yes` writes too much, `flood` a MiB.
     async fn exec(
         &self,
         _: RequestContext,
@@ -390,11 +454,16 @@ impl guest::GuestService for FakeAgent {
     ) -> ServiceResult<guest::ExecResponse> {
         self.note("exec");
         let request = request.to_owned_message();
-        let stdout = format!("{} {}", request.cmd, request.args.join(" ")).into_bytes();
+        let stdout = if request.cmd == "flood" {
+            vec![b'x'; 1 << 20]
+        } else {
+            format!("{} {}", request.cmd, request.args.join(" ")).into_bytes()
+        };
         Response::ok(guest::ExecResponse {
             stdout,
             timed_out: request.cmd == "sleep",
             truncated: request.cmd == "yes",
+            exit_code: self.state().exit_code,
             pid: 7,
             ..Default::default()
         })

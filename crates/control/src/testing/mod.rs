@@ -22,7 +22,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use agent::FakeAgent;
+pub use agent::{FakeAgent, Lie};
 pub use client::{Answer, Client};
 pub use mail::{FakeMailServer, secret_in};
 pub use people::Person;
@@ -42,6 +42,7 @@ use crate::fleet::{
 };
 use crate::hosts::{Hosts, Loopback};
 use crate::http::metrics::HttpMetrics;
+use crate::http::places::Places;
 use crate::layers::Layers;
 use crate::mail::Mailer;
 use crate::objects::Objects;
@@ -241,6 +242,8 @@ async fn wire(config: ControlConfig, clock: Clock, db: Db, machines: &FakeFleet)
         volumes,
         reconcile: Reconcile::new(&db, &clock, &hosts, &fleet, config.resume_on_reconnect),
         requests: Arc::new(Semaphore::new(config.http.max_requests)),
+        host_requests: Arc::new(Semaphore::new(config.http.max_host_requests)),
+        places: Places::new(&config.http),
         config,
         clock,
         db,

@@ -18,6 +18,7 @@ use super::watch::{Hub, Streamed, WatchError, Wish};
 use crate::auth;
 use crate::guest::Guest;
 use crate::paths;
+use crate::rights;
 use crate::users::Account;
 
 pub struct FilesystemService(pub Arc<Guest>);
@@ -31,8 +32,12 @@ impl From<TreeError> for ConnectError {
             TreeError::NotDirectory(_) | TreeError::ExistsAsFile(_) | TreeError::Root => {
                 Self::invalid_argument(message)
             }
-            TreeError::Loop(_) | TreeError::OtherFilesystem { .. } => Self::failed_precondition(message),
-            TreeError::TooMany => Self::resource_exhausted(message),
+            TreeError::Loop(_) | TreeError::OtherFilesystem { .. } | TreeError::InTheWay(..) => {
+                Self::failed_precondition(message)
+            }
+            TreeError::Refused { .. } => Self::permission_denied(message),
+            TreeError::BadName(..) => Self::invalid_argument(message),
+            TreeError::TooMany | TreeError::NoSpace(_) => Self::resource_exhausted(message),
             TreeError::Io { .. } | TreeError::Abandoned(_) => Self::internal(message),
         }
     }
@@ -82,7 +87,9 @@ impl Filesystem for FilesystemService {
     ) -> ServiceResult<MakeDirResponse> {
         let account = self.account(&context)?;
         let path = self.resolve(request.path, &account)?;
-        let entry = crate::blocking(move || tree::make_directory(&path, &account)).await?;
+        let rights = auth::rpc_rights(&context, &account).cloned();
+        let work = move || rights::with(rights.as_ref(), || tree::make_directory(&path, &account));
+        let entry = crate::blocking(work).await?;
         Response::ok(MakeDirResponse { entry: entry.into(), ..Default::default() })
     }
 
@@ -94,7 +101,9 @@ impl Filesystem for FilesystemService {
         let account = self.account(&context)?;
         let from = self.resolve(request.source, &account)?;
         let to = self.resolve(request.destination, &account)?;
-        let entry = crate::blocking(move || tree::rename(&from, &to, &account)).await?;
+        let rights = auth::rpc_rights(&context, &account).cloned();
+        let work = move || rights::with(rights.as_ref(), || tree::rename(&from, &to, &account));
+        let entry = crate::blocking(work).await?;
         Response::ok(MoveResponse { entry: entry.into(), ..Default::default() })
     }
 
@@ -103,9 +112,11 @@ impl Filesystem for FilesystemService {
         context: RequestContext,
         request: ServiceRequest<'_, ListDirRequest>,
     ) -> ServiceResult<ListDirResponse> {
-        let path = self.resolve(request.path, &self.account(&context)?)?;
+        let account = self.account(&context)?;
+        let path = self.resolve(request.path, &account)?;
         let depth = request.depth.max(1);
-        let entries = crate::blocking(move || tree::list(&path, depth)).await?;
+        let rights = auth::rpc_rights(&context, &account).cloned();
+        let entries = crate::blocking(move || rights::with(rights.as_ref(), || tree::list(&path, depth))).await?;
         Response::ok(ListDirResponse { entries, ..Default::default() })
     }
 
@@ -114,8 +125,10 @@ impl Filesystem for FilesystemService {
         context: RequestContext,
         request: ServiceRequest<'_, RemoveRequest>,
     ) -> ServiceResult<RemoveResponse> {
-        let path = self.resolve(request.path, &self.account(&context)?)?;
-        crate::blocking(move || tree::remove(&path)).await?;
+        let account = self.account(&context)?;
+        let path = self.resolve(request.path, &account)?;
+        let rights = auth::rpc_rights(&context, &account).cloned();
+        crate::blocking(move || rights::with(rights.as_ref(), || tree::remove(&path))).await?;
         Response::ok(RemoveResponse::default())
     }
 

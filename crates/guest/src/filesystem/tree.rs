@@ -30,6 +30,14 @@ pub enum TreeError {
     Root,
     #[error("'{from}' can't be moved to '{to}': they are on different file systems; copy it instead")]
     OtherFilesystem { from: String, to: String },
+    #[error("'{0}' is in the way: {1}")]
+    InTheWay(String, &'static str),
+    #[error("permission denied: {what} '{path}'")]
+    Refused { what: &'static str, path: String },
+    #[error("path '{0}' is not possible: {1}")]
+    BadName(String, &'static str),
+    #[error("no space left for '{0}'")]
+    NoSpace(String),
     #[error("the listing has more than {MAX_ENTRIES} entries; list less, or less deep")]
     TooMany,
     #[error("{what} '{path}' failed: {source}")]
@@ -44,6 +52,14 @@ fn failed(what: &'static str, path: &str) -> impl Fn(io::Error) -> TreeError {
         Some(libc::ENOENT) => TreeError::Missing(path.clone()),
         Some(libc::ENOTDIR) => TreeError::NotDirectory(path.clone()),
         Some(libc::ELOOP) => TreeError::Loop(path.clone()),
+        Some(libc::EACCES | libc::EPERM | libc::EROFS) => TreeError::Refused { what, path: path.clone() },
+        Some(libc::ENOTEMPTY) => TreeError::InTheWay(path.clone(), "a directory with something in it"),
+        Some(libc::EISDIR) => TreeError::InTheWay(path.clone(), "a directory"),
+        Some(libc::EEXIST) => TreeError::InTheWay(path.clone(), "something of this name"),
+        Some(libc::EBUSY) => TreeError::InTheWay(path.clone(), "in use as a mount"),
+        Some(libc::EINVAL) => TreeError::BadName(path.clone(), "nothing can be moved into itself"),
+        Some(libc::ENAMETOOLONG) => TreeError::BadName(path.clone(), "a name in it, or the whole, is too long"),
+        Some(libc::ENOSPC | libc::EDQUOT) => TreeError::NoSpace(path.clone()),
         _ => TreeError::Io { what, path: path.clone(), source },
     }
 }
@@ -105,7 +121,7 @@ pub fn rename(from: &str, to: &str, account: &Account) -> Result<EntryInfo, Tree
     fs::rename(from, to).map_err(|error| match error.raw_os_error() {
         Some(libc::EXDEV) => TreeError::OtherFilesystem { from: from.to_owned(), to: to.to_owned() },
         Some(libc::ENOENT) => TreeError::Missing(from.to_owned()),
-        _ => TreeError::Io { what: "moving to", path: to.to_owned(), source: error },
+        _ => failed("moving to", to)(error),
     })?;
     stat(to)
 }
@@ -155,7 +171,8 @@ pub fn list(path: &str, depth: u32) -> Result<Vec<EntryInfo>, TreeError> {
         if descend {
             match sorted_names(&child) {
                 Ok(children) => levels.push((child, children)),
-                Err(error) if is_vanished(&error) => {}
+                // What this user may not look into is listed as an entry, and what is in it is not.
+                Err(error) if is_vanished(&error) || error.kind() == io::ErrorKind::PermissionDenied => {}
                 Err(error) => return Err(failed("listing", &child)(error)),
             }
         }
@@ -232,6 +249,24 @@ mod tests {
         assert!(matches!(rename(&format!("{root}/no"), &file, &me()), Err(TreeError::Missing(_))));
         assert!(matches!(remove("/"), Err(TreeError::Root)));
         remove(&format!("{root}/no")).expect("nothing to remove is fine");
+    }
+
+    #[test]
+    fn what_stands_in_a_moves_way_is_said() {
+        let (_keep, root) = folder();
+        for directory in ["one/in", "two/in"] {
+            ensure_directory(&format!("{root}/{directory}"), &me()).expect("made");
+        }
+        fs::write(format!("{root}/file"), "").expect("written");
+        let moved = |from: &str, to: &str| rename(&format!("{root}/{from}"), &format!("{root}/{to}"), &me());
+        assert!(matches!(moved("one", "one/in/one"), Err(TreeError::BadName(..))));
+        assert!(matches!(moved("one", "two"), Err(TreeError::InTheWay(..))));
+        assert!(matches!(moved("file", "two"), Err(TreeError::InTheWay(..))));
+        assert!(matches!(moved("one", "file"), Err(TreeError::NotDirectory(_))));
+        let long = "x".repeat(300);
+        assert!(matches!(moved("file", &long), Err(TreeError::BadName(..))));
+        assert!(matches!(make_directory(&format!("{root}/{long}"), &me()), Err(TreeError::BadName(..))));
+        assert!(matches!(make_directory("/proc/none", &me()), Err(TreeError::Refused { .. } | TreeError::Missing(_))));
     }
 
     #[test]

@@ -36,6 +36,7 @@ use self::access::Admission;
 use self::refusal::Refusal;
 use self::signed::Signed;
 use self::target::Target;
+use super::places::TeamShare;
 use super::site::client_address;
 use crate::app::App;
 use crate::fleet::FleetError;
@@ -86,11 +87,17 @@ async fn into_sandbox(app: &App, target: Target, request: Request) -> Result<Res
         Admission::Granted => {}
         Admission::Welcome(response) => return Ok(*response),
     }
+    // Public ports ask for no key: without a share, anybody's visitors would be all that control serves.
+    let _place = app.places.request(&record.team_id).map_err(|_| Refusal::TooManyConnections)?;
     let record = awake(app, record).await?;
     let host = Sandboxes::host_of(&record).map_err(|_| Refusal::NotFound)?.clone();
     let guard = app.sandboxes.activity().open(&target.sandbox);
 
     let upgrade = hop::upgrade_of(&parts.headers).filter(|_| parts.version == Version::HTTP_11);
+    let stays = match &upgrade {
+        Some(_) => Some(app.places.socket(&record.team_id).map_err(|_| Refusal::TooManyConnections)?),
+        None => None,
+    };
     let own_name = hygiene::way_in(&mut parts, &target, app.accounts.tokens());
     if let Some(to) = upgrade.clone() {
         hop::ask_upgrade(&mut parts.headers, to);
@@ -110,7 +117,7 @@ async fn into_sandbox(app: &App, target: Target, request: Request) -> Result<Res
     hygiene::way_out(answer.headers_mut(), own_name.as_deref());
     Ok(match client_side {
         Some(client_side) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
-            tunnel(app, answer, client_side, guard)
+            tunnel(app, answer, client_side, (guard, stays))
         }
         _ => passed_on(answer, guard),
     })
@@ -152,7 +159,7 @@ fn tunnel(
     app: &App,
     mut answer: axum::http::Response<Incoming>,
     client_side: hyper::upgrade::OnUpgrade,
-    guard: OpenGuard,
+    guards: (OpenGuard, Option<TeamShare>),
 ) -> Response {
     let to = answer.headers().get(axum::http::header::UPGRADE).cloned();
     let sandbox_side = hyper::upgrade::on(&mut answer);
@@ -169,7 +176,7 @@ fn tunnel(
             _ended = copied => {}
             () = shutdown.cancelled() => {}
         }
-        drop(guard);
+        drop(guards);
     });
     let (mut head, _) = answer.into_parts();
     hop::strip_hop_by_hop(&mut head.headers);
