@@ -25,6 +25,7 @@ pub mod store;
 #[cfg(test)]
 mod tests;
 mod timing;
+mod volume_host;
 
 use std::sync::Arc;
 use std::time::Duration;
