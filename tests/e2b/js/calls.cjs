@@ -5,10 +5,12 @@ const { mkdirSync, readFileSync, readdirSync, writeFileSync } = require('node:fs
 const { dirname, join } = require('node:path')
 const e2b = require('e2b')
 
-const CLASSES = `Sandbox SandboxApi Commands Pty Filesystem Git CommandHandle WatchHandle SandboxPaginator SnapshotPaginator
+const CLASSES =
+  `Sandbox SandboxApi Commands Pty Filesystem Git CommandHandle WatchHandle SandboxPaginator SnapshotPaginator
   SecretPaginator Volume Secret TemplateBase ReadyCmd Paginator`.split(/\s+/)
 // Ask nobody anything, so that they can't fail; the second row answers false or nothing where others fail.
-const NEVER_FAIL = `getHost getMcpUrl uploadUrl downloadUrl listSnapshots fill iamToken disconnect stop getCmd toJSON toDockerfile
+const NEVER_FAIL =
+  `getHost getMcpUrl uploadUrl downloadUrl listSnapshots fill iamToken disconnect stop getCmd toJSON toDockerfile
   kill exists aliasExists destroy deleteSnapshot isRunning getMcpToken getConfig remoteGet`.split(/\s+/)
 const LISTS = ['Sandbox.static.list', 'Secret.static.list']
 const FOLDER = process.env.ATOLL_E2B_CALLS
@@ -16,7 +18,10 @@ const noted = {}
 
 /** `Sandbox.static.create`, `Volume.list`, as the declarations have them. */
 function declared() {
-  const text = readFileSync(join(dirname(require.resolve('e2b')), 'index.d.ts'), 'utf8').replace(/\/\*\*[\s\S]*?\*\//g, '')
+  const text = readFileSync(join(dirname(require.resolve('e2b')), 'index.d.ts'), 'utf8').replace(
+    /\/\*\*[\s\S]*?\*\//g,
+    '',
+  )
   const labels = new Set()
   for (const [, name, body] of text.matchAll(/^declare (?:abstract )?class (\w+)[^{]*\{\n([\s\S]*?)^\}/gm)) {
     if (!CLASSES.includes(name)) continue
@@ -113,9 +118,12 @@ if (require.main === module) {
     const also = { Sandbox: 'SandboxApi', SandboxApi: 'Sandbox', Paginator: 'SandboxPaginator' }[label.split('.')[0]]
     const [returned, failed] = total[label] ?? total[`${also}.${kind}${method}`] ?? [0, 0]
     if (!returned) told.push(`${label}: no test has seen it return`)
-    const local = NEVER_FAIL.includes(method) || LISTS.includes(label) || /^(TemplateBase\.[^s]|TemplateBase\.s[ek])/.test(label)
+    const local =
+      NEVER_FAIL.includes(method) || LISTS.includes(label) || /^(TemplateBase\.[^s]|TemplateBase\.s[ek])/.test(label)
     if (!failed && !local) told.push(`${label}: no test has seen it fail`)
   }
-  console.log(told.length ? told.join('\n') : `all ${labels.length} public methods were called, with success and in vain`)
+  console.log(
+    told.length ? told.join('\n') : `all ${labels.length} public methods were called, with success and in vain`,
+  )
   process.exit(told.length ? 1 : 0)
 }

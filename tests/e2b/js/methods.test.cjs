@@ -211,7 +211,11 @@ test('recipes in every form', (t) => {
   for (const method of ['Alpine', 'Arch', 'Bun', 'Debian', 'Fedora', 'Node', 'Python', 'Ubuntu']) {
     assert.match(Template.toDockerfile(of()[`from${method}Image`]()), new RegExp(`FROM .*${method}`, 'i'))
   }
-  of().fromAWSRegistry('x.dkr.ecr.eu-west-1.amazonaws.com/y', { accessKeyId: 'a', secretAccessKey: 'b', region: 'eu-west-1' })
+  of().fromAWSRegistry('x.dkr.ecr.eu-west-1.amazonaws.com/y', {
+    accessKeyId: 'a',
+    secretAccessKey: 'b',
+    region: 'eu-west-1',
+  })
   of().fromGCPRegistry('eu.gcr.io/x/y', { serviceAccountJSON: { type: 'service_account' } })
   assert.match(Template.toDockerfile(of().fromDockerfile(join(context, 'Dockerfile'))), /FROM debian/)
   const recipe = of()
@@ -227,7 +231,10 @@ test('recipes in every form', (t) => {
     .rename('/srv/made', '/srv/renamed')
     .remove('/srv/renamed')
     .setUser('user')
-  assert.match(Template.toDockerfile(recipe), /apt-get install[\s\S]*bun[\s\S]*npm install[\s\S]*pip install[\s\S]*git clone/)
+  assert.match(
+    Template.toDockerfile(recipe),
+    /apt-get install[\s\S]*bun[\s\S]*npm install[\s\S]*pip install[\s\S]*git clone/,
+  )
   recipe.setReadyCmd(e2b.waitForTimeout(1000))
   of().fromTemplate('mcp-gateway').addMcpServer('time')
   of().fromTemplate('devcontainer').betaDevContainerPrebuild('/w').betaSetDevContainerStart('/w')

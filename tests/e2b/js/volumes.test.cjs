@@ -18,9 +18,15 @@ test('files without a sandbox and beside one', async (t) => {
   const volume = await volumeOf(t)
   assert.deepEqual(await volume.list('/'), [])
   const written = await volume.writeFile('a/file', 'text', { force: true, mode: 0o640 })
-  assert.deepEqual([written.path, written.type, written.size, written.mode, written.uid], ['/a/file', 'file', 4, 0o640, 1000])
+  assert.deepEqual(
+    [written.path, written.type, written.size, written.mode, written.uid],
+    ['/a/file', 'file', 4, 0o640, 1000],
+  )
   assert.equal((await volume.makeDir('made', { uid: 0, gid: 0 })).type, 'directory')
-  const { sandboxId, commands, kill } = await e2b.Sandbox.create({ timeoutMs: 60_000, volumeMounts: { '/mnt/data': volume } })
+  const { sandboxId, commands, kill } = await e2b.Sandbox.create({
+    timeoutMs: 60_000,
+    volumeMounts: { '/mnt/data': volume },
+  })
   assert.ok(sandboxId && kill)
   assert.equal((await commands.run('cat /mnt/data/a/file; echo more >> /mnt/data/a/file')).stdout, 'text')
   assert.equal(await e2b.Sandbox.kill(sandboxId), true)
@@ -85,7 +91,10 @@ test('secrets are given to sandboxes and never shown', async (t) => {
   assert.equal((await Secret.update(name, 'second')).version, 2)
   assert.equal((await Secret.getInfo(made.secretId)).version, 2)
   assert.ok((await all(Secret.list({ limit: 1 }))).some((item) => item.name === name))
-  assert.deepEqual([await Secret.exists(name), await Secret.destroy(name), await Secret.destroy(name)], [true, true, false])
+  assert.deepEqual(
+    [await Secret.exists(name), await Secret.destroy(name), await Secret.destroy(name)],
+    [true, true, false],
+  )
   await assert.rejects(Secret.getInfo(name), SecretNotFoundError)
   await assert.rejects(Secret.update(name, 'x'), SecretNotFoundError)
   await assert.rejects(make(t, { envs: { KEY: Secret.fill(name) } }), SandboxError)
