@@ -11,7 +11,7 @@ const CLASSES =
 // Ask nobody anything, so that they can't fail; the second row answers false or nothing where others fail.
 const NEVER_FAIL =
   `getHost getMcpUrl uploadUrl downloadUrl listSnapshots fill iamToken disconnect stop getCmd toJSON toDockerfile
-  kill exists aliasExists destroy deleteSnapshot isRunning getMcpToken getConfig remoteGet`.split(/\s+/)
+  kill exists aliasExists destroy deleteSnapshot isRunning getConfig remoteGet`.split(/\s+/)
 const LISTS = ['Sandbox.static.list', 'Secret.static.list']
 const FOLDER = process.env.ATOLL_E2B_CALLS
 const noted = {}

@@ -51,8 +51,8 @@ test('every method says that the sandbox is gone', async (t) => {
     'git.dangerouslyAuthenticate': () => git.dangerouslyAuthenticate({ username: 'u', password: 'p' }),
     'git.deleteBranch': () => git.deleteBranch('r', 'b'),
     'git.init': () => git.init('r'),
-    'git.pull': () => git.pull('r'),
-    'git.push': () => git.push('r'),
+    'git.pull': () => git.pull('r', { remote: 'origin', branch: 'main' }),
+    'git.push': () => git.push('r', { remote: 'origin', branch: 'main' }),
     'git.remoteAdd': () => git.remoteAdd('r', 'n', 'https://example.test/r'),
     'git.reset': () => git.reset('r'),
     'git.restore': () => git.restore('r', { paths: ['x'] }),
@@ -140,7 +140,9 @@ test('what is called of the class is what is called of the sandbox', async (t) =
   assert.equal(await sandbox.constructor.deleteSnapshot(snapshot.snapshotId), true)
   const [fork] = await Sandbox.fork(id, { timeoutMs: 60_000 })
   assert.equal(await fork.kill(), true)
-  assert.equal(await sandbox.getMcpToken(), undefined)
+  await assert.rejects(sandbox.getMcpToken(), NotFoundError)
+  await sandbox.files.write('/etc/mcp-gateway/.token', 'of the gateway', { user: 'root' })
+  assert.equal(await sandbox.getMcpToken(), 'of the gateway')
   assert.ok(sandbox.getHost(80).startsWith(`80-${id}.`) && sandbox.getMcpUrl().endsWith('/mcp'))
 })
 

@@ -118,7 +118,7 @@ fn policy(network: &wire::Network) -> ApiResult<NetworkPolicy> {
         ),
     ];
     if let Some((field, _)) = absent.into_iter().find(|(_, asked_for)| *asked_for) {
-        return Err(ApiError::invalid(field, "this can't be had here"));
+        return Err(ApiError::invalid(field, format!("`{field}` can't be had here")));
     }
     let list = |rules: &Option<Vec<String>>| rules.clone().unwrap_or_default();
     Ok(NetworkPolicy { allow_out: list(&network.allow_out), deny_out: list(&network.deny_out) })
