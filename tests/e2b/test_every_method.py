@@ -4,6 +4,7 @@
 wrong key; and the small methods that no story has a use for.
 """
 
+import urllib.request
 import uuid
 
 import e2b
@@ -26,6 +27,7 @@ from e2b.exceptions import SandboxNotFoundException
 
 SIZE = PtySize(rows=24, cols=80)
 WRONG = {"api_key": "e2b_" + "0" * 32}
+OCTETS = {"Content-Type": "application/octet-stream"}
 # Since the older generation.
 STREAMS = hasattr(e2b, "AsyncCommandInputHandle")
 
@@ -178,6 +180,9 @@ def test_what_is_called_of_the_class_is_what_is_called_of_the_sandbox(make):
         sandbox.get_mcp_token()
     sandbox.files.write("/etc/mcp-gateway/.token", "of the gateway", user="root")
     assert sandbox.get_mcp_token() == "of the gateway"
+    upload = urllib.request.Request(sandbox.upload_url("up", user="user"), data=b"up", headers=OCTETS)
+    with urllib.request.urlopen(upload) as answer:
+        assert answer.status == 200 and sandbox.files.read("up") == "up"
     assert sandbox.get_host(80).startswith(f"80-{of}.") and sandbox.get_mcp_url().endswith("/mcp")
 
 
@@ -205,12 +210,12 @@ def test_handles_of_programs_and_terminals(sandbox):
     again = pty.connect(terminal.pid)
     pty.resize(terminal.pid, PtySize(rows=40, cols=100))
     shown = []
-    pty.send_stdin(terminal.pid, b"stty size; exec cat\n")
+    pty.send_stdin(terminal.pid, b"stty size\n")
     if STREAMS:
-        pty.stream_input(terminal.pid, iter([b"streamed\n"]))
-    pty.send_stdin(terminal.pid, b"\x04")
+        pty.stream_input(terminal.pid, iter([b"echo $((6*", b"7))\n"]))
+    pty.send_stdin(terminal.pid, b"exit\n")
     again.wait(on_pty=shown.append)
-    assert b"40 100" in b"".join(shown)
+    assert b"40 100" in b"".join(shown) and (b"42" in b"".join(shown) or not STREAMS)
     assert pty.kill(terminal.pid) is False
     last = pty.create(SIZE)
     assert pty.kill(last.pid) is True

@@ -205,7 +205,7 @@ test('git from the first commit to a pull', async (t) => {
   await git.dangerouslyAuthenticate({ username: 'ada', password: 'secret', host: 'example.test' })
 })
 
-test('recipes in every form', (t) => {
+test('recipes in every form', async (t) => {
   const context = mkdtempSync(join(tmpdir(), 'atoll-e2b-'))
   t.after(() => rmSync(context, { recursive: true }))
   writeFileSync(join(context, 'Dockerfile'), 'FROM debian\nRUN true\n')
@@ -237,7 +237,7 @@ test('recipes in every form', (t) => {
     Template.toDockerfile(recipe),
     /apt-get install[\s\S]*bun[\s\S]*npm install[\s\S]*pip install[\s\S]*git clone/,
   )
-  recipe.setReadyCmd(e2b.waitForTimeout(1000))
+  assert.match(await Template.toJSON(recipe.setReadyCmd(e2b.waitForTimeout(1000)), false), /sleep 1/)
   of().fromTemplate('mcp-gateway').addMcpServer('time')
   of().fromTemplate('devcontainer').betaDevContainerPrebuild('/w').betaSetDevContainerStart('/w')
   assert.equal(e2b.waitForTimeout(1000).getCmd(), 'sleep 1')
