@@ -113,6 +113,7 @@ async fn secrets_are_made_listed_set_anew_and_deleted_and_never_shown() {
         test.client.post("/e2b/v2/sandboxes", request("${e2b.secrets.none}")).await.expect(404);
         test.client.post("/e2b/v2/sandboxes", request("Bearer ${e2b.secrets.openai-key}")).await.expect(400);
 
+        test.clock.advance(std::time::Duration::from_secs(1));
         test.client.post("/e2b/secrets", json!({ "name": "_second", "value": "x" })).await.expect(201);
         let page = test.client.get("/e2b/secrets?limit=1").await.expect(200);
         let next = page.headers["x-next-token"].to_str().unwrap().to_owned();
