@@ -24,7 +24,7 @@ mkdir -p "$cache"
 export E2B_API_KEY=e2b_${ATOLL_API_KEY#atl_}
 # The newest SDK opens 200 connections at most unless it is told, which 200 open terminals use up.
 export E2B_MAX_CONNECTIONS=500
-unset E2B_DOMAIN E2B_API_URL E2B_SANDBOX_URL E2B_DEBUG
+unset E2B_DOMAIN E2B_API_URL E2B_SANDBOX_URL E2B_VOLUME_API_URL E2B_DEBUG
 if [ -n "${ATOLL_E2B_TLS:-}" ]; then
     export E2B_DOMAIN=$ATOLL_DOMAIN:${ATOLL_URL##*:}
     export SSL_CERT_FILE=$ATOLL_E2B_TLS/ca.pem NODE_EXTRA_CA_CERTS=$ATOLL_E2B_TLS/ca.pem
@@ -35,7 +35,7 @@ if [ -n "${ATOLL_E2B_TLS:-}" ]; then
     }
     setup="TLS and host names"
 else
-    export E2B_API_URL=$ATOLL_URL/e2b E2B_SANDBOX_URL=$ATOLL_URL
+    export E2B_API_URL=$ATOLL_URL/e2b E2B_SANDBOX_URL=$ATOLL_URL E2B_VOLUME_API_URL=$ATOLL_URL/e2b
     within() { "$@"; }
     setup="plain HTTP"
 fi
@@ -57,7 +57,14 @@ for generation in $generations; do
                 exec "$folder/bin/python" -B ../../bench/through_sdk.py
             fi
             echo "E2B SDK, Python, $(sed -n 's/^e2b==//p' "$list"), $setup"
-            within "$folder/bin/python" -B -m pytest -n 2 "$@" || failed=1
+            # Of a run of all tests it is asked whether they have called every method of the SDK.
+            calls=
+            [ $# -gt 0 ] || calls=$(mktemp -d /tmp/atoll-e2b-calls.XXXXXX)
+            ATOLL_E2B_CALLS=$calls within "$folder/bin/python" -B -m pytest -n 2 "$@" || failed=1
+            if [ -n "$calls" ]; then
+                python3 -B calls.py "$calls" || failed=1
+                rm -rf "$calls"
+            fi
         else
             list=js/package-$generation.json
             folder=$(folder_of "js-$generation" "$list")
@@ -68,7 +75,14 @@ for generation in $generations; do
                 touch "$folder/ready"
             fi
             echo "E2B SDK, JavaScript, $(sed -n 's/.*"e2b": "\([^"]*\)".*/\1/p' "$list"), $setup"
-            NODE_PATH=$folder/node_modules within node --test --test-concurrency=2 "$@" js/*.test.cjs || failed=1
+            calls=
+            [ $# -gt 0 ] || calls=$(mktemp -d /tmp/atoll-e2b-calls.XXXXXX)
+            export NODE_PATH=$folder/node_modules
+            ATOLL_E2B_CALLS=$calls within node --test --test-concurrency=2 "$@" js/*.test.cjs || failed=1
+            if [ -n "$calls" ]; then
+                node js/calls.cjs "$calls" || failed=1
+                rm -rf "$calls"
+            fi
         fi
     done
 done

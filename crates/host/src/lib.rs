@@ -1,8 +1,8 @@
 //! The host agent: the sandboxes of one machine, and its place among the hosts of a control plane.
 //!
 //! Floors from top to bottom: [`agent`] (enrolment, heartbeat, the service that control calls, the proxy into sandboxes),
-//! [`history`] (what sandboxes used), [`sandboxes`] (who keeps them, records, recovery), [`driver`] with its zygote, then `network`, `images`, `storage`,
-//! `slots` and `cgroup`. Every use points down. [`start`] and [`run`] are the way in; [`check`] looks without touching.
+//! [`history`] (what sandboxes used), [`sandboxes`] (who keeps them, records, recovery), [`driver`] with its zygote,
+//! `volume_files` (what is in shared volumes), then `network`, `images`, `storage`, `slots` and `cgroup`. Every use points down. [`start`] and [`run`] are the way in; [`check`] looks without touching.
 
 pub mod agent;
 pub mod cgroup;
@@ -15,6 +15,7 @@ pub mod network;
 pub mod sandboxes;
 pub mod slots;
 pub mod storage;
+pub mod volume_files;
 pub mod zygote;
 
 pub use agent::handle::{HostHandle, Status, enrolled_host};

@@ -1,4 +1,5 @@
 // What the tests with the JavaScript SDK share. The environment says which Atoll: scripts/e2b.sh sets it.
+require('./calls.cjs')
 const { Sandbox } = require('e2b')
 
 /** A sandbox that is gone after the test `t`. */

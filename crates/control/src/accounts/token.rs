@@ -62,6 +62,12 @@ impl UserTokens {
         self.keys.sign(claims, now, ttl).map(Into::into)
     }
 
+    /// The keys themselves, for tokens of other kinds.
+    #[must_use]
+    pub fn keys(&self) -> &JwtKeys {
+        &self.keys
+    }
+
     /// Whether a text is a user token of this installation, whatever it is still worth.
     #[must_use]
     pub fn are_ours(&self, token: &str) -> bool {

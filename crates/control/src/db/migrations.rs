@@ -41,6 +41,7 @@ const SQLITE: &[Listed] = &[
     (96, "layers with memory", include_str!("../../migrations/sqlite/0096_layer_memory.sql")),
     (120, "event times", include_str!("../../migrations/sqlite/0120_event_times.sql")),
     (140, "team network", include_str!("../../migrations/sqlite/0140_team_network.sql")),
+    (150, "secret versions", include_str!("../../migrations/sqlite/0150_secret_versions.sql")),
 ];
 const POSTGRES: &[Listed] = &[
     (1, "init", include_str!("../../migrations/postgres/0001_init.sql")),
@@ -66,6 +67,7 @@ const POSTGRES: &[Listed] = &[
     (96, "layers with memory", include_str!("../../migrations/postgres/0096_layer_memory.sql")),
     (120, "event times", include_str!("../../migrations/postgres/0120_event_times.sql")),
     (140, "team network", include_str!("../../migrations/postgres/0140_team_network.sql")),
+    (150, "secret versions", include_str!("../../migrations/postgres/0150_secret_versions.sql")),
 ];
 
 /// The version that this program was built for.

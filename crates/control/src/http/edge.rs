@@ -31,6 +31,8 @@ use crate::app::App;
 pub enum Dialect {
     /// `{"code": 404, "message": "..."}`, as E2B's SDKs read it.
     E2b,
+    /// `{"code": "not_found", "message": "..."}`, as they read it of what is in volumes.
+    E2bVolume,
 }
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -186,6 +188,9 @@ fn write(error: ApiError, mut old: Response, id: &RequestId) -> Response {
     let text = match old.extensions().get() {
         Some(Dialect::E2b) => {
             serde_json::to_vec(&serde_json::json!({ "code": status.as_u16(), "message": body.error.message }))
+        }
+        Some(Dialect::E2bVolume) => {
+            serde_json::to_vec(&serde_json::json!({ "code": body.error.code, "message": body.error.message }))
         }
         None => serde_json::to_vec(&body),
     };

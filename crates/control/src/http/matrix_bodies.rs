@@ -82,7 +82,7 @@ fn json_body(route: &str, names: &Names) -> Value {
         | "post /v1/sandboxes/{id}/files/stream/read" => json!({ "path": "/tmp/x" }),
         "post /v1/sandboxes/{id}/links" => json!({ "port": 8080 }),
         "post /v1/sandboxes/{id}/timeout" => json!({ "timeout_sec": 60 }),
-        "post /v1/secrets" => json!({ "name": "TOKEN", "value": "x" }),
+        "post /v1/secrets" | "post /e2b/secrets" | "post /e2b/secrets/{id}" => json!({ "name": "TOKEN", "value": "x" }),
         "post /v1/snapshots" => json!({ "sandbox_id": names.sandbox, "name": "kept" }),
         "post /v1/teams" | "patch /v1/teams/{id}" => json!({ "name": "Team" }),
         "put /v1/teams/{id}/network" => json!({ "deny_out": ["192.0.2.0/24"] }),

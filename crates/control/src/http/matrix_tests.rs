@@ -42,9 +42,11 @@ enum For {
     Host,
     /// Another replica of control.
     Replica,
+    /// Whoever has a volume's own token, which none of the callers has.
+    Volume,
 }
 
-use For::{Admin, HookOfT, Host, HostOfT, In, InOwn, Key, KeyOfT, Public, Replica};
+use For::{Admin, HookOfT, Host, HostOfT, In, InOwn, Key, KeyOfT, Public, Replica, Volume};
 
 #[rustfmt::skip]
 const ROWS: &[(&str, For)] = &[
@@ -210,6 +212,11 @@ const E2B_ROWS: &[(&str, For)] = &[
     ("post /e2b/sandboxes/{id}/resume", KeyOfT),
     ("post /e2b/sandboxes/{id}/snapshots", KeyOfT),
     ("post /e2b/sandboxes/{id}/timeout", KeyOfT),
+    ("get /e2b/secrets", Key),
+    ("post /e2b/secrets", Key),
+    ("delete /e2b/secrets/{id}", Key),
+    ("get /e2b/secrets/{id}", Key),
+    ("post /e2b/secrets/{id}", Key),
     ("get /e2b/snapshots", Key),
     ("get /e2b/teams", For::Person),
     ("get /e2b/templates", Key),
@@ -235,6 +242,13 @@ const E2B_ROWS: &[(&str, For)] = &[
     ("patch /e2b/v2/templates/{id}", Key),
     ("post /e2b/v2/templates/{id}/builds/{build}", Key),
     ("post /e2b/v3/templates", Key),
+    ("get /e2b/volumecontent/{id}/dir", Volume),
+    ("post /e2b/volumecontent/{id}/dir", Volume),
+    ("get /e2b/volumecontent/{id}/file", Volume),
+    ("put /e2b/volumecontent/{id}/file", Volume),
+    ("delete /e2b/volumecontent/{id}/path", Volume),
+    ("get /e2b/volumecontent/{id}/path", Volume),
+    ("patch /e2b/volumecontent/{id}/path", Volume),
     ("get /e2b/volumes", Key),
     ("post /e2b/volumes", Key),
     ("delete /e2b/volumes/{id}", Key),
@@ -485,6 +499,8 @@ impl World {
             .replace("{hash}", EMPTY)
             .replace("/templates/{id}", "/templates/none")
             .replace("/volumes/{id}", "/volumes/none")
+            .replace("/volumecontent/{id}", "/volumecontent/none")
+            .replace("/secrets/{id}", "/secrets/none")
             .replace("{alias}", "none")
             .replace("{ticket}", "none")
             .replace("{name}", "none");

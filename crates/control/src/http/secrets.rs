@@ -21,7 +21,7 @@ use crate::app::App;
 use crate::db::Millis;
 use crate::secrets::{MAX_SECRETS, SecretError, store};
 
-const MAX_VALUE: usize = 65_536;
+pub(super) const MAX_VALUE: usize = 65_536;
 
 /// All routes of this file.
 pub fn routes() -> OpenApiRouter<App> {
@@ -65,7 +65,7 @@ pub async fn create(
     let service = app.secrets.clone();
     let work = async move {
         let value = request.value.into();
-        Ok(service.set(&owner, &request.name, &value, query.overwrite).await?)
+        Ok(service.set(&owner, &request.name, &value, None, query.overwrite).await?.into_api())
     };
     idempotent::once(&app, key, StatusCode::CREATED, work, Secret::clone).await
 }

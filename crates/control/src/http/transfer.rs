@@ -228,22 +228,31 @@ impl<S: Stream<Item = Result<Bytes, BoxError>> + Unpin> Stream for Counted<S> {
     }
 }
 
+/// A body on its way to a host, which breaks off beyond `limit`; and how much of it has passed.
+pub(super) fn counted<S>(
+    body: S,
+    limit: u64,
+) -> (impl http_body::Body<Data = Bytes, Error = BoxError> + Send + 'static, Arc<AtomicU64>)
+where
+    S: Stream<Item = Result<Bytes, BoxError>> + Send + Unpin + 'static,
+{
+    let passed = Arc::new(AtomicU64::new(0));
+    (StreamBody::new(Counted { inner: body, passed: Arc::clone(&passed), limit }), passed)
+}
+
 async fn upload<S>(app: &App, guest: &Guest, path: &str, user: Option<&str>, body: S) -> ApiResult<WrittenFile>
 where
     S: Stream<Item = Result<Bytes, BoxError>> + Send + Unpin + 'static,
 {
-    let (passed, limit) = (Arc::new(AtomicU64::new(0)), app.config.http.max_upload_bytes);
-    let body = StreamBody::new(Counted { inner: body, passed: Arc::clone(&passed), limit });
+    let limit = app.config.http.max_upload_bytes;
+    let (body, passed) = counted(body, limit);
     let request = http::Request::builder()
         .method(Method::POST)
         .uri(address(path, user))
         .header(CONTENT_TYPE, OCTETS)
         .body(body)
         .map_err(ApiError::internal)?;
-    let too_large = || {
-        ApiError::new(ErrorCode::TooLarge, format!("a file may have at most {limit} bytes"))
-            .with_detail("limit_bytes", limit)
-    };
+    let too_large = || too_large(limit);
     let answer = match guest.fleet().guest_http(&guest.host, &guest.id, request).await {
         Ok(answer) => answer,
         Err(_) if passed.load(Ordering::Relaxed) > limit => return Err(too_large()),
@@ -263,6 +272,11 @@ where
     let written: Vec<Written> = serde_json::from_slice(&answer).map_err(ApiError::agent)?;
     let path = written.into_iter().next().map_or_else(|| path.to_owned(), |file| file.path);
     Ok(WrittenFile { path, size_bytes: passed.load(Ordering::Relaxed) })
+}
+
+pub(super) fn too_large(limit: u64) -> ApiError {
+    ApiError::new(ErrorCode::TooLarge, format!("a file may have at most {limit} bytes"))
+        .with_detail("limit_bytes", limit)
 }
 
 /// What the guest (or the agent before it) said no with.

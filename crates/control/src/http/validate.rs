@@ -27,7 +27,7 @@ const MAX_ARGUMENT: usize = 131_071;
 const MAX_ARGUMENTS: usize = 2 * 1024 * 1024 - 64 * 1024;
 const MAX_USER: usize = 32;
 const MAX_TAG: usize = 128;
-const MAX_SECRET_NAME: usize = 64;
+const MAX_SECRET_NAME: usize = 128;
 /// Of one sandbox.
 const MAX_SECRETS: usize = 64;
 /// Of one sandbox, and their paths.
@@ -76,12 +76,12 @@ pub fn text(field: &'static str, value: &str, max: usize) -> ApiResult<()> {
 
 /// What a team may call a secret.
 pub fn secret_name(field: &'static str, name: &str) -> ApiResult<()> {
-    let first = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
+    let first = name.bytes().next().is_some_and(|byte| byte != b'.');
     let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.'));
     if first && plain && name.len() <= MAX_SECRET_NAME {
         return Ok(());
     }
-    let message = "must have 1 to 64 letters, digits, `_`, `-` and `.`, and begin with a letter or digit";
+    let message = "must have 1 to 128 letters, digits, `_`, `-` and `.`, and not begin with a dot";
     Err(ApiError::invalid(field, message))
 }
 
@@ -170,7 +170,7 @@ pub fn command(cmd: &str, args: &[String], variables: &BTreeMap<String, String>)
     Ok(())
 }
 
-fn metadata(metadata: &BTreeMap<String, String>) -> ApiResult<()> {
+pub fn metadata(metadata: &BTreeMap<String, String>) -> ApiResult<()> {
     if metadata.len() > MAX_LABELS {
         return Err(ApiError::invalid("metadata", format!("must have at most {MAX_LABELS} entries")));
     }
@@ -420,9 +420,9 @@ mod tests {
             ("", "s"),
             ("A=B", "s"),
             ("A", ""),
-            ("A", "-s"),
+            ("A", ".s"),
             ("A", "a b"),
-            ("A", "x".repeat(65).as_str()),
+            ("A", "x".repeat(129).as_str()),
         ] {
             assert_eq!(field(with(&[pair])).as_deref(), Some("secrets"), "{pair:?}");
         }

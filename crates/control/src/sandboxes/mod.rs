@@ -26,6 +26,7 @@ pub mod store;
 mod tests;
 mod timing;
 mod turns;
+mod volume_host;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -414,6 +414,18 @@ pub async fn counts(db: &Db) -> Result<Vec<(Text<SandboxStatus>, i64)>, DbError>
     .during("count sandboxes")
 }
 
+/// How many of a team's sandboxes run.
+pub async fn running(db: &Db, team: &TeamId) -> Result<i64, DbError> {
+    let row: (i64,) = on!(read db, |c| sqlx::query_as(
+        "SELECT COUNT(*) FROM sandboxes WHERE team_id = $1 AND purpose = '' AND status IN ('running', 'resuming')"
+    )
+    .bind(team.as_str())
+    .fetch_one(c)
+    .await)
+    .during("count a team's running sandboxes")?;
+    Ok(row.0)
+}
+
 /// One event in a sandbox's life.
 #[derive(Debug, sqlx::FromRow)]
 pub struct EventRow {

@@ -12,19 +12,23 @@ mod tests;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use atoll_model::api::secrets::Secret;
 use atoll_model::{SecretId, TeamId};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
+use sqlx::types::Json;
 
 use crate::audit::{self, Entry, Owner};
 use crate::clock::Clock;
-use crate::db::{Db, DbError, Text};
+use crate::db::{Db, DbError, Text, Tx};
 use cipher::{Cipher, OpenError, Place};
 use store::SecretRow;
 
 /// Of one team.
 pub const MAX_SECRETS: i64 = 1000;
+const REPLACED: &str = "secret.replace";
+
+/// What a team notes beside a secret. Anybody who sees the secret's name sees it.
+pub type Labels = BTreeMap<String, String>;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
@@ -87,34 +91,29 @@ impl Secrets {
         owner: &Owner,
         name: &str,
         value: &SecretString,
+        metadata: Option<Labels>,
         overwrite: bool,
-    ) -> Result<Secret, SecretError> {
+    ) -> Result<SecretRow, SecretError> {
         let now = self.clock.now();
-        let unsealed = || SecretError::Seal { name: name.to_owned() };
-        let seal = |id: &SecretId| {
-            self.cipher.seal(Place::Secret(&owner.team, id), value.expose_secret()).ok_or_else(unsealed)
-        };
         let mut tx = self.db.begin().await?;
         let (row, action) = match store::own(&mut tx, &owner.team, name).await?.filter(|row| row.name == name) {
             Some(_) if !overwrite => return Err(SecretError::NameTaken(name.to_owned())),
-            Some(row) => {
-                let row = SecretRow { sealed: seal(&row.id)?, updated_at: now, ..row };
-                store::replace(&mut tx, &row.id, self.cipher.id(), &row.sealed, now).await?;
-                (row, "secret.replace")
-            }
+            Some(row) => (self.replace(&mut tx, owner, row, value, metadata).await?, REPLACED),
             None => {
                 if store::count(&mut tx, &owner.team).await? >= MAX_SECRETS {
                     return Err(SecretError::TooMany);
                 }
                 let id = SecretId::new();
                 let row = SecretRow {
-                    sealed: seal(&id)?,
+                    sealed: self.seal(owner, &id, name, value)?,
                     id: Text(id),
                     name: name.to_owned(),
                     key_id: self.cipher.id().to_owned(),
                     created_by: owner.actor.id().map(str::to_owned),
                     created_at: now,
                     updated_at: now,
+                    version: 1,
+                    metadata: Json(metadata.unwrap_or_default()),
                 };
                 // Somebody else may have been as quick.
                 if !store::insert(&mut tx, &owner.team, &row).await? {
@@ -125,7 +124,51 @@ impl Secrets {
         };
         audit::record(&mut tx, now, &entry(owner, action, &row)).await?;
         tx.commit().await?;
-        Ok(row.into_api())
+        Ok(row)
+    }
+
+    /// Sets the value anew of a secret that is there, by name or id, and its labels when there are any.
+    ///
+    /// # Errors
+    /// [`SecretError`].
+    pub async fn update(
+        &self,
+        owner: &Owner,
+        name_or_id: &str,
+        value: &SecretString,
+        metadata: Option<Labels>,
+    ) -> Result<SecretRow, SecretError> {
+        let mut tx = self.db.begin().await?;
+        let found = store::own(&mut tx, &owner.team, name_or_id).await?;
+        let row = found.ok_or_else(|| SecretError::NotFound(name_or_id.to_owned()))?;
+        let row = self.replace(&mut tx, owner, row, value, metadata).await?;
+        audit::record(&mut tx, row.updated_at, &entry(owner, REPLACED, &row)).await?;
+        tx.commit().await?;
+        Ok(row)
+    }
+
+    async fn replace(
+        &self,
+        tx: &mut Tx,
+        owner: &Owner,
+        old: SecretRow,
+        value: &SecretString,
+        metadata: Option<Labels>,
+    ) -> Result<SecretRow, SecretError> {
+        let mut row = SecretRow {
+            sealed: self.seal(owner, &old.id, &old.name, value)?,
+            key_id: self.cipher.id().to_owned(),
+            updated_at: self.clock.now(),
+            metadata: metadata.map_or(old.metadata, Json),
+            ..old
+        };
+        row.version = store::replace(tx, &row).await?;
+        Ok(row)
+    }
+
+    fn seal(&self, owner: &Owner, id: &SecretId, name: &str, value: &SecretString) -> Result<String, SecretError> {
+        let sealed = self.cipher.seal(Place::Secret(&owner.team, id), value.expose_secret());
+        sealed.ok_or_else(|| SecretError::Seal { name: name.to_owned() })
     }
 
     /// Takes a secret away, by name or id. Sandboxes that have it keep it.

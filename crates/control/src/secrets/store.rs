@@ -1,7 +1,10 @@
 //! SQL of secrets.
 
+use std::collections::BTreeMap;
+
 use atoll_model::api::secrets::Secret;
 use atoll_model::{SecretId, TeamId};
+use sqlx::types::Json;
 
 use crate::db::{Db, DbError, During, Millis, Text, Tx, on};
 
@@ -15,6 +18,9 @@ pub struct SecretRow {
     pub created_by: Option<String>,
     pub created_at: Millis,
     pub updated_at: Millis,
+    /// How many values it has had.
+    pub version: i64,
+    pub metadata: Json<BTreeMap<String, String>>,
 }
 
 impl SecretRow {
@@ -33,15 +39,15 @@ impl SecretRow {
 
 macro_rules! columns {
     () => {
-        "id, name, key_id, sealed, created_by, created_at, updated_at"
+        "id, name, key_id, sealed, created_by, created_at, updated_at, version, metadata"
     };
 }
 
 /// Inserts a team's secret; nothing when it has one of that name.
 pub(super) async fn insert(tx: &mut Tx, team: &TeamId, new: &SecretRow) -> Result<bool, DbError> {
     on!(tx tx, |c| sqlx::query(
-        "INSERT INTO secrets (id, team_id, name, key_id, sealed, created_by, created_at, updated_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (team_id, name) DO NOTHING"
+        "INSERT INTO secrets (id, team_id, name, key_id, sealed, created_by, created_at, updated_at, version, metadata)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (team_id, name) DO NOTHING"
     )
     .bind(new.id.as_str())
     .bind(team.as_str())
@@ -51,23 +57,29 @@ pub(super) async fn insert(tx: &mut Tx, team: &TeamId, new: &SecretRow) -> Resul
     .bind(&new.created_by)
     .bind(new.created_at)
     .bind(new.updated_at)
+    .bind(new.version)
+    .bind(&new.metadata)
     .execute(c)
     .await
     .map(|done| done.rows_affected() > 0))
     .during("insert a secret")
 }
 
-/// Sets the value of a secret that is there.
-pub(super) async fn replace(tx: &mut Tx, id: &SecretId, key: &str, sealed: &str, now: Millis) -> Result<(), DbError> {
-    on!(tx tx, |c| sqlx::query("UPDATE secrets SET key_id = $2, sealed = $3, updated_at = $4 WHERE id = $1")
-        .bind(id.as_str())
-        .bind(key)
-        .bind(sealed)
-        .bind(now)
-        .execute(c)
-        .await
-        .map(|_| ()))
-    .during("replace a secret's value")
+/// Sets the value and the labels of a secret that is there. Answers its version.
+pub(super) async fn replace(tx: &mut Tx, row: &SecretRow) -> Result<i64, DbError> {
+    let version: (i64,) = on!(tx tx, |c| sqlx::query_as(
+        "UPDATE secrets SET key_id = $2, sealed = $3, updated_at = $4, metadata = $5, version = version + 1
+         WHERE id = $1 RETURNING version"
+    )
+    .bind(row.id.as_str())
+    .bind(&row.key_id)
+    .bind(&row.sealed)
+    .bind(row.updated_at)
+    .bind(&row.metadata)
+    .fetch_one(c)
+    .await)
+    .during("replace a secret's value")?;
+    Ok(version.0)
 }
 
 /// A team's secret by name or id, for a change of it.
@@ -96,6 +108,20 @@ pub(super) async fn count(tx: &mut Tx, team: &TeamId) -> Result<i64, DbError> {
         .await)
     .during("count a team's secrets")?;
     Ok(row.0)
+}
+
+/// A team's secret by name or id.
+pub async fn find(db: &Db, team: &TeamId, name_or_id: &str) -> Result<Option<SecretRow>, DbError> {
+    on!(read db, |c| sqlx::query_as(concat!(
+        "SELECT ",
+        columns!(),
+        " FROM secrets WHERE team_id = $1 AND (name = $2 OR id = $2) ORDER BY CASE WHEN id = $2 THEN 0 ELSE 1 END LIMIT 1"
+    ))
+    .bind(team.as_str())
+    .bind(name_or_id)
+    .fetch_optional(c)
+    .await)
+    .during("look a secret up")
 }
 
 /// A team's secret by its name.

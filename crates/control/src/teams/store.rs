@@ -65,6 +65,16 @@ pub async fn get(db: &Db, team: &TeamId, user: Option<&UserId>) -> Result<Option
     .during("read a team")
 }
 
+/// Whether the team uses its own hosts; none when it is gone.
+pub async fn is_byoc(db: &Db, team: &TeamId) -> Result<Option<bool>, DbError> {
+    let row: Option<(bool,)> = on!(read db, |c| sqlx::query_as("SELECT is_byoc FROM teams WHERE id = $1")
+        .bind(team.as_str())
+        .fetch_optional(c)
+        .await)
+    .during("look whose hosts a team uses")?;
+    Ok(row.map(|row| row.0))
+}
+
 /// What a locked team is.
 #[derive(sqlx::FromRow)]
 pub struct Locked {

@@ -158,6 +158,7 @@ impl FakeAgent {
         Router::new()
             .route("/atoll.host.v1.HostService/{method}", any_service(host))
             .route("/images/{digest}", get(image))
+            .route("/volumes/{id}/{kind}", any(Self::volume))
             .route(
                 "/proxy/{id}/guest/files",
                 get(move |headers, query| reader.read(headers, query))
@@ -175,6 +176,26 @@ impl FakeAgent {
                     }
                 }
             }))
+    }
+
+    /// What was asked about a volume, as it came; but that what has `none` in its path is not there.
+    async fn volume(
+        method: axum::http::Method,
+        uri: axum::http::Uri,
+        body: axum::body::Bytes,
+    ) -> axum::response::Response {
+        let marker = [(atoll_model::api::hosts::VOLUME_FILES_HEADER, "1")];
+        let asked = uri.path_and_query().map(ToString::to_string).unwrap_or_default();
+        if asked.contains("unmarked") {
+            return StatusCode::NOT_FOUND.into_response();
+        }
+        if asked.contains("none") {
+            let refusal = serde_json::json!({ "message": "path `/none` does not exist" }).to_string();
+            return (StatusCode::NOT_FOUND, marker, refusal).into_response();
+        }
+        let body = String::from_utf8_lossy(&body);
+        let seen = serde_json::json!({ "method": method.as_str(), "asked": asked, "body": body }).to_string();
+        (marker, seen).into_response()
     }
 
     async fn write(self, Query(query): Query<HashMap<String, String>>, body: Body) -> axum::response::Response {

@@ -9,6 +9,7 @@
 pub mod store;
 #[cfg(test)]
 mod tests;
+pub mod token;
 
 use atoll_model::api::sandboxes;
 use atoll_model::api::volumes::{Volume, VolumeMode};
@@ -124,6 +125,7 @@ impl Volumes {
             created_by: owner.actor.id().map(str::to_owned),
             created_at: now,
             lost: false,
+            tentative: false,
         };
         let mut tx = self.db.begin().await?;
         let ask = Ask { sandboxes: 0, vcpus: 0, memory_mb: 0, disk_mb: row.size_mb };
@@ -264,6 +266,19 @@ pub async fn move_along(db: &Db, sandbox: &SandboxId, host: &HostId, mounts: &[M
     }
     tx.commit().await?;
     Ok(true)
+}
+
+/// Files are put into a volume without a sandbox: it stays on its host, whatever becomes of the sandbox that it came there
+/// for, and lies here from now on when it lay nowhere. Answers its host; none when the volume is gone.
+///
+/// # Errors
+/// The database's.
+pub async fn settle(db: &Db, volume: &VolumeId, here: &HostId) -> Result<Option<HostId>, DbError> {
+    let mut tx = db.begin().await?;
+    store::lock(&mut tx, volume).await?;
+    let host = store::settle(&mut tx, volume, here).await?;
+    tx.commit().await?;
+    Ok(host)
 }
 
 /// A sandbox never came to life: what lay nowhere before it lies nowhere again.

@@ -17,6 +17,8 @@ pub struct VolumeRow {
     pub created_at: Millis,
     /// Its host was deleted.
     pub lost: bool,
+    /// It lies on its host for the sake of one sandbox, and no longer should that never come to life.
+    pub tentative: bool,
 }
 
 impl VolumeRow {
@@ -38,7 +40,8 @@ impl VolumeRow {
 macro_rules! columns {
     () => {
         "v.id, v.team_id, v.name, v.mode, v.size_mb, v.host_id, v.created_by, v.created_at, \
-         (v.host_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM hosts h WHERE h.id = v.host_id)) AS lost"
+         (v.host_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM hosts h WHERE h.id = v.host_id)) AS lost, \
+         (v.bound_by IS NOT NULL) AS tentative"
     };
 }
 
@@ -158,6 +161,19 @@ pub(super) async fn bind(tx: &mut Tx, id: &VolumeId, host: &HostId, by: &Sandbox
     .await
     .map(|done| done.rows_affected() > 0))
     .during("bind a volume to a host")
+}
+
+/// The volume lies where it is for good, and here when it lay nowhere. Answers its host; none when it is gone.
+pub(super) async fn settle(tx: &mut Tx, id: &VolumeId, here: &HostId) -> Result<Option<HostId>, DbError> {
+    let row: Option<(Text<HostId>,)> = on!(tx tx, |c| sqlx::query_as(
+        "UPDATE volumes SET host_id = COALESCE(host_id, $2), bound_by = NULL WHERE id = $1 RETURNING host_id"
+    )
+    .bind(id.as_str())
+    .bind(here.as_str())
+    .fetch_optional(c)
+    .await)
+    .during("settle a volume on a host")?;
+    Ok(row.map(|row| row.0.0))
 }
 
 /// What lies on a host for this sandbox alone, which never came to life there, lies nowhere again.

@@ -33,3 +33,4 @@ mod tests;
 mod tombstone;
 mod trust;
 mod tunnel;
+mod volume_files;

@@ -257,6 +257,7 @@ impl Agent {
         let files = super::image_files::router(floor.images.clone());
         let router = connect_router(service, keeper.clone())
             .merge(files)
+            .merge(super::volume_files::router(floor.pool.clone()))
             .merge(proxy::router(Arc::new(keeper.clone()), self.config.limits.streams));
         let tunnel = Tunnel {
             control: control.clone(),

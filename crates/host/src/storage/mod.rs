@@ -15,17 +15,19 @@ mod layers;
 pub(crate) mod loop_device;
 mod shared;
 
+use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use atoll_model::SandboxId;
+use atoll_model::{SandboxId, VolumeId};
 use rustix::fs::Mode;
 
 use backing::Backing;
 use headroom::{Headroom, Watch};
+pub use shared::SharedVolume;
 
 /// Settings of the pool.
 #[derive(Debug, Clone)]
@@ -53,6 +55,8 @@ pub enum StorageError {
     Io { action: &'static str, path: PathBuf, source: io::Error },
     #[error("mkfs.btrfs failed: {0}")]
     MakeFileSystem(String),
+    #[error("the volume {0} was deleted")]
+    Deleted(VolumeId),
     #[error(transparent)]
     Full(#[from] StorageFull),
 }
@@ -101,6 +105,8 @@ pub struct Pool {
     headroom: Watch,
     /// Quota groups of deleted volumes that the kernel still cleans up.
     leaving: Mutex<Vec<u64>>,
+    /// Shared volumes that were deleted, the latest last.
+    deleted: Mutex<VecDeque<VolumeId>>,
 }
 
 impl Pool {
@@ -114,7 +120,15 @@ impl Pool {
         let group = headroom::group_of(data_dir);
         btrfs::create_group(root.as_fd(), group).map_err(io_error("making the quota group of", &backing.dir))?;
         let headroom = Headroom::watch(&backing, &root, group, options.reserve)?;
-        let pool = Self { backing, root, options: options.clone(), group, headroom, leaving: Mutex::new(Vec::new()) };
+        let pool = Self {
+            backing,
+            root,
+            options: options.clone(),
+            group,
+            headroom,
+            leaving: Mutex::default(),
+            deleted: Mutex::default(),
+        };
         pool.sweep_groups()?;
         Ok(pool)
     }

@@ -1,8 +1,13 @@
 //! Volumes that outlive sandboxes and are mounted into them: a subvolume each, with a quota of its own.
+//!
+//! Beside what is mounted lie two directories that no sandbox sees: files on their way in, and trees on their way out.
 
+use std::collections::VecDeque;
+use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::sync::{MutexGuard, PoisonError};
 
 use atoll_model::VolumeId;
 use rustix::fs::{AtFlags, Mode};
@@ -12,16 +17,39 @@ use super::{Pool, StorageError, btrfs, io_error, open_dir};
 pub(super) const FOLDER: &str = "volumes";
 /// What is mounted: a directory in the subvolume, so that its own attributes stay the pool's.
 const FILES: &str = "files";
+const INCOMING: &str = "incoming";
+const OUTGOING: &str = "outgoing";
+/// Deleted volumes that are remembered, so that no late request makes one anew.
+const REMEMBERED: usize = 1024;
+
+/// A volume's directories, open.
+#[derive(Debug)]
+pub struct SharedVolume {
+    /// What sandboxes mount.
+    pub files: File,
+    /// Files that are not whole yet.
+    pub incoming: File,
+    /// Trees that are being deleted.
+    pub outgoing: File,
+}
 
 impl Pool {
     /// The volume's directory; the volume is made, with room for `limit_bytes`, when it is not there yet.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// When it was deleted a while ago, or the kernel refuses.
     pub fn shared_volume(&self, id: &VolumeId, limit_bytes: u64) -> Result<PathBuf, StorageError> {
         let path = self.backing.dir.join(FOLDER).join(id.as_str());
         let parent = self.folder(FOLDER)?;
-        match btrfs::create_subvolume(parent.as_fd(), id.as_str(), limit_bytes, self.group) {
+        let made = {
+            // Held, so that a deletion comes wholly before or wholly after.
+            let deleted = self.deleted();
+            if deleted.contains(id) {
+                return Err(StorageError::Deleted(id.clone()));
+            }
+            btrfs::create_subvolume(parent.as_fd(), id.as_str(), limit_bytes, self.group)
+        };
+        match made {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                 return Err(io_error("making the volume", &path)(error));
             }
@@ -29,9 +57,8 @@ impl Pool {
         }
         let fill = || -> io::Result<()> {
             let volume = open_dir(&parent, id.as_str())?;
-            match rustix::fs::mkdirat(&volume, FILES, Mode::from_raw_mode(0o700)) {
-                Err(rustix::io::Errno::EXIST) => return Ok(()),
-                other => other?,
+            if !make_dir(&volume, FILES)? {
+                return Ok(());
             }
             // Everybody in a sandbox may write to it, as to /tmp: it belongs to no user of any image.
             rustix::fs::chmodat(&volume, FILES, Mode::from_raw_mode(0o1777), AtFlags::empty())?;
@@ -41,11 +68,60 @@ impl Pool {
         Ok(path.join(FILES))
     }
 
+    /// The same, with its directories open.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn open_shared_volume(&self, id: &VolumeId, limit_bytes: u64) -> Result<SharedVolume, StorageError> {
+        let path = self.shared_volume(id, limit_bytes)?;
+        let open = || -> io::Result<SharedVolume> {
+            let volume = open_dir(&self.root, &format!("{FOLDER}/{id}"))?;
+            make_dir(&volume, INCOMING)?;
+            make_dir(&volume, OUTGOING)?;
+            let [files, incoming, outgoing] = [FILES, INCOMING, OUTGOING].map(|name| open_dir(&volume, name));
+            Ok(SharedVolume { files: files?, incoming: incoming?, outgoing: outgoing? })
+        };
+        open().map_err(io_error("opening the volume", &path))
+    }
+
+    /// The directories of all volumes that are here, but for `files`: what an agent that died left in them is nobody's.
+    ///
+    /// # Errors
+    /// When the pool can't be read.
+    pub fn left_in_shared_volumes(&self) -> Result<Vec<File>, StorageError> {
+        let names = self.names_in(FOLDER)?;
+        let folders =
+            names.iter().flat_map(|name| [INCOMING, OUTGOING].map(|inside| format!("{FOLDER}/{name}/{inside}")));
+        Ok(folders.filter_map(|folder| open_dir(&self.root, &folder).ok()).collect())
+    }
+
     /// Deletes a volume with all that is in it. Does nothing where there is none.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub fn delete_shared_volume(&self, id: &VolumeId) -> Result<(), StorageError> {
+        {
+            let mut deleted = self.deleted();
+            if !deleted.contains(id) {
+                deleted.push_back(id.clone());
+                if deleted.len() > REMEMBERED {
+                    deleted.pop_front();
+                }
+            }
+        }
         self.delete_in(FOLDER, id.as_str())
+    }
+
+    fn deleted(&self) -> MutexGuard<'_, VecDeque<VolumeId>> {
+        self.deleted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether it was not there before.
+fn make_dir(volume: &File, name: &str) -> io::Result<bool> {
+    match rustix::fs::mkdirat(volume, name, Mode::from_raw_mode(0o700)) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::EXIST) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }

@@ -12,7 +12,7 @@ use crate::SecretId;
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct CreateSecretRequest {
-    /// 1 to 64 letters, digits, `_`, `-` and `.`, beginning with a letter or digit.
+    /// 1 to 128 letters, digits, `_`, `-` and `.`, not beginning with a dot.
     pub name: String,
     /// 1 to 65,536 bytes, without NUL.
     pub value: String,

@@ -578,7 +578,7 @@ export interface components {
         };
         /** @description Shown without its value, so that it can't reach a log. */
         CreateSecretRequest: {
-            /** @description 1 to 64 letters, digits, `_`, `-` and `.`, beginning with a letter or digit. */
+            /** @description 1 to 128 letters, digits, `_`, `-` and `.`, not beginning with a dot. */
             name: string;
             /** @description 1 to 65,536 bytes, without NUL. */
             value: string;

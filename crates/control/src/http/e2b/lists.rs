@@ -15,11 +15,12 @@ use crate::http::caller::Key;
 use crate::http::error::{ApiError, ApiResult};
 use crate::http::extract::Pairs;
 use crate::http::page::Cursor;
-use crate::sandboxes::{Listed, Owner, Wanted};
+use crate::sandboxes::{Listed, Owner, Wanted, store};
 
 const LIMIT: i64 = 100;
 /// Rows looked at for one page when labels have to match.
 const LOOKED_AT: i64 = 1000;
+const TOTAL_RUNNING: HeaderName = HeaderName::from_static("x-total-running");
 const NEXT: HeaderName = HeaderName::from_static("x-next-token");
 
 const RUNNING: [&str; 3] = ["running", "resuming", "missing"];
@@ -34,7 +35,10 @@ struct Query {
 
 /// A page of the team's sandboxes, running and paused, the latest first unless asked otherwise.
 pub async fn page(State(app): State<App>, Key(owner): Key, Pairs(pairs): Pairs) -> ApiResult<Response> {
-    answer(&app, &owner, query(pairs)?).await
+    let mut response = answer(&app, &owner, query(pairs)?).await?;
+    let running = store::running(&app.db, &owner.team).await?;
+    response.headers_mut().insert(TOTAL_RUNNING, HeaderValue::from(running));
+    Ok(response)
 }
 
 /// All that run, for older SDKs.

@@ -3,17 +3,21 @@
 //!
 //! `wire` has the shapes, `reference` what a path may call a sandbox, `sandboxes` their lives, `lists` the lists, `insight`
 //! metrics and logs, `snapshots` snapshots and forks, `templates` and `builds` what sandboxes are made of (`template_wire`
-//! their shapes, `names` what they are called), `volumes` what they mount, `keys` teams and API keys. Errors are the ones of `/v1` with the same statuses, written in
-//! E2B's shape by the edge. It decides nothing by itself and never talks to a host or a guest. What goes into a sandbox
-//! (files, programs, ports) doesn't come through here but through `ports`.
+//! their shapes, `names` what they are called), `volumes` what they mount and `volume_files` what is in that, `secrets` what
+//! is in their environments, `keys` teams and API keys. Errors are the ones of `/v1` with the same statuses, written in
+//! E2B's shape by the edge. It decides nothing by itself. What goes into a sandbox (files, programs, ports) doesn't come
+//! through here but through `ports`.
 
 mod builds;
 mod insight;
+#[cfg(test)]
+mod keeping_tests;
 mod keys;
 mod lists;
 mod names;
 mod reference;
 mod sandboxes;
+mod secrets;
 mod snapshots;
 #[cfg(test)]
 mod template_tests;
@@ -21,6 +25,7 @@ mod template_wire;
 mod templates;
 #[cfg(test)]
 mod tests;
+mod volume_files;
 mod volumes;
 mod wire;
 
@@ -33,6 +38,7 @@ use axum::response::Response;
 use axum::routing::{get, patch, post, put};
 use tower::ServiceExt;
 
+use self::volume_files as inside;
 use super::edge::{self, Dialect};
 use super::error::ApiError;
 use super::ports::target::without_port;
@@ -64,6 +70,8 @@ pub fn router(app: &App) -> Router<App> {
         .route("/snapshots", get(snapshots::list))
         .route("/volumes", get(volumes::list).post(volumes::create))
         .route("/volumes/{id}", get(volumes::get).delete(volumes::delete))
+        .route("/secrets", get(secrets::list).post(secrets::create))
+        .route("/secrets/{id}", get(secrets::get).post(secrets::update).delete(secrets::delete))
         .route("/teams", get(keys::teams))
         .route("/api-keys", get(keys::list).post(keys::create))
         .route("/api-keys/{id}", patch(keys::rename).delete(keys::delete))
@@ -73,7 +81,17 @@ pub fn router(app: &App) -> Router<App> {
         .layer(DefaultBodyLimit::max(BODY));
     // Bounded by itself, and never held in memory.
     let uploads = Router::new().route("/uploads/{ticket}", put(builds::upload));
-    quick.merge(uploads).layer(from_fn(in_its_dialect))
+    let files = of_volumes().layer(from_fn(in_the_dialect_of_volumes));
+    quick.merge(uploads).layer(from_fn(in_its_dialect)).merge(files)
+}
+
+/// What is in volumes. Files' contents are bounded by themselves, and never held in memory.
+fn of_volumes() -> Router<App> {
+    Router::new()
+        .route("/volumecontent/{id}/path", get(inside::stat).patch(inside::update).delete(inside::remove))
+        .route("/volumecontent/{id}/dir", get(inside::list).post(inside::make_dir))
+        .route("/volumecontent/{id}/file", get(inside::read).put(inside::write))
+        .layer(DefaultBodyLimit::disable())
 }
 
 fn of_templates() -> Router<App> {
@@ -99,6 +117,12 @@ fn of_templates() -> Router<App> {
 async fn in_its_dialect(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     response.extensions_mut().insert(Dialect::E2b);
+    response
+}
+
+async fn in_the_dialect_of_volumes(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    response.extensions_mut().insert(Dialect::E2bVolume);
     response
 }
 

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 
 use super::reference::Sandbox as Named;
-use super::{domain_of, names, wire};
+use super::{domain_of, names, secrets, wire};
 use crate::app::App;
 use crate::db::Millis;
 use crate::http::caller::Key;
@@ -84,12 +84,14 @@ fn translated(request: wire::NewSandbox) -> ApiResult<CreateSandboxRequest> {
     let mount = |mount: wire::VolumeMount| VolumeMount { volume: mount.name, path: mount.path, read_only: false };
     let network = request.network.unwrap_or_default();
     let policy = policy(&network)?;
+    let (env, secrets) = secrets::in_environment(request.env_vars.unwrap_or_default())?;
     Ok(CreateSandboxRequest {
         template: Some(without_tag(&template).to_owned()),
         timeout_sec: Some(0),
         on_timeout: Some(if auto_pause { OnTimeout::Pause } else { OnTimeout::Kill }),
         auto_resume: Some(auto_resume.enabled),
-        env: request.env_vars.unwrap_or_default(),
+        env,
+        secrets,
         volumes: request.volume_mounts.unwrap_or_default().into_iter().map(mount).collect(),
         metadata: request.metadata.unwrap_or_default(),
         internet: request.allow_internet_access,
@@ -116,7 +118,7 @@ fn policy(network: &wire::Network) -> ApiResult<NetworkPolicy> {
         ),
     ];
     if let Some((field, _)) = absent.into_iter().find(|(_, asked_for)| *asked_for) {
-        return Err(ApiError::invalid(field, "this can't be had here"));
+        return Err(ApiError::invalid(field, format!("`{field}` can't be had here")));
     }
     let list = |rules: &Option<Vec<String>>| rules.clone().unwrap_or_default();
     Ok(NetworkPolicy { allow_out: list(&network.allow_out), deny_out: list(&network.deny_out) })
@@ -135,6 +137,12 @@ fn lifetime(seconds: i64, least: i64) -> ApiResult<i64> {
 
 /// The domain below which the client finds its sandboxes: the one that it called, else the one that is configured.
 pub struct Domain(Option<String>);
+
+impl Domain {
+    pub fn name(&self) -> Option<&str> {
+        self.0.as_deref()
+    }
+}
 
 impl axum::extract::FromRequestParts<App> for Domain {
     type Rejection = std::convert::Infallible;
@@ -280,7 +288,7 @@ pub async fn resume(
     if found.record.status() == SandboxStatus::Running {
         return Err(ApiError::conflict("the sandbox is running already"));
     }
-    let record = awake(&app, &named).await?.0;
+    let record = awake(&app, &named, options.memory != Some(false)).await?.0;
     app.sandboxes.set_lifetime(&named.owner, &named.id, seconds, false).await?;
     Ok((StatusCode::CREATED, axum::Json(shown(&record, &domain))).into_response())
 }
@@ -294,14 +302,15 @@ pub async fn connect(
 ) -> ApiResult<Response> {
     let seconds = lifetime(options.timeout.unwrap_or(DEFAULT_CONNECT), 0)?;
     named.find(&app).await?;
-    let (record, woken) = awake(&app, &named).await?;
+    let (record, woken) = awake(&app, &named, options.memory != Some(false)).await?;
     app.sandboxes.set_lifetime(&named.owner, &named.id, seconds, !woken).await?;
     let status = if woken { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, axum::Json(shown(&record, &domain))).into_response())
 }
 
-/// The sandbox, running, and whether it had to be woken up. Several may ask at once: one of them wakes it.
-async fn awake(app: &App, named: &Named) -> ApiResult<(SandboxRecord, bool)> {
+/// The sandbox, running, and whether it had to be woken up. Several may ask at once: one of them wakes it. What a pause
+/// has kept of its memory is left behind when it is not wanted: then it starts anew, with its files.
+async fn awake(app: &App, named: &Named, with_memory: bool) -> ApiResult<(SandboxRecord, bool)> {
     let until = tokio::time::Instant::now() + SETTLING;
     let mut woken = false;
     loop {
@@ -310,7 +319,16 @@ async fn awake(app: &App, named: &Named) -> ApiResult<(SandboxRecord, bool)> {
             SandboxStatus::Running => return Ok((record, woken)),
             SandboxStatus::Paused => {
                 woken = true;
-                match app.sandboxes.resume(&named.owner, &named.id).await {
+                let (owner, id) = (&named.owner, &named.id);
+                let resumed = async {
+                    let resumed = app.sandboxes.resume(owner, id).await?;
+                    if with_memory {
+                        return Ok(resumed);
+                    }
+                    app.sandboxes.pause_keeping(owner, id, Keep::Files).await?;
+                    app.sandboxes.resume(owner, id).await
+                };
+                match resumed.await {
                     Ok(resumed) => return Ok((resumed.record, true)),
                     Err(SandboxError::InvalidState { .. } | SandboxError::Changed { .. }) => {}
                     Err(error) => return Err(error.into()),

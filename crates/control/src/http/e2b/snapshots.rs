@@ -71,7 +71,9 @@ pub async fn create(State(app): State<App>, named: Named, Json(options): Json<wi
         }
         None => None,
     };
-    let made = app.snapshots.create(&named.owner, &named.id, name, true, None).await?;
+    // What can't keep memory is kept without, unless it is not wanted anyway.
+    let memory = options.memory.filter(|wanted| !wanted);
+    let made = app.snapshots.create(&named.owner, &named.id, name, true, memory).await?;
     Ok((StatusCode::CREATED, axum::Json(info(&made.name))).into_response())
 }
 

@@ -47,6 +47,7 @@ async fn a_sandbox_is_created_listed_extended_and_killed() {
         assert!(made["envdAccessToken"].is_string() && made["trafficAccessToken"].is_null(), "{made}");
 
         let found = test.client.get("/e2b/v2/sandboxes?state=running%2Cpaused&metadata=a%252520b%3Dc%252526d").await;
+        assert_eq!(found.headers["x-total-running"], "1");
         assert_eq!(found.expect(200).json()[0]["sandboxID"], id);
         let other = test.client.get("/e2b/v2/sandboxes?metadata=a%252520b%3Dx").await.expect(200).json();
         assert_eq!(other, json!([]));

@@ -1,12 +1,14 @@
-//! Volumes in E2B's words: make, list, get, delete. What is in one is reached through the sandboxes that mount it: there is
-//! no token for its contents.
+//! Volumes in E2B's words: make, list, get, delete. What is in one is [`super::volume_files`]' business.
 
+use atoll_model::VolumeId;
 use atoll_model::api::volumes::VolumeMode;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
+use secrecy::ExposeSecret;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::sandboxes::Domain;
 use crate::app::App;
 use crate::audit::Owner;
 use crate::db::Millis;
@@ -15,6 +17,7 @@ use crate::http::error::{ApiError, ApiResult};
 use crate::http::extract::Json;
 use crate::http::volumes;
 use crate::volumes::store::{self, VolumeRow};
+use crate::volumes::token::{self, Claims};
 
 /// More than a team can have: there are no pages.
 const MOST: i64 = 10_000;
@@ -36,6 +39,7 @@ pub async fn list(State(app): State<App>, Key(owner): Key) -> ApiResult<axum::Js
 pub async fn create(
     State(app): State<App>,
     Key(owner): Key,
+    domain: Domain,
     Json(request): Json<Named>,
 ) -> ApiResult<(StatusCode, axum::Json<Value>)> {
     let name = request.name;
@@ -44,13 +48,18 @@ pub async fn create(
         return Err(ApiError::invalid("name", format!("must have 1 to {MAX_NAME} letters, digits, `-` and `_`")));
     }
     let made = app.volumes.create(&owner, &name, volumes::DEFAULT_SIZE_MB, VolumeMode::Shared).await?;
-    Ok((StatusCode::CREATED, axum::Json(shown(made.id.as_str(), &made.name))))
+    Ok((StatusCode::CREATED, axum::Json(shown(&app, owner, &domain, made.id, &made.name)?)))
 }
 
 /// One volume, by id or name.
-pub async fn get(State(app): State<App>, Key(owner): Key, Path(id): Path<String>) -> ApiResult<axum::Json<Value>> {
+pub async fn get(
+    State(app): State<App>,
+    Key(owner): Key,
+    domain: Domain,
+    Path(id): Path<String>,
+) -> ApiResult<axum::Json<Value>> {
     let row = find(&app, &owner, &id).await?;
-    Ok(axum::Json(shown(row.id.as_str(), &row.name)))
+    Ok(axum::Json(shown(&app, owner, &domain, row.id.0, &row.name)?))
 }
 
 /// Deletes a volume with its files, unless a sandbox has it mounted.
@@ -65,7 +74,14 @@ async fn find(app: &App, owner: &Owner, id: &str) -> ApiResult<VolumeRow> {
     found.ok_or_else(|| ApiError::not_found("volume"))
 }
 
-/// The members that SDKs insist on.
-fn shown(id: &str, name: &str) -> Value {
-    json!({ "volumeID": id, "name": name, "token": "" })
+/// A volume with the token for its files, which are asked for below the domain that the client has called.
+fn shown(app: &App, owner: Owner, domain: &Domain, id: VolumeId, name: &str) -> ApiResult<Value> {
+    let claims = Claims { sub: id, team: owner.team };
+    let token = token::issue(app.accounts.tokens().keys(), &claims, app.clock.now()).map_err(ApiError::internal)?;
+    Ok(json!({
+        "volumeID": claims.sub.as_str(),
+        "name": name,
+        "token": token.expose_secret(),
+        "domain": domain.name(),
+    }))
 }

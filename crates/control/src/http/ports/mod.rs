@@ -17,10 +17,10 @@ pub mod target;
 #[cfg(test)]
 mod tests;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use atoll_model::SandboxStatus;
 use atoll_model::api::hosts::PROXY_ERROR_HEADER;
+use atoll_model::{HostId, SandboxStatus};
 use atoll_rpc::hop;
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -28,7 +28,7 @@ use axum::http::request::Parts;
 use axum::http::{StatusCode, Version};
 use axum::middleware::Next;
 use axum::response::Response;
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 
@@ -47,6 +47,9 @@ pub use lookup::Lookup;
 /// The guest agent's own port, by the E2B protocol.
 pub const GUEST_PORT: u16 = 49983;
 const COPY_BUFFER: usize = 64 * 1024;
+/// Of a request that is refused, so much is taken.
+const REFUSED_BODY: usize = 64 * 1024;
+const REFUSED_TIME: Duration = Duration::from_secs(1);
 
 /// Takes requests into sandboxes, and leaves all others to the API.
 pub async fn route(State(app): State<App>, request: Request, next: Next) -> Response {
@@ -82,15 +85,14 @@ pub async fn route(State(app): State<App>, request: Request, next: Next) -> Resp
 
 async fn into_sandbox(app: &App, target: Target, request: Request) -> Result<Response, Refusal> {
     let (mut parts, body) = request.into_parts();
-    let record = store::get_any(&app.db, &target.sandbox).await?.ok_or(Refusal::NotFound)?;
-    match access::judge(app, &mut parts, &target, &record).await? {
-        Admission::Granted => {}
-        Admission::Welcome(response) => return Ok(*response),
-    }
-    // Public ports ask for no key: without a share, anybody's visitors would be all that control serves.
-    let _place = app.places.request(&record.team_id).map_err(|_| Refusal::TooManyConnections)?;
-    let record = awake(app, record).await?;
-    let host = Sandboxes::host_of(&record).map_err(|_| Refusal::NotFound)?.clone();
+    let (host, _place) = match admitted(app, &target, &mut parts).await {
+        Ok(Ok(admitted)) => admitted,
+        Ok(Err(welcome)) => return Ok(*welcome),
+        Err(refusal) => {
+            drain(body).await;
+            return Err(refusal);
+        }
+    };
     let guard = app.sandboxes.activity().open(&target.sandbox);
 
     let upgrade = hop::upgrade_of(&parts.headers).filter(|_| parts.version == Version::HTTP_11);
@@ -121,6 +123,32 @@ async fn into_sandbox(app: &App, target: Target, request: Request) -> Result<Res
         }
         _ => passed_on(answer, guard),
     })
+}
+
+/// The host of the sandbox, which runs and may be asked by whoever asks, and a place among the team's requests; or an
+/// answer that needs no sandbox.
+async fn admitted(
+    app: &App,
+    target: &Target,
+    parts: &mut Parts,
+) -> Result<Result<(HostId, TeamShare), Box<Response>>, Refusal> {
+    let record = store::get_any(&app.db, &target.sandbox).await?.ok_or(Refusal::NotFound)?;
+    match access::judge(app, parts, target, &record).await? {
+        Admission::Granted => {}
+        Admission::Welcome(response) => return Ok(Err(response)),
+    }
+    // Public ports ask for no key: without a share, anybody's visitors would be all that control serves.
+    let place = app.places.request(&record.team_id).map_err(|_| Refusal::TooManyConnections)?;
+    let record = awake(app, record).await?;
+    let host = Sandboxes::host_of(&record).map_err(|_| Refusal::NotFound)?.clone();
+    Ok(Ok((host, place)))
+}
+
+/// Takes a small body that goes nowhere: a client that is still sending when the connection is closed may never read
+/// the answer. What is large or slow has its connection closed.
+async fn drain(body: Body) {
+    let whole = Limited::new(body, REFUSED_BODY).collect();
+    let _taken = tokio::time::timeout(REFUSED_TIME, whole).await;
 }
 
 /// The sandbox, running: woken up first when it is one that wakes by itself.

@@ -1,0 +1,103 @@
+//! What changes nothing: stat, list, open for reading.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::fs::{Dir, Mode, OFlags};
+
+use super::{Entry, FileError, Named, Volume, failed};
+
+/// More is told as too much, not built up in memory.
+const MAX_ENTRIES: usize = 50_000;
+/// As many directories are open at once.
+const MAX_DEPTH: u32 = 100;
+
+impl Volume {
+    /// What is there.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    pub fn stat(&self, named: &Named) -> Result<Entry, FileError> {
+        let look = || match named.name() {
+            Some(name) => Entry::of(self.parent(named)?, Path::new(name), named),
+            None => Entry::of(&self.dirs.files, Path::new(""), named),
+        };
+        look().map_err(failed("looking at", named))
+    }
+
+    /// What a directory holds, `depth` levels of it: parents before children, and by name.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    pub fn list(&self, named: &Named, depth: u32) -> Result<Vec<Entry>, FileError> {
+        if !(1..=MAX_DEPTH).contains(&depth) {
+            let problem = format!("must be between 1 and {MAX_DEPTH}");
+            return Err(FileError::Invalid { field: "depth", problem });
+        }
+        let failed = failed("listing", named);
+        let dir = self.open(&named.path(), OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NONBLOCK);
+        let dir = dir.map_err(|error| match error.raw_os_error() {
+            Some(libc::ENOTDIR) if self.stat(named).is_ok() => {
+                FileError::Invalid { field: "path", problem: "is not a directory".to_owned() }
+            }
+            _ => failed(error),
+        })?;
+        let mut entries = Vec::new();
+        walk(&dir, named, depth, &mut entries).map_err(failed)?;
+        if entries.len() > MAX_ENTRIES {
+            let problem = format!("holds more than {MAX_ENTRIES} entries: list less deep, or its directories");
+            return Err(FileError::Invalid { field: "path", problem });
+        }
+        Ok(entries)
+    }
+
+    /// A file and its length.
+    ///
+    /// # Errors
+    /// [`FileError`]; what is no regular file has no contents.
+    pub fn read(&self, named: &Named) -> Result<(File, u64), FileError> {
+        let failed = failed("reading", named);
+        let file = self.open(&named.path(), OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY).map_err(&failed)?;
+        let found = file.metadata().map_err(failed)?;
+        if found.is_file() {
+            return Ok((file, found.len()));
+        }
+        let problem = if found.is_dir() { "is a directory" } else { "is not a regular file" };
+        Err(FileError::Invalid { field: "path", problem: problem.to_owned() })
+    }
+}
+
+fn walk(dir: &File, named: &Named, depth: u32, entries: &mut Vec<Entry>) -> io::Result<()> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(dir)? {
+        let entry = entry?;
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            names.push(entry.file_name().to_owned());
+        }
+        if entries.len() + names.len() > MAX_ENTRIES {
+            break;
+        }
+    }
+    names.sort();
+    for name in names {
+        let shown = named.child(&name.to_string_lossy());
+        let path = Path::new(OsStr::from_bytes(name.to_bytes()));
+        // What is gone meanwhile is not there.
+        let Ok(entry) = Entry::of(dir, path, &shown) else { continue };
+        let below = depth > 1 && entry.kind == "directory";
+        entries.push(entry);
+        if entries.len() > MAX_ENTRIES {
+            return Ok(());
+        }
+        if below {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            if let Ok(child) = rustix::fs::openat(dir, path, flags, Mode::empty()) {
+                walk(&File::from(child), &shown, depth - 1, entries)?;
+            }
+        }
+    }
+    Ok(())
+}
