@@ -13,6 +13,7 @@ const LOOK_FOR_KEYS: Duration = Duration::from_secs(60);
 const LEASE: &str = "housekeeping";
 const LAYERS_EVERY: Duration = Duration::from_secs(30);
 const LAYERS_LEASE: &str = "layers";
+const STORING_LEASE: &str = "storing";
 /// How long events can be read from the outbox.
 const EVENTS_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -25,10 +26,11 @@ pub fn spawn(app: &App) {
     app.tasks.spawn(app.webhooks.clone().run(app.shutdown.clone()));
     app.tasks.spawn(housekeeping(app.clone()));
     app.tasks.spawn(tend_layers(app.clone()));
+    app.tasks.spawn(store_layers(app.clone()));
     app.tasks.spawn(look_for_keys(app.clone()));
 }
 
-/// Stores what snapshots and templates stand on, and takes away what nobody stands on; when nudged, and now and then.
+/// Takes away what nobody stands on; when nudged, and now and then.
 async fn tend_layers(app: App) {
     // SQLite is one server's own: whatever was being built when it ended is nobody's now.
     if app.db.kind() == "sqlite"
@@ -39,22 +41,17 @@ async fn tend_layers(app: App) {
     loop {
         tokio::select! {
             () = app.shutdown.cancelled() => return,
-            () = app.layers.nudged() => {}
+            () = app.layers.loose() => {}
             () = tokio::time::sleep(LAYERS_EVERY) => {}
         }
-        if let Err(error) = tend_once(&app).await {
+        if let Err(error) = under_lease(&app, LAYERS_LEASE, tend_once(&app)).await {
             tracing::error!(error = &error as &dyn std::error::Error, "tending layers failed");
         }
     }
 }
 
 async fn tend_once(app: &App) -> Result<(), LayerError> {
-    let now = app.clock.now();
-    if leases::take(&app.db, LAYERS_LEASE, &app.replica, now, LAYERS_EVERY * 4).await?.is_none() {
-        return Ok(());
-    }
     app.builds.tend(false).await?;
-    app.layers.store_due().await?;
     for dead in app.layers.collect().await? {
         let (Dead::Layer(what) | Dead::Image(what)) = dead;
         app.reconcile.images.broadcast(&what).await?;
@@ -62,8 +59,54 @@ async fn tend_once(app: &App) -> Result<(), LayerError> {
     for digest in app.layers.forget_pulled().await? {
         app.reconcile.images.broadcast(&digest).await?;
     }
-    leases::release(&app.db, LAYERS_LEASE, &app.replica).await?;
     Ok(())
+}
+
+/// Stores what snapshots and templates stand on; when nudged, and now and then. Beside [`tend_layers`], for it takes as
+/// long as hosts need to pack.
+async fn store_layers(app: App) {
+    loop {
+        tokio::select! {
+            () = app.shutdown.cancelled() => return,
+            () = app.layers.due() => {}
+            () = tokio::time::sleep(LAYERS_EVERY) => {}
+        }
+        let storing = async { app.layers.store_due().await.map(|_| ()) };
+        let stored = tokio::select! {
+            () = app.shutdown.cancelled() => return,
+            stored = under_lease(&app, STORING_LEASE, storing) => stored,
+        };
+        if let Err(error) = stored {
+            tracing::error!(error = &error as &dyn std::error::Error, "storing layers failed");
+        }
+    }
+}
+
+/// Does what one replica must do alone, if no other one is at it, and holds the lease for as long as that takes.
+async fn under_lease(
+    app: &App,
+    lease: &str,
+    work: impl Future<Output = Result<(), LayerError>>,
+) -> Result<(), LayerError> {
+    let take = || leases::take(&app.db, lease, &app.replica, app.clock.now(), LAYERS_EVERY * 4);
+    if take().await?.is_none() {
+        return Ok(());
+    }
+    let hold = async {
+        loop {
+            tokio::time::sleep(LAYERS_EVERY).await;
+            match take().await {
+                Ok(Some(_)) => {}
+                Ok(None) => return tracing::warn!(lease, "another replica took over what this one was at"),
+                Err(error) => tracing::warn!(lease, %error, "a lease could not be renewed"),
+            }
+        }
+    };
+    tokio::select! {
+        worked = work => worked?,
+        () = hold => return Ok(()),
+    }
+    Ok(leases::release(&app.db, lease, &app.replica).await?)
 }
 
 /// Looks for signing keys that another replica, or `atoll server keys rotate`, has made.

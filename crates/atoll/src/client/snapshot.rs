@@ -59,7 +59,12 @@ fn table(snapshots: &[Snapshot], global: &Global) -> anyhow::Result<()> {
             snapshot.vcpus.to_string(),
             format!("{} MB", snapshot.memory_mb),
             format!("{:.1} MB", snapshot.size_bytes as f64 / 1e6),
-            if snapshot.stored { "yes" } else { "not yet" }.to_owned(),
+            match (snapshot.stored, snapshot.lost, &snapshot.problem) {
+                (true, ..) => "yes".to_owned(),
+                (_, true, _) => "lost".to_owned(),
+                (.., Some(problem)) => format!("no: {problem}"),
+                _ => "not yet".to_owned(),
+            },
             age(snapshot.created_at),
         ]);
     }

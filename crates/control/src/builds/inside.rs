@@ -60,20 +60,53 @@ impl Lines {
     }
 }
 
+/// One of a program's outputs on its way to the log, also what is left of it when nobody waits for the program any more.
+struct Said<'a> {
+    log: &'a Log,
+    level: &'static str,
+    lines: Lines,
+}
+
+impl<'a> Said<'a> {
+    fn new(log: &'a Log, level: &'static str) -> Self {
+        Self { log, level, lines: Lines::default() }
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        self.lines.take(bytes, |line| self.log.say(self.level, line));
+    }
+}
+
+impl Drop for Said<'_> {
+    fn drop(&mut self) {
+        self.lines.end(|line| self.log.say(self.level, line));
+    }
+}
+
 impl Inside {
-    /// Runs a script of the recipe's as `user`, in a login shell.
+    /// Runs a script of the recipe's as `user`, in a login shell. Profiles of distributions set `PATH` anew: what the
+    /// recipe or its image says of it counts behind them.
     pub async fn run(&self, script: &str, user: &str) -> Result<(), String> {
         let choose = "if [ -x /bin/bash ]; then exec /bin/bash -l -c \"$1\"; else exec /bin/sh -l -c \"$1\"; fi";
-        self.program(user, choose, script, Some(&self.workdir)).await
+        let path = self.env.iter().find(|(name, _)| name == "PATH");
+        let whole = path.map(|(_, path)| format!("export PATH={}; {script}", quoted(path)));
+        self.program(user, choose, whole.as_deref().unwrap_or(script), Some(&self.workdir), brief(script)).await
     }
 
     /// Runs a script of our own as root.
     pub async fn root(&self, script: &str) -> Result<(), String> {
         let choose = "if [ -x /bin/bash ]; then exec /bin/bash -e -c \"$1\"; else exec /bin/sh -e -c \"$1\"; fi";
-        self.program("root", choose, script, Some("/")).await
+        self.program("root", choose, script, Some("/"), brief(script)).await
     }
 
-    async fn program(&self, user: &str, shell: &str, script: &str, cwd: Option<&str>) -> Result<(), String> {
+    async fn program(
+        &self,
+        user: &str,
+        shell: &str,
+        script: &str,
+        cwd: Option<&str>,
+        shown: String,
+    ) -> Result<(), String> {
         let args = ["-c", shell, "sh", script].map(str::to_owned).to_vec();
         let config = ProcessConfig {
             cmd: "/bin/sh".to_owned(),
@@ -90,28 +123,24 @@ impl Inside {
         let failed = |error: atoll_rpc::connectrpc::ConnectError| {
             let code = error.code.as_str();
             let message = error.message.clone().unwrap_or_default();
-            format!("failed to run command '{}': command failed: {code}: {message}", brief(script))
+            format!("failed to run command '{shown}': command failed: {code}: {message}")
         };
         let mut stream = processes.start_with_options(request, options).await.map_err(failed)?;
-        let (mut out, mut err) = (Lines::default(), Lines::default());
+        let (mut out, mut err) = (Said::new(&self.log, "info"), Said::new(&self.log, "error"));
         while let Some(message) = stream.message().await.map_err(failed)? {
             let Some(event) = message.to_owned_message().event.into_option().and_then(|event| event.event) else {
                 continue;
             };
             match event {
                 Event::Data(data) => match data.output {
-                    Some(Output::Stdout(bytes) | Output::Pty(bytes)) => {
-                        out.take(&bytes, |line| self.log.say("info", line));
-                    }
-                    Some(Output::Stderr(bytes)) => err.take(&bytes, |line| self.log.say("error", line)),
+                    Some(Output::Stdout(bytes) | Output::Pty(bytes)) => out.take(&bytes),
+                    Some(Output::Stderr(bytes)) => err.take(&bytes),
                     None => {}
                 },
                 Event::End(end) => {
-                    out.end(|line| self.log.say("info", line));
-                    err.end(|line| self.log.say("error", line));
                     return match end.exit_code {
                         0 => Ok(()),
-                        code => Err(format!("command '{}' failed: exit status {code}", brief(script))),
+                        code => Err(format!("command '{shown}' failed: exit status {code}")),
                     };
                 }
                 Event::Start(_) | Event::Keepalive(_) => {}

@@ -13,11 +13,13 @@ pub struct LogRow {
     pub message: String,
 }
 
+/// Writes lines; those that are there already stay as they are.
 pub async fn append(db: &Db, build: &BuildId, rows: &[LogRow]) -> Result<(), DbError> {
     let mut tx = db.begin().await?;
     for row in rows {
         on!(tx &mut tx, |c| sqlx::query(
-            "INSERT INTO template_build_logs (build_id, seq, at, level, step, message) VALUES ($1, $2, $3, $4, $5, $6)"
+            "INSERT INTO template_build_logs (build_id, seq, at, level, step, message) VALUES ($1, $2, $3, $4, $5, $6)
+             ON CONFLICT (build_id, seq) DO NOTHING"
         )
         .bind(build.as_str())
         .bind(row.seq)

@@ -1,10 +1,11 @@
 //! Building templates: a recipe, carried out in a real sandbox on a host, becomes layers that the template stands on.
 //!
-//! [`recipe`] says what is to be built, [`run`] builds it, [`inside`] does the steps in the sandbox, [`log`] tells how
-//! it goes, [`store`] has the SQL. Each `RUN` and `COPY` ends with a layer, remembered under a hash over all that came
+//! [`recipe`] says what is to be built, [`run`] builds it when it has its [turn](turns), [`inside`] does the steps in the
+//! sandbox, [`expand`] fills in variables, [`log`] tells how it goes, [`store`] has the SQL. Each `RUN` and `COPY` ends with a layer, remembered under a hash over all that came
 //! before it: a later build begins at the last step that it shares with an earlier one. A build's sandbox is control's
 //! own: lists don't show it, and it goes with its build, however that ends. A build whose replica dies ends as `error`.
 
+mod expand;
 mod inside;
 pub mod lines;
 mod log;
@@ -13,7 +14,10 @@ mod run;
 mod steps;
 pub mod store;
 pub mod tags;
+#[cfg(test)]
+mod tests;
 mod tickets;
+mod turns;
 
 use std::time::Duration;
 
@@ -42,6 +46,8 @@ pub const PURPOSE: &str = "build";
 const MAX_BUILDS: i64 = 10;
 /// Built at once by this replica; others wait.
 const AT_ONCE: usize = 4;
+/// Of one team.
+const AT_ONCE_OF_A_TEAM: usize = 2;
 /// A build without a sign of life for so long is nobody's.
 const ABANDONED: Duration = Duration::from_secs(60);
 /// Files for `COPY` are kept for so long.
@@ -111,7 +117,7 @@ pub struct Builds {
     pub(super) layers: Layers,
     pub(super) puller: Puller,
     pub(super) replica: String,
-    pub(super) turns: std::sync::Arc<tokio::sync::Semaphore>,
+    pub(super) turns: turns::Turns,
 }
 
 fn signed(value: u64) -> i64 {
@@ -121,7 +127,7 @@ fn signed(value: u64) -> i64 {
 impl Builds {
     #[must_use]
     pub fn new(db: Db, clock: Clock, sandboxes: Sandboxes, layers: Layers, puller: Puller, replica: String) -> Self {
-        let turns = std::sync::Arc::new(tokio::sync::Semaphore::new(AT_ONCE));
+        let turns = turns::Turns::new(AT_ONCE, AT_ONCE_OF_A_TEAM);
         Self { db, clock, sandboxes, layers, puller, replica, turns }
     }
 

@@ -250,12 +250,16 @@ fn copies(line: usize, rest: &str, files: Option<&str>) -> Result<Vec<Step>, Rec
     Ok(paths.into_iter().map(step).collect())
 }
 
-/// `A=1 B="two words"`, or `A the rest`.
+/// `A=1 B="two words"`, or `A the rest`. Variables in it are filled in when it is built; a dollar that stands for itself
+/// (`\$`, or between single quotes) is kept as `\$`.
 fn variables(line: usize, rest: &str) -> Result<Vec<(String, String)>, RecipeError> {
     let first = rest.split_whitespace().next().unwrap_or_default();
     if !first.contains('=') {
         let (name, value) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
-        return Ok(vec![(name.to_owned(), unquoted(value.trim()))]);
+        let value = value.trim();
+        let is_literal = value.len() > 1 && value.starts_with('\'') && value.ends_with('\'');
+        let value = if is_literal { unquoted(value).replace('$', "\\$") } else { unquoted(value) };
+        return Ok(vec![(name.to_owned(), value)]);
     }
     let mut found = Vec::new();
     let mut letters = rest.chars().peekable();
@@ -276,7 +280,11 @@ fn variables(line: usize, rest: &str) -> Result<Vec<(String, String)>, RecipeErr
         let mut quote = None;
         while let Some(letter) = letters.next() {
             match (letter, quote) {
-                ('\\', None | Some('"')) => value.extend(letters.next()),
+                ('\\', None | Some('"')) => match letters.next() {
+                    Some('$') => value.push_str("\\$"),
+                    next => value.extend(next),
+                },
+                ('$', Some('\'')) => value.push_str("\\$"),
                 (letter, Some(open)) if letter == open => quote = None,
                 ('"' | '\'', None) => quote = Some(letter),
                 (letter, None) if letter.is_whitespace() => break,
@@ -387,6 +395,10 @@ mod tests {
         assert_eq!((owner.as_deref(), mode.as_deref()), (Some("user:user"), Some("755")));
         assert_eq!(recipe.steps.len(), 7);
         assert_eq!(parse("FROM base", None).unwrap().from, From::Template("base".to_owned()));
+        let env = parse("FROM base\nENV A=$B C='$B' D=\\$B E=\"x$B\"\nENV OLD '$B'", None).unwrap().steps;
+        let pairs = ["A=$B", "C=\\$B", "D=\\$B", "E=x$B"].map(|text| text.split_once('=').unwrap());
+        assert_eq!(env[0], Step::Env { variables: pairs.map(|(name, value)| pair(name, value)).to_vec() });
+        assert_eq!(env[1], Step::Env { variables: vec![pair("OLD", "\\$B")] });
     }
 
     #[test]

@@ -1,19 +1,22 @@
 //! One build, from its base to its product.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use atoll_model::OnTimeout;
 use atoll_model::sandbox::OnReboot;
+use atoll_model::{BuildId, OnTimeout};
 use sha2::{Digest, Sha256};
 use sqlx::types::Json;
 
+use super::expand::{expand, known};
 use super::inside::Inside;
 use super::log::Log;
 use super::recipe::{From, Recipe, Step};
-use super::store::{self, BuildRow, Product};
+use super::store::{self, BuildRow, Heard, Product};
 use super::{Builds, PURPOSE};
 use super::{steps, tags};
+use crate::fleet::Demand;
 use crate::layers::{self, LayerRow, Wanted};
 use crate::oci::{Login, Reference};
 use crate::sandboxes::{Network, NewSandbox, Owner, SandboxRecord};
@@ -44,6 +47,8 @@ struct Ground {
 enum Ended {
     Failed(String),
     Cancelled,
+    /// Its row was ended already.
+    Over,
 }
 
 impl<E: std::error::Error> std::convert::From<E> for Ended {
@@ -62,21 +67,23 @@ impl Builds {
         let id = build.id.0.clone();
         let log = Log::new(self.db.clone(), self.clock.clone(), id.clone());
         log.step("base");
+        let begun = AtomicBool::new(false);
         let work = async {
-            let _turn = self.turns.acquire().await;
+            let _turn = self.turns.take(&owner.team).await;
+            begun.store(true, Ordering::Relaxed);
             store::beat(&self.db, &id, "building", self.clock.now()).await?;
             self.work(owner, &build, login.as_ref(), &log).await
         };
         let beats = async {
-            let mut status = "waiting";
             loop {
                 tokio::time::sleep(BEAT).await;
-                if self.turns.available_permits() < super::AT_ONCE {
-                    status = "building";
-                }
+                let status = if begun.load(Ordering::Relaxed) { "building" } else { "waiting" };
                 match store::beat(&self.db, &id, status, self.clock.now()).await {
-                    Ok(true) => return Ended::Cancelled,
-                    Ok(false) => {}
+                    Ok(Heard::GoOn) => {}
+                    Ok(Heard::Cancel) => return Ended::Cancelled,
+                    Ok(Heard::Over) => return Ended::Over,
+                    // Its work is about to say so itself.
+                    Ok(Heard::Ready) => std::future::pending().await,
                     Err(error) => tracing::warn!(build = %id, %error, "a build could not say that it is alive"),
                 }
             }
@@ -90,7 +97,15 @@ impl Builds {
         let now = self.clock.now();
         // The log first: who reads that a build is over finds all that it said.
         let noted = match result {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.squash_later(&build);
+                Ok(())
+            }
+            Err(Ended::Over) => {
+                log.say("error", "the build was ended as one that no server works on any more");
+                log.flush().await;
+                Ok(())
+            }
             Err(Ended::Cancelled) => {
                 log.say("warn", "the build was cancelled");
                 log.flush().await;
@@ -111,6 +126,18 @@ impl Builds {
         }
     }
 
+    /// Packs a tall stack of the product's, in a task of its own: the build is over, and packing may take minutes.
+    fn squash_later(&self, build: &BuildRow) {
+        let (layers, holders) = (self.layers.clone(), [build.template_id.to_string(), build.id.to_string()]);
+        self.sandboxes.tasks().spawn(async move {
+            for holder in holders {
+                if let Err(error) = layers.squash_if_tall(&holder).await {
+                    tracing::warn!(holder, %error, "a stack of layers could not be packed into one yet");
+                }
+            }
+        });
+    }
+
     async fn work(&self, owner: &Owner, build: &BuildRow, login: Option<&Login>, log: &Log) -> Result<(), Ended> {
         let recipe = &build.spec.0;
         let plan = Plan::of(recipe);
@@ -124,13 +151,13 @@ impl Builds {
         let mut at = ground.clone();
         for (number, step) in plan.steps.iter().enumerate() {
             at.key = next_key(&at, step);
-            settings(&mut at, step);
+            settings(&mut at, step)?;
             if number < plan.anew_from
                 && changes_files(step)
                 && steps::cached(&self.db, &at.key, &owner.team, self.clock.now()).await?
             {
                 at.chain = self.layers.chain(&at.key).await?;
-                if at.chain.is_empty() || layers::pinned(&at.chain, owner.team_is_byoc).is_err() {
+                if at.chain.is_empty() || !self.can_go_on_from(owner, &at).await {
                     break;
                 }
                 first = number + 1;
@@ -142,7 +169,10 @@ impl Builds {
         }
         let rest = &plan.steps[first..];
         if !rest.is_empty() || recipe.start_cmd.is_some() || recipe.ready_cmd.is_some() {
-            let sandbox = self.sandbox(owner, &ground).await?;
+            if ground.chain.len() >= layers::MAX_LAYERS {
+                ground.chain = vec![self.layers.pack_stack(&ground.chain).await?];
+            }
+            let sandbox = self.sandbox(owner, &build.id.0, &ground).await?;
             let id = sandbox.id.0.clone();
             let result = self.steps(owner, &plan, &mut ground, sandbox, first, log).await;
             self.sandboxes.destroy_now(&id, "build_over").await;
@@ -158,7 +188,7 @@ impl Builds {
                 let (template, holder) = self.resolve(owner, name).await?;
                 let chain = self.layers.chain(&holder).await?;
                 let ids: Vec<_> = chain.iter().map(|layer| layer.id.to_string()).collect();
-                let key = key(&[&template.digest, &ids.join(" ")]);
+                let key = key(&[owner.team.as_str(), &template.digest, &ids.join(" ")]);
                 let (user, workdir) = (template.default_user.clone(), template.default_workdir.clone());
                 Ok(Ground { chain, user, workdir, env: template.env.0.clone(), key, template })
             }
@@ -184,7 +214,7 @@ impl Builds {
                     user: pulled.config.user,
                     workdir: pulled.config.workdir,
                     env: pulled.config.env,
-                    key: key(&[&pulled.digest]),
+                    key: key(&[owner.team.as_str(), &pulled.digest]),
                 })
             }
         }
@@ -203,7 +233,32 @@ impl Builds {
         Ok((template, holder))
     }
 
-    async fn sandbox(&self, owner: &Owner, ground: &Ground) -> Result<SandboxRecord, Ended> {
+    /// Whether a sandbox can stand on these layers now. They may lie on one host alone, which is away, drains, is full or
+    /// gone; then the steps are built anew elsewhere.
+    async fn can_go_on_from(&self, owner: &Owner, ground: &Ground) -> bool {
+        match layers::pinned(&ground.chain, owner.team_is_byoc) {
+            Ok(None) => true,
+            Ok(Some(host)) => {
+                let (driver, team) = ("container".to_owned(), owner.team.clone());
+                let demand = Demand {
+                    team,
+                    team_is_byoc: owner.team_is_byoc,
+                    driver,
+                    vcpus: VCPUS,
+                    memory_mb: MEMORY_MB,
+                    disk_mb: DISK_MB,
+                    image: Some(ground.template.digest.clone()),
+                    only: Some(host),
+                    volumes_on: None,
+                    tried: Vec::new(),
+                };
+                self.sandboxes.has_place_for(&demand).await
+            }
+            Err(_) => false,
+        }
+    }
+
+    async fn sandbox(&self, owner: &Owner, build: &BuildId, ground: &Ground) -> Result<SandboxRecord, Ended> {
         let new = NewSandbox {
             lifetime_sec: None,
             template: ground.template.name.clone(),
@@ -223,7 +278,7 @@ impl Builds {
             metadata: BTreeMap::new(),
             network: Network::default(),
             keep_if_abandoned: true,
-            purpose: PURPOSE,
+            purpose: format!("{PURPOSE} {build}"),
             times: Default::default(),
         };
         let template = Template { start_cmd: None, ready_cmd: None, ..ground.template.clone() };
@@ -251,7 +306,7 @@ impl Builds {
             // A build begins as root, whatever programs in its sandboxes run as; unless it asks for the latter.
             user: if recipe.as_user { ground.user.clone() } else { "root".to_owned() },
             workdir: ground.workdir.clone(),
-            env: Vec::new(),
+            env: ground.env.clone().into_iter().collect(),
         };
         for step in &plan.steps[..first] {
             if let Step::User { name, .. } = step {
@@ -261,7 +316,7 @@ impl Builds {
         for (number, step) in plan.steps.iter().enumerate().skip(first) {
             plan.announce(log, number, &describe(step));
             ground.key = next_key(ground, step);
-            settings(ground, step);
+            settings(ground, step)?;
             inside.env = ground.env.clone().into_iter().collect();
             match step {
                 Step::Run { cmd, user } => {
@@ -273,7 +328,8 @@ impl Builds {
                     let archive =
                         kept.ok_or_else(|| failed(format!("the files {files} were not uploaded, or long ago")))?;
                     let (whose, mode) = (whose.as_deref(), mode.as_deref());
-                    inside.copy(archive, source, destination, whose, mode).await.map_err(failed)?;
+                    let destination = expand(destination, &known(&ground.env, &ground.user))?;
+                    inside.copy(archive, source, &destination, whose, mode).await.map_err(failed)?;
                 }
                 Step::Env { .. } => {}
                 Step::Workdir { .. } => {
@@ -345,11 +401,6 @@ impl Builds {
         fail::fail_point!("control::build::before_commit", |_| Err(failed("a failpoint")));
         tx.commit().await?;
         self.layers.nudge();
-        for holder in [template.as_str(), id.as_str()] {
-            if let Err(error) = self.layers.squash_if_tall(holder).await {
-                tracing::warn!(holder, %error, "a stack of layers could not be packed into one yet");
-            }
-        }
         Ok(())
     }
 }
@@ -407,14 +458,27 @@ const fn changes_files(step: &Step) -> bool {
 }
 
 /// What a step means for the programs after it.
-fn settings(ground: &mut Ground, step: &Step) {
+fn settings(ground: &mut Ground, step: &Step) -> Result<(), Ended> {
     match step {
-        Step::Env { variables } => ground.env.extend(variables.iter().cloned()),
-        Step::Workdir { path } if path.starts_with('/') => ground.workdir.clone_from(path),
-        Step::Workdir { path } => ground.workdir = format!("{}/{path}", ground.workdir.trim_end_matches('/')),
+        Step::Env { variables } => {
+            // Each line sees what was said above it, and not itself.
+            let above = ground.env.clone();
+            for (name, value) in variables {
+                let value = expand(value, &known(&above, &ground.user))
+                    .map_err(|error| failed(format!("ENV {name}: {error}")))?;
+                ground.env.insert(name.clone(), value);
+            }
+        }
+        Step::Workdir { path } => {
+            let path =
+                expand(path, &known(&ground.env, &ground.user)).map_err(|error| failed(format!("WORKDIR: {error}")))?;
+            ground.workdir =
+                if path.starts_with('/') { path } else { format!("{}/{path}", ground.workdir.trim_end_matches('/')) };
+        }
         Step::User { name, .. } => ground.user.clone_from(name),
         Step::Run { .. } | Step::Copy { .. } => {}
     }
+    Ok(())
 }
 
 /// Stands for everything up to and with this step.

@@ -207,11 +207,23 @@ pub async fn counts(db: &Db, team: &TeamId) -> Result<Vec<(Text<TemplateId>, i64
     .during("count builds by template")
 }
 
-/// A sign of life. Whether somebody wants the build to end.
-pub async fn beat(db: &Db, id: &BuildId, status: &str, now: Millis) -> Result<bool, DbError> {
+/// What a build learns when it says that it is alive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    GoOn,
+    /// Somebody wants it to end.
+    Cancel,
+    /// It has its product.
+    Ready,
+    /// It was ended as one that nobody runs any more.
+    Over,
+}
+
+/// A sign of life. What is being built never waits again.
+pub async fn beat(db: &Db, id: &BuildId, status: &str, now: Millis) -> Result<Heard, DbError> {
     let row: Option<(bool,)> = on!(write db, |c| sqlx::query_as(
-        "UPDATE template_builds SET alive_at = $3, status = $2 WHERE id = $1 AND status IN ('waiting', 'building')
-         RETURNING cancel"
+        "UPDATE template_builds SET alive_at = $3, status = CASE WHEN status = 'building' THEN status ELSE $2 END
+         WHERE id = $1 AND status IN ('waiting', 'building') RETURNING cancel"
     )
     .bind(id.as_str())
     .bind(status)
@@ -219,8 +231,16 @@ pub async fn beat(db: &Db, id: &BuildId, status: &str, now: Millis) -> Result<bo
     .fetch_optional(c)
     .await)
     .during("note that a build is alive")?;
-    // A row that is over already belongs to nobody any more.
-    Ok(row.is_none_or(|(cancel,)| cancel))
+    if let Some((cancel,)) = row {
+        return Ok(if cancel { Heard::Cancel } else { Heard::GoOn });
+    }
+    let ready: Option<(String,)> =
+        on!(read db, |c| sqlx::query_as("SELECT id FROM template_builds WHERE id = $1 AND status = 'ready'")
+            .bind(id.as_str())
+            .fetch_optional(c)
+            .await)
+        .during("look how a build ended")?;
+    Ok(if ready.is_some() { Heard::Ready } else { Heard::Over })
 }
 
 /// Asks a build to end. Whether it was under way.

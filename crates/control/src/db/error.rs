@@ -23,6 +23,12 @@ impl DbError {
         matches!(self, Self::Statement { source: sqlx::Error::Database(error), .. } if error.is_unique_violation())
     }
 
+    /// The row speaks of one that is not there.
+    #[must_use]
+    pub fn is_foreign_key_violation(&self) -> bool {
+        matches!(self, Self::Statement { source: sqlx::Error::Database(error), .. } if error.is_foreign_key_violation())
+    }
+
     /// The database is not there: it ended, is starting, or the connection to it broke. What was asked has not been
     /// committed, unless it was the commit's own answer that was lost.
     #[must_use]

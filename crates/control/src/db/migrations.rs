@@ -42,6 +42,7 @@ const SQLITE: &[Listed] = &[
     (120, "event times", include_str!("../../migrations/sqlite/0120_event_times.sql")),
     (140, "team network", include_str!("../../migrations/sqlite/0140_team_network.sql")),
     (150, "secret versions", include_str!("../../migrations/sqlite/0150_secret_versions.sql")),
+    (160, "layers and builds", include_str!("../../migrations/sqlite/0160_layers_and_builds.sql")),
 ];
 const POSTGRES: &[Listed] = &[
     (1, "init", include_str!("../../migrations/postgres/0001_init.sql")),
@@ -68,6 +69,7 @@ const POSTGRES: &[Listed] = &[
     (120, "event times", include_str!("../../migrations/postgres/0120_event_times.sql")),
     (140, "team network", include_str!("../../migrations/postgres/0140_team_network.sql")),
     (150, "secret versions", include_str!("../../migrations/postgres/0150_secret_versions.sql")),
+    (160, "layers and builds", include_str!("../../migrations/postgres/0160_layers_and_builds.sql")),
 ];
 
 /// The version that this program was built for.

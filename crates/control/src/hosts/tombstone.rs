@@ -105,6 +105,7 @@ pub async fn bury(tx: &mut Tx, deceased: &Deceased<'_>, now: Millis) -> Result<(
     .during("keep a deleted host's tokens")?;
     on!(tx tx, |c| sqlx::query("DELETE FROM pending_deletions WHERE host_id = $1").bind(host).execute(c).await.map(|_| ()))
         .during("forget a deleted host's pending deletions")?;
+    crate::layers::store::lose_host(tx, deceased.host).await?;
     on!(tx tx, |c| sqlx::query("DELETE FROM hosts WHERE id = $1").bind(host).execute(c).await.map(|_| ()))
         .during("delete a host")
 }

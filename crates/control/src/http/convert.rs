@@ -107,7 +107,7 @@ impl From<LayerError> for ApiError {
             LayerError::Elsewhere => {
                 Self::new(ErrorCode::NoHostsAvailable, error.to_string()).with_retry_after(Duration::from_secs(5))
             }
-            LayerError::NotForTheseHosts => Self::conflict(error.to_string()),
+            LayerError::NotForTheseHosts | LayerError::Lost | LayerError::Gone => Self::conflict(error.to_string()),
         }
     }
 }

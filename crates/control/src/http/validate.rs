@@ -330,7 +330,7 @@ pub fn new_sandbox(
                 (internet, policy, _) => network(internet, policy.unwrap_or_default())?,
             }
         },
-        purpose: "",
+        purpose: String::new(),
         keep_if_abandoned,
         times: crate::sandboxes::StepTimes::default(),
     })

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use super::{LayerError, LayerRow, Layers, store};
 
-/// Layers that are being made have no references yet.
-const GRACE: Duration = Duration::from_secs(600);
+/// Layers that are being made have no references yet; one that others are packed into is made for this long at most
+/// ([`super::work::PACK_DEADLINE`]).
+const GRACE: Duration = Duration::from_secs(1800);
 /// Deleted in one round.
 const BATCH: i64 = 200;
 
@@ -29,6 +30,7 @@ impl Layers {
     pub async fn collect(&self) -> Result<Vec<Dead>, LayerError> {
         let now = self.clock.now();
         let mut dead = Vec::new();
+        store::release_gone(&self.db).await?;
         for layer in store::unused(&self.db, now - GRACE, BATCH).await? {
             dead.extend(self.bury(&layer).await?);
         }
@@ -46,6 +48,8 @@ impl Layers {
         if !store::delete_unused(&mut tx, &layer.id.0).await? {
             return Ok(Vec::new());
         }
+        // What it was to be packed from.
+        store::release(&mut tx, layer.id.as_str()).await?;
         let mut dead = Vec::new();
         if let Some(host) = &layer.host_id {
             store::note_deletion(&mut tx, &host.0, layer.id.as_str(), now).await?;

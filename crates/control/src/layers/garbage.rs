@@ -47,9 +47,13 @@ impl Layers {
     /// # Errors
     /// The database's, or the store's.
     pub async fn sweep(&self) -> Result<usize, LayerError> {
+        let mut old = self.objects.list().await?;
+        old.retain(|object| object.age >= STRAY_AGE);
+        // Nearly all of them are named: whoever isn't is judged again while nobody can name it.
+        let named = if old.is_empty() { Default::default() } else { store::named(&self.db).await? };
         let mut deleted = 0;
-        for object in self.objects.list().await? {
-            if object.age >= STRAY_AGE && self.delete_object(&object.digest).await? {
+        for object in old {
+            if !named.contains(&object.digest) && self.delete_object(&object.digest).await? {
                 tracing::info!(digest = object.digest, "an object that nobody names was deleted");
                 deleted += 1;
             }

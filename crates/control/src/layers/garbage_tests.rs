@@ -105,6 +105,9 @@ impl World {
             stored: true,
             size_bytes: 1,
             memory: false,
+            lost: false,
+            attempts: 0,
+            problem: None,
             created_at: self.test.clock.now(),
         };
         let mut tx = self.test.app.db.begin().await.unwrap();

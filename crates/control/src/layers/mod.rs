@@ -29,7 +29,7 @@ pub use collect::Dead;
 pub use store::LayerRow;
 
 use crate::clock::Clock;
-use crate::db::{Db, DbError, Text};
+use crate::db::{Db, DbError, Text, Tx};
 use crate::fleet::{Fleet, FleetError};
 use crate::objects::{ObjectError, Objects};
 
@@ -55,6 +55,12 @@ pub enum LayerError {
     /// Layers of one stack that lie on different machines and are not stored yet.
     #[error("its files lie on another host and are not stored yet; try again in a moment")]
     Elsewhere,
+    /// Not stored, and the host that had it was deleted.
+    #[error("its files were on a host that was deleted before they were stored: they are lost")]
+    Lost,
+    /// Somebody took away what was to be stood on, at that very moment.
+    #[error("what it stands on was deleted meanwhile")]
+    Gone,
     /// It came from a machine of a team, and must not be loaded on another's.
     #[error("it was made on a machine of the team's own, and the team has none any more")]
     NotForTheseHosts,
@@ -93,14 +99,15 @@ pub struct Layers {
     clock: Clock,
     fleet: Fleet,
     objects: Objects,
-    /// Something is to be stored.
+    /// Something is to be stored, or may be nobody's any more.
     due: Arc<Notify>,
+    loose: Arc<Notify>,
 }
 
 impl Layers {
     #[must_use]
     pub fn new(db: Db, clock: Clock, fleet: Fleet, objects: Objects) -> Self {
-        Self { db, clock, fleet, objects, due: Arc::default() }
+        Self { db, clock, fleet, objects, due: Arc::default(), loose: Arc::default() }
     }
 
     #[must_use]
@@ -127,6 +134,9 @@ impl Layers {
             stored: false,
             size_bytes: 0,
             memory: false,
+            lost: false,
+            attempts: 0,
+            problem: None,
             created_at: self.clock.now(),
         };
         let mut tx = self.db.begin().await?;
@@ -173,21 +183,38 @@ impl Layers {
         store::chain(&self.db, holder).await
     }
 
-    /// There is something to be stored.
+    /// There is something to be stored, or something that may be nobody's any more.
     pub fn nudge(&self) {
         self.due.notify_one();
+        self.loose.notify_one();
     }
 
-    /// Waits until somebody has nudged.
-    pub async fn nudged(&self) {
+    /// Waits until there may be something to be stored.
+    pub async fn due(&self) {
         self.due.notified().await;
     }
+
+    /// Waits until something may be nobody's any more.
+    pub async fn loose(&self) {
+        self.loose.notified().await;
+    }
+}
+
+/// Notes that a new `holder` stands on these layers, topmost first.
+///
+/// # Errors
+/// [`LayerError::Gone`] when one of them was taken away meanwhile; the database's.
+pub async fn stand(tx: &mut Tx, holder: &str, layers: &[LayerRow]) -> Result<(), LayerError> {
+    store::stand(tx, holder, layers).await.map_err(work::gone)
 }
 
 /// The one host that has these layers; none when every host can have them.
 pub fn pinned(chain: &[LayerRow], team_is_byoc: bool) -> Result<Option<HostId>, LayerError> {
     if chain.iter().any(|layer| layer.byoc) && !team_is_byoc {
         return Err(LayerError::NotForTheseHosts);
+    }
+    if chain.iter().any(|layer| layer.lost) {
+        return Err(LayerError::Lost);
     }
     let mut only: Option<&HostId> = None;
     for layer in chain.iter().filter(|layer| !layer.stored) {

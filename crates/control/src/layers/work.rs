@@ -1,57 +1,107 @@
 //! What happens to layers behind everybody's back: packed, fetched into the object store, squashed.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use atoll_image::packed;
 use atoll_model::{HostId, LayerId};
 use atoll_rpc::atoll::host::v1 as wire;
+use atoll_rpc::connectrpc::ErrorCode as RpcCode;
 use atoll_rpc::connectrpc::client::CallOptions;
 use bytes::Bytes;
+use futures::{FutureExt, StreamExt};
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING};
 use http_body_util::{BodyExt, Empty};
 
-use super::{LayerError, LayerRow, Layers, SQUASH_AT, store, to_wire};
-use crate::db::Text;
+use super::{LayerError, LayerRow, Layers, SQUASH_AT, pinned, store, to_wire};
+use crate::db::{DbError, Text};
 use crate::fleet::FleetError;
 use crate::objects::Form;
 
 /// Packing reads and writes all bytes of a layer.
-const PACK_DEADLINE: Duration = Duration::from_secs(900);
-/// Layers that are stored in one round.
-const BATCH: i64 = 32;
+pub(super) const PACK_DEADLINE: Duration = Duration::from_secs(900);
+/// Layers that are stored in one round, and of one host.
+const BATCH: i64 = 256;
+const OF_A_HOST: i64 = 8;
+/// Hosts that are worked with at once.
+const HOSTS_AT_ONCE: usize = 4;
 /// How long a fetch may stand still.
 const STALL: Duration = Duration::from_secs(60);
+/// After the first failure; each further one doubles it.
+const FIRST_PAUSE: Duration = Duration::from_secs(15);
+/// Between attempts of what always fails: what forbids it may change, a limit for instance.
+const LAST_PAUSE: Duration = Duration::from_secs(24 * 3600);
 
 impl Layers {
-    /// Stores what snapshots and templates stand on and only one host has. What fails is logged, and tried again next
-    /// time. How many were stored.
+    /// Stores what snapshots and templates stand on and only one host has. What fails is tried again later and later, and
+    /// its reason noted; it holds up nobody else. How many were stored.
     ///
     /// # Errors
     /// The database's.
     pub async fn store_due(&self) -> Result<usize, LayerError> {
+        let due = store::unstored(&self.db, self.clock.now(), OF_A_HOST, BATCH).await?;
+        let mut by_host: BTreeMap<String, Vec<LayerRow>> = BTreeMap::new();
+        for layer in due {
+            let host = layer.host_id.as_ref().map(|host| host.to_string()).unwrap_or_default();
+            by_host.entry(host).or_default().push(layer);
+        }
+        let rounds = by_host.into_values().map(|layers| self.store_all(layers).boxed());
+        let rounds: Vec<_> = futures::stream::iter(rounds).buffer_unordered(HOSTS_AT_ONCE).collect().await;
         let mut stored = 0;
-        for layer in store::unstored(&self.db, BATCH).await? {
+        for round in rounds {
+            stored += round?;
+        }
+        Ok(stored)
+    }
+
+    async fn store_all(&self, layers: Vec<LayerRow>) -> Result<usize, LayerError> {
+        let mut stored = 0;
+        for layer in layers {
             match self.store_one(&layer).await {
-                Ok(()) => stored += 1,
-                Err(error) => tracing::warn!(layer = %layer.id.0, %error, "a layer could not be stored yet"),
+                Ok(true) => stored += 1,
+                Ok(false) => {}
+                Err(LayerError::Db(error)) => return Err(error.into()),
+                Err(error) => {
+                    tracing::warn!(layer = %layer.id.0, %error, "a layer could not be stored yet");
+                    let again = self.clock.now() + pause_after(layer.attempts, &error);
+                    store::set_problem(&self.db, &layer.id.0, &problem(&error), again).await?;
+                }
             }
         }
         Ok(stored)
     }
 
-    async fn store_one(&self, layer: &LayerRow) -> Result<(), LayerError> {
+    /// False when the layer is gone.
+    async fn store_one(&self, layer: &LayerRow) -> Result<bool, LayerError> {
         let host = layer.host_id.as_ref().map(|host| &host.0).ok_or(LayerError::Elsewhere)?;
-        let (digest, size_bytes) = match &layer.digest {
-            Some(digest) => (digest.clone(), layer.size_bytes),
-            None => {
-                let (digest, size_bytes) = self.pack(host, std::slice::from_ref(layer)).await?;
-                store::set_digest(&self.db, &layer.id.0, &digest, size_bytes).await?;
-                (digest, size_bytes)
+        if let Some(digest) = &layer.digest {
+            match self.fetch(host, digest, layer.size_bytes).await {
+                // It was packed once, and its image is gone there: it is packed again.
+                Err(LayerError::Elsewhere) => store::forget_digest(&self.db, &layer.id.0).await?,
+                other => {
+                    other?;
+                    store::set_stored(&self.db, &layer.id.0).await?;
+                    return Ok(true);
+                }
             }
-        };
+        }
+        let (digest, size_bytes) = self.pack(host, std::slice::from_ref(layer)).await?;
+        if !store::set_digest(&self.db, &layer.id.0, &digest, size_bytes).await? {
+            self.disown(host, &digest).await?;
+            return Ok(false);
+        }
         self.fetch(host, &digest, size_bytes).await?;
         store::set_stored(&self.db, &layer.id.0).await?;
-        Ok(())
+        Ok(true)
+    }
+
+    /// Nobody wants what a host has packed any more: it is to delete it.
+    async fn disown(&self, host: &HostId, digest: &str) -> Result<(), LayerError> {
+        let mut tx = self.db.begin().await?;
+        if !store::is_named(&mut tx, digest).await? {
+            store::note_deletion(&mut tx, host, digest, self.clock.now()).await?;
+        }
+        Ok(tx.commit().await?)
     }
 
     /// Has a host pack layers into one image.
@@ -72,8 +122,13 @@ impl Layers {
         let request = request.body(Empty::<Bytes>::new());
         let request = request.map_err(|error| crate::objects::ObjectError::other("asking for an image", error))?;
         let answer = self.fleet.host_http(host, request).await?;
-        if !answer.status().is_success() {
-            return Err(LayerError::Elsewhere);
+        match answer.status() {
+            status if status.is_success() => {}
+            http::StatusCode::NOT_FOUND => return Err(LayerError::Elsewhere),
+            status => {
+                let error = std::io::Error::other(format!("its host answered {status}"));
+                return Err(crate::objects::ObjectError::other("asking for an image", error).into());
+            }
         }
         let mut draft = self.objects.draft(digest, u64::try_from(size_bytes).unwrap_or(0))?;
         let encoding = answer.headers().get(CONTENT_ENCODING);
@@ -101,25 +156,87 @@ impl Layers {
         self.squash(holder, &chain).await.map(|_| ())
     }
 
-    /// Packs these layers into one on their host.
+    /// Packs a holder's layers into one on their host, for whoever comes next too if they still are its layers then.
     pub async fn squash(&self, holder: &str, chain: &[LayerRow]) -> Result<LayerRow, LayerError> {
-        let host = chain.iter().find_map(|layer| layer.host_id.as_ref()).ok_or(LayerError::Elsewhere)?.0.clone();
-        let (digest, size_bytes) = self.pack(&host, chain).await?;
-        let whole = LayerRow {
+        let whole = self.pack_stack(chain).await?;
+        let these: Vec<LayerId> = chain.iter().map(|layer| layer.id.0.clone()).collect();
+        let mut tx = self.db.begin().await?;
+        if !store::refer_squashed(&mut tx, holder, &these, &whole.id.0).await? {
+            tracing::debug!(holder, "a holder stands on other layers than those that were packed");
+        }
+        tx.commit().await?;
+        Ok(whole)
+    }
+
+    /// Packs these layers into one on their host. They stay while that takes, for it stands on them: its row is there
+    /// before the host is asked, and goes with what it stands on if nobody ever stands on it.
+    pub async fn pack_stack(&self, chain: &[LayerRow]) -> Result<LayerRow, LayerError> {
+        let top = chain.first().ok_or(LayerError::Elsewhere)?;
+        let host = match pinned(chain, true)? {
+            Some(host) => host,
+            None => chain.iter().find_map(|layer| layer.host_id.as_ref()).ok_or(LayerError::Elsewhere)?.0.clone(),
+        };
+        let mut whole = LayerRow {
             id: Text(LayerId::new()),
-            team_id: chain[0].team_id.clone(),
-            host_id: Some(Text(host)),
+            team_id: top.team_id.clone(),
+            host_id: Some(Text(host.clone())),
             byoc: chain.iter().any(|layer| layer.byoc),
-            digest: Some(digest),
+            digest: None,
             stored: false,
-            size_bytes,
+            size_bytes: 0,
             memory: false,
+            lost: false,
+            attempts: 0,
+            problem: None,
             created_at: self.clock.now(),
         };
         let mut tx = self.db.begin().await?;
         store::insert(&mut tx, &whole).await?;
-        store::refer_squashed(&mut tx, holder, &whole.id.0).await?;
+        store::stand(&mut tx, whole.id.as_str(), chain).await.map_err(gone)?;
         tx.commit().await?;
+        fail::fail_point!("control::squash::before_pack", |_| Err(LayerError::Elsewhere));
+        let (digest, size_bytes) = self.pack(&host, chain).await?;
+        fail::fail_point!("control::squash::after_pack", |_| Err(LayerError::Elsewhere));
+        if !store::set_digest(&self.db, &whole.id.0, &digest, size_bytes).await? {
+            self.disown(&host, &digest).await?;
+            return Err(LayerError::Gone);
+        }
+        let mut tx = self.db.begin().await?;
+        store::release(&mut tx, whole.id.as_str()).await?;
+        tx.commit().await?;
+        (whole.digest, whole.size_bytes) = (Some(digest), size_bytes);
         Ok(whole)
     }
+}
+
+/// When what failed is tried again.
+fn pause_after(attempts: i64, error: &LayerError) -> Duration {
+    let never_will = matches!(
+        error,
+        LayerError::Host(FleetError::Agent {
+            code: RpcCode::FailedPrecondition | RpcCode::InvalidArgument | RpcCode::Unimplemented,
+            ..
+        })
+    );
+    if never_will {
+        return LAST_PAUSE;
+    }
+    let doubled = u32::try_from(attempts.clamp(0, 20)).unwrap_or(20);
+    FIRST_PAUSE.saturating_mul(1 << doubled).min(LAST_PAUSE)
+}
+
+/// For the snapshot's owner: no more than a line.
+fn problem(error: &LayerError) -> String {
+    let text = match error {
+        LayerError::Host(FleetError::Agent { message, .. }) => message.clone(),
+        LayerError::Host(_) => "its host can't be reached".to_owned(),
+        LayerError::Elsewhere => "its host doesn't have it".to_owned(),
+        _ => "the object store could not take it".to_owned(),
+    };
+    text.chars().take(300).filter(|letter| !letter.is_control()).collect()
+}
+
+/// What somebody wants to stand on was taken away at that moment.
+pub(super) fn gone(error: DbError) -> LayerError {
+    if error.is_foreign_key_violation() { LayerError::Gone } else { error.into() }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::sync::{Arc, Weak};
 
 use atoll_image::{Kind, Limits, Source, Spool, Tree, apply_tar, write};
 use flate2::read::MultiGzDecoder;
@@ -198,14 +199,18 @@ impl Puller {
             let file = self.download(session, layer).await?;
             let wanted = checked_digest(diff_id)?.to_owned();
             let (mut tree, mut spool) = state;
+            // What runs on a thread of its own ends when nobody waits for it any more.
+            let wanted_still = Arc::new(());
+            let still_wanted = Arc::downgrade(&wanted_still);
             let applying = tokio::task::spawn_blocking(move || {
-                let found = apply(&mut tree, &mut spool, file, gzipped, number as u32 + 1)?;
+                let found = apply(&mut tree, &mut spool, file, gzipped, number as u32 + 1, still_wanted)?;
                 if found != wanted {
                     return Err(invalid(format!("the layer {wanted} has the digest {found}")));
                 }
                 Ok((tree, spool))
             });
             state = applying.await.map_err(|error| ObjectError::other("reading a layer", error))??;
+            drop(wanted_still);
         }
         say("packing the image".to_owned());
         let draft = self.objects.temporary()?;
@@ -259,14 +264,18 @@ fn checked_digest(digest: &str) -> Result<&str, OciError> {
     if is_digest(digest) { Ok(digest) } else { Err(invalid("a digest in it is not one of SHA-256")) }
 }
 
-/// Reads and hashes.
+/// Reads and hashes, for as long as somebody wants it.
 struct Hashing<R> {
     inner: R,
     hasher: Sha256,
+    wanted: Weak<()>,
 }
 
 impl<R: Read> Read for Hashing<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.wanted.strong_count() == 0 {
+            return Err(io::Error::other("nobody waits for it any more"));
+        }
         let length = self.inner.read(buffer)?;
         self.hasher.update(&buffer[..length]);
         Ok(length)
@@ -280,12 +289,13 @@ fn apply(
     file: NamedTempFile,
     gzipped: bool,
     layer: u32,
+    wanted: Weak<()>,
 ) -> Result<String, OciError> {
     let mut raw: File = file.reopen().map_err(|error| ObjectError::other("reading a layer", error))?;
     raw.seek(SeekFrom::Start(0)).map_err(|error| ObjectError::other("reading a layer", error))?;
     let raw = io::BufReader::with_capacity(256 << 10, raw);
     let plain: Box<dyn Read> = if gzipped { Box::new(MultiGzDecoder::new(raw)) } else { Box::new(raw) };
-    let mut reader = Hashing { inner: io::BufReader::with_capacity(256 << 10, plain), hasher: Sha256::new() };
+    let mut reader = Hashing { inner: io::BufReader::with_capacity(256 << 10, plain), hasher: Sha256::new(), wanted };
     apply_tar(tree, spool, &mut reader, layer)?;
     // What stands behind the archive's end belongs to its digest, too; no more than padding may.
     let rest = io::copy(&mut (&mut reader).take(64 << 20), &mut io::sink());
@@ -325,5 +335,21 @@ fn passwd(tree: &Tree, spool: &mut Spool) -> String {
             _ => String::new(),
         },
         _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layer_that_nobody_waits_for_is_read_no_further() {
+        let wanted = Arc::new(());
+        let endless = io::repeat(7);
+        let mut reader = Hashing { inner: endless, hasher: Sha256::new(), wanted: Arc::downgrade(&wanted) };
+        let mut buffer = [0; 512];
+        assert_eq!(reader.read(&mut buffer).unwrap(), 512);
+        drop(wanted);
+        assert!(reader.read(&mut buffer).is_err());
     }
 }

@@ -33,7 +33,7 @@ use super::record::{OnRebootName, OnTimeoutName};
 use super::store::{self, Change};
 use super::timing::StepTimes;
 use super::turns::Turn;
-use super::{HOST_DEADLINE, Network, Owner, SandboxError, SandboxRecord, Sandboxes};
+use super::{HOST_DEADLINE, MadeOf, Network, Owner, SandboxError, SandboxRecord, Sandboxes};
 use crate::audit::{self, Entry};
 use crate::db::Text;
 use crate::fleet::{ANY_DRIVER, Demand, FleetError};
@@ -74,8 +74,8 @@ pub struct NewSandbox {
     pub network: Network,
     /// The client will ask again with the same key if it goes away, so the sandbox is kept for it.
     pub keep_if_abandoned: bool,
-    /// `build` for sandboxes of control's own, else empty.
-    pub purpose: &'static str,
+    /// `build` and the build's id for sandboxes of control's own, else empty.
+    pub purpose: String,
     /// Filled with where the time went.
     pub times: StepTimes,
 }
@@ -276,18 +276,18 @@ impl Sandboxes {
             status_changed_at: now,
         };
         let mut tx = self.db.begin().await?;
-        if !self.insert_row(&mut tx, &record).await? {
+        if !self.insert_row(&mut tx, &record, &MadeOf::of(template)).await? {
             return Ok(None);
         }
         if !ground.layers.is_empty() {
-            layers::store::refer(&mut tx, record.id.as_str(), ground.layers).await?;
+            layers::stand(&mut tx, record.id.as_str(), ground.layers).await?;
         }
         volumes::attach(&mut tx, &record.id, host, ground.mounts).await?;
         if let Some(seconds) = new.lifetime_sec {
             lifetime::set(&mut tx, &record.id, signed(seconds), now).await?;
         }
         if !new.purpose.is_empty() {
-            store::set_purpose(&mut tx, &record.id, new.purpose).await?;
+            store::set_purpose(&mut tx, &record.id, &new.purpose).await?;
         }
         let entry = Entry {
             team: Some(&owner.team),

@@ -19,7 +19,7 @@ use sqlx::types::Json;
 use super::create::{Ground, signed, spec};
 use super::store;
 use super::timing::StepTimes;
-use super::{Owner, SandboxError, SandboxRecord, Sandboxes};
+use super::{MadeOf, Owner, SandboxError, SandboxRecord, Sandboxes};
 use crate::audit::{self, Entry};
 use crate::db::{Text, Tx};
 use crate::fleet::{Demand, NoHost};
@@ -117,6 +117,8 @@ impl Sandboxes {
         Ok((made, host))
     }
 
+    /// The template as the parent was made from it: it may have been built anew since, or be gone, and the parent may have
+    /// come from another of its builds.
     async fn template_of(&self, parent: &SandboxRecord, owner: &Owner) -> Result<Template, SandboxError> {
         let found = templates::find(&self.db, parent.template_id.as_str(), &owner.team).await?;
         let mut template = match found {
@@ -126,8 +128,12 @@ impl Sandboxes {
                 .map(|base| Template { start_cmd: None, env: Json(BTreeMap::new()), ..base })
                 .ok_or_else(|| SandboxError::NoTemplate { name: parent.template.clone() })?,
         };
+        if let Some(made_of) = store::made_of(&self.db, &parent.id).await? {
+            template = made_of.on(template);
+        }
         template.digest.clone_from(&parent.digest);
         template.name.clone_from(&parent.template);
+        template.id.clone_from(&parent.template_id);
         Ok(template)
     }
 
@@ -186,10 +192,10 @@ impl Sandboxes {
                 refused.push(exceeded.into());
                 continue;
             }
-            if !store::insert(&mut tx, &child).await? {
+            if !store::insert(&mut tx, &child, &MadeOf::of(ground.template)).await? {
                 return Err(NoHost::draining(owner.team_is_byoc).into());
             }
-            layers::store::refer(&mut tx, child.id.as_str(), ground.layers).await?;
+            layers::stand(&mut tx, child.id.as_str(), ground.layers).await?;
             volumes::attach(&mut tx, &child.id, host, ground.mounts).await?;
             children.push(child);
         }
@@ -239,7 +245,9 @@ impl Sandboxes {
         ground: &Ground<'_>,
         parent: &SandboxRecord,
     ) -> Child {
-        let spec = spec(&child, BTreeMap::new(), ground);
+        let mut spec = spec(&child, BTreeMap::new(), ground);
+        // Its host has all of the parent's, the template's and what the parent was given itself: that counts, as it is.
+        spec.env.clear();
         match self.start_like(child, host, &spec, Some(&parent.id), &StepTimes::default()).await? {
             Ok(running) => Ok(running),
             Err((child, error)) => Err(self.give_up(&child, error).await),

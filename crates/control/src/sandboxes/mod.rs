@@ -41,7 +41,7 @@ pub use fork::{Child, Fork, MAX_CHILDREN};
 pub use lifetime::{Listed, Wanted};
 pub use pause::{Keep, Kept, Paused};
 pub use placer::Placer;
-pub use record::{Network, SandboxRecord};
+pub use record::{MadeOf, Network, SandboxRecord};
 pub use resume::Resumed;
 pub use timing::StepTimes;
 use turns::{Turn, Turns};
@@ -49,7 +49,7 @@ use turns::{Turn, Turns};
 pub use crate::audit::Owner;
 use crate::clock::Clock;
 use crate::db::{Db, Tx};
-use crate::fleet::Fleet;
+use crate::fleet::{Demand, Fleet};
 use crate::layers::Layers;
 use crate::quotas::{self, Ask, Limits};
 use crate::secrets::Secrets;
@@ -124,11 +124,16 @@ impl Sandboxes {
         Self { shipped: Some(shipped), ..self }
     }
 
+    /// Whether some host would take this now.
+    pub(crate) async fn has_place_for(&self, demand: &Demand) -> bool {
+        self.placer.place(demand).await.is_ok()
+    }
+
     /// Inserts a new sandbox's row, if the team's quotas have room for it. False when its host takes nothing new any more.
-    async fn insert_row(&self, tx: &mut Tx, record: &SandboxRecord) -> Result<bool, SandboxError> {
+    async fn insert_row(&self, tx: &mut Tx, record: &SandboxRecord, made_of: &MadeOf) -> Result<bool, SandboxError> {
         let ask = Ask { sandboxes: 1, vcpus: record.vcpus, memory_mb: record.memory_mb, disk_mb: record.disk_mb };
         quotas::reserve(tx, &record.team_id, &self.quotas, ask).await?;
-        Ok(store::insert(tx, record).await?)
+        Ok(store::insert(tx, record, made_of).await?)
     }
 
     /// Waits until it is the team's turn to have a sandbox made.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::types::Json;
 
 use crate::db::{Millis, Text};
+use crate::templates::store::Template;
 
 /// What a sandbox may reach.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +42,44 @@ impl Network {
             allow_domains,
             deny_domains,
             ..Default::default()
+        }
+    }
+}
+
+/// What of a template a sandbox was made with, however that template changes afterwards. Forks and snapshots get it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MadeOf {
+    pub user: String,
+    pub workdir: String,
+    pub env: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_cmd: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_cmd: Option<String>,
+}
+
+impl MadeOf {
+    #[must_use]
+    pub fn of(template: &Template) -> Self {
+        Self {
+            user: template.default_user.clone(),
+            workdir: template.default_workdir.clone(),
+            env: template.env.0.clone(),
+            start_cmd: template.start_cmd.clone(),
+            ready_cmd: template.ready_cmd.clone(),
+        }
+    }
+
+    /// The template as it was.
+    #[must_use]
+    pub fn on(self, template: Template) -> Template {
+        Template {
+            default_user: self.user,
+            default_workdir: self.workdir,
+            env: Json(self.env),
+            start_cmd: self.start_cmd,
+            ready_cmd: self.ready_cmd,
+            ..template
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use atoll_model::{HostId, OnTimeout, SandboxId, SandboxStatus, TeamId};
 use sqlx::types::Json;
 
-use super::{Network, SandboxRecord};
+use super::{MadeOf, Network, SandboxRecord};
 use crate::db::{Db, DbError, During, Millis, Text, Tx, on};
 
 macro_rules! columns {
@@ -38,8 +38,8 @@ macro_rules! insertion {
         concat!(
             "INSERT INTO sandboxes (",
             columns!(),
-            ") SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, \
-             $21, $22, $23, $24, $25, $26, $27",
+            ", made_of) SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, \
+             $21, $22, $23, $24, $25, $26, $27, $28",
             taking!("$3")
         )
     };
@@ -48,7 +48,7 @@ macro_rules! insertion {
 /// Inserts a new row in `tx`. False when its host takes nothing new any more, whatever it did when it was chosen: it
 /// drains, is being deleted, or is gone. Until the end of `tx` the host can't be marked for deletion, and whoever marks
 /// it then sees the row. (SQLite has one writer at a time.)
-pub async fn insert(tx: &mut Tx, new: &SandboxRecord) -> Result<bool, DbError> {
+pub async fn insert(tx: &mut Tx, new: &SandboxRecord, made_of: &MadeOf) -> Result<bool, DbError> {
     let statement = match tx {
         Tx::Sqlite(_) => insertion!(),
         Tx::Postgres(_) => concat!(insertion!(), " FOR KEY SHARE"),
@@ -81,10 +81,22 @@ pub async fn insert(tx: &mut Tx, new: &SandboxRecord) -> Result<bool, DbError> {
     .bind(new.started_at)
     .bind(new.last_active_at)
     .bind(new.status_changed_at)
+    .bind(Json(made_of))
     .execute(c)
     .await
     .map(|done| done.rows_affected() == 1))
     .during("insert a sandbox")
+}
+
+/// What of its template a sandbox was made with; none of those that an older program has made.
+pub async fn made_of(db: &Db, id: &SandboxId) -> Result<Option<MadeOf>, DbError> {
+    let row: Option<(Option<Json<MadeOf>>,)> =
+        on!(read db, |c| sqlx::query_as("SELECT made_of FROM sandboxes WHERE id = $1")
+            .bind(id.as_str())
+            .fetch_optional(c)
+            .await)
+        .during("read what a sandbox was made of")?;
+    Ok(row.and_then(|row| row.0).map(|json| json.0))
 }
 
 /// Whether a host takes something new; it can't be marked for deletion until the end of `tx`.
@@ -391,12 +403,13 @@ pub async fn idle(db: &Db, now: Millis, limit: i64) -> Result<Vec<SandboxRecord>
     .during("look for idle sandboxes")
 }
 
-/// Living sandboxes of builds that are over. A build notes its sandbox by making it; it lives as long as some build of its
-/// team is under way.
+/// Living sandboxes of builds that are over. Those of an older program say no build: they live as long as some build of
+/// their team is under way.
 pub async fn left_by_builds(db: &Db) -> Result<Vec<Text<SandboxId>>, DbError> {
     let rows: Vec<(Text<SandboxId>,)> = on!(read db, |c| sqlx::query_as(
-        "SELECT s.id FROM sandboxes s WHERE s.purpose = 'build' AND s.status <> 'stopped' AND NOT EXISTS
-         (SELECT 1 FROM template_builds b WHERE b.team_id = s.team_id AND b.status IN ('waiting', 'building'))"
+        "SELECT s.id FROM sandboxes s WHERE s.purpose LIKE 'build%' AND s.status <> 'stopped' AND NOT EXISTS
+         (SELECT 1 FROM template_builds b WHERE b.team_id = s.team_id AND b.status IN ('waiting', 'building')
+         AND (s.purpose = 'build' OR s.purpose = 'build ' || b.id))"
     )
     .fetch_all(c)
     .await)

@@ -44,7 +44,7 @@ fn new() -> NewSandbox {
         volumes: Vec::new(),
         metadata: BTreeMap::new(),
         network: Network::default(),
-        purpose: "",
+        purpose: String::new(),
         keep_if_abandoned: false,
         times: Default::default(),
     }

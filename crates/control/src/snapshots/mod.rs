@@ -18,7 +18,7 @@ use crate::audit::{self, Entry};
 use crate::clock::Clock;
 use crate::db::{Db, DbError, Text, Tx};
 use crate::layers::{self, LayerRow, Layers, Wanted};
-use crate::sandboxes::{Owner, SandboxError, SandboxRecord, Sandboxes, store as sandboxes};
+use crate::sandboxes::{MadeOf, Owner, SandboxError, SandboxRecord, Sandboxes, store as sandboxes};
 use crate::templates::store::{self as templates, Template};
 
 pub const KIND: &str = "snapshot";
@@ -93,7 +93,20 @@ impl Snapshots {
         let (made, _) = self.sandboxes.keep(owner, &record, "take a snapshot of", wanted).await?;
         let size_bytes = made.layer.size_bytes;
         let chain = self.sandboxes.layers().over(&record.id, made).await.map_err(SandboxError::from)?;
-        let origin = templates::find(&self.db, record.template_id.as_str(), &owner.team).await?;
+        let made_of = match sandboxes::made_of(&self.db, &record.id).await? {
+            Some(made_of) => Some(made_of),
+            None => {
+                let origin = templates::find(&self.db, record.template_id.as_str(), &owner.team).await?;
+                origin.as_ref().map(MadeOf::of)
+            }
+        };
+        let made_of = made_of.unwrap_or_else(|| MadeOf {
+            user: "root".to_owned(),
+            workdir: "/".to_owned(),
+            env: BTreeMap::new(),
+            start_cmd: None,
+            ready_cmd: None,
+        });
         let now = self.clock.now();
         let row = Template {
             id: Text(id),
@@ -105,11 +118,11 @@ impl Snapshots {
             vcpus: Some(record.vcpus),
             memory_mb: Some(record.memory_mb),
             disk_mb: Some(record.disk_mb),
-            default_user: origin.as_ref().map_or_else(|| "root".to_owned(), |it| it.default_user.clone()),
-            default_workdir: origin.as_ref().map_or_else(|| "/".to_owned(), |it| it.default_workdir.clone()),
-            env: origin.as_ref().map_or_else(|| Json(BTreeMap::new()), |it| it.env.clone()),
-            start_cmd: origin.as_ref().and_then(|it| it.start_cmd.clone()),
-            ready_cmd: origin.as_ref().and_then(|it| it.ready_cmd.clone()),
+            default_user: made_of.user,
+            default_workdir: made_of.workdir,
+            env: Json(made_of.env),
+            start_cmd: made_of.start_cmd,
+            ready_cmd: made_of.ready_cmd,
             kind: KIND.to_owned(),
             created_at: now,
             updated_at: now,
@@ -124,7 +137,7 @@ impl Snapshots {
         if !templates::insert(&mut tx, &row, owner.actor.id(), Some(record.id.as_str())).await? {
             return Err(SnapshotError::NameTaken(row.name));
         }
-        layers::store::refer(&mut tx, row.id.as_str(), &chain).await?;
+        layers::stand(&mut tx, row.id.as_str(), &chain).await.map_err(SandboxError::from)?;
         let details = json!({ "name": row.name, "sandbox": record.id.as_str() });
         audit::record(&mut tx, now, &entry(owner, "snapshot.create", row.id.as_str(), details)).await?;
         tx.commit().await?;
@@ -196,6 +209,8 @@ fn to_api(row: &Template, chain: &[LayerRow]) -> Snapshot {
         disk_mb: size(row.disk_mb),
         size_bytes: size(Some(row.size_bytes)),
         stored: chain.iter().all(|layer| layer.stored),
+        lost: chain.iter().any(|layer| layer.lost),
+        problem: chain.iter().filter(|layer| !layer.stored).find_map(|layer| layer.problem.clone()),
         created_at: row.created_at.to_utc(),
         platform: row.team_id.is_none(),
     }

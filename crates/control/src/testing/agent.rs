@@ -9,7 +9,10 @@ use atoll_model::SandboxId;
 use atoll_model::api::hosts::PROXY_ERROR_HEADER;
 use atoll_rpc::atoll::guest::v1 as guest;
 use atoll_rpc::atoll::host::v1::*;
-use atoll_rpc::connectrpc::{ConnectError, ConnectRpcService, RequestContext, Response, ServiceRequest, ServiceResult};
+use atoll_rpc::connectrpc::{
+    Chain, ConnectError, ConnectRpcService, RequestContext, Response, ServiceRequest, ServiceResult,
+};
+use atoll_rpc::process::ProcessServer;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::Query;
@@ -17,6 +20,8 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::IntoResponse;
 use axum::routing::{any, any_service, get};
 use futures::StreamExt;
+
+use super::process::Ran;
 
 #[derive(Clone, Default)]
 pub struct FakeAgent(Arc<Mutex<State>>);
@@ -77,6 +82,11 @@ struct State {
     lie: Option<Lie>,
     /// Files of all sandboxes.
     files: HashMap<String, Bytes>,
+    ran: Vec<Ran>,
+    /// Layers that it can't pack.
+    unpackable: std::collections::BTreeSet<String>,
+    /// It doesn't answer to packs while this is locked.
+    packing: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl FakeAgent {
@@ -134,6 +144,31 @@ impl FakeAgent {
         self.state().specs.get(id.as_str()).cloned()
     }
 
+    /// What was run in its sandboxes, in order.
+    pub fn programs(&self) -> Vec<Ran> {
+        self.state().ran.clone()
+    }
+
+    pub(super) fn ran(&self, program: Ran) {
+        self.state().ran.push(program);
+    }
+
+    /// It can't pack this layer, as one of too many files.
+    pub fn refuse_to_pack(&self, layer: &str) {
+        self.state().unpackable.insert(layer.to_owned());
+    }
+
+    /// Packs wait for as long as the guard lives.
+    pub async fn hold_packs(&self) -> tokio::sync::OwnedMutexGuard<()> {
+        let packing = self.state().packing.clone();
+        packing.lock_owned().await
+    }
+
+    /// It has lost what it packed.
+    pub fn lose_images(&self) {
+        self.state().images.clear();
+    }
+
     pub fn layers(&self) -> Vec<String> {
         self.state().layers.iter().cloned().collect()
     }
@@ -148,7 +183,10 @@ impl FakeAgent {
 
     pub fn router(&self) -> Router {
         let host = ConnectRpcService::new(HostServiceServer::new(self.clone()));
-        let guest = ConnectRpcService::new(guest::GuestServiceServer::new(self.clone()));
+        let guest = ConnectRpcService::new(Chain(
+            guest::GuestServiceServer::new(self.clone()),
+            ProcessServer::new(self.clone()),
+        ));
         let (writer, reader, packer, liar) = (self.clone(), self.clone(), self.clone(), self.clone());
         let image = move |axum::extract::Path(digest): axum::extract::Path<String>| {
             let image = packer.state().images.get(&digest).cloned();
@@ -405,6 +443,11 @@ impl HostService for FakeAgent {
         self.note("pack");
         let layers = request.to_owned_message().layers;
         let ids: Vec<_> = layers.iter().map(|layer| layer.id.clone()).collect();
+        let packing = self.state().packing.clone();
+        drop(packing.lock_owned().await);
+        if ids.iter().any(|id| self.state().unpackable.contains(id)) {
+            return Err(ConnectError::internal("it holds more than 1000000 files"));
+        }
         let image = Bytes::from(format!("image of {}", ids.join(" ")));
         let digest = hex::encode(<sha2::Sha256 as sha2::Digest>::digest(&image));
         let size_bytes = image.len() as u64;

@@ -7,6 +7,7 @@ mod agent;
 mod client;
 mod mail;
 mod people;
+mod process;
 
 use std::collections::{HashMap, HashSet};
 use std::io;

@@ -313,6 +313,7 @@ pub fn to_wire(mounts: &[Mount]) -> Vec<wire::VolumeMount> {
         path: mount.path.clone(),
         size_bytes: u64::try_from(mount.volume.size_mb).unwrap_or(0).saturating_mul(MIB),
         read_only: mount.read_only,
+        exclusive: mount.volume.mode.0 == VolumeMode::Exclusive,
         ..Default::default()
     };
     mounts.iter().map(one).collect()

@@ -188,6 +188,7 @@ impl Keeper {
                 None => {
                     self.may_begin(&id, generation)?;
                     self.has_room(&sandboxes, spec.memory_bytes)?;
+                    self.are_free(&sandboxes, &spec.volumes)?;
                     let record = Record {
                         id: id.clone(),
                         seen: seen.clone(),
@@ -394,6 +395,29 @@ impl Keeper {
             return Err(OrderError::Full {
                 reason: format!("{promised} of {room} bytes of memory are promised, {memory} more are wanted"),
             });
+        }
+        Ok(())
+    }
+
+    /// Whether nobody has what only one may have. Control may believe one gone that it could not reach: it has its
+    /// volumes for as long as its processes may live.
+    fn are_free(
+        &self,
+        sandboxes: &HashMap<SandboxId, Arc<Entry>>,
+        volumes: &[spec::VolumeMount],
+    ) -> Result<(), OrderError> {
+        for volume in volumes.iter().filter(|volume| volume.exclusive) {
+            let has = |entry: &&Arc<Entry>| {
+                let view = entry.view.load();
+                view.volumes.contains(&volume.id)
+                    && view.state != State::Exited
+                    && self.shared.graves.generation_of(&entry.id).is_none()
+            };
+            if let Some(other) = sandboxes.values().find(has) {
+                return Err(OrderError::Busy {
+                    reason: format!("{} still has the exclusive volume {}", other.id, volume.id),
+                });
+            }
         }
         Ok(())
     }

@@ -93,6 +93,9 @@ pub struct VolumeMount {
     pub path: String,
     pub size_bytes: u64,
     pub read_only: bool,
+    /// Nobody else may have it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub exclusive: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -212,7 +215,13 @@ fn volume(mount: wire::VolumeMount) -> Result<VolumeMount, OrderError> {
     let fits = mount.path.len() <= 1024 && !mount.path.contains('\0');
     require("volumes.path", inside && fits, "must be absolute, without `.` and `..`, and not the root")?;
     require("volumes.size_bytes", (MIN_DISK..=MAX_DISK).contains(&mount.size_bytes), "must be 16 MiB to 16 TiB")?;
-    Ok(VolumeMount { id, path: mount.path, size_bytes: mount.size_bytes, read_only: mount.read_only })
+    Ok(VolumeMount {
+        id,
+        path: mount.path,
+        size_bytes: mount.size_bytes,
+        read_only: mount.read_only,
+        exclusive: mount.exclusive,
+    })
 }
 
 /// What a sandbox may reach, read from control's words.

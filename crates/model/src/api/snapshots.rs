@@ -36,6 +36,11 @@ pub struct Snapshot {
     pub size_bytes: u64,
     /// It is in the object store: every host can have it. Until then its sandboxes start on the host that made it.
     pub stored: bool,
+    /// It was not in the object store, and the host that had it was deleted: no sandbox can be made from it any more.
+    pub lost: bool,
+    /// Why it is not in the object store, when that failed. It is tried again, later and later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
     pub created_at: DateTime<Utc>,
     /// The platform's: no team can delete it.
     pub platform: bool,

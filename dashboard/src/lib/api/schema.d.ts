@@ -1514,12 +1514,16 @@ export interface components {
                 id: components["schemas"]["TemplateId"];
                 /** @description What it kept: `memory` or `files`. */
                 kind: string;
+                /** @description It was not in the object store, and the host that had it was deleted: no sandbox can be made from it any more. */
+                lost: boolean;
                 /** Format: int64 */
                 memory_mb: number;
                 /** @description Unique among the team's snapshots and templates. */
                 name: string;
                 /** @description The platform's: no team can delete it. */
                 platform: boolean;
+                /** @description Why it is not in the object store, when that failed. It is tried again, later and later. */
+                problem?: string | null;
                 /**
                  * Format: int64
                  * @description What had been written over the template.
@@ -1883,12 +1887,16 @@ export interface components {
             id: components["schemas"]["TemplateId"];
             /** @description What it kept: `memory` or `files`. */
             kind: string;
+            /** @description It was not in the object store, and the host that had it was deleted: no sandbox can be made from it any more. */
+            lost: boolean;
             /** Format: int64 */
             memory_mb: number;
             /** @description Unique among the team's snapshots and templates. */
             name: string;
             /** @description The platform's: no team can delete it. */
             platform: boolean;
+            /** @description Why it is not in the object store, when that failed. It is tried again, later and later. */
+            problem?: string | null;
             /**
              * Format: int64
              * @description What had been written over the template.

@@ -375,3 +375,32 @@ async fn processes_that_a_crash_left_of_a_pause_of_the_files_are_ended_by_the_ne
     assert_eq!(house.machine.running(), []);
     assert_eq!(house.keeper.resume(&id, 3).await.unwrap().kept, Kept::Files);
 }
+
+#[tokio::test]
+async fn an_exclusive_volume_has_one_user_until_its_processes_are_gone() {
+    let house = House::new().await;
+    let volume = atoll_model::VolumeId::new();
+    let with = |exclusive| wire::SandboxSpec {
+        volumes: vec![wire::VolumeMount {
+            id: volume.to_string(),
+            path: "/data".to_owned(),
+            size_bytes: 1 << 30,
+            exclusive,
+            ..Default::default()
+        }],
+        ..wish()
+    };
+    let first = SandboxId::new();
+    house.keeper.create(first.clone(), 1, with(true)).await.unwrap();
+    house.keeper.pause(&first, 2, "user".to_owned()).await.unwrap();
+    let refused = house.keeper.create(SandboxId::new(), 1, with(true)).await;
+    assert!(matches!(refused, Err(OrderError::Busy { .. })), "a paused one has it still");
+    house.keeper.destroy(&first, 3).await.unwrap();
+    // Its processes are gone when that was answered, whatever is still to be taken down.
+    let second = SandboxId::new();
+    house.keeper.create(second.clone(), 1, with(true)).await.unwrap();
+    house.keeper.destroy(&second, 2).await.unwrap();
+    for _ in 0..2 {
+        house.keeper.create(SandboxId::new(), 1, with(false)).await.unwrap();
+    }
+}
