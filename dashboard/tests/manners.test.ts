@@ -27,7 +27,7 @@ it('has the theme of the system until one is chosen, and keeps that one from the
 			const light = await background();
 			// As soon as there is anything to paint, before the application runs.
 			await page.goto('/dashboard/sandboxes', { waitUntil: 'commit' });
-			await page.waitForFunction('document.body');
+			await page.waitForFunction(() => document.body !== null);
 			expect(await page.evaluate(SHOWN)).toBe('light');
 			await expect.poll(background).toBe(light);
 			await page.locator('#content h1').first().waitFor();
