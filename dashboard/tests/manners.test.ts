@@ -54,8 +54,16 @@ it.each([
 				});
 			});
 			await enter(page);
-			const { id } = await api<{ id: string }>('POST', '/v1/sandboxes', { memory_mb: 128 });
-			await page.locator(`[data-row="${id}"][data-fresh]`).waitFor();
+			// What was made before the list is watched is no news in it.
+			const arrives = async () => {
+				const { id } = await api<{ id: string }>('POST', '/v1/sandboxes', { memory_mb: 128 });
+				const row = page.locator(`[data-row="${id}"][data-fresh]`);
+				return row.waitFor({ timeout: 3000 }).then(
+					() => true,
+					() => false
+				);
+			};
+			await expect.poll(arrives).toBe(true);
 			await page.keyboard.press('c');
 			await page.getByRole('dialog').waitFor();
 			const seen = () => page.evaluate<[string, number, number][]>('seen');
