@@ -195,14 +195,10 @@ if wants dashboard; then
     stage "Dashboard: types, lints, units" npm --prefix dashboard run --silent check:all
     stage "Dashboard: the API's types are current" scripts/with-atoll.sh --program "$program" \
         npm --prefix dashboard run --silent types:check
-    # Everybody may sign up, and a host that falls silent is noticed within seconds. Each half has an Atoll of its own.
-    browser() {
-        ATOLL_SIGNUP=open ATOLL_HEARTBEAT_INTERVAL=1s ATOLL_HOST_STALE_AFTER=6s ATOLL_MONITOR_INTERVAL=1s \
-            scripts/with-atoll.sh --program "$program" npm --prefix dashboard run --silent test:browser -- --shard="$1"
-    }
-    first_half() { browser 1/2; }
-    second_half() { browser 2/2; }
-    together "Dashboard: in a browser, first half" first_half "Dashboard: in a browser, second half" second_half
+    # Everybody may sign up, and a host that falls silent is noticed within seconds.
+    stage "Dashboard: in a browser" env ATOLL_SIGNUP=open ATOLL_HEARTBEAT_INTERVAL=1s ATOLL_HOST_STALE_AFTER=6s \
+        ATOLL_MONITOR_INTERVAL=1s scripts/with-atoll.sh --program "$program" \
+        npm --prefix dashboard run --silent test:browser
 fi
 if wants docs; then
     stage "Documents" scripts/with-atoll.sh --program "$program" python3 scripts/docs_check.py

@@ -63,7 +63,12 @@ it('types into the terminal, and comes back to the same shell after the connecti
 		const clipboard = () => page.evaluate<string>('navigator.clipboard.readText()');
 		await page.keyboard.type('clear; echo coral\n');
 		const word = screen.getByText(/^coral\s*$/);
-		await word.dblclick({ force: true, position: { x: 10, y: 8 } });
+		// The line is drawn anew while the screen is being cleared.
+		const marked = async () => {
+			await word.dblclick({ force: true, position: { x: 10, y: 8 }, timeout: 3000 }).catch(() => {});
+			return page.getByRole('button', { name: 'Copy', exact: true }).isVisible();
+		};
+		await expect.poll(marked).toBe(true);
 		await page.getByRole('button', { name: 'Copy', exact: true }).click();
 		await expect.poll(clipboard).toBe('coral');
 		await page.evaluate("navigator.clipboard.writeText('')");

@@ -27,7 +27,7 @@ it('has the theme of the system until one is chosen, and keeps that one from the
 			const light = await background();
 			// As soon as there is anything to paint, before the application runs.
 			await page.goto('/dashboard/sandboxes', { waitUntil: 'commit' });
-			await page.waitForFunction('document.body');
+			await page.waitForFunction(() => document.body !== null);
 			expect(await page.evaluate(SHOWN)).toBe('light');
 			await expect.poll(background).toBe(light);
 			await page.locator('#content h1').first().waitFor();
@@ -54,8 +54,16 @@ it.each([
 				});
 			});
 			await enter(page);
-			const { id } = await api<{ id: string }>('POST', '/v1/sandboxes', { memory_mb: 128 });
-			await page.locator(`[data-row="${id}"][data-fresh]`).waitFor();
+			// What was made before the list is watched is no news in it.
+			const arrives = async () => {
+				const { id } = await api<{ id: string }>('POST', '/v1/sandboxes', { memory_mb: 128 });
+				const row = page.locator(`[data-row="${id}"][data-fresh]`);
+				return row.waitFor({ timeout: 3000 }).then(
+					() => true,
+					() => false
+				);
+			};
+			await expect.poll(arrives).toBe(true);
 			await page.keyboard.press('c');
 			await page.getByRole('dialog').waitFor();
 			const seen = () => page.evaluate<[string, number, number][]>('seen');

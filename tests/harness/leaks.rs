@@ -140,11 +140,19 @@ impl Mark {
             }
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
-        for cgroup in self.cgroups() {
-            for child in entries(&cgroup) {
-                let _ = std::fs::remove_dir(child);
+        // A process that the machine's init has still to bury holds its cgroup.
+        for _ in 0..500 {
+            let cgroups = self.cgroups();
+            if cgroups.is_empty() {
+                break;
             }
-            let _ = std::fs::remove_dir(cgroup);
+            for cgroup in cgroups {
+                for child in entries(&cgroup) {
+                    let _ = std::fs::remove_dir(child);
+                }
+                let _ = std::fs::remove_dir(cgroup);
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
         }
         for name in self.links() {
             run("ip", &["link", "delete", &name]);

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use atoll_model::sandbox::OnReboot;
-use atoll_model::{BuildId, OnTimeout};
+use atoll_model::{BuildId, OnTimeout, TeamId};
 use sha2::{Digest, Sha256};
 use sqlx::types::Json;
 
@@ -188,7 +188,7 @@ impl Builds {
                 let (template, holder) = self.resolve(owner, name).await?;
                 let chain = self.layers.chain(&holder).await?;
                 let ids: Vec<_> = chain.iter().map(|layer| layer.id.to_string()).collect();
-                let key = key(&[owner.team.as_str(), &template.digest, &ids.join(" ")]);
+                let key = first_key(&owner.team, &template.digest, &ids);
                 let (user, workdir) = (template.default_user.clone(), template.default_workdir.clone());
                 Ok(Ground { chain, user, workdir, env: template.env.0.clone(), key, template })
             }
@@ -214,7 +214,7 @@ impl Builds {
                     user: pulled.config.user,
                     workdir: pulled.config.workdir,
                     env: pulled.config.env,
-                    key: key(&[owner.team.as_str(), &pulled.digest]),
+                    key: first_key(&owner.team, &pulled.digest, &[]),
                 })
             }
         }
@@ -481,6 +481,12 @@ fn settings(ground: &mut Ground, step: &Step) -> Result<(), Ended> {
     Ok(())
 }
 
+/// Stands for what a build begins with. Built steps are a team's own: what it copies in, and what a name leads to, only
+/// it can know.
+fn first_key(team: &TeamId, digest: &str, layers: &[String]) -> String {
+    key(&[team.as_str(), digest, &layers.join(" ")])
+}
+
 /// Stands for everything up to and with this step.
 fn next_key(ground: &Ground, step: &Step) -> String {
     let step = serde_json::to_string(step).unwrap_or_default();
@@ -495,4 +501,19 @@ fn key(parts: &[&str]) -> String {
         hasher.update(part.as_bytes());
     }
     format!("stp-{}", hex::encode(hasher.finalize()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_team_has_built_is_never_found_by_another() {
+        let (one, other) = (TeamId::new(), TeamId::new());
+        let layers = ["lay-1".to_owned(), "lay-2".to_owned()];
+        assert_eq!(first_key(&one, "d", &layers), first_key(&one, "d", &layers));
+        assert_ne!(first_key(&one, "d", &layers), first_key(&other, "d", &layers));
+        assert_ne!(first_key(&one, "d", &layers), first_key(&one, "d", &layers[..1]));
+        assert_ne!(first_key(&one, "d", &layers), first_key(&one, "e", &layers));
+    }
 }

@@ -112,10 +112,15 @@ impl Owner {
         let spec = &self.record.spec;
         let machine = &self.shared.machine;
         let wanted = spec.layers.iter().map(|layer| &layer.digest).chain([&spec.image.digest]);
+        let deadline = tokio::time::Instant::now() + self.shared.limits.launch;
         for digest in wanted.filter(|digest| machine.lacks(digest)) {
-            let limit = self.shared.limits.launch;
-            tokio::time::timeout(limit, machine.image(digest)).await.map_err(|_| OrderError::NotAccepting {
-                reason: format!("it is still fetching image {digest}, which takes longer than {limit:?}; try again"),
+            tokio::time::timeout_at(deadline, machine.image(digest)).await.map_err(|_| {
+                OrderError::NotAccepting {
+                    reason: format!(
+                        "it is still fetching image {digest}, which takes longer than {:?}; try again",
+                        self.shared.limits.launch
+                    ),
+                }
             })??;
         }
         Ok(())
@@ -251,9 +256,12 @@ impl Owner {
     /// The machine was rebooted, and the sandbox is one that comes back: same id, files and address, new processes.
     pub(super) async fn restart(&mut self) -> Flow {
         let shared = self.shared.clone();
-        let mut fetched = self.fetch_missing().await;
-        while matches!(fetched, Err(OrderError::NotAccepting { .. })) && !shared.stop.is_cancelled() {
-            fetched = self.fetch_missing().await;
+        // However long it takes; but whoever wants it destroyed doesn't wait for that, and neither does the agent's end.
+        let fetched = async { while matches!(self.fetch_missing().await, Err(OrderError::NotAccepting { .. })) {} };
+        tokio::select! {
+            () = fetched => {}
+            () = self.entry.give_up.cancelled() => return Flow::Stays,
+            () = shared.stop.cancelled() => return Flow::Stays,
         }
         let Some(_turn) = shared.admission.patient_turn().await else { return Flow::Stays };
         if let Err(error) = self.start_from_disk().await {

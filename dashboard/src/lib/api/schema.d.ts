@@ -62,6 +62,7 @@ export type Route =
     | "GET /v1/teams/{id}"
     | "GET /v1/teams/{id}/invitations"
     | "GET /v1/teams/{id}/members"
+    | "GET /v1/teams/{id}/network"
     | "GET /v1/templates"
     | "GET /v1/templates/files/{hash}"
     | "GET /v1/templates/{name}"
@@ -135,6 +136,7 @@ export type Route =
     | "PUT /v1/admin/users/{id}/active"
     | "PUT /v1/admin/users/{id}/admin"
     | "PUT /v1/sandboxes/{id}/network"
+    | "PUT /v1/teams/{id}/network"
     | "PUT /v1/templates/files/{hash}";
 
 export type paths = Record<string, never>;

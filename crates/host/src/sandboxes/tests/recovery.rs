@@ -1,5 +1,7 @@
 //! What a new agent makes of what an old one left.
 
+use std::time::Duration;
+
 use super::*;
 use crate::driver::Exit;
 
@@ -121,6 +123,21 @@ async fn after_a_reboot_a_sandbox_comes_back_from_its_disk_with_its_address() {
     let view = house.keeper.get(&id).unwrap();
     assert_eq!((view.slot, view.generation), (slot, 1));
     assert_eq!(house.machine.running(), [id]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sandbox_whose_image_does_not_come_after_a_reboot_can_be_destroyed() {
+    let house = House::new().await;
+    let id = house.created().await;
+    house.machine.reboot();
+    house.machine.lack(&"ab".repeat(32));
+    house.rewrite(&id, |record| record.init.as_mut().unwrap().host_boot_id = "an earlier one".to_owned());
+    let house = house.restart_agent().await;
+    // Longer than any one attempt.
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    assert_eq!(state_of(&house.keeper, &id).map(|(state, _)| state), Some(State::Starting));
+    tokio::time::timeout(Duration::from_secs(10), house.keeper.destroy(&id, 2)).await.unwrap().unwrap();
+    house.nothing_is_left().await;
 }
 
 #[tokio::test]
