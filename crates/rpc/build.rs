@@ -8,7 +8,7 @@ const FILES: [&str; 4] =
     ["atoll/host/v1/host.proto", "atoll/guest/v1/guest.proto", "guest/process.proto", "guest/filesystem.proto"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto");
+    let root = Path::new(&std::env::var("CARGO_MANIFEST_DIR")?).join("../../proto");
     let descriptors = protox::compile(FILES, [&root])?;
     let set = PathBuf::from(std::env::var("OUT_DIR")?).join("descriptors.bin");
     std::fs::write(&set, descriptors.encode_to_vec())?;

@@ -13,7 +13,6 @@ const MAX_DEPTH: usize = 8;
 pub struct TooLong;
 
 /// What variables mean to a program of `user`, before anything else is said.
-#[must_use]
 pub fn known<'a>(env: &'a BTreeMap<String, String>, user: &'a str) -> impl Fn(&str) -> Option<String> + 'a {
     move |name| {
         env.get(name).cloned().or_else(|| match name {

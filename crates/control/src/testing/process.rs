@@ -35,7 +35,7 @@ impl Process for FakeAgent {
         self.ran(Ran { script: script.clone(), env });
         let mut events: Vec<process_event::Event> = vec![StartEvent { pid: 7, ..Default::default() }.into()];
         if script.contains("last-words") {
-            let output = Some(Output::Stderr(b"it goes wrong\nbecause of this".to_vec().into()));
+            let output = Some(Output::Stderr(b"it goes wrong\nbecause of this".to_vec()));
             events.push(DataEvent { output, ..Default::default() }.into());
         }
         let hangs = script.contains("hang");

@@ -20,7 +20,7 @@ mod tests;
 use std::time::{Duration, Instant};
 
 use atoll_model::api::hosts::PROXY_ERROR_HEADER;
-use atoll_model::{HostId, SandboxStatus};
+use atoll_model::{HostId, SandboxStatus, TeamId};
 use atoll_rpc::hop;
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -85,7 +85,7 @@ pub async fn route(State(app): State<App>, request: Request, next: Next) -> Resp
 
 async fn into_sandbox(app: &App, target: Target, request: Request) -> Result<Response, Refusal> {
     let (mut parts, body) = request.into_parts();
-    let (host, _place) = match admitted(app, &target, &mut parts).await {
+    let (host, team, _place) = match admitted(app, &target, &mut parts).await {
         Ok(Ok(admitted)) => admitted,
         Ok(Err(welcome)) => return Ok(*welcome),
         Err(refusal) => {
@@ -97,7 +97,7 @@ async fn into_sandbox(app: &App, target: Target, request: Request) -> Result<Res
 
     let upgrade = hop::upgrade_of(&parts.headers).filter(|_| parts.version == Version::HTTP_11);
     let stays = match &upgrade {
-        Some(_) => Some(app.places.socket(&record.team_id).map_err(|_| Refusal::TooManyConnections)?),
+        Some(_) => Some(app.places.socket(&team).map_err(|_| Refusal::TooManyConnections)?),
         None => None,
     };
     let own_name = hygiene::way_in(&mut parts, &target, app.accounts.tokens());
@@ -125,13 +125,14 @@ async fn into_sandbox(app: &App, target: Target, request: Request) -> Result<Res
     })
 }
 
-/// The host of the sandbox, which runs and may be asked by whoever asks, and a place among the team's requests; or an
+/// The host and the team of the sandbox, which runs and may be asked by whoever asks, and a place among the team's
+/// requests; or an
 /// answer that needs no sandbox.
 async fn admitted(
     app: &App,
     target: &Target,
     parts: &mut Parts,
-) -> Result<Result<(HostId, TeamShare), Box<Response>>, Refusal> {
+) -> Result<Result<(HostId, TeamId, TeamShare), Box<Response>>, Refusal> {
     let record = store::get_any(&app.db, &target.sandbox).await?.ok_or(Refusal::NotFound)?;
     match access::judge(app, parts, target, &record).await? {
         Admission::Granted => {}
@@ -141,7 +142,7 @@ async fn admitted(
     let place = app.places.request(&record.team_id).map_err(|_| Refusal::TooManyConnections)?;
     let record = awake(app, record).await?;
     let host = Sandboxes::host_of(&record).map_err(|_| Refusal::NotFound)?.clone();
-    Ok(Ok((host, place)))
+    Ok(Ok((host, record.team_id.0, place)))
 }
 
 /// Takes a small body that goes nowhere: a client that is still sending when the connection is closed may never read
