@@ -2,7 +2,9 @@
 
 use atoll_client::command;
 use atoll_model::SandboxId;
-use atoll_model::api::sandboxes::{CreateSandboxRequest, Metrics, VolumeMount};
+use atoll_model::api::sandboxes::{
+    AddedHeader, CreateSandboxRequest, Metrics, NetworkPolicy, SetNetworkRequest, VolumeMount,
+};
 use atoll_model::api::volumes::Volume;
 use atoll_tests::{Atoll, until};
 
@@ -75,6 +77,63 @@ async fn a_secret_is_in_the_sandboxs_environment_and_in_no_file_of_the_server() 
     assert_eq!(atoll_tests::command::text(atoll.cli(&run)), format!("{VALUE}\n"));
     atoll.client().delete_secret("pass.phrase").await.expect("delete");
     assert!(!atoll.cli(&run).output().expect("run").status.success());
+    atoll.stop_and_check().await;
+}
+
+/// What a program inside that trusts what the image trusts gets from a name that nobody has.
+const ASK: &str = r#"python3 -c '
+import urllib.request, urllib.error
+try:
+    urllib.request.urlopen("https://api.atoll.test/x", timeout=60)
+except urllib.error.HTTPError as error:
+    print(error.code, error.read().decode().strip())
+except urllib.error.URLError as error:
+    print(error.reason)
+'"#;
+
+#[tokio::test]
+async fn a_secret_in_a_header_is_the_hosts_to_add_and_never_comes_into_the_sandbox() {
+    let atoll = Atoll::start().await;
+    let set =
+        atoll_tests::command::with_input(atoll.cli(&["secret", "set", "pass.phrase"]), format!("{VALUE}\n").as_bytes());
+    assert!(set.status.success(), "{}", String::from_utf8_lossy(&set.stderr));
+    let header = AddedHeader {
+        domain: "api.atoll.test".to_owned(),
+        name: "Authorization".to_owned(),
+        value: "Bearer ${secrets.pass.phrase}".to_owned(),
+    };
+    let network = NetworkPolicy { headers: vec![header.clone()], ..NetworkPolicy::default() };
+    let id = atoll.sandbox_with(CreateSandboxRequest { network: Some(network.clone()), ..tiny() }).await.id;
+    let forked = atoll.client().fork_sandbox(&id, &Default::default()).await.expect("fork");
+    let child = forked.items[0].sandbox.as_ref().expect("a child").id.clone();
+    let plain = atoll.sandbox_with(tiny()).await.id;
+    let told = "502 atoll: api.atoll.test could not be asked: its name has no IPv4 address\n";
+    for id in [&id, &child] {
+        // The certificate is good for programs inside, and the request comes to the proxy.
+        assert_eq!(atoll.sh(id, ASK).await.stdout, told);
+        let look = format!("env; cat /proc/[0-9]*/environ; grep -rs {VALUE} /etc /home /root /run /tmp /usr/local; true");
+        let seen = atoll.root(id, &look).await;
+        assert!(!seen.stdout.contains(VALUE) && seen.stdout.contains("REQUESTS_CA_BUNDLE=/etc/ssl/"), "{seen:?}");
+    }
+    let shown = atoll.client().get_sandbox(&id).await.expect("get");
+    assert_eq!(shown.network, network, "as it was given");
+    assert!(!atoll.sh(&plain, ASK).await.stdout.starts_with("502"));
+
+    // It comes and goes while the sandbox lives.
+    let with = SetNetworkRequest { headers: vec![header], ..SetNetworkRequest::default() };
+    atoll.client().set_network(&plain, &with).await.expect("set");
+    assert_eq!(atoll.sh(&plain, ASK).await.stdout, told);
+    atoll.client().set_network(&id, &SetNetworkRequest::default()).await.expect("clear");
+    assert!(!atoll.sh(&id, ASK).await.stdout.starts_with("502"));
+
+    // On the host it is in the records of those that have it, and nowhere else.
+    let own = [&child, &plain].map(|id| atoll.data_dir().join("sandboxes").join(id.as_str()).join("record.json"));
+    let holding = files_with(&atoll.data_dir(), VALUE.as_bytes());
+    assert!(holding.iter().all(|path| own.contains(path)) && holding.len() == 2, "{holding:?}");
+    assert!(!atoll.log().contains(VALUE));
+    let gone = AddedHeader { value: "${secrets.none}".to_owned(), ..with.headers[0].clone() };
+    let request = SetNetworkRequest { headers: vec![gone], ..SetNetworkRequest::default() };
+    assert_eq!(atoll.client().set_network(&plain, &request).await.expect_err("no such secret").status(), Some(404));
     atoll.stop_and_check().await;
 }
 

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use crate::trust;
+
 /// The largest configuration that is read; far above what the launcher writes.
 pub const MAX_CONFIG_BYTES: u64 = 1024 * 1024;
 
@@ -25,6 +27,8 @@ pub struct Config {
     pub memory_bytes: u64,
     /// What the template wants to run at each start of the sandbox.
     pub startup: Option<Startup>,
+    /// A certificate in PEM that programs inside are to trust, beside those of the image.
+    pub authority: Option<String>,
     /// A listener on 127.0.0.1 for programs inside the sandbox; none unless given.
     pub tcp_port: Option<u16>,
 }
@@ -64,6 +68,8 @@ pub struct Settings {
     pub default_user: String,
     pub default_workdir: String,
     access_token: Option<String>,
+    /// Where the certificates are that programs trust, when there are more than the image's.
+    trusted: Option<&'static str>,
     /// Unix seconds and nanoseconds of the newest `/init` that was obeyed; older ones are ignored.
     pub initialised_at: Option<(i64, u32)>,
 }
@@ -75,6 +81,7 @@ impl Settings {
             default_user: config.default_user.clone(),
             default_workdir: config.default_workdir.clone(),
             access_token: config.access_token.clone(),
+            trusted: None,
             initialised_at: None,
         };
         settings.replace_env(config, config.env.clone());
@@ -88,7 +95,16 @@ impl Settings {
             ("E2B_SANDBOX_ID".to_owned(), config.sandbox_id.clone()),
             ("E2B_TEMPLATE_ID".to_owned(), config.template.clone()),
         ]);
+        self.env.extend(self.trusted.into_iter().flat_map(trust::variables));
         self.env.extend(env);
+    }
+
+    /// Has programs look for certificates here. What the caller has said of the same variables stands.
+    pub fn set_trusted(&mut self, bundle: &'static str) {
+        self.trusted = Some(bundle);
+        for (name, value) in trust::variables(bundle) {
+            self.env.entry(name).or_insert(value);
+        }
     }
 
     pub fn access_token(&self) -> Option<&str> {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use atoll_rpc::atoll::guest::v1::__buffa::oneof::signal_request::Selector as WireSelector;
 use atoll_rpc::atoll::guest::v1::{
     ConfigureRequest, ConfigureResponse, ExecRequest, ExecResponse, GuestService, LogLine, LogsRequest, LogsResponse,
-    QuiesceRequest, QuiesceResponse, SignalRequest, SignalResponse,
+    QuiesceRequest, QuiesceResponse, SignalRequest, SignalResponse, TrustRequest, TrustResponse,
 };
 use atoll_rpc::process::ProcessConfig;
 use connectrpc::{ConnectError, RequestContext, Response, ServiceRequest, ServiceResult};
@@ -180,6 +180,18 @@ impl GuestService for Control {
         drop(settings);
         self.0.logs.info("settings were replaced".to_owned());
         Response::ok(ConfigureResponse::default())
+    }
+
+    async fn trust(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, TrustRequest>,
+    ) -> ServiceResult<TrustResponse> {
+        let pem = request.to_owned_message().authority_pem;
+        let bundle = crate::blocking(move || crate::trust::install(&pem)).await;
+        let failed = |error: std::io::Error| ConnectError::internal(format!("installing a certificate failed: {error}"));
+        self.0.settings().set_trusted(bundle.map_err(failed)?);
+        Response::ok(TrustResponse::default())
     }
 
     async fn logs(&self, _: RequestContext, request: ServiceRequest<'_, LogsRequest>) -> ServiceResult<LogsResponse> {

@@ -35,6 +35,7 @@ mod rights;
 mod server;
 mod spawn;
 mod startup;
+mod trust;
 mod users;
 mod vm;
 
@@ -105,6 +106,7 @@ fn run(start: Start) -> io::Result<()> {
                 Err(error) => guest.logs.error(format!("listening on 127.0.0.1:{port} failed: {error}")),
             }
         }
+        trust::begin(&guest);
         let listener = listener.open(&guest).await?;
         if let Some(ready) = ready {
             // The socket queues connections already, and the very next thing done is to accept them.

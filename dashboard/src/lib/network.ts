@@ -18,7 +18,7 @@ export const WAYS: { value: Way; label: string; note: string }[] = [
 const EVERYTHING = '0.0.0.0/0';
 const words = (text: string) => [...new Set(text.split(/[\s,]+/).filter(Boolean))];
 
-export function toRules({ way, list }: Reach): { internet: boolean } & Required<NetworkPolicy> {
+export function toRules({ way, list }: Reach): { internet: boolean } & Required<Pick<NetworkPolicy, 'allow_out' | 'deny_out'>> {
 	return {
 		internet: way !== 'closed',
 		allow_out: way === 'only' ? words(list) : [],
@@ -34,6 +34,13 @@ export function fromRules(sandbox: Pick<Sandbox, 'internet' | 'network'>): Reach
 	if (deny.length === 1 && deny[0] === EVERYTHING) return { way: 'only', list: allow.join('\n') };
 	if (allow.length > 0) return null;
 	return deny.length > 0 ? { way: 'except', list: deny.join('\n') } : { way: 'open', list: '' };
+}
+
+/** Which headers requests to which names get, in a few words; nothing where none do. */
+export function headersText(sandbox: Pick<Sandbox, 'network'>): string {
+	const headers = sandbox.network?.headers ?? [];
+	const words = headers.slice(0, 2).map((header) => `${header.name} to ${header.domain}`);
+	return words.join(', ') + (headers.length > 2 ? ` and ${headers.length - 2} more` : '');
 }
 
 /** In a few words. */

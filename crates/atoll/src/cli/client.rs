@@ -27,6 +27,10 @@ pub struct Shape {
     /// A secret as environment, under its own name or another: `NAME`, or `VARIABLE=NAME`
     #[arg(long, value_name = "VARIABLE=NAME")]
     pub secret: Vec<String>,
+    /// A header that requests over HTTPS to a name get, unseen by the sandbox:
+    /// 'api.example.com=Authorization: Bearer ${secrets.NAME}'
+    #[arg(long, value_name = "NAME=HEADER")]
+    pub header: Vec<String>,
     /// A volume at a path of the sandbox; `:ro` behind it to read only
     #[arg(long, short = 'v', value_name = "NAME:PATH")]
     pub volume: Vec<String>,
@@ -182,6 +186,10 @@ pub enum SandboxCommand {
         /// Networks and names that may not be reached; 0.0.0.0/0 for all but what is allowed
         #[arg(long, value_name = "CIDR|NAME")]
         deny: Vec<String>,
+        /// A header that requests over HTTPS to a name get, unseen by the sandbox, in place of its own:
+        /// 'api.example.com=Authorization: Bearer ${secrets.NAME}'
+        #[arg(long, value_name = "NAME=HEADER")]
+        header: Vec<String>,
         /// Close all ways out
         #[arg(long)]
         no_internet: bool,

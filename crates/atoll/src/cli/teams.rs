@@ -42,11 +42,15 @@ pub enum TeamCommand {
         /// Networks and names that may not be reached; 0.0.0.0/0 for all but what is allowed
         #[arg(long, value_name = "CIDR|NAME")]
         deny: Vec<String>,
+        /// A header that requests over HTTPS to a name get, unseen by the sandbox, in place of its own:
+        /// 'api.example.com=Authorization: Bearer ${secrets.NAME}'
+        #[arg(long, value_name = "NAME=HEADER")]
+        header: Vec<String>,
         /// Close all ways out
         #[arg(long)]
         no_internet: bool,
         /// Everything that is open to all, as before it was ever set
-        #[arg(long, conflicts_with_all = ["allow", "deny", "no_internet"])]
+        #[arg(long, conflicts_with_all = ["allow", "deny", "header", "no_internet"])]
         clear: bool,
         #[command(flatten)]
         person: PersonArgs,

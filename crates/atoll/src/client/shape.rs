@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, bail};
-use atoll_client::model::api::sandboxes::{CreateSandboxRequest, VolumeMount};
+use atoll_client::model::api::sandboxes::{AddedHeader, CreateSandboxRequest, NetworkPolicy, VolumeMount};
 
 use crate::cli::client::Shape;
 
@@ -18,6 +18,9 @@ pub fn request(shape: &Shape) -> anyhow::Result<CreateSandboxRequest> {
         secrets: secrets(&shape.secret)?,
         volumes: shape.volume.iter().map(|text| volume(text)).collect::<Result<_, _>>()?,
         metadata: pairs(&shape.label)?.into_iter().collect(),
+        network: (!shape.header.is_empty())
+            .then(|| headers(&shape.header).map(|headers| NetworkPolicy { headers, ..NetworkPolicy::default() }))
+            .transpose()?,
         internet: shape.no_internet.then_some(false),
         public: shape.public.then_some(true),
         ..CreateSandboxRequest::default()
@@ -53,6 +56,18 @@ fn secrets(given: &[String]) -> anyhow::Result<BTreeMap<String, String>> {
     given.iter().map(split).collect()
 }
 
+/// `DOMAIN=HEADER: VALUE`.
+pub fn headers(given: &[String]) -> anyhow::Result<Vec<AddedHeader>> {
+    let split = |text: &String| {
+        let (domain, header) = text.split_once('=')?;
+        let (name, value) = header.split_once(':')?;
+        let (domain, name, value) = (domain.to_owned(), name.trim().to_owned(), value.trim().to_owned());
+        (!domain.is_empty() && !name.is_empty()).then_some(AddedHeader { domain, name, value })
+    };
+    let read = |text| split(text).with_context(|| format!("--header `{text}`: expected DOMAIN=HEADER: VALUE"));
+    given.iter().map(read).collect()
+}
+
 /// `NAME:PATH`, maybe with `:ro`.
 fn volume(text: &str) -> anyhow::Result<VolumeMount> {
     let (rest, read_only) = text.strip_suffix(":ro").map_or((text, false), |rest| (rest, true));
@@ -76,6 +91,17 @@ pub fn pairs(given: &[String]) -> anyhow::Result<Vec<(String, String)>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn headers_are_read_as_they_are_written() {
+        let given = ["api.example.com=Authorization: Bearer ${secrets.a=b}".to_owned()];
+        let header = headers(&given).unwrap().remove(0);
+        assert_eq!((header.domain.as_str(), header.name.as_str()), ("api.example.com", "Authorization"));
+        assert_eq!(header.value, "Bearer ${secrets.a=b}");
+        for bad in ["", "x", "x=y", "=a: b", "x=: b"] {
+            assert!(headers(&[bad.to_owned()]).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn secrets_and_volumes_are_read_as_they_are_written() {

@@ -5,6 +5,7 @@ use atoll_client::model::api::teams::{Allowance, Member, Quotas, UpdateTeamReque
 use serde_json::json;
 
 use super::person;
+use super::shape::headers;
 use crate::cli::Global;
 use crate::cli::teams::TeamCommand;
 use crate::output::{self, Table, age, with_hint};
@@ -47,13 +48,13 @@ pub async fn main(command: TeamCommand, global: &Global) -> anyhow::Result<u8> {
             let team = person::client(&person, global).await?.update_team(&team, &change).await?;
             print_id(global, &team, &team.id)?;
         }
-        TeamCommand::Network { team, allow, deny, no_internet, clear, person } => {
+        TeamCommand::Network { team, allow, deny, header, no_internet, clear, person } => {
             let client = person::client(&person, global).await?;
-            let network = if clear || no_internet || !allow.is_empty() || !deny.is_empty() {
+            let network = if clear || no_internet || !allow.is_empty() || !deny.is_empty() || !header.is_empty() {
                 let internet = no_internet.then_some(false);
-                client
-                    .set_team_network(&team, &SetNetworkRequest { internet, allow_out: allow, deny_out: deny })
-                    .await?
+                let headers = headers(&header)?;
+                let request = SetNetworkRequest { internet, allow_out: allow, deny_out: deny, headers };
+                client.set_team_network(&team, &request).await?
             } else {
                 client.team_network(&team).await?
             };
@@ -64,7 +65,11 @@ pub async fn main(command: TeamCommand, global: &Global) -> anyhow::Result<u8> {
             let listed = |rules: &[String]| if rules.is_empty() { "-".to_owned() } else { rules.join(", ") };
             let internet = if network.internet == Some(false) { "no" } else { "yes" };
             let (allow, deny) = (listed(&network.allow_out), listed(&network.deny_out));
-            output::print(&format!("internet  {internet}\nallow     {allow}\ndeny      {deny}\n"))?;
+            let headers: Vec<_> = network.headers.iter().map(|it| format!("{}: {}", it.domain, it.name)).collect();
+            let headers = listed(&headers);
+            output::print(&format!(
+                "internet  {internet}\nallow     {allow}\ndeny      {deny}\nheaders   {headers}\n"
+            ))?;
         }
         TeamCommand::Rm { team, person } => {
             let client = person::client(&person, global).await?;

@@ -71,6 +71,16 @@ const RULE: Form = form(
      (/(3[0-2]|[12]?[0-9]))?|(\\*\\.)?([A-Za-z0-9_-]{1,63}\\.)*[A-Za-z0-9_-]{0,31}[A-Za-z][A-Za-z0-9_-]{0,31}\
      (\\.[A-Za-z0-9_-]{1,63})*)$",
 );
+/// A name with a letter, or all below it.
+const NAME_RULE: Form = form(
+    1,
+    253,
+    "^(\\*\\.)?([A-Za-z0-9_-]{1,63}\\.)*[A-Za-z0-9_-]{0,31}[A-Za-z][A-Za-z0-9_-]{0,31}\
+     (\\.[A-Za-z0-9_-]{1,63})*$",
+);
+/// None of those that belong to a connection: they begin with other letters, or have a hyphen.
+const HEADER_NAME: Form = form(1, 128, "^(X-[A-Za-z0-9-]{1,100}|[Aa]uthorization|[Aa]pi-[Kk]ey|[Cc]ookie)$");
+const HEADER_VALUE: Form = form(0, 8192, "^[ -~]*$");
 /// Absolute, without `.` and `..`, and not the system's.
 const MOUNT_PATH: Form = form(
     2,
@@ -99,10 +109,13 @@ const PARAMETERS: [(&str, Form); 16] = [
 ];
 
 /// Fields of request bodies.
-const FIELDS: [(&str, &str, Form); 61] = [
+const FIELDS: [(&str, &str, Form); 64] = [
     ("AcceptInvitationRequest", "name", line(100)),
     ("AcceptInvitationRequest", "password", PASSWORD),
     ("AddMemberRequest", "email", EMAIL),
+    ("AddedHeader", "domain", NAME_RULE),
+    ("AddedHeader", "name", HEADER_NAME),
+    ("AddedHeader", "value", HEADER_VALUE),
     ("ChangePasswordRequest", "new_password", PASSWORD),
     ("CreateApiKeyRequest", "name", line(100)),
     ("CreateByocHost", "availability_zone", line(100)),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use atoll_model::api::Page;
 use atoll_model::api::sandboxes::{
-    CreateSandboxRequest, ForkError, ForkRequest, ForkResponse, Forked, NetworkPolicy, Sandbox, SandboxEvent,
+    CreateSandboxRequest, ForkError, ForkRequest, ForkResponse, Forked, Sandbox, SandboxEvent,
     SetNetworkRequest, TimeoutRequest,
 };
 use atoll_model::{SandboxId, SandboxStatus};
@@ -187,8 +187,8 @@ pub async fn network(
     Id(id): Id<SandboxId>,
     Json(request): Json<SetNetworkRequest>,
 ) -> ApiResult<axum::Json<Sandbox>> {
-    let SetNetworkRequest { internet, allow_out, deny_out } = request;
-    let network = validate::network(internet, NetworkPolicy { allow_out, deny_out })?;
+    let (internet, policy) = request.into_policy();
+    let network = validate::network(internet, policy)?;
     Ok(axum::Json(app.sandboxes.set_network(&owner, &id, network).await?.to_api()))
 }
 

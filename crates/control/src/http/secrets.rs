@@ -39,6 +39,7 @@ impl From<SecretError> for ApiError {
                 .with_detail("used", MAX_SECRETS)
                 .with_detail("limit", MAX_SECRETS)
                 .with_retry_after(Duration::from_secs(60)),
+            SecretError::Unfit { .. } => Self::invalid("network.headers", message),
             SecretError::Db(error) => error.into(),
             error @ (SecretError::Seal { .. } | SecretError::Open { .. }) => Self::internal(error),
         }

@@ -1,7 +1,7 @@
 //! What new sandboxes of a team may reach when their request doesn't say.
 
 use atoll_model::TeamId;
-use atoll_model::api::sandboxes::{NetworkPolicy, SetNetworkRequest};
+use atoll_model::api::sandboxes::SetNetworkRequest;
 use axum::extract::State;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -20,8 +20,8 @@ pub fn routes() -> OpenApiRouter<App> {
 }
 
 fn shown(network: Option<Network>) -> SetNetworkRequest {
-    let Network { deny_egress, allow_out, deny_out, .. } = network.unwrap_or_default();
-    SetNetworkRequest { internet: Some(!deny_egress), allow_out, deny_out }
+    let Network { deny_egress, allow_out, deny_out, headers, .. } = network.unwrap_or_default();
+    SetNetworkRequest { internet: Some(!deny_egress), allow_out, deny_out, headers }
 }
 
 /// What new sandboxes of the team may reach when their request names neither `internet` nor `network`.
@@ -41,8 +41,8 @@ pub async fn put(
     Id(id): Id<TeamId>,
     Json(request): Json<SetNetworkRequest>,
 ) -> ApiResult<axum::Json<SetNetworkRequest>> {
-    let SetNetworkRequest { internet, allow_out, deny_out } = request;
-    let network = validate::network(internet, NetworkPolicy { allow_out, deny_out })?;
+    let (internet, policy) = request.into_policy();
+    let network = validate::network(internet, policy)?;
     let network = Some(network).filter(|network| *network != Network::default());
     teams::set_network(&app.db, &user.asker(), &id, network.as_ref(), app.clock.now()).await?;
     Ok(axum::Json(shown(network)))

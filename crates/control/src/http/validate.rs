@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
-use atoll_model::api::sandboxes::{CreateSandboxRequest, ForkRequest, NetworkPolicy, VolumeMount};
+use atoll_model::api::sandboxes::{AddedHeader, CreateSandboxRequest, ForkRequest, NetworkPolicy, VolumeMount};
 
 use super::error::{ApiError, ApiResult};
+use crate::secrets::headers::{Piece, pieces};
 use crate::sandboxes::{Fork, MAX_CHILDREN, Network, NewSandbox};
 use crate::volumes::Wish;
 
@@ -200,7 +201,57 @@ const MAX_RULES: usize = 128;
 pub fn network(internet: Option<bool>, policy: NetworkPolicy) -> ApiResult<Network> {
     let allow_out = rules("network.allow_out", policy.allow_out)?;
     let deny_out = rules("network.deny_out", policy.deny_out)?;
-    Ok(Network { deny_egress: !internet.unwrap_or(true), allow_out, deny_out, ..Network::default() })
+    let headers = added_headers(policy.headers)?;
+    Ok(Network { deny_egress: !internet.unwrap_or(true), allow_out, deny_out, headers, ..Network::default() })
+}
+
+/// Added to one sandbox's requests.
+const MAX_ADDED_HEADERS: usize = 64;
+const MAX_ADDED_VALUE: usize = 8192;
+/// What belongs to the connection, or says how long a body is and whom it is for.
+const NOT_ADDED: [&str; 10] = [
+    "connection",
+    "content-length",
+    "host",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "expect",
+];
+
+fn added_headers(headers: Vec<AddedHeader>) -> ApiResult<Vec<AddedHeader>> {
+    const FIELD: &str = "network.headers";
+    if headers.len() > MAX_ADDED_HEADERS {
+        return Err(ApiError::invalid(FIELD, format!("must have at most {MAX_ADDED_HEADERS} entries")));
+    }
+    for header in &headers {
+        if !is_name(&header.domain) {
+            return Err(ApiError::invalid(FIELD, "`domain` must be a name (api.example.com, *.example.com)"));
+        }
+        match header.name.parse::<http::HeaderName>() {
+            Ok(name) if NOT_ADDED.contains(&name.as_str()) => {
+                return Err(ApiError::invalid(FIELD, format!("`{name}` is not a header that can be added")));
+            }
+            Ok(_) if header.name.len() <= 128 => {}
+            _ => return Err(ApiError::invalid(FIELD, "`name` must be a header's name of 1 to 128 characters")),
+        }
+        if header.value.len() > MAX_ADDED_VALUE || http::HeaderValue::from_str(&header.value).is_err() {
+            let message = format!("`value` must have at most {MAX_ADDED_VALUE} bytes and no control characters");
+            return Err(ApiError::invalid(FIELD, message));
+        }
+        let Some(pieces) = pieces(&header.value) else {
+            return Err(ApiError::invalid(FIELD, "a secret in a `value` is written `${secrets.NAME}`"));
+        };
+        for piece in pieces {
+            if let Piece::Secret(name) = piece {
+                secret_name(FIELD, name)?;
+            }
+        }
+    }
+    Ok(headers)
 }
 
 fn rules(field: &'static str, rules: Vec<String>) -> ApiResult<Vec<String>> {

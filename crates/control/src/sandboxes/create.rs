@@ -34,6 +34,7 @@ use super::store::{self, Change};
 use super::timing::StepTimes;
 use super::turns::Turn;
 use super::{HOST_DEADLINE, MadeOf, Network, Owner, SandboxError, SandboxRecord, Sandboxes};
+use crate::secrets::headers::Filled;
 use crate::audit::{self, Entry};
 use crate::db::Text;
 use crate::fleet::{ANY_DRIVER, Demand, FleetError};
@@ -156,7 +157,8 @@ impl Sandboxes {
         for (variable, value) in self.secrets.environment(&owner.team, &new.secrets).await? {
             env.insert(variable, value.expose_secret().to_owned());
         }
-        let ground = Ground { template: &template, layers: &layers, mounts: &mounts };
+        let headers = self.secrets.fill(&owner.team, &new.network.headers).await?;
+        let ground = Ground { template: &template, layers: &layers, mounts: &mounts, headers: &headers };
         let any_driver = demand.driver == ANY_DRIVER;
         let mut placing = started;
         let (host, record) = loop {
@@ -531,6 +533,7 @@ pub(super) struct Ground<'a> {
     pub template: &'a Template,
     pub layers: &'a [LayerRow],
     pub mounts: &'a [Mount],
+    pub headers: &'a [Filled],
 }
 
 /// What a host is told to make.
@@ -556,7 +559,7 @@ pub(super) fn spec(record: &SandboxRecord, env: BTreeMap<String, String>, ground
         default_workdir: template.default_workdir.clone(),
         access_token: record.access_token.clone(),
         on_reboot: record.on_reboot.0.0.as_str().to_owned(),
-        network: record.network.to_wire().into(),
+        network: record.network.to_wire(ground.headers).into(),
         layers: layers::to_wire(ground.layers),
         volumes: volumes::to_wire(ground.mounts),
         startup: template

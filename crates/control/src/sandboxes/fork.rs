@@ -85,7 +85,8 @@ impl Sandboxes {
                 Err(error) => refused.push(Err(error)),
             }
         }
-        let ground = Ground { template: &template, layers: &chain, mounts: &mounts };
+        let headers = self.secrets.fill(&owner.team, &parent.network.headers).await?;
+        let ground = Ground { template: &template, layers: &chain, mounts: &mounts, headers: &headers };
         let (children, without_room) = self.insert_children(owner, &parent, &host, children, &ground).await?;
         refused.extend(without_room.into_iter().map(Err));
         fail::fail_point!("control::fork::after_rows");

@@ -25,7 +25,9 @@ impl Sandboxes {
             return Err(SandboxError::InvalidState { attempted: "set the network of", status: record.status() });
         }
         let host = record.host().ok_or(SandboxError::Changed { attempted: "set the network of" })?;
-        let request = SetNetworkRequest { id: id.to_string(), network: network.to_wire().into(), ..Default::default() };
+        let headers = self.secrets.fill(&owner.team, &network.headers).await?;
+        let network_now = network.to_wire(&headers).into();
+        let request = SetNetworkRequest { id: id.to_string(), network: network_now, ..Default::default() };
         let options = CallOptions::default().with_timeout(HOST_DEADLINE);
         let answer = self.fleet.host_client(host).set_network_with_options(request, options).await;
         answer.map_err(|error| FleetError::from_rpc(host, "set a sandbox's network", error))?;

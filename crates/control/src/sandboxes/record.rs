@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use atoll_model::api::sandboxes::{Mount, NetworkPolicy, Sandbox};
+use atoll_model::api::sandboxes::{AddedHeader, Mount, NetworkPolicy, Sandbox};
 use atoll_model::sandbox::OnReboot;
 use atoll_model::{HostId, OnTimeout, SandboxId, SandboxStatus, TeamId, TemplateId};
 use serde::{Deserialize, Serialize};
 use sqlx::types::Json;
 
+use crate::secrets::headers::Filled;
 use crate::db::{Millis, Text};
 use crate::templates::store::Template;
 
@@ -25,12 +26,15 @@ pub struct Network {
     pub allow_out: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deny_out: Vec<String>,
+    /// Their values as they were given, with the names of secrets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<AddedHeader>,
 }
 
 impl Network {
-    /// As hosts are told. What is no network is a name.
+    /// As hosts are told, with the secrets filled in. What is no network is a name.
     #[must_use]
-    pub fn to_wire(&self) -> atoll_rpc::atoll::host::v1::NetworkPolicy {
+    pub fn to_wire(&self, headers: &[Filled]) -> atoll_rpc::atoll::host::v1::NetworkPolicy {
         let is_name = |text: &&String| text.bytes().any(|byte| byte.is_ascii_alphabetic() || byte == b'*');
         let split = |rules: &[String]| rules.iter().cloned().partition::<Vec<_>, _>(|text| is_name(&text));
         let (allow_domains, allow_cidrs) = split(&self.allow_out);
@@ -41,6 +45,7 @@ impl Network {
             deny_cidrs,
             allow_domains,
             deny_domains,
+            headers: headers.iter().map(Filled::to_wire).collect(),
             ..Default::default()
         }
     }
@@ -191,6 +196,7 @@ impl SandboxRecord {
             network: NetworkPolicy {
                 allow_out: self.network.allow_out.clone(),
                 deny_out: self.network.deny_out.clone(),
+                headers: self.network.headers.clone(),
             },
             host_id: self.host().cloned(),
             mounts: self.mounts.0.clone(),

@@ -1,10 +1,12 @@
 //! Secrets: named values of a team that become part of sandboxes' environments, and are never read back.
 //!
 //! In the database they lie encrypted ([`cipher`]); a value is in the clear only in the request that sets it, on its way
-//! to a host (in the environment of a new sandbox, over mutual TLS), and in the sandbox. No answer, list, log or audit
+//! to a host (in the environment of a new sandbox or in a header, over mutual TLS), on the host, and in the sandbox whose
+//! environment it is in. No answer, list, log or audit
 //! entry has one. Who may use a name is who may make sandboxes for the team.
 
 pub mod cipher;
+pub mod headers;
 pub mod store;
 #[cfg(test)]
 mod tests;
@@ -42,6 +44,8 @@ pub enum SecretError {
     Seal { name: String },
     #[error("the secret `{name}` could not be read: {source}")]
     Open { name: String, source: OpenError },
+    #[error("a secret in the header `{header}` has what no header may have: line breaks, for instance")]
+    Unfit { header: String },
     #[error(transparent)]
     Db(#[from] DbError),
 }

@@ -81,6 +81,7 @@ fn become_another(guest: &Guest, start: &Beginning) -> io::Result<()> {
     root::etc(start).during("writing the names of this sandbox")?;
     identity::cover_boot_id().during("covering the id of this boot")?;
     guest.become_another(config);
+    crate::trust::begin(guest);
     Ok(())
 }
 

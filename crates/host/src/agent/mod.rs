@@ -31,6 +31,6 @@ mod service;
 #[cfg(test)]
 mod tests;
 mod tombstone;
-mod trust;
+pub(crate) mod trust;
 mod tunnel;
 mod volume_files;

@@ -134,9 +134,22 @@ fn verifier_for(
         .context("building a verifier from the CA")
 }
 
+/// For servers out there, whom nobody here has met before: judged by the machine's roots. The protocol is the caller's.
+#[must_use]
+pub fn public_client_config() -> ClientConfig {
+    let builder = ClientConfig::builder_with_provider(provider());
+    // The provider has both versions that there are.
+    let builder = builder.with_safe_default_protocol_versions().expect("ring speaks TLS 1.2 and 1.3");
+    builder.with_root_certificates(system_roots()).with_no_client_auth()
+}
+
 /// `ATOLL_CA_FILE`, else `SSL_CERT_FILE`, else the machine's store, as everywhere in Atoll. `None` where there are no
 /// roots: then only the pinned CA counts.
 fn system_verifier(provider: &Arc<CryptoProvider>) -> Option<Arc<WebPkiServerVerifier>> {
+    WebPkiServerVerifier::builder_with_provider(Arc::new(system_roots()), provider.clone()).build().ok()
+}
+
+fn system_roots() -> RootCertStore {
     let mut store = RootCertStore::empty();
     match std::env::var_os(CA_FILE) {
         Some(path) => match CertificateDer::pem_file_iter(&path) {
@@ -145,7 +158,7 @@ fn system_verifier(provider: &Arc<CryptoProvider>) -> Option<Arc<WebPkiServerVer
         },
         None => drop(store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs)),
     }
-    WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider.clone()).build().ok()
+    store
 }
 
 #[derive(Debug)]

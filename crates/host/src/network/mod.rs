@@ -3,10 +3,13 @@
 //! Neighbours: [`crate::slots`] says which address, link name and interface group a sandbox has; the driver makes the
 //! namespace and passes it to [`Network::attach`]. What a sandbox may reach is decided by the table alone ([`rules`],
 //! docs/network.md), which is loaded once and holds no rule per sandbox. Names are resolved by a forwarder on the
-//! gateway address of each block ([`dns`]). Nothing here ever reads what a sandbox sends, but for its DNS questions.
+//! gateway address of each block ([`dns`]). What a sandbox sends is read in two places only: its questions for names, and
+//! its requests to names that its policy has headers added for ([`egress`]).
 
+mod admission;
 mod cidr;
 mod dns;
+mod egress;
 mod link;
 mod nfnetlink;
 mod policy;
@@ -27,7 +30,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 
 pub use cidr::{Ipv4Cidr, NotACidr};
-pub use policy::Policy;
+pub use policy::{AddedHeader, Policy};
 pub use tap::Tap;
 
 use crate::instance::Instance;
@@ -83,6 +86,7 @@ pub struct Network {
     /// The rules that the table has of single sandboxes.
     policies: Mutex<HashMap<Ipv4Addr, Policy>>,
     dns: dns::Forwarder,
+    egress: egress::Proxy,
 }
 
 impl Network {
@@ -105,18 +109,21 @@ impl Network {
         };
         let denied: Vec<_> = of(|policy| policy.closed).map(|(address, _)| address).collect();
         let ruled: Vec<_> = of(Policy::has_rules).collect();
+        let proxied: Vec<_> = of(|policy| !policy.headers.is_empty()).collect();
         sysctl::enable_forwarding()?;
         sysctl::enlarge_connection_table();
         let mut connection = Connection::open()?;
+        let dns = dns::Forwarder::new(config.resolv_conf.clone(), instance.name('_'));
         let network = Self {
+            egress: egress::Proxy::new(instance.data_dir(), &config, dns.resolver()),
             table: instance.name('_'),
             group: slots.group(),
             mtu: uplink::mtu(&mut connection)?,
             spare: Mutex::new(vec![connection]),
             gateways: RwLock::default(),
             denied: Mutex::new(denied.iter().copied().collect()),
-            policies: Mutex::new(ruled.iter().cloned().collect()),
-            dns: dns::Forwarder::new(config.resolv_conf.clone(), instance.name('_')),
+            policies: Mutex::new(ruled.iter().chain(&proxied).cloned().collect()),
+            dns,
         };
         let claimed = slots.blocks();
         let in_use = slots.in_use();
@@ -137,7 +144,8 @@ impl Network {
             networks: &networks,
         }
         .load()?;
-        for (address, policy) in ruled {
+        for (address, policy) in ruled.into_iter().chain(proxied) {
+            network.egress.set_policy(address, &policy);
             network.dns.set_policy(address, policy);
         }
         network.adopt(&in_use)?;
@@ -194,10 +202,12 @@ impl Network {
         {
             let mut policies = self.policies.lock().unwrap_or_else(PoisonError::into_inner);
             let old = policies.get(&slot.address()).cloned().unwrap_or_default();
-            if old != *policy && (old.has_rules() || policy.has_rules()) {
+            let says = |policy: &Policy| policy.has_rules() || !policy.headers.is_empty();
+            if old != *policy && (says(&old) || says(policy)) {
                 rules::change(&self.table, slot.address(), &old, policy)?;
                 self.dns.set_policy(slot.address(), policy.clone());
-                if policy.has_rules() {
+                self.egress.set_policy(slot.address(), policy);
+                if says(policy) {
                     policies.insert(slot.address(), policy.clone());
                 } else {
                     policies.remove(&slot.address());
@@ -205,6 +215,15 @@ impl Network {
             }
         }
         self.set_egress_denied(slot, policy.closed)
+    }
+
+    /// The certificate that a sandbox must trust for headers to be added to its requests, in PEM. Blocks for the disk the
+    /// first time.
+    ///
+    /// # Errors
+    /// When it can't be read or made.
+    pub fn egress_authority(&self) -> io::Result<String> {
+        self.egress.authority()
     }
 
     /// Removes what is left of a sandbox: its link, its policy, its connections. Does nothing where nothing is. To be
@@ -258,6 +277,7 @@ impl Network {
     /// When the kernel refuses.
     pub async fn shutdown(&self, sandboxes_left: bool) -> io::Result<()> {
         self.dns.stop().await;
+        self.egress.stop().await;
         if sandboxes_left {
             return Ok(());
         }
@@ -299,6 +319,7 @@ impl Network {
             }
         })?;
         self.dns.listen(gateway);
+        self.egress.listen(gateway);
         gateways.insert(gateway);
         Ok(())
     }

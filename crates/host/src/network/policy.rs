@@ -5,6 +5,7 @@
 //! answer may be kept. With every address denied, names that are not allowed are refused too, so that questions can't
 //! carry anything out. Nothing here opens what the table keeps closed to all sandboxes (private and special networks).
 
+use std::fmt;
 use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,25 @@ pub struct Policy {
     /// Lower case; `*.example.com` for all names below it.
     pub allow_names: Vec<String>,
     pub deny_names: Vec<String>,
+    /// What the egress proxy adds to requests.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<AddedHeader>,
+}
+
+/// A header that requests to a name get on their way out. The sandbox never sees it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddedHeader {
+    /// Lower case; `*.example.com` for all names below it.
+    pub domain: String,
+    pub name: String,
+    pub value: String,
+}
+
+/// Without the value.
+impl fmt::Debug for AddedHeader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AddedHeader").field("domain", &self.domain).field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 /// What becomes of a question.
@@ -31,6 +51,8 @@ pub(super) enum Ruling {
     Admit,
     /// As if there were no policy.
     Pass,
+    /// It is not denied, and the egress proxy's.
+    Proxy,
 }
 
 impl Policy {
@@ -46,10 +68,29 @@ impl Policy {
 
     /// Whether names are judged at all.
     pub(super) fn judges_names(&self) -> bool {
+        self.restricts_names() || !self.headers.is_empty()
+    }
+
+    /// Whether there may be names that are refused.
+    pub(super) fn restricts_names(&self) -> bool {
         self.has_names() || self.denies_everything()
     }
 
-    /// Judges a name in lower case, without its final dot.
+    /// What requests to this name get.
+    pub(super) fn headers_for<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a AddedHeader> {
+        self.headers.iter().filter(move |header| covers(&header.domain, name))
+    }
+
+    /// What becomes of the question for a name in lower case, without its final dot.
+    pub(super) fn judge_question(&self, name: &str) -> Ruling {
+        match self.judge(name) {
+            Ruling::Refuse => Ruling::Refuse,
+            _ if self.headers_for(name).next().is_some() => Ruling::Proxy,
+            ruling => ruling,
+        }
+    }
+
+    /// Whether a name in lower case, without its final dot, may be reached.
     pub(super) fn judge(&self, name: &str) -> Ruling {
         let matches = |rules: &[String]| rules.iter().any(|rule| covers(rule, name));
         if matches(&self.allow_names) {

@@ -8,6 +8,7 @@ use std::io::{self, Write};
 use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
 
+use super::egress::{PLAIN_PORT, TLS_PORT};
 use super::{Ipv4Cidr, NetworkConfig, Policy};
 
 /// Where no sandbox goes unless the operator allows it: what is private, local, special or reserved. (RFC 6890 and
@@ -40,6 +41,11 @@ pub(super) struct Rules<'a> {
     pub networks: &'a [String],
 }
 
+/// Whether the address is closed to all sandboxes that the operator has not opened it to.
+pub(super) fn is_closed(address: Ipv4Addr) -> bool {
+    CLOSED.iter().any(|network| network.parse::<Ipv4Cidr>().is_ok_and(|network| network.contains(address)))
+}
+
 fn set(name: &str, kind: &str, elements: &[String]) -> String {
     let elements =
         if elements.is_empty() { String::new() } else { format!("elements = {{ {} }};", elements.join(", ")) };
@@ -60,9 +66,28 @@ fn rules(policies: &[(Ipv4Addr, Policy)], allowed: bool) -> Vec<String> {
 }
 
 /// What is beyond the rate is dropped, and TCP slows down to it.
-fn bandwidth(group: u32, rate: u64) -> String {
+fn limit(rate: u64) -> String {
     // A quarter of a second at once, and a few of the largest packets at least.
-    let limit = format!("limit rate over {} bytes/second burst {} bytes", rate.max(1), (rate / 4).max(256 << 10));
+    format!("limit rate over {} bytes/second burst {} bytes", rate.max(1), (rate / 4).max(256 << 10))
+}
+
+/// The same bound for what goes by way of the egress proxy: the rule on the way in, and the chain for the way back.
+fn proxied(group: u32, rate: u64) -> (String, String) {
+    let limit = limit(rate);
+    let there =
+        format!("    iifgroup {group:#x} tcp dport {TLS_PORT} update @sent {{ ip saddr {limit} }} drop\n");
+    let back = format!(
+        "  chain output {{
+    type filter hook output priority filter; policy accept;
+    oifgroup {group:#x} tcp sport {TLS_PORT} update @received {{ ip daddr {limit} }} drop
+  }}
+"
+    );
+    (there, back)
+}
+
+fn bandwidth(group: u32, rate: u64) -> String {
+    let limit = limit(rate);
     format!(
         "    iifgroup {group:#x} update @sent {{ ip saddr {limit} }} drop
     oifgroup {group:#x} update @received {{ ip daddr {limit} }} drop
@@ -110,6 +135,7 @@ impl Rules<'_> {
         .concat();
         let most = config.max_connections.max(1);
         let bandwidth = config.max_bandwidth.map(|rate| bandwidth(*group, rate)).unwrap_or_default();
+        let (proxying, proxied) = config.max_bandwidth.map(|rate| proxied(*group, rate)).unwrap_or_default();
         let marker = marker(*group);
         format!(
             "{}table inet {table} {{
@@ -163,16 +189,22 @@ impl Rules<'_> {
   }}
   chain to_host {{
     ip daddr @gateways meta l4proto {{ tcp, udp }} th dport 53 goto names
+    ip daddr @gateways tcp dport {{ {TLS_PORT}, {PLAIN_PORT} }} goto names
     ct state established accept
     ct state related icmp type {{ destination-unreachable, time-exceeded, parameter-problem }} accept
     goto refuse
   }}
   chain input {{
     type filter hook input priority filter; policy accept;
-    iifgroup {group:#x} goto to_host
+{proxying}    iifgroup {group:#x} goto to_host
     iif != \"lo\" ip daddr @gateways drop
   }}
-  chain postrouting {{
+  chain prerouting {{
+    type nat hook prerouting priority dstnat; policy accept;
+    iifgroup {group:#x} ip daddr @gateways tcp dport 443 dnat ip to :{TLS_PORT}
+    iifgroup {group:#x} ip daddr @gateways tcp dport 80 dnat ip to :{PLAIN_PORT}
+  }}
+{proxied}  chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept;
     oifgroup != {group:#x} ip saddr & 255.255.255.0 @gateways masquerade
   }}

@@ -178,6 +178,10 @@ impl Owner {
             machine.set_policy(slot, &policy).await?;
             steps.done("egress");
         }
+        let authority = match policy.headers.is_empty() {
+            true => None,
+            false => Some(machine.egress_authority().await?),
+        };
         let socket_path = shared.records.directory_of(&id).join("guest.sock");
         let launch = LaunchSpec {
             id: id.clone(),
@@ -195,7 +199,7 @@ impl Owner {
             memory_bytes: spec.memory_bytes,
             pids_max: PIDS_MAX,
             hostname: spec.hostname.clone(),
-            guest_config: guest_config(&id, self, secrets),
+            guest_config: guest_config(&id, self, secrets, authority.as_deref()),
             socket_path,
         };
         let life =
@@ -318,7 +322,7 @@ fn steps_in_words(steps: &Steps) -> String {
 }
 
 /// What the guest agent is told.
-fn guest_config(id: &SandboxId, owner: &Owner, secrets: &Secrets) -> serde_json::Value {
+fn guest_config(id: &SandboxId, owner: &Owner, secrets: &Secrets, authority: Option<&str>) -> serde_json::Value {
     let spec = &owner.record.spec;
     serde_json::json!({
         "sandbox_id": id.dns_label(),
@@ -331,5 +335,6 @@ fn guest_config(id: &SandboxId, owner: &Owner, secrets: &Secrets) -> serde_json:
         "vcpus": spec.vcpus,
         "memory_bytes": spec.memory_bytes,
         "startup": spec.startup,
+        "authority": authority,
     })
 }

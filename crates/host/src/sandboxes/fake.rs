@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -27,6 +27,8 @@ struct State {
     next: u8,
     slots: BTreeSet<Slot>,
     volumes: BTreeSet<SandboxId>,
+    /// Authorities that guests were told of.
+    trusted: Vec<String>,
     layers: BTreeSet<LayerId>,
     links: BTreeSet<Slot>,
     cgroups: BTreeMap<SandboxId, Cgroup>,
@@ -240,6 +242,15 @@ impl Machine for FakeDriver {
 
     async fn set_policy(&self, _: Slot, _: &Policy) -> Result<(), MachineError> {
         self.step("egress")
+    }
+
+    async fn egress_authority(&self) -> Result<String, MachineError> {
+        Ok("an authority".to_owned())
+    }
+
+    async fn trust(&self, _: &Path, authority: &str) -> Result<(), MachineError> {
+        self.state().trusted.push(authority.to_owned());
+        self.step("trust")
     }
 
     async fn snapshot(&self, id: &SandboxId, layer: &LayerId, _memory: bool) -> Result<bool, MachineError> {

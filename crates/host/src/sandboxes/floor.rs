@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -145,6 +145,18 @@ impl Machine for Floor {
             .await
             .map_err(lost)?
             .map_err(|error| MachineError::Failed(format!("setting what the sandbox may reach: {error}")))
+    }
+
+    async fn egress_authority(&self) -> Result<String, MachineError> {
+        let network = self.network.clone();
+        let pem = tokio::task::spawn_blocking(move || network.egress_authority()).await.map_err(lost)?;
+        pem.map_err(|error| MachineError::Failed(format!("the authority of the egress proxy: {error}")))
+    }
+
+    async fn trust(&self, socket: &Path, authority: &str) -> Result<(), MachineError> {
+        super::guest::trust(socket, authority)
+            .await
+            .map_err(|error| MachineError::Failed(format!("having the guest trust the egress proxy: {error:#}")))
     }
 
     async fn snapshot(&self, id: &SandboxId, layer: &LayerId, memory: bool) -> Result<bool, MachineError> {

@@ -43,7 +43,22 @@ impl Owner {
             self.save();
             return Err(error.into());
         }
+        self.teach_trust().await;
         Ok(self.answer(Kept::Memory))
+    }
+
+    /// A guest whose requests get headers must trust the proxy that adds them. One that stands still learns of it when it
+    /// goes on; one that won't listen does without.
+    pub(super) async fn teach_trust(&self) {
+        if self.record.state != State::Running || self.record.spec.policy.headers.is_empty() {
+            return;
+        }
+        let (machine, id) = (&self.shared.machine, &self.record.id);
+        let socket = self.shared.records.directory_of(id).join("guest.sock");
+        let taught = async { machine.trust(&socket, &machine.egress_authority().await?).await };
+        if let Err(error) = taught.await {
+            tracing::warn!(sandbox = %id, %error, "requests that headers are added to will fail in this sandbox");
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::any::Any;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -87,6 +87,12 @@ pub trait Machine: Send + Sync + 'static {
     async fn image(&self, digest: &str) -> Result<ImageLease, MachineError>;
 
     async fn set_policy(&self, slot: Slot, policy: &Policy) -> Result<(), MachineError>;
+
+    /// The certificate, in PEM, that a sandbox must trust for headers to be added to its requests.
+    async fn egress_authority(&self) -> Result<String, MachineError>;
+
+    /// Has a running sandbox trust it.
+    async fn trust(&self, socket: &Path, authority: &str) -> Result<(), MachineError>;
 
     /// Keeps what the sandbox has written so far as a layer, and with `memory` what its processes are, where the driver can
     /// do that: whether it was. Success also when the layer is there already.

@@ -15,6 +15,7 @@ pub mod fake;
 pub mod floor;
 mod generation;
 mod graves;
+mod guest;
 mod layers;
 pub mod machine;
 mod owner;

@@ -132,6 +132,7 @@ impl Owner {
             Ok(steps) => {
                 failpoint!("agent.resume.before_record");
                 self.set_state(State::Running, "");
+                self.teach_trust().await;
                 Ok(Answer { steps, ..self.answer(kept) })
             }
             Err(error) => {

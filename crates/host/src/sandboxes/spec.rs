@@ -7,12 +7,13 @@ use std::collections::BTreeMap;
 use atoll_model::sandbox::OnReboot;
 use atoll_model::{LayerId, VolumeId};
 use atoll_rpc::atoll::host::v1 as wire;
+use http::{HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::error::OrderError;
 use crate::driver::Kind;
-use crate::network::{Ipv4Cidr, Policy};
+use crate::network::{AddedHeader, Ipv4Cidr, Policy};
 use crate::zygote::{MAX_LOWERS, MAX_VOLUMES};
 
 pub const DRIVER_CONTAINER: &str = "container";
@@ -31,6 +32,8 @@ const MAX_LABELS: usize = 256;
 const MAX_TEXT: usize = 4096;
 const MAX_COMMAND: usize = 64 << 10;
 const MAX_RULES: usize = 128;
+/// Bytes of an added header's value.
+const MAX_HEADER: usize = 64 << 10;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spec {
@@ -235,7 +238,21 @@ pub fn policy(network: wire::NetworkPolicy) -> Result<Policy, OrderError> {
         deny: networks("network.deny_cidrs", &network.deny_cidrs)?,
         allow_names: names("network.allow_domains", network.allow_domains)?,
         deny_names: names("network.deny_domains", network.deny_domains)?,
+        headers: headers(network.headers)?,
     })
+}
+
+fn headers(headers: Vec<wire::AddedHeader>) -> Result<Vec<AddedHeader>, OrderError> {
+    const FIELD: &str = "network.headers";
+    require(FIELD, headers.len() <= MAX_RULES, "must be 128 at most")?;
+    let domains = names(FIELD, headers.iter().map(|header| header.domain.clone()).collect())?;
+    let parse = |(header, domain): (wire::AddedHeader, String)| {
+        require(FIELD, header.name.parse::<HeaderName>().is_ok(), "each must have a header's name")?;
+        require(FIELD, HeaderValue::from_str(&header.value).is_ok(), "each must have a header's value")?;
+        require(FIELD, header.value.len() <= MAX_HEADER, "each must have 64 KiB at most")?;
+        Ok(AddedHeader { domain, name: header.name, value: header.value })
+    };
+    headers.into_iter().zip(domains).map(parse).collect()
 }
 
 fn networks(field: &'static str, texts: &[String]) -> Result<Vec<Ipv4Cidr>, OrderError> {

@@ -106,12 +106,31 @@ pub struct NetworkPolicy {
     /// At most 128.
     #[cfg_attr(feature = "openapi", schema(max_items = 128))]
     pub deny_out: Vec<String>,
+    /// What requests get on their way out, the last word for each name; at most 64.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(max_items = 64))]
+    pub headers: Vec<AddedHeader>,
+}
+
+/// A header that the host adds to requests that a sandbox sends over HTTPS (port 443) to a name, in place of what the
+/// sandbox has sent under the same header's name. `${secrets.NAME}` in the value stands for the team's secret of that name,
+/// which the sandbox never sees. It opens nothing: the name must be one that the sandbox may reach.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct AddedHeader {
+    /// `api.example.com`, or `*.example.com` for all names below it.
+    pub domain: String,
+    /// `Authorization`.
+    pub name: String,
+    /// `Bearer ${secrets.example}`.
+    pub value: String,
 }
 
 impl NetworkPolicy {
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.allow_out.is_empty() && self.deny_out.is_empty()
+        self.allow_out.is_empty() && self.deny_out.is_empty() && self.headers.is_empty()
     }
 }
 
@@ -127,6 +146,18 @@ pub struct SetNetworkRequest {
     pub allow_out: Vec<String>,
     #[cfg_attr(feature = "openapi", schema(max_items = 128))]
     pub deny_out: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(max_items = 64))]
+    pub headers: Vec<AddedHeader>,
+}
+
+impl SetNetworkRequest {
+    /// The policy in it, apart from whether there is any network.
+    #[must_use]
+    pub fn into_policy(self) -> (Option<bool>, NetworkPolicy) {
+        let Self { internet, allow_out, deny_out, headers } = self;
+        (internet, NetworkPolicy { allow_out, deny_out, headers })
+    }
 }
 
 /// Children that start from the files that a sandbox has now.

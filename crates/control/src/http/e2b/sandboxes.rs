@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use atoll_model::api::sandboxes::{CreateSandboxRequest, Mount, NetworkPolicy, VolumeMount};
+use atoll_model::api::sandboxes::{AddedHeader, CreateSandboxRequest, Mount, NetworkPolicy, VolumeMount};
 use atoll_model::{OnTimeout, SandboxStatus};
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
@@ -112,17 +112,45 @@ fn policy(network: &wire::Network) -> ApiResult<NetworkPolicy> {
         ("network.egressProxy", network.egress_proxy.as_ref().is_some_and(|proxy| !proxy.is_null())),
         ("network.maskRequestHost", network.mask_request_host.as_ref().is_some_and(|host| !host.is_empty())),
         ("network.httpsPorts", network.https_ports.as_ref().is_some_and(|ports| !ports.is_empty())),
-        (
-            "network.rules",
-            network.rules.as_ref().is_some_and(|rules| rules.as_object().is_some_and(|it| !it.is_empty())),
-        ),
     ];
     if let Some((field, _)) = absent.into_iter().find(|(_, asked_for)| *asked_for) {
         return Err(ApiError::invalid(field, format!("`{field}` can't be had here")));
     }
     let list = |rules: &Option<Vec<String>>| rules.clone().unwrap_or_default();
-    Ok(NetworkPolicy { allow_out: list(&network.allow_out), deny_out: list(&network.deny_out) })
+    let headers = added(network.rules.clone().unwrap_or_default())?;
+    Ok(NetworkPolicy { allow_out: list(&network.allow_out), deny_out: list(&network.deny_out), headers })
 }
+
+/// The rules for names, in our words.
+fn added(rules: BTreeMap<String, Vec<wire::Rule>>) -> ApiResult<Vec<AddedHeader>> {
+    let mut added = Vec::new();
+    for (domain, rules) in rules {
+        let headers = rules.into_iter().filter_map(|rule| rule.transform?.headers).flatten();
+        for (name, value) in headers {
+            if value.contains(IDENTITY) {
+                return Err(ApiError::invalid("network.rules", "workload identities are not issued here"));
+            }
+            let value = value.replace(secrets::BEFORE, OWN_SECRET);
+            added.push(AddedHeader { domain: domain.clone(), name, value });
+        }
+    }
+    Ok(added)
+}
+
+/// Such headers as rules.
+fn as_rules(headers: &[AddedHeader]) -> BTreeMap<String, Vec<wire::Rule>> {
+    let mut rules: BTreeMap<String, Vec<wire::Rule>> = BTreeMap::new();
+    for header in headers {
+        let value = header.value.replace(OWN_SECRET, secrets::BEFORE);
+        let headers = Some(BTreeMap::from([(header.name.clone(), value)]));
+        rules.entry(header.domain.clone()).or_default().push(wire::Rule { transform: Some(wire::Transform { headers }) });
+    }
+    rules
+}
+
+/// How a secret's name begins in a header.
+const OWN_SECRET: &str = "${secrets.";
+const IDENTITY: &str = "${e2b.identity.";
 
 /// A number of seconds from now.
 fn lifetime(seconds: i64, least: i64) -> ApiResult<i64> {
@@ -223,6 +251,7 @@ pub async fn get(State(app): State<App>, named: Named, domain: Domain) -> ApiRes
             allow_public_traffic: Some(record.network.public),
             allow_out: Some(record.network.allow_out.clone()),
             deny_out: Some(record.network.deny_out.clone()),
+            rules: Some(as_rules(&record.network.headers)).filter(|rules| !rules.is_empty()),
             ..wire::Network::default()
         },
         pause_mode: if found.keep() == Keep::Files { "filesystem" } else { "full" },

@@ -22,7 +22,7 @@ use crate::secrets::store::{self, SecretRow};
 const LIMIT: usize = 100;
 const NEXT: HeaderName = HeaderName::from_static("x-next-token");
 /// What SDKs write around a secret's name.
-const BEFORE: &str = "${e2b.secrets.";
+pub const BEFORE: &str = "${e2b.secrets.";
 const AFTER: &str = "}";
 
 /// Never printed: it has a value.

@@ -61,10 +61,25 @@ pub struct Network {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub https_ports: Option<Vec<u16>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub rules: Option<Value>,
+    pub rules: Option<BTreeMap<String, Vec<Rule>>>,
     /// Only in an update.
     #[serde(rename = "allow_internet_access", skip_serializing)]
     pub allow_internet_access: Option<bool>,
+}
+
+/// What requests to a name get on their way out.
+#[derive(Debug, Default, Clone, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Rule {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transform: Option<Transform>,
+}
+
+#[derive(Debug, Default, Clone, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Transform {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub headers: Option<BTreeMap<String, String>>,
 }
 
 /// The body of several small requests.

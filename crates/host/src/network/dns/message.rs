@@ -115,6 +115,40 @@ fn skip_name(message: &[u8], mut at: usize) -> Option<usize> {
     }
 }
 
+/// A question for the IPv4 addresses of a name. Nothing when it can't be one.
+pub(super) fn asking_for(name: &str) -> Option<Vec<u8>> {
+    const RECURSION_WANTED: u8 = 1;
+    let mut message = vec![0, 0, RECURSION_WANTED, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    message[..2].copy_from_slice(&rand::random::<[u8; 2]>());
+    for label in name.split('.') {
+        message.push(u8::try_from(label.len()).ok().filter(|length| (1..=63).contains(length))?);
+        message.extend(label.bytes());
+    }
+    message.extend([0, 0, 1, 0, 1]);
+    is_question(&message).then_some(message)
+}
+
+/// Whether the answer did not fit.
+pub(super) fn is_cut(answer: &[u8]) -> bool {
+    answer.get(2).is_some_and(|flags| flags & 2 != 0)
+}
+
+/// The address in answer to a question for IPv4 addresses; to any other question about the name, that there is nothing.
+pub(super) fn pointing_to(asked: &[u8], address: Ipv4Addr) -> Option<Vec<u8>> {
+    const SECONDS: [u8; 4] = 60_u32.to_be_bytes();
+    let mut answer = failure(asked)?;
+    answer[3] &= 0xf0;
+    if question(asked)?.ends_with(&[0, 1, 0, 1]) {
+        answer[7] = 1;
+        // The name is the one in the question; type A, class IN.
+        answer.extend([0xc0, HEADER as u8, 0, 1, 0, 1]);
+        answer.extend(SECONDS);
+        answer.extend([0, 4]);
+        answer.extend(address.octets());
+    }
+    Some(answer)
+}
+
 /// "Refused" in answer to the question.
 pub(super) fn refusal(asked: &[u8]) -> Option<Vec<u8>> {
     const REFUSED: u8 = 5;
@@ -144,6 +178,30 @@ mod tests {
     /// `example.org`, type A, class IN, recursion wanted.
     fn asked() -> Vec<u8> {
         [&[7, 8, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0][..], b"\x07example\x03org\x00", &[0, 1, 0, 1]].concat()
+    }
+
+    #[test]
+    fn a_name_can_be_answered_with_an_address_of_ours() {
+        let address = Ipv4Addr::new(198, 18, 0, 1);
+        let answer = pointing_to(&asked(), address).unwrap();
+        assert!(answers(&asked(), &answer));
+        assert_eq!(addresses(&answer, 4), [(address, 60)]);
+        let mut aaaa = asked();
+        let at = aaaa.len() - 3;
+        aaaa[at] = 28;
+        let answer = pointing_to(&aaaa, address).unwrap();
+        assert!(answers(&aaaa, &answer) && addresses(&answer, 4).is_empty());
+        assert_eq!(answer[3] & 0xf, 0, "the name exists");
+    }
+
+    #[test]
+    fn a_question_of_our_own_is_one() {
+        let question = asking_for("example.org").unwrap();
+        assert_eq!(question[2..], asked()[2..]);
+        assert_eq!(name(&question).as_deref(), Some("example.org"));
+        for bad in ["", "a..b", ".", &"x".repeat(64), &"abc.".repeat(80)] {
+            assert!(asking_for(bad).is_none(), "{bad}");
+        }
     }
 
     #[test]

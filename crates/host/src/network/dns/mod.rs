@@ -19,14 +19,14 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::admission::Admission;
 use super::nfnetlink;
 use super::policy::{Policy, Ruling};
 use learned::Learned;
-use upstream::Upstreams;
+pub(super) use upstream::Upstreams;
 
 const PORT: u16 = 53;
 /// The longest question; real ones have a few dozen bytes.
@@ -40,53 +40,9 @@ const TCP_IDLE: Duration = Duration::from_secs(10);
 /// Between two tries to bind an address that a former agent still holds.
 const REBIND: Duration = Duration::from_millis(200);
 
-/// Bounds what is in flight for each sandbox, and for all.
-#[derive(Debug)]
-struct Admission {
-    total: Arc<Semaphore>,
-    each: u32,
-    sources: Mutex<HashMap<Ipv4Addr, u32>>,
-}
-
-/// A place in the queue; given back when dropped.
-struct Admitted {
-    admission: Arc<Admission>,
-    source: Ipv4Addr,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Admission {
-    fn new(total: usize, each: u32) -> Arc<Self> {
-        Arc::new(Self { total: Arc::new(Semaphore::new(total)), each, sources: Mutex::default() })
-    }
-
-    fn admit(self: &Arc<Self>, source: Ipv4Addr) -> Option<Admitted> {
-        let permit = Arc::clone(&self.total).try_acquire_owned().ok()?;
-        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = sources.entry(source).or_insert(0);
-        if *count >= self.each {
-            return None;
-        }
-        *count += 1;
-        Some(Admitted { admission: Arc::clone(self), source, _permit: permit })
-    }
-}
-
-impl Drop for Admitted {
-    fn drop(&mut self) {
-        let mut sources = self.admission.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = sources.get_mut(&self.source) {
-            *count -= 1;
-            if *count == 0 {
-                sources.remove(&self.source);
-            }
-        }
-    }
-}
-
 #[derive(Debug)]
 struct Shared {
-    upstreams: Upstreams,
+    upstreams: Arc<Upstreams>,
     /// The nft table whose set `learned` the addresses of admitted names go to.
     table: String,
     /// Of sandboxes that have rules about names.
@@ -113,11 +69,16 @@ impl Forwarder {
             table,
             policies: Mutex::default(),
             learned: Mutex::default(),
-            upstreams: Upstreams::new(resolv_conf),
+            upstreams: Arc::new(Upstreams::new(resolv_conf)),
             udp: Admission::new(UDP_TOTAL, UDP_EACH),
             tcp: Admission::new(TCP_TOTAL, TCP_EACH),
         };
         Self { shared: Arc::new(shared), runtime: Handle::current(), tasks: Mutex::default() }
+    }
+
+    /// The host's resolvers.
+    pub fn resolver(&self) -> Arc<Upstreams> {
+        self.shared.upstreams.clone()
     }
 
     /// Judges the sandbox's names by this from now on. What an earlier policy's names have opened is closed. Blocks for the
@@ -174,8 +135,9 @@ impl Shared {
         let policy = self.policies.lock().unwrap_or_else(PoisonError::into_inner).get(&source).cloned();
         match (policy, message::name(question)) {
             (None, _) => Ruling::Pass,
-            (Some(policy), Some(name)) => policy.judge(&name),
-            (Some(_), None) => Ruling::Refuse,
+            (Some(policy), Some(name)) => policy.judge_question(&name),
+            (Some(policy), None) if policy.restricts_names() => Ruling::Refuse,
+            (Some(_), None) => Ruling::Pass,
         }
     }
 
@@ -230,7 +192,7 @@ async fn serve(gateway: Ipv4Addr, mut bound: io::Result<Sockets>, shared: Arc<Sh
 }
 
 /// The sandbox that asks, if it is one: an address of the gateway's block, but not the gateway's own.
-fn sandbox(gateway: Ipv4Addr, source: SocketAddr) -> Option<Ipv4Addr> {
+pub(super) fn block_of(gateway: Ipv4Addr, source: SocketAddr) -> Option<Ipv4Addr> {
     let IpAddr::V4(address) = source.ip() else { return None };
     let same_block = address.octets()[..3] == gateway.octets()[..3];
     (same_block && address != gateway).then_some(address)
@@ -244,7 +206,7 @@ async fn serve_udp(gateway: Ipv4Addr, socket: Arc<UdpSocket>, shared: &Arc<Share
             tokio::time::sleep(Duration::from_millis(1)).await;
             continue;
         };
-        let Some(address) = sandbox(gateway, source) else { continue };
+        let Some(address) = block_of(gateway, source) else { continue };
         if length > MAX_QUESTION || !message::is_question(&buffer[..length]) {
             continue;
         }
@@ -254,6 +216,7 @@ async fn serve_udp(gateway: Ipv4Addr, socket: Arc<UdpSocket>, shared: &Arc<Share
         tokio::spawn(async move {
             let answer = match shared.judge(address, &question) {
                 Ruling::Refuse => message::refusal(&question),
+                Ruling::Proxy => message::pointing_to(&question, gateway),
                 ruling => {
                     let answer = shared.upstreams.ask_udp(&question).await;
                     shared.learn(address, ruling, &question, answer.as_deref()).await;
@@ -275,18 +238,18 @@ async fn serve_tcp(gateway: Ipv4Addr, listener: TcpListener, shared: &Arc<Shared
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
-        let Some(address) = sandbox(gateway, source) else { continue };
+        let Some(address) = block_of(gateway, source) else { continue };
         let Some(admitted) = shared.tcp.admit(address) else { continue };
         let shared = Arc::clone(shared);
         tokio::spawn(async move {
             // It ends when the sandbox has had enough, or has been silent for too long: no error of ours.
-            let _ = converse(stream, address, &shared).await;
+            let _ = converse(stream, gateway, address, &shared).await;
             drop(admitted);
         });
     }
 }
 
-async fn converse(mut stream: TcpStream, source: Ipv4Addr, shared: &Arc<Shared>) -> io::Result<()> {
+async fn converse(mut stream: TcpStream, gateway: Ipv4Addr, source: Ipv4Addr, shared: &Arc<Shared>) -> io::Result<()> {
     loop {
         let length = usize::from(timeout(TCP_IDLE, stream.read_u16()).await??);
         if length > MAX_QUESTION {
@@ -299,6 +262,7 @@ async fn converse(mut stream: TcpStream, source: Ipv4Addr, shared: &Arc<Shared>)
         }
         let answer = match shared.judge(source, &question) {
             Ruling::Refuse => message::refusal(&question),
+            Ruling::Proxy => message::pointing_to(&question, gateway),
             ruling => {
                 let answer = shared.upstreams.ask_tcp(&question).await;
                 shared.learn(source, ruling, &question, answer.as_deref()).await;

@@ -66,6 +66,18 @@ impl Upstreams {
         None
     }
 
+    /// The IPv4 addresses of a name, at most `most`; none when there are none or nobody answers.
+    pub async fn resolve(&self, name: &str, most: usize) -> Vec<Ipv4Addr> {
+        let Some(question) = message::asking_for(name) else { return Vec::new() };
+        let answer = match self.ask_udp(&question).await {
+            // There is more than fits.
+            Some(answer) if message::is_cut(&answer) => self.ask_tcp(&question).await,
+            answer => answer,
+        };
+        let addresses = answer.map(|answer| message::addresses(&answer, most)).unwrap_or_default();
+        addresses.into_iter().map(|(address, _)| address).collect()
+    }
+
     fn addresses(&self) -> Vec<IpAddr> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.looked.is_none_or(|looked| looked.elapsed() >= LOOK) {

@@ -1,5 +1,6 @@
 //! What docs/network.md promises, on real kernel objects.
 
+mod egress;
 mod lab;
 mod names;
 mod policies;

@@ -1,0 +1,136 @@
+//! Secrets in headers that hosts add to sandboxes' requests: `Bearer ${secrets.openai}`.
+//!
+//! What is stored and shown are the names; the values are filled in on the way to the host.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use atoll_model::TeamId;
+use atoll_model::api::sandboxes::AddedHeader;
+use atoll_rpc::atoll::host::v1 as wire;
+use http::HeaderValue;
+use secrecy::{ExposeSecret, SecretString};
+
+use super::{SecretError, Secrets};
+
+const BEFORE: &str = "${secrets.";
+const AFTER: char = '}';
+
+/// A header with its secrets in it. Shows no value.
+#[derive(Debug, Clone)]
+pub struct Filled {
+    domain: String,
+    name: String,
+    value: SecretString,
+}
+
+impl Filled {
+    #[must_use]
+    pub fn to_wire(&self) -> wire::AddedHeader {
+        wire::AddedHeader {
+            domain: self.domain.to_ascii_lowercase(),
+            name: self.name.clone(),
+            value: self.value.expose_secret().to_owned(),
+            ..Default::default()
+        }
+    }
+}
+
+/// A text in pieces.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Piece<'a> {
+    Plain(&'a str),
+    /// The name of a secret.
+    Secret(&'a str),
+}
+
+/// The pieces of a value; nothing when a placeholder in it has no end.
+#[must_use]
+pub fn pieces(value: &str) -> Option<Vec<Piece<'_>>> {
+    let mut pieces = Vec::new();
+    let mut rest = value;
+    while let Some((plain, behind)) = rest.split_once(BEFORE) {
+        let (name, behind) = behind.split_once(AFTER)?;
+        if !plain.is_empty() {
+            pieces.push(Piece::Plain(plain));
+        }
+        pieces.push(Piece::Secret(name));
+        rest = behind;
+    }
+    if !rest.is_empty() {
+        pieces.push(Piece::Plain(rest));
+    }
+    Some(pieces)
+}
+
+impl Secrets {
+    /// The headers with the team's secrets in them, as they are now.
+    ///
+    /// # Errors
+    /// [`SecretError`].
+    pub async fn fill(&self, team: &TeamId, headers: &[AddedHeader]) -> Result<Vec<Filled>, SecretError> {
+        let split: Vec<_> = headers.iter().map(|header| pieces(&header.value).unwrap_or_default()).collect();
+        let names: BTreeSet<&str> = split
+            .iter()
+            .flatten()
+            .filter_map(|piece| match piece {
+                Piece::Secret(name) => Some(*name),
+                Piece::Plain(_) => None,
+            })
+            .collect();
+        let wanted: BTreeMap<String, String> =
+            names.into_iter().map(|name| (name.to_owned(), name.to_owned())).collect();
+        let secrets = self.environment(team, &wanted).await?;
+        let filled = headers.iter().zip(split).map(|(header, pieces)| {
+            let mut value = String::new();
+            for piece in pieces {
+                match piece {
+                    Piece::Plain(text) => value.push_str(text),
+                    // Files end with a line.
+                    Piece::Secret(name) => value.push_str(
+                        secrets.get(name).map_or("", |secret| secret.expose_secret().trim_end_matches(['\r', '\n'])),
+                    ),
+                }
+            }
+            if HeaderValue::from_str(&value).is_err() {
+                return Err(SecretError::Unfit { header: header.name.clone() });
+            }
+            Ok(Filled { domain: header.domain.clone(), name: header.name.clone(), value: value.into() })
+        });
+        filled.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_value_is_split_at_the_names_of_secrets() {
+        assert_eq!(pieces("Bearer ${secrets.a}").unwrap(), [Piece::Plain("Bearer "), Piece::Secret("a")]);
+        assert_eq!(
+            pieces("${secrets.a}:${secrets.b}!").unwrap(),
+            [Piece::Secret("a"), Piece::Plain(":"), Piece::Secret("b"), Piece::Plain("!")]
+        );
+        assert_eq!(pieces("$HOME ${x}").unwrap(), [Piece::Plain("$HOME ${x}")]);
+        assert_eq!(pieces("").unwrap(), []);
+        assert_eq!(pieces("x ${secrets.a"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_are_all_of_the_text(value in "([a-z${}.]|\\$\\{secrets\\.){0,30}") {
+            if let Some(pieces) = pieces(&value) {
+                let joined: String = pieces
+                    .iter()
+                    .map(|piece| match piece {
+                        Piece::Plain(text) => (*text).to_owned(),
+                        Piece::Secret(name) => format!("{BEFORE}{name}{AFTER}"),
+                    })
+                    .collect();
+                prop_assert_eq!(joined, value);
+            }
+        }
+    }
+}
