@@ -30,6 +30,8 @@ WRONG = {"api_key": "e2b_" + "0" * 32}
 OCTETS = {"Content-Type": "application/octet-stream"}
 # Since the older generation.
 STREAMS = hasattr(e2b, "AsyncCommandInputHandle")
+# "Timeout" is what the older SDK makes of a stream that ends without a word.
+WORDS = ("not found", "killed", "end of life", "not running", "doesn't exist", "sandbox timeout")
 
 
 def on_what_is_gone(sandbox, handle, terminal, watch):
@@ -105,7 +107,7 @@ def test_every_method_says_that_the_sandbox_is_gone(make):
             wrong.append((number, call()))
         except (SandboxException, NotFoundException, SandboxNotFoundException) as told:
             text = str(told).lower()
-            if not any(word in text for word in ("not found", "killed", "end of life", "not running", "doesn't exist")):
+            if not any(word in text for word in WORDS):
                 wrong.append((number, told))
     assert not wrong
     assert sandbox.kill() is False and not sandbox.is_running()

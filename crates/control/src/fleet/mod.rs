@@ -85,9 +85,10 @@ pub struct FleetSettings {
     /// ping, is given up. Defaults 10 s and 10 s.
     pub ping_interval: Duration,
     pub ping_timeout: Duration,
-    /// Bulk requests per host that wait for their answer's head. Default 1,024; more is [`FleetError::Overloaded`].
+    /// Bulk requests per host that wait for their answer's head. Default 4,096; more is [`FleetError::Overloaded`].
     pub max_bulk: usize,
-    /// Of those, what one sandbox may have: nobody takes the host from its neighbours. Default 128.
+    /// Of those, what one sandbox may have: nobody takes the host from its neighbours. Default 512:
+    /// hundreds of terminals may be opened at once.
     pub max_bulk_of_sandbox: usize,
     /// Idle bulk connections kept per host. Default 32.
     pub max_idle_bulk: usize,
@@ -102,8 +103,8 @@ impl Default for FleetSettings {
             call_timeout: Duration::from_secs(30),
             ping_interval: Duration::from_secs(10),
             ping_timeout: Duration::from_secs(10),
-            max_bulk: 1024,
-            max_bulk_of_sandbox: 128,
+            max_bulk: 4096,
+            max_bulk_of_sandbox: 512,
             max_idle_bulk: 32,
             max_message_bytes: 64 << 20,
         }

@@ -498,8 +498,11 @@ mod tests {
     async fn while_a_program_is_started_its_clients_words_wait_and_its_leaving_is_seen() {
         let said = |text: &str| Ok(Message::Text(text.to_owned().into()));
         let mut source = futures::stream::iter([Ok(Message::Ping(Bytes::new())), said("one"), said("two")]);
+        // Each turn asks one of the two, or both, in any order.
         let slow = async {
-            tokio::task::yield_now().await;
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
             Ok(7)
         };
         let (started, ahead) = opened(&mut source, slow).await;

@@ -22,6 +22,9 @@ use crate::auth;
 use crate::guest::Guest;
 use crate::spawn::{Stdio, TerminalSize};
 
+/// A killed process that takes longer to die is told of as killed all the same.
+const KILL_PATIENCE: std::time::Duration = std::time::Duration::from_millis(500);
+
 pub struct ProcessService(pub Arc<Guest>);
 
 type Running = Arc<super::Process>;
@@ -179,6 +182,10 @@ impl Process for ProcessService {
         process
             .signal(signal, true)
             .map_err(|error| ConnectError::internal(format!("signalling process {} failed: {error}", process.pid)))?;
+        if signal == rustix::process::Signal::KILL {
+            // Whoever looks next finds it gone.
+            self.0.processes.gone(&process, KILL_PATIENCE).await;
+        }
         Response::ok(SendSignalResponse::default())
     }
 

@@ -100,6 +100,17 @@ impl Table {
         matching.next().map(|ended| (ended.pid, ended.end))
     }
 
+    /// Waits, for so long, until the process is not among those that run any more.
+    pub async fn gone(&self, process: &Arc<Process>, patience: Duration) {
+        const LOOK: Duration = Duration::from_millis(1);
+        let began = Instant::now();
+        while self.find(&Selector::Pid(process.pid)).is_some_and(|known| Arc::ptr_eq(&known, process))
+            && began.elapsed() < patience
+        {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
     /// All running processes, oldest pid first.
     pub fn list(&self) -> Vec<Arc<Process>> {
         let mut all: Vec<_> = crate::lock(&self.inner).running.values().cloned().collect();
