@@ -167,8 +167,15 @@ def test_what_is_called_of_the_class_is_what_is_called_of_the_sandbox(make):
     Sandbox.update_network(of, {"deny_out": [ALL_TRAFFIC]})
     sandbox.update_network({"allow_out": ["example.com"], "deny_out": [ALL_TRAFFIC]})
     assert sandbox.get_info().network["allow_out"] == ["example.com"]
-    with pytest.raises(SandboxException, match="rules"):
-        sandbox.update_network({"rules": {"example.com": [{"transform": {"headers": {"a": "b"}}}]}})
+    rules = {"api.example.com": [{"transform": {"headers": {"X-Token": "t"}}}]}
+    sandbox.update_network({"allow_out": ["api.example.com"], "deny_out": [ALL_TRAFFIC], "rules": rules})
+    assert sandbox.get_info().network["rules"] == rules
+    where = sandbox.commands.run("getent hosts api.example.com").stdout
+    assert where.startswith("198.18."), "it leads to the host's proxy"
+    with pytest.raises(SandboxException, match="rules|headers"):
+        sandbox.update_network({"rules": {"10.0.0.0/8": [{"transform": {"headers": {"a": "b"}}}]}})
+    with pytest.raises(SandboxException, match="headers"):
+        sandbox.update_network({"rules": {"example.com": [{"transform": {"headers": {"Host": "b"}}}]}})
     assert Sandbox.pause(of) is True and Sandbox.pause(of) is False and sandbox.pause() is False
     assert sandbox.connect(timeout=100).sandbox_id == of
     assert sandbox.beta_pause() is True

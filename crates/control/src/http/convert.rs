@@ -10,6 +10,7 @@ use serde_json::json;
 use std::time::Duration;
 
 use super::error::ApiError;
+use crate::secrets::SecretError;
 use crate::accounts::{
     DeviceError, HashError, InvitationError, LoginError, MAX_INVITATIONS, PasswordError, ResetError, SessionError,
     SetupError, SignupError,
@@ -61,6 +62,7 @@ impl From<SandboxError> for ApiError {
             SandboxError::Queue => Self::overloaded("too many sandboxes are being created; try again in a moment"),
             SandboxError::Layers(error) => error.into(),
             SandboxError::Quota(error) => error.into(),
+            SandboxError::Secret(error @ (SecretError::NotForHeader(_) | SecretError::Unfit { .. })) => error.into(),
             SandboxError::Secret(error) => Self::from(error).with_field("secrets"),
             SandboxError::Volume(error) => Self::from(error).with_field("volumes"),
             SandboxError::Host(error) => error.into(),

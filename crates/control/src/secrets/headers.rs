@@ -79,7 +79,10 @@ impl Secrets {
             .collect();
         let wanted: BTreeMap<String, String> =
             names.into_iter().map(|name| (name.to_owned(), name.to_owned())).collect();
-        let secrets = self.environment(team, &wanted).await?;
+        let secrets = self.environment(team, &wanted).await.map_err(|error| match error {
+            SecretError::NotFound(name) => SecretError::NotForHeader(name),
+            error => error,
+        })?;
         let filled = headers.iter().zip(split).map(|(header, pieces)| {
             let mut value = String::new();
             for piece in pieces {

@@ -36,6 +36,8 @@ pub type Labels = BTreeMap<String, String>;
 pub enum SecretError {
     #[error("there is no secret `{0}`")]
     NotFound(String),
+    #[error("there is no secret `{0}`")]
+    NotForHeader(String),
     #[error("there is a secret `{0}` already; `?overwrite=true` sets its value anew")]
     NameTaken(String),
     #[error("the team has {MAX_SECRETS} secrets already")]

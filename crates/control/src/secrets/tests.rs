@@ -47,6 +47,72 @@ async fn a_secret_reaches_a_sandbox_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn a_secret_in_a_header_is_filled_in_for_the_host_alone() {
+    for test in databases().await {
+        let test = app(test).await;
+        let (_, agent) = test.fleet.add_host();
+        test.client.post("/v1/secrets", json!({ "name": "key", "value": format!("{VALUE}\n") })).await.expect(201);
+        let header = |value: &str| json!([{ "domain": "API.example.com", "name": "Authorization", "value": value }]);
+        let wanted = header("Bearer ${secrets.key}");
+        let ask = json!({ "network": { "headers": wanted } });
+        let created = test.client.post("/v1/sandboxes", ask).await.expect(201);
+        let mut shown = vec![String::from_utf8(created.body.clone()).unwrap()];
+        assert_eq!(created.json()["network"]["headers"], wanted);
+        let id = created.parsed::<Sandbox>().id;
+        let told = |id: &atoll_model::SandboxId| {
+            let headers = agent.spec_of(id).unwrap().network.into_option().unwrap().headers;
+            headers.into_iter().map(|it| (it.domain, it.name, it.value)).collect::<Vec<_>>()
+        };
+        let filled = ("api.example.com".to_owned(), "Authorization".to_owned(), format!("Bearer {VALUE}"));
+        assert_eq!(told(&id), [filled.clone()]);
+        // Children get what the name stands for when they are made.
+        let path = format!("/v1/sandboxes/{id}");
+        let forked = test.client.post(&format!("{path}/fork"), json!({})).await.expect(201).json();
+        let child = forked["items"][0]["sandbox"]["id"].as_str().unwrap().parse().unwrap();
+        assert_eq!(told(&child), [filled.clone()]);
+        // It can be changed, and cleared; a team may have it for all.
+        let set = json!({ "headers": header("${secrets.key}") });
+        let changed = test.client.put(&format!("{path}/network"), set.clone()).await.expect(200);
+        shown.push(String::from_utf8(changed.body).unwrap());
+        assert_eq!(told(&id)[0].2, VALUE);
+        test.client.put(&format!("{path}/network"), json!({})).await.expect(200);
+        assert!(told(&id).is_empty());
+        let owner = test.first().await;
+        let team = owner.get("/v1/me").await.expect(200).json()["teams"][0]["id"].as_str().unwrap().to_owned();
+        owner.put(&format!("/v1/teams/{team}/network"), set).await.expect(200);
+        let by_default: Sandbox = test.client.post("/v1/sandboxes", json!({})).await.expect(201).parsed();
+        assert_eq!(told(&by_default.id)[0].2, VALUE);
+        for path in ["/v1/sandboxes", path.as_str(), "/v1/audit-logs"] {
+            let client = if path.contains("audit") { &owner } else { &test.client };
+            shown.push(String::from_utf8(client.get(path).await.expect(200).body).unwrap());
+        }
+        let rows: Vec<(String,)> = on!(read & test.app.db, |c| sqlx::query_as(
+            "SELECT CAST(network AS TEXT) FROM sandboxes"
+        )
+        .fetch_all(c)
+        .await)
+        .unwrap();
+        shown.extend(rows.into_iter().map(|row| row.0));
+        assert!(shown.iter().all(|text| !text.contains(VALUE)), "{shown:?}");
+        // What can't be is refused by name.
+        for (value, status) in [("${secrets.none}", 404), ("${secrets.key", 400), ("a\nb", 400), ("${secrets.a b}", 400)] {
+            let ask = json!({ "network": { "headers": header(value) } });
+            let refused = test.client.post("/v1/sandboxes", ask).await.expect(status);
+            assert_eq!(refused.field(), "network.headers", "{value}");
+        }
+        for (domain, name) in [("10.0.0.1", "A"), ("", "A"), ("a.example", "Host"), ("a.example", "a b"), ("a.example", "")]
+        {
+            let headers = json!([{ "domain": domain, "name": name, "value": "x" }]);
+            let refused = test.client.post("/v1/sandboxes", json!({ "network": { "headers": headers } })).await;
+            assert_eq!(refused.expect(400).field(), "network.headers", "{domain} {name}");
+        }
+        test.client.post("/v1/secrets", json!({ "name": "lines", "value": "a\nb" })).await.expect(201);
+        let ask = json!({ "network": { "headers": header("${secrets.lines}") } });
+        assert_eq!(test.client.post("/v1/sandboxes", ask).await.expect(400).field(), "network.headers");
+    }
+}
+
+#[tokio::test]
 async fn names_are_a_teams_own_and_values_can_be_set_anew() {
     for test in databases().await {
         let test = app(test).await;
