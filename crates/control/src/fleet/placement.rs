@@ -101,7 +101,10 @@ impl<S: CandidateSource> Placement<S> {
     pub fn failed(&self, host: &HostId) {
         let mut state = self.state();
         state.resting.insert(host.clone(), Instant::now() + REST);
-        state.placed.remove(host);
+        // Others may have been promised room there in the same moment.
+        if let Some(placed) = state.placed.get_mut(host) {
+            placed.pop();
+        }
         if let Some((_, list)) = &mut state.list
             && let Some(host) = list.hosts.iter_mut().find(|candidate| &candidate.id == host)
         {

@@ -19,6 +19,8 @@ pub const RECORD_DAMAGED: &str = "record_damaged";
 
 /// Why control resumes what an agent had paused by itself.
 pub const RECONNECTED: &str = "reconnected";
+/// A pause was wanted and its order did not come through; the agent, cut off, has paused by itself. So it stays.
+pub const PAUSED_WHILE_CUT_OFF: &str = "paused_while_disconnected";
 /// How long such a resume may go unanswered.
 const RESUME_AGAIN: Duration = Duration::from_secs(15);
 
@@ -28,6 +30,8 @@ pub struct Row {
     pub id: SandboxId,
     pub host: Option<HostId>,
     pub status: SandboxStatus,
+    /// What it was before it went missing.
+    pub former: Option<SandboxStatus>,
     pub reason: Option<String>,
     pub generation: u64,
     pub changed_at: Millis,
@@ -86,7 +90,7 @@ pub enum Verdict {
 /// Judges a sandbox that control believes to be on this host and not stopped.
 #[must_use]
 pub fn judge(row: &Row, seen: Option<&Seen>, rules: &Rules) -> Verdict {
-    use SandboxStatus::{Error, Missing, Paused, Running, Stopped};
+    use SandboxStatus::{Error, Missing, Paused, Pausing, Running, Stopped};
     if row.status.is_final() {
         return Verdict::Leave;
     }
@@ -114,6 +118,9 @@ pub fn judge(row: &Row, seen: Option<&Seen>, rules: &Rules) -> Verdict {
         (_, State::Exited) if seen.reason == RECORD_DAMAGED => turned(Error, RECORD_DAMAGED),
         (_, State::Exited) => turned(Stopped, &ending(seen)),
         (_, State::Running) => turned(Running, ""),
+        (Pausing, State::Paused) if disconnected => turned(Paused, PAUSED_WHILE_CUT_OFF),
+        (Missing, State::Paused) if disconnected && row.former == Some(Pausing) => turned(Paused, PAUSED_WHILE_CUT_OFF),
+        (Paused, State::Paused) if row.reason.as_deref() == Some(PAUSED_WHILE_CUT_OFF) => Verdict::Leave,
         (_, State::Paused) if disconnected => Verdict::Resume,
         (Paused, State::Paused) => Verdict::Leave,
         (_, State::Paused) => turned(Paused, &seen.reason),

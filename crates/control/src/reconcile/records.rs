@@ -29,6 +29,7 @@ struct Columns {
     id: Text<SandboxId>,
     host_id: Option<Text<HostId>>,
     status: Text<SandboxStatus>,
+    former_status: Option<Text<SandboxStatus>>,
     reason: Option<String>,
     generation: i64,
     status_changed_at: Millis,
@@ -40,6 +41,7 @@ impl From<Columns> for Row {
             id: columns.id.0,
             host: columns.host_id.map(|host| host.0),
             status: columns.status.0,
+            former: columns.former_status.map(|former| former.0),
             reason: columns.reason,
             generation: u64::try_from(columns.generation).unwrap_or(0),
             changed_at: columns.status_changed_at,
@@ -63,7 +65,7 @@ impl SqlRecords {
 impl Records for SqlRecords {
     async fn on_host(&self, host: &HostId) -> Result<Vec<Row>, DbError> {
         let rows: Vec<Columns> = on!(read & self.db, |c| sqlx::query_as(
-            "SELECT id, host_id, status, reason, generation, status_changed_at FROM sandboxes
+            "SELECT id, host_id, status, former_status, reason, generation, status_changed_at FROM sandboxes
              WHERE host_id = $1 AND status <> 'stopped'"
         )
         .bind(host.as_str())
@@ -78,7 +80,7 @@ impl Records for SqlRecords {
         let rows: Vec<Columns> = match &self.db {
             Db::Sqlite { readers, .. } => {
                 sqlx::query_as(
-                    "SELECT id, host_id, status, reason, generation, status_changed_at FROM sandboxes
+                    "SELECT id, host_id, status, former_status, reason, generation, status_changed_at FROM sandboxes
                  WHERE id IN (SELECT value FROM json_each($1))",
                 )
                 .bind(Json(ids))
@@ -86,7 +88,7 @@ impl Records for SqlRecords {
                 .await
             }
             Db::Postgres(pool) => sqlx::query_as(
-                "SELECT id, host_id, status, reason, generation, status_changed_at FROM sandboxes WHERE id = ANY($1)",
+                "SELECT id, host_id, status, former_status, reason, generation, status_changed_at FROM sandboxes WHERE id = ANY($1)",
             )
             .bind(ids)
             .fetch_all(pool)
@@ -123,6 +125,7 @@ impl Records for SqlRecords {
             id: record.id.0.clone(),
             host: record.host().cloned(),
             status: record.status(),
+            former: record.former_status.as_ref().map(|former| former.0),
             reason: record.reason.clone(),
             generation: record.host_generation(),
             changed_at: record.status_changed_at,

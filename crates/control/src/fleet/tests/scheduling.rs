@@ -171,6 +171,25 @@ proptest! {
     }
 }
 
+/// Demands of every kind between one another take no turn from the others.
+#[test]
+fn turns_are_a_groups_own_and_whoever_has_no_choice_takes_none() {
+    let (team, owner) = (TeamId::new(), TeamId::new());
+    for scheduler in schedulers() {
+        let mut hosts: Vec<_> = (0..3).map(|_| candidate(HostType::Regular, None)).collect();
+        hosts.extend((0..2).map(|_| candidate(HostType::Byoc, Some(owner.clone()))));
+        let list = list(hosts.clone());
+        let mut given: HashMap<HostId, usize> = HashMap::new();
+        for _ in 0..30 {
+            *given.entry(scheduler.pick(&demand(&team, false), &list).unwrap()).or_default() += 1;
+            let pinned = Demand { only: Some(hosts[0].id.clone()), ..demand(&team, false) };
+            assert_eq!(scheduler.pick(&pinned, &list).unwrap(), hosts[0].id);
+            *given.entry(scheduler.pick(&demand(&owner, true), &list).unwrap()).or_default() += 1;
+        }
+        assert_eq!(hosts.iter().map(|host| given[&host.id]).collect::<Vec<_>>(), [10, 10, 10, 15, 15]);
+    }
+}
+
 #[test]
 fn round_robin_is_fair_under_concurrency() {
     let team = TeamId::new();

@@ -33,6 +33,7 @@ impl MemoryRecords {
             id: id.clone(),
             host: Some(host.clone()),
             status,
+            former: None,
             reason: None,
             generation,
             changed_at: self.clock.now(),

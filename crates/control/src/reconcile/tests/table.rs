@@ -26,7 +26,7 @@ fn rules() -> Rules {
 }
 
 fn row(status: SandboxStatus) -> Row {
-    Row { id: SandboxId::new(), host: None, status, reason: None, generation: 3, changed_at: NOW - LIMIT }
+    Row { id: SandboxId::new(), host: None, status, former: None, reason: None, generation: 3, changed_at: NOW - LIMIT }
 }
 
 fn seen(state: State, reason: &str) -> Option<Seen> {
@@ -54,6 +54,20 @@ fn what_nobody_finishes_any_more_is_brought_to_its_hosts_truth_at_once() {
     let lost =
         |age| judge(&fresh(Resuming, Some("reconnected"), age), seen(State::Paused, DISCONNECTED).as_ref(), &rules());
     assert_eq!((lost(5), lost(20)), (Verdict::Leave, Verdict::Resume));
+}
+
+#[test]
+fn a_pause_that_a_partition_has_cut_off_is_no_reason_to_go_on() {
+    let cut = seen(State::Paused, DISCONNECTED);
+    let missing = Row { former: Some(Pausing), ..row(Missing) };
+    for row in [row(Pausing), missing] {
+        assert_eq!(judge(&row, cut.as_ref(), &rules()), turned(Paused, PAUSED_WHILE_CUT_OFF));
+    }
+    // The agent goes on saying why it paused.
+    let kept = Row { reason: Some(PAUSED_WHILE_CUT_OFF.to_owned()), ..row(Paused) };
+    assert_eq!(judge(&kept, cut.as_ref(), &rules()), Verdict::Leave);
+    let ran = Row { former: Some(Running), ..row(Missing) };
+    assert_eq!(judge(&ran, cut.as_ref(), &rules()), Verdict::Resume);
 }
 
 #[test]
