@@ -111,7 +111,8 @@ async fn a_secret_in_a_header_is_the_hosts_to_add_and_never_comes_into_the_sandb
     for id in [&id, &child] {
         // The certificate is good for programs inside, and the request comes to the proxy.
         assert_eq!(atoll.sh(id, ASK).await.stdout, told);
-        let look = format!("env; cat /proc/[0-9]*/environ; grep -rs {VALUE} /etc /home /root /run /tmp /usr/local; true");
+        let look =
+            format!("env; cat /proc/[0-9]*/environ; grep -rs {VALUE} /etc /home /root /run /tmp /usr/local; true");
         let seen = atoll.root(id, &look).await;
         assert!(!seen.stdout.contains(VALUE) && seen.stdout.contains("REQUESTS_CA_BUNDLE=/etc/ssl/"), "{seen:?}");
     }

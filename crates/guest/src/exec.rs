@@ -189,7 +189,8 @@ impl GuestService for Control {
     ) -> ServiceResult<TrustResponse> {
         let pem = request.to_owned_message().authority_pem;
         let bundle = crate::blocking(move || crate::trust::install(&pem)).await;
-        let failed = |error: std::io::Error| ConnectError::internal(format!("installing a certificate failed: {error}"));
+        let failed =
+            |error: std::io::Error| ConnectError::internal(format!("installing a certificate failed: {error}"));
         self.0.settings().set_trusted(bundle.map_err(failed)?);
         Response::ok(TrustResponse::default())
     }

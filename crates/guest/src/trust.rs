@@ -9,7 +9,6 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
-use std::sync::Arc;
 
 use crate::guest::Guest;
 
@@ -38,7 +37,7 @@ pub fn variables(bundle: &'static str) -> impl Iterator<Item = (String, String)>
 }
 
 /// Trusts what the host has named at the start, if it has.
-pub fn begin(guest: &Arc<Guest>) {
+pub fn begin(guest: &Guest) {
     let Some(pem) = guest.config().authority.clone() else { return };
     match install(&pem) {
         Ok(bundle) => guest.settings().set_trusted(bundle),

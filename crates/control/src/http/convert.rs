@@ -10,7 +10,6 @@ use serde_json::json;
 use std::time::Duration;
 
 use super::error::ApiError;
-use crate::secrets::SecretError;
 use crate::accounts::{
     DeviceError, HashError, InvitationError, LoginError, MAX_INVITATIONS, PasswordError, ResetError, SessionError,
     SetupError, SignupError,
@@ -19,6 +18,7 @@ use crate::fleet::FleetError;
 use crate::layers::LayerError;
 use crate::quotas::QuotaError;
 use crate::sandboxes::SandboxError;
+use crate::secrets::SecretError;
 use crate::signing::SigningError;
 use crate::templates::shipped::ShippedError;
 use atoll_model::HostId;

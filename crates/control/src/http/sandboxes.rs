@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use atoll_model::api::Page;
 use atoll_model::api::sandboxes::{
-    CreateSandboxRequest, ForkError, ForkRequest, ForkResponse, Forked, Sandbox, SandboxEvent,
-    SetNetworkRequest, TimeoutRequest,
+    CreateSandboxRequest, ForkError, ForkRequest, ForkResponse, Forked, Sandbox, SandboxEvent, SetNetworkRequest,
+    TimeoutRequest,
 };
 use atoll_model::{SandboxId, SandboxStatus};
 use axum::extract::State;

@@ -6,8 +6,8 @@ use std::fmt::Display;
 use atoll_model::api::sandboxes::{AddedHeader, CreateSandboxRequest, ForkRequest, NetworkPolicy, VolumeMount};
 
 use super::error::{ApiError, ApiResult};
-use crate::secrets::headers::{Piece, pieces};
 use crate::sandboxes::{Fork, MAX_CHILDREN, Network, NewSandbox};
+use crate::secrets::headers::{Piece, pieces};
 use crate::volumes::Wish;
 
 pub const VCPUS: (u32, u32) = (1, 64);

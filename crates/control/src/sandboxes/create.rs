@@ -34,11 +34,11 @@ use super::store::{self, Change};
 use super::timing::StepTimes;
 use super::turns::Turn;
 use super::{HOST_DEADLINE, MadeOf, Network, Owner, SandboxError, SandboxRecord, Sandboxes};
-use crate::secrets::headers::Filled;
 use crate::audit::{self, Entry};
 use crate::db::Text;
 use crate::fleet::{ANY_DRIVER, Demand, FleetError};
 use crate::layers::{self, LayerRow};
+use crate::secrets::headers::Filled;
 use crate::templates::store::{self as templates, Template};
 use crate::volumes::{self, Mount, Wish};
 

@@ -22,7 +22,7 @@ pub enum Keep {
 
 /// Whose decision a pause is.
 enum By {
-    Owner(Owner),
+    Owner(Box<Owner>),
     /// Control's own, as long as it is due.
     Itself(Due),
 }
@@ -49,7 +49,7 @@ impl Sandboxes {
     /// Pauses a team's running sandbox.
     pub async fn pause_keeping(&self, owner: &Owner, id: &SandboxId, keep: Keep) -> Result<Paused, SandboxError> {
         let record = store::get(&self.db, &owner.team, id).await?.ok_or(SandboxError::NotFound)?;
-        self.pause_record(record, "user", keep, By::Owner(owner.clone())).await
+        self.pause_record(record, "user", keep, By::Owner(Box::new(owner.clone()))).await
     }
 
     /// Pauses it if it still is due.

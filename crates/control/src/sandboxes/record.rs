@@ -8,8 +8,8 @@ use atoll_model::{HostId, OnTimeout, SandboxId, SandboxStatus, TeamId, TemplateI
 use serde::{Deserialize, Serialize};
 use sqlx::types::Json;
 
-use crate::secrets::headers::Filled;
 use crate::db::{Millis, Text};
+use crate::secrets::headers::Filled;
 use crate::templates::store::Template;
 
 /// What a sandbox may reach.

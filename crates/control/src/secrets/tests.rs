@@ -64,12 +64,12 @@ async fn a_secret_in_a_header_is_filled_in_for_the_host_alone() {
             headers.into_iter().map(|it| (it.domain, it.name, it.value)).collect::<Vec<_>>()
         };
         let filled = ("api.example.com".to_owned(), "Authorization".to_owned(), format!("Bearer {VALUE}"));
-        assert_eq!(told(&id), [filled.clone()]);
+        assert_eq!(told(&id), std::slice::from_ref(&filled));
         // Children get what the name stands for when they are made.
         let path = format!("/v1/sandboxes/{id}");
         let forked = test.client.post(&format!("{path}/fork"), json!({})).await.expect(201).json();
         let child = forked["items"][0]["sandbox"]["id"].as_str().unwrap().parse().unwrap();
-        assert_eq!(told(&child), [filled.clone()]);
+        assert_eq!(told(&child), std::slice::from_ref(&filled));
         // It can be changed, and cleared; a team may have it for all.
         let set = json!({ "headers": header("${secrets.key}") });
         let changed = test.client.put(&format!("{path}/network"), set.clone()).await.expect(200);
@@ -86,21 +86,23 @@ async fn a_secret_in_a_header_is_filled_in_for_the_host_alone() {
             let client = if path.contains("audit") { &owner } else { &test.client };
             shown.push(String::from_utf8(client.get(path).await.expect(200).body).unwrap());
         }
-        let rows: Vec<(String,)> = on!(read & test.app.db, |c| sqlx::query_as(
-            "SELECT CAST(network AS TEXT) FROM sandboxes"
-        )
-        .fetch_all(c)
-        .await)
-        .unwrap();
+        let rows: Vec<(String,)> =
+            on!(read & test.app.db, |c| sqlx::query_as("SELECT CAST(network AS TEXT) FROM sandboxes")
+                .fetch_all(c)
+                .await)
+            .unwrap();
         shown.extend(rows.into_iter().map(|row| row.0));
         assert!(shown.iter().all(|text| !text.contains(VALUE)), "{shown:?}");
         // What can't be is refused by name.
-        for (value, status) in [("${secrets.none}", 404), ("${secrets.key", 400), ("a\nb", 400), ("${secrets.a b}", 400)] {
+        for (value, status) in
+            [("${secrets.none}", 404), ("${secrets.key", 400), ("a\nb", 400), ("${secrets.a b}", 400)]
+        {
             let ask = json!({ "network": { "headers": header(value) } });
             let refused = test.client.post("/v1/sandboxes", ask).await.expect(status);
             assert_eq!(refused.field(), "network.headers", "{value}");
         }
-        for (domain, name) in [("10.0.0.1", "A"), ("", "A"), ("a.example", "Host"), ("a.example", "a b"), ("a.example", "")]
+        for (domain, name) in
+            [("10.0.0.1", "A"), ("", "A"), ("a.example", "Host"), ("a.example", "a b"), ("a.example", "")]
         {
             let headers = json!([{ "domain": domain, "name": name, "value": "x" }]);
             let refused = test.client.post("/v1/sandboxes", json!({ "network": { "headers": headers } })).await;

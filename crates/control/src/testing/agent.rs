@@ -542,6 +542,14 @@ impl guest::GuestService for FakeAgent {
         Response::ok(guest::SignalResponse::default())
     }
 
+    async fn trust(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, guest::TrustRequest>,
+    ) -> ServiceResult<guest::TrustResponse> {
+        Response::ok(guest::TrustResponse::default())
+    }
+
     async fn configure(
         &self,
         _: RequestContext,

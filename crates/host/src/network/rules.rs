@@ -74,8 +74,7 @@ fn limit(rate: u64) -> String {
 /// The same bound for what goes by way of the egress proxy: the rule on the way in, and the chain for the way back.
 fn proxied(group: u32, rate: u64) -> (String, String) {
     let limit = limit(rate);
-    let there =
-        format!("    iifgroup {group:#x} tcp dport {TLS_PORT} update @sent {{ ip saddr {limit} }} drop\n");
+    let there = format!("    iifgroup {group:#x} tcp dport {TLS_PORT} update @sent {{ ip saddr {limit} }} drop\n");
     let back = format!(
         "  chain output {{
     type filter hook output priority filter; policy accept;

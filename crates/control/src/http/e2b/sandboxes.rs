@@ -1,5 +1,6 @@
 //! The lives of sandboxes in E2B's words: create, get, kill, timeout, pause, resume, connect, network.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use atoll_model::api::sandboxes::{AddedHeader, CreateSandboxRequest, Mount, NetworkPolicy, VolumeMount};
@@ -143,7 +144,10 @@ fn as_rules(headers: &[AddedHeader]) -> BTreeMap<String, Vec<wire::Rule>> {
     for header in headers {
         let value = header.value.replace(OWN_SECRET, secrets::BEFORE);
         let headers = Some(BTreeMap::from([(header.name.clone(), value)]));
-        rules.entry(header.domain.clone()).or_default().push(wire::Rule { transform: Some(wire::Transform { headers }) });
+        rules
+            .entry(header.domain.clone())
+            .or_default()
+            .push(wire::Rule { transform: Some(wire::Transform { headers }) });
     }
     rules
 }

@@ -8,7 +8,9 @@ use atoll_model::SandboxStatus::{
 use atoll_model::{HostId, SandboxId};
 use proptest::prelude::*;
 
-use super::super::judge::{DISCONNECTED, RECORD_DAMAGED, Row, Rules, Seen, State, Verdict, judge, judge_stray};
+use super::super::judge::{
+    DISCONNECTED, PAUSED_WHILE_CUT_OFF, RECORD_DAMAGED, Row, Rules, Seen, State, Verdict, judge, judge_stray,
+};
 use crate::db::Millis;
 
 const NOW: Millis = Millis(10_000_000);

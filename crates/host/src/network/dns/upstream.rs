@@ -23,7 +23,7 @@ const MAX_RESOLV_CONF: usize = 64 * 1024;
 const MAX_UDP_ANSWER: usize = 16 * 1024;
 
 #[derive(Debug)]
-pub(super) struct Upstreams {
+pub struct Upstreams {
     path: PathBuf,
     known: Mutex<Known>,
 }

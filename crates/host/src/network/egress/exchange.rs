@@ -40,7 +40,12 @@ struct Exchange {
 }
 
 /// Serves the connection to its end.
-pub async fn serve(stream: TlsStream<TcpStream>, name: String, shared: Arc<Shared>, client: Arc<Client>) -> io::Result<()> {
+pub async fn serve(
+    stream: TlsStream<TcpStream>,
+    name: String,
+    shared: Arc<Shared>,
+    client: Arc<Client>,
+) -> io::Result<()> {
     let connector = Connector { shared, client: client.clone(), name: name.clone(), only_http1: false };
     let http = |connector| {
         HttpClient::builder(TokioExecutor::new())

@@ -13,7 +13,7 @@ mod upstream;
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -199,9 +199,8 @@ async fn serve(gateway: Ipv4Addr, port: u16, mut bound: io::Result<std::net::Tcp
         let shared = shared.clone();
         tokio::spawn(async move {
             let cut = client.cut.clone();
-            let talk = async {
-                if port == TLS_PORT { secure(stream, &shared, client).await } else { plain(stream).await }
-            };
+            let talk =
+                async { if port == TLS_PORT { secure(stream, &shared, client).await } else { plain(stream).await } };
             tokio::select! {
                 ended = talk => if let Err(error) = ended {
                     tracing::debug!(%source, %error, "a connection of a sandbox through the egress proxy ended");
@@ -307,7 +306,10 @@ mod tests {
         let mut policy = Policy { headers, ..Policy::default() };
         let one = client(policy.clone());
         let found = one.additions("api.example.com").unwrap();
-        assert_eq!((found.len(), &found["authorization"], &found["x-more"]), (2, &"one".parse().unwrap(), &"two".parse().unwrap()));
+        assert_eq!(
+            (found.len(), &found["authorization"], &found["x-more"]),
+            (2, &"one".parse().unwrap(), &"two".parse().unwrap())
+        );
         assert!(found["authorization"].is_sensitive());
         assert_eq!(one.additions("www.example.com").unwrap()["authorization"], "all");
         assert!(one.additions("example.com").is_none() && one.additions("evil.net").is_none());
@@ -325,7 +327,8 @@ mod tests {
         };
         let open = Policy::default();
         assert!(reach(&open, &[], public));
-        for closed in ["10.0.0.1", "127.0.0.1", "169.254.169.254", "192.168.1.1", "224.0.0.1", "100.64.0.1", "0.0.0.0"] {
+        for closed in ["10.0.0.1", "127.0.0.1", "169.254.169.254", "192.168.1.1", "224.0.0.1", "100.64.0.1", "0.0.0.0"]
+        {
             assert!(!reach(&open, &[], closed.parse().unwrap()), "{closed}");
         }
         assert!(reach(&open, &["10.0.0.0/24"], Ipv4Addr::new(10, 0, 0, 1)), "as the operator allows");
@@ -343,7 +346,9 @@ mod tests {
         let of = |head: &str| secure_address(head);
         assert_eq!(of("GET /a?b HTTP/1.1\r\nHost: x.org\r\n\r\n").unwrap(), "https://x.org/a?b");
         assert_eq!(of("POST / HTTP/1.1\r\nAccept: *\r\nhost:x.org:80\r\n\r\n").unwrap(), "https://x.org/");
-        for bad in ["", "GET", "GET x HTTP/1.1\r\nHost: a\r\n\r\n", "GET / HTTP/1.1\r\n\r\n", "GET / H\r\nHost: a b\r\n\r\n"] {
+        for bad in
+            ["", "GET", "GET x HTTP/1.1\r\nHost: a\r\n\r\n", "GET / HTTP/1.1\r\n\r\n", "GET / H\r\nHost: a b\r\n\r\n"]
+        {
             assert_eq!(of(bad), None, "{bad}");
         }
     }

@@ -127,7 +127,8 @@ fn headers_are_added_for_whom_the_policy_says_so_and_for_nobody_else() {
 
     let mut stream = connect(&one, NAME, &authority).unwrap();
     for _ in 0..2 {
-        let (status, got) = ask(&mut stream, NAME, "Authorization: mine\r\nX-Own: yes\r\nConnection: X-Hop\r\nX-Hop: 1\r\n").unwrap();
+        let (status, got) =
+            ask(&mut stream, NAME, "Authorization: mine\r\nX-Own: yes\r\nConnection: X-Hop\r\nX-Hop: 1\r\n").unwrap();
         assert_eq!(status, 200, "{got}");
         assert!(got.starts_with("get /v1/things?a=b http/1.1\r\n"), "{got}");
         assert!(got.contains("\r\nauthorization: bearer hunter2\r\n") && !got.contains("mine"), "{got}");
