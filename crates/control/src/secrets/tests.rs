@@ -78,7 +78,7 @@ async fn a_secret_in_a_header_is_filled_in_for_the_host_alone() {
         test.client.put(&format!("{path}/network"), json!({})).await.expect(200);
         assert!(told(&id).is_empty());
         let owner = test.first().await;
-        let team = owner.get("/v1/me").await.expect(200).json()["teams"][0]["id"].as_str().unwrap().to_owned();
+        let team = test.team();
         owner.put(&format!("/v1/teams/{team}/network"), set).await.expect(200);
         let by_default: Sandbox = test.client.post("/v1/sandboxes", json!({})).await.expect(201).parsed();
         assert_eq!(told(&by_default.id)[0].2, VALUE);

@@ -141,6 +141,7 @@ impl Network {
             gateways: &gateways,
             denied: &denied,
             policies: &ruled,
+            proxied: &proxied.iter().map(|(address, _)| *address).collect::<Vec<_>>(),
             networks: &networks,
         }
         .load()?;

@@ -37,6 +37,8 @@ pub(super) struct Rules<'a> {
     pub denied: &'a [Ipv4Addr],
     /// Sandboxes with rules of their own.
     pub policies: &'a [(Ipv4Addr, Policy)],
+    /// Sandboxes that the egress proxy serves.
+    pub proxied: &'a [Ipv4Addr],
     /// The sandbox network, should it be none of [`CLOSED`].
     pub networks: &'a [String],
 }
@@ -108,6 +110,7 @@ pub(super) fn change(table: &str, address: Ipv4Addr, old: &Policy, new: &Policy)
         say(verb, "allow_rules", allow);
         say(verb, "deny_rules", deny);
         say(verb, "policed", member(policy));
+        say(verb, "proxied", if policy.headers.is_empty() { Vec::new() } else { vec![address.to_string()] });
     }
     if text.is_empty() { Ok(()) } else { nft(&["-f", "-"], &text).map(drop) }
 }
@@ -126,6 +129,7 @@ impl Rules<'_> {
             set("connections", "size 65535; flags dynamic;", &[]),
             set("sent", "size 65535; flags dynamic,timeout; timeout 1m;", &[]),
             set("received", "size 65535; flags dynamic,timeout; timeout 1m;", &[]),
+            set("proxied", "", &addresses(self.proxied)),
             set("policed", "", &addresses(&self.policies.iter().map(|(address, _)| *address).collect::<Vec<_>>())),
             pairs("allow_rules", "flags interval;", &rules(self.policies, true)),
             pairs("deny_rules", "flags interval;", &rules(self.policies, false)),
@@ -188,7 +192,7 @@ impl Rules<'_> {
   }}
   chain to_host {{
     ip daddr @gateways meta l4proto {{ tcp, udp }} th dport 53 goto names
-    ip daddr @gateways tcp dport {{ {TLS_PORT}, {PLAIN_PORT} }} goto names
+    ip saddr @proxied ip daddr @gateways tcp dport {{ {TLS_PORT}, {PLAIN_PORT} }} goto names
     ct state established accept
     ct state related icmp type {{ destination-unreachable, time-exceeded, parameter-problem }} accept
     goto refuse
@@ -200,8 +204,8 @@ impl Rules<'_> {
   }}
   chain prerouting {{
     type nat hook prerouting priority dstnat; policy accept;
-    iifgroup {group:#x} ip daddr @gateways tcp dport 443 dnat ip to :{TLS_PORT}
-    iifgroup {group:#x} ip daddr @gateways tcp dport 80 dnat ip to :{PLAIN_PORT}
+    iifgroup {group:#x} ip saddr @proxied ip daddr @gateways tcp dport 443 dnat to :{TLS_PORT}
+    iifgroup {group:#x} ip saddr @proxied ip daddr @gateways tcp dport 80 dnat to :{PLAIN_PORT}
   }}
 {proxied}  chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept;
