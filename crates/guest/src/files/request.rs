@@ -70,6 +70,10 @@ impl From<TreeError> for FileError {
         match &error {
             TreeError::Io { what, path, source } => Self::io(what, path, source),
             TreeError::Missing(_) => Self::new(StatusCode::NOT_FOUND, error.to_string()),
+            TreeError::Refused { .. } => Self::new(StatusCode::FORBIDDEN, error.to_string()),
+            TreeError::NoSpace(path) => {
+                Self::new(StatusCode::INSUFFICIENT_STORAGE, format!("not enough disk space for '{path}'"))
+            }
             TreeError::Abandoned(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
             _ => Self::bad_request(error.to_string()),
         }
