@@ -159,6 +159,19 @@ export interface components {
             email: string;
             role?: components["schemas"]["Role"] | null;
         };
+        /**
+         * @description A header that the host adds to requests that a sandbox sends over HTTPS (port 443) to a name, in place of what the
+         *     sandbox has sent under the same header's name. `${secrets.NAME}` in the value stands for the team's secret of that name,
+         *     which the sandbox never sees. It opens nothing: the name must be one that the sandbox may reach.
+         */
+        AddedHeader: {
+            /** @description `api.example.com`, or `*.example.com` for all names below it. */
+            domain: string;
+            /** @description `Authorization`. */
+            name: string;
+            /** @description `Bearer ${secrets.example}`. */
+            value: string;
+        };
         /** @description A sandbox with its team. */
         AdminSandbox: components["schemas"]["Sandbox"] & {
             team_id: components["schemas"]["TeamId"];
@@ -1183,6 +1196,11 @@ export interface components {
              * @default []
              */
             deny_out?: string[];
+            /**
+             * @description What requests get on their way out, the last word for each name; at most 64.
+             * @default []
+             */
+            headers?: components["schemas"]["AddedHeader"][];
         };
         /**
          * @description What becomes of a container sandbox when its host has rebooted.
@@ -1822,6 +1840,8 @@ export interface components {
             allow_out?: string[];
             /** @default [] */
             deny_out?: string[];
+            /** @default [] */
+            headers?: components["schemas"]["AddedHeader"][];
             /**
              * @description False closes all ways out.
              * @default null
