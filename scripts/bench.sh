@@ -55,19 +55,19 @@ hosts() {
   as_postgres "$bin/pg_ctl" -D "$dir/postgres/data" -w -l "$dir/postgres/log" \
     -o "-c listen_addresses='' -c unix_socket_directories='$dir/postgres' -c shared_buffers=512MB" start >/dev/null
   postgres=$dir/postgres/data
-  hosts_of heartbeats --program "$program" --hosts 5000
-  hosts_of reconcile
+  hosts_of heartbeats 10000 100000 --program "$program"
+  hosts_of reconcile '' ''
   as_postgres "$bin/pg_ctl" -D "$postgres" -m fast stop >/dev/null
   postgres=
   ATOLL_BIN=$(realpath "$program") target/release/cluster --rows "$dir/hosts.md"
 }
 as_postgres() { (cd / && setpriv --reuid=postgres --regid=postgres --clear-groups -- "$@"); }
-hosts_of() { # BENCH ARGUMENTS...: on SQLite, then on an empty database of PostgreSQL
-  local database="b$RANDOM$RANDOM" program=$1
-  shift
-  "target/release/$program" --rows "$dir/hosts.md" "$@"
+hosts_of() { # BENCH HOSTS HOSTS ARGUMENTS...: on SQLite, then on an empty database of PostgreSQL with its own number of hosts
+  local database="b$RANDOM$RANDOM" program=$1 few=${2:+--hosts=$2} many=${3:+--hosts=$3}
+  shift 3
+  "target/release/$program" --rows "$dir/hosts.md" ${few:+"$few"} "$@"
   as_postgres "$bin/createdb" -h "$dir/postgres" -U postgres "$database"
-  "target/release/$program" --rows "$dir/hosts.md" "$@" \
+  "target/release/$program" --rows "$dir/hosts.md" ${many:+"$many"} "$@" \
     --database-url "postgres://postgres@localhost/$database?host=$dir/postgres"
 }
 

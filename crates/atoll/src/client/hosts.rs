@@ -71,6 +71,15 @@ pub async fn main(command: HostsCommand, global: &Global) -> anyhow::Result<u8> 
                 ]);
             }
             table.print()?;
+            for (what, ids) in [
+                ("volumes", preview.volumes.iter().map(ToString::to_string).collect()),
+                ("images that are stored nowhere else yet", preview.images),
+            ] {
+                let ids: Vec<String> = ids;
+                if !ids.is_empty() {
+                    eprintln!("atoll: {what} that would be lost: {}", ids.join(", "));
+                }
+            }
             eprintln!("atoll: deleting {} by force would destroy {} sandboxes", host, preview.sandbox_count);
         }
         HostsCommand::Delete { host, force, person } => {

@@ -3,6 +3,7 @@
 use atoll_model::SandboxId;
 use atoll_model::api::hosts::HostTombstone;
 
+use super::holdings::Holdings;
 use crate::db::DbError;
 use crate::pki::PkiError;
 use crate::signing::SigningError;
@@ -27,8 +28,8 @@ pub enum HostError {
     #[error("{0}")]
     InvalidState(&'static str),
     /// It can't be deleted without force.
-    #[error("the host has sandboxes that are not stopped")]
-    HasSandboxes(Vec<SandboxId>),
+    #[error("the host has what would be lost with it")]
+    HasSandboxes(Box<Holdings>),
     #[error("too many heartbeats are waiting to be written")]
     Overloaded,
     #[error(transparent)]

@@ -17,6 +17,7 @@ mod credentials;
 mod directory;
 mod error;
 mod heartbeat;
+pub mod holdings;
 mod names;
 pub mod purge;
 mod refresh_tokens;

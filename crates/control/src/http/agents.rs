@@ -47,13 +47,17 @@ impl From<HostError> for ApiError {
             },
             HostError::Invalid { field, message } => Self::invalid(field, message),
             HostError::InvalidState(what) => Self::new(ErrorCode::InvalidState, what),
-            HostError::HasSandboxes(ids) => {
+            HostError::HasSandboxes(has) => {
                 let message = format!(
-                    "{} sandboxes on this host are not stopped; delete them first, or force the deletion",
-                    ids.len()
+                    "{} would be lost with this host; delete them first, or force the deletion",
+                    has.in_words()
                 );
-                let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
-                Self::new(ErrorCode::HostHasSandboxes, message).with_detail("sandbox_ids", ids)
+                let sandboxes: Vec<String> = has.sandboxes.iter().map(ToString::to_string).collect();
+                let volumes: Vec<String> = has.volumes.iter().map(ToString::to_string).collect();
+                Self::new(ErrorCode::HostHasSandboxes, message)
+                    .with_detail("sandbox_ids", sandboxes)
+                    .with_detail("volume_ids", volumes)
+                    .with_detail("image_ids", has.images)
             }
             HostError::Overloaded => Self::overloaded("too many heartbeats at once; try again in a moment"),
             HostError::Db(error) => error.into(),

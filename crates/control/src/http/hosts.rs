@@ -23,6 +23,7 @@ use super::{idempotent, validate};
 use crate::app::App;
 use crate::audit::{self, Actor, Entry};
 use crate::db::Millis;
+use crate::hosts::holdings::Holdings;
 use crate::hosts::{HostRow, NewHost, made_up_name, store};
 use crate::reconcile::Requester;
 use crate::sandboxes;
@@ -187,9 +188,12 @@ pub async fn delete_preview(
     let row = manageable(&app, &user, &id).await?;
     let living = sandboxes::store::on_host(&app.db, &id).await?;
     let host = shown(&app, &user, &row).await?;
+    let mut tx = app.db.begin().await?;
+    let Holdings { volumes, images, .. } = Holdings::of(&mut tx, &id).await?;
+    drop(tx);
     let sandbox_count = living.len() as u64;
     let sandboxes = living.iter().take(MAX_PREVIEW).map(|record| record.to_api()).collect();
-    Ok(axum::Json(HostDeletePreview { host, sandboxes, sandbox_count }))
+    Ok(axum::Json(HostDeletePreview { host, sandboxes, sandbox_count, volumes, images }))
 }
 
 /// Makes a new registration token, for a host that never registered or has lost its credentials. Older ones are worth

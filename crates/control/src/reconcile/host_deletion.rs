@@ -27,6 +27,7 @@ use crate::audit::{self, Actor, Entry, Origin};
 use crate::clock::Clock;
 use crate::db::{Db, DbError, During, Millis, Text, Tx, on};
 use crate::fleet::Fleet;
+use crate::hosts::holdings::Holdings;
 use crate::hosts::tombstone::{self, Deceased};
 use crate::hosts::{Directory, HostError, HostRow, store};
 
@@ -72,10 +73,10 @@ enum Sandboxes {
 }
 
 impl HostDeletion {
-    /// Deletes a host that has no sandboxes.
+    /// Deletes a host that has no sandboxes, volumes, and images that are stored nowhere else.
     ///
     /// # Errors
-    /// [`HostError::HasSandboxes`] with all that are not stopped; paused ones count, they live on its disk.
+    /// [`HostError::HasSandboxes`] with all that would be lost.
     pub async fn graceful(&self, host: &HostId, requester: &Requester) -> Result<(), HostError> {
         self.mark_and_carry_out(host, requester, Sandboxes::MustBeNone).await
     }
@@ -99,9 +100,9 @@ impl HostDeletion {
         let row = store::lock(&mut tx, host).await?.ok_or(HostError::NotFound)?;
         if row.deletion_id.is_none() {
             if sandboxes == Sandboxes::MustBeNone {
-                let living = living(&mut tx, host).await?;
-                if !living.is_empty() {
-                    return Err(HostError::HasSandboxes(living));
+                let has = Holdings::of(&mut tx, host).await?;
+                if !has.is_empty() {
+                    return Err(HostError::HasSandboxes(Box::new(has)));
                 }
             }
             self.mark(&mut tx, &row, requester, sandboxes, now).await?;
@@ -217,16 +218,4 @@ impl HostDeletion {
 
 fn new_deletion_id() -> String {
     hex::encode(rand::random::<[u8; 16]>())
-}
-
-/// Sandboxes on the host that are not stopped.
-async fn living(tx: &mut Tx, host: &HostId) -> Result<Vec<SandboxId>, DbError> {
-    let rows: Vec<(Text<SandboxId>,)> = on!(tx tx, |c| sqlx::query_as(
-        "SELECT id FROM sandboxes WHERE host_id = $1 AND status <> 'stopped' ORDER BY id"
-    )
-    .bind(host.as_str())
-    .fetch_all(c)
-    .await)
-    .during("list a host's sandboxes")?;
-    Ok(rows.into_iter().map(|row| row.0.0).collect())
 }

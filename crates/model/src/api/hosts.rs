@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::{HostId, HostStatus, HostType, TeamId, UserId};
+use crate::{HostId, HostStatus, HostType, TeamId, UserId, VolumeId};
 
 /// The name for which control presents a certificate of its own CA, whatever its public name is.
 pub const CONTROL_SERVER_NAME: &str = "control.atoll.internal";
@@ -78,6 +78,10 @@ pub struct HostDeletePreview {
     /// All that are not stopped; the first 1,000 of them.
     pub sandboxes: Vec<crate::api::sandboxes::Sandbox>,
     pub sandbox_count: u64,
+    /// Volumes that lie on it.
+    pub volumes: Vec<VolumeId>,
+    /// Snapshots and templates with files that are stored nowhere else yet.
+    pub images: Vec<String>,
 }
 
 /// Free labels of a host.

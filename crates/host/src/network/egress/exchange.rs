@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use atoll_rpc::hop;
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HOST};
+use http::header::{ALT_SVC, CONTENT_TYPE, HOST};
 use http::uri::{PathAndQuery, Uri};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use http_body_util::combinators::BoxBody;
@@ -150,6 +150,8 @@ fn passed_on(
     }
     let (mut head, body) = answer.into_parts();
     hop::strip_hop_by_hop(&mut head.headers);
+    // It would lead around the proxy.
+    head.headers.remove(ALT_SVC);
     if let (true, Some(to)) = (switched, to) {
         hop::ask_upgrade(&mut head.headers, to);
     }
