@@ -25,7 +25,10 @@ async fn a_host_with_sandboxes_is_not_deleted_and_the_answer_names_them() {
         let paused = rig.sandbox(&host, Paused, 1).await;
         rig.sandbox(&host, Stopped, 1).await;
         let refused = deletion(&rig, &agents).graceful(&host, &requester()).await;
-        assert!(matches!(&refused, Err(HostError::HasSandboxes(has)) if has.sandboxes == [paused.clone()]), "{refused:?}");
+        assert!(
+            matches!(&refused, Err(HostError::HasSandboxes(has)) if has.sandboxes == [paused.clone()]),
+            "{refused:?}"
+        );
         let row = store::get(&rig.db, &host).await.unwrap().unwrap();
         assert!(!row.draining && row.deletion_id.is_none(), "nothing has changed");
         rig.execute("UPDATE sandboxes SET status = 'stopped'").await;
