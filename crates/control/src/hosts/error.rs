@@ -1,6 +1,5 @@
 //! What can go wrong with hosts and their credentials.
 
-use atoll_model::SandboxId;
 use atoll_model::api::hosts::HostTombstone;
 
 use super::holdings::Holdings;

@@ -16,7 +16,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use atoll_model::{HostId, SandboxId, UserId};
+use atoll_model::{HostId, UserId};
 use futures::FutureExt;
 use serde_json::json;
 

@@ -41,6 +41,50 @@ async fn a_host_with_sandboxes_is_not_deleted_and_the_answer_names_them() {
 }
 
 #[tokio::test]
+async fn what_lies_on_a_host_alone_is_not_deleted_with_it_unless_forced() {
+    for rig in rigs().await {
+        let agents = MemoryAgents::new();
+        let host = rig.online_host().await;
+        let layer = |id: &str, stored: bool, lost: bool| {
+            format!(
+                "INSERT INTO layers (id, team_id, host_id, byoc, stored, lost, size_bytes, created_at)
+                 VALUES ('{id}', 'team-x', '{host}', FALSE, {stored}, {lost}, 1, 1)"
+            )
+        };
+        let holds = |holder: &str, layer: &str| {
+            format!("INSERT INTO layer_refs (holder, position, layer_id) VALUES ('{holder}', 0, '{layer}')")
+        };
+        for (id, stored, lost) in [("layer-a", false, false), ("layer-b", true, false), ("layer-c", false, true)] {
+            rig.execute(&layer(id, stored, lost)).await;
+        }
+        for (holder, layer) in
+            [("snap-one", "layer-a"), ("snap-two", "layer-b"), ("tpl-three", "layer-c"), ("sb-gone", "layer-a")]
+        {
+            rig.execute(&holds(holder, layer)).await;
+        }
+        let refused = deletion(&rig, &agents).graceful(&host, &requester()).await;
+        assert!(
+            matches!(&refused, Err(HostError::HasSandboxes(has))
+                if has.sandboxes.is_empty() && has.volumes.is_empty() && has.images == ["snap-one"]),
+            "{refused:?}"
+        );
+        rig.execute("UPDATE layers SET stored = TRUE WHERE id = 'layer-a'").await;
+        let volume = format!(
+            "INSERT INTO volumes (id, team_id, name, mode, size_mb, host_id, created_at)
+             SELECT 'vol-bb81tvogz77t8m4b792e', id, 'data', 'shared', 64, '{host}', 1 FROM teams LIMIT 1"
+        );
+        rig.execute(&volume).await;
+        let refused = deletion(&rig, &agents).graceful(&host, &requester()).await;
+        assert!(
+            matches!(&refused, Err(HostError::HasSandboxes(has)) if has.volumes.len() == 1 && has.images.is_empty()),
+            "{refused:?}"
+        );
+        deletion(&rig, &agents).forced(&host, &requester()).await.unwrap();
+        assert!(store::get(&rig.db, &host).await.unwrap().is_none());
+    }
+}
+
+#[tokio::test]
 async fn a_forced_deletion_destroys_everything_and_leaves_a_tombstone() {
     for rig in rigs().await {
         let agents = MemoryAgents::new();
