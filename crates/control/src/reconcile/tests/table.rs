@@ -196,8 +196,8 @@ proptest! {
     #[test]
     fn a_verdict_settles_the_matter(status in any_status(), seen in any_seen()) {
         let mut row = row(status);
-        if let Verdict::Become { status: next, .. } = judge(&row, seen.as_ref(), &rules()) {
-            row.status = next;
+        if let Verdict::Become { status: next, reason } = judge(&row, seen.as_ref(), &rules()) {
+            (row.status, row.reason) = (next, reason);
             prop_assert_eq!(judge(&row, seen.as_ref(), &rules()), Verdict::Leave);
         }
     }
