@@ -520,6 +520,9 @@ fn details(record: &SandboxRecord, new: &NewSandbox, mounts: &[Mount]) -> serde_
     if !new.secrets.is_empty() {
         details["secrets"] = json!(new.secrets.values().collect::<Vec<_>>());
     }
+    if !record.network.headers.is_empty() {
+        details["headers"] = record.network.audited()["headers"].take();
+    }
     if !mounts.is_empty() {
         details["volumes"] = json!(mounts.iter().map(|mount| mount.volume.name.as_str()).collect::<Vec<_>>());
     }

@@ -4,7 +4,6 @@
 use atoll_model::{SandboxId, SandboxStatus};
 use atoll_rpc::atoll::host::v1::SetNetworkRequest;
 use atoll_rpc::connectrpc::client::CallOptions;
-use serde_json::json;
 
 use super::{HOST_DEADLINE, Network, Owner, SandboxError, SandboxRecord, Sandboxes, store};
 use crate::audit::{self, Entry};
@@ -41,7 +40,7 @@ impl Sandboxes {
             target_kind: "sandbox",
             target_id: Some(id.as_str()),
             result: "ok",
-            details: json!(network),
+            details: network.audited(),
         };
         audit::record(&mut tx, self.clock.now(), &entry).await?;
         tx.commit().await?;

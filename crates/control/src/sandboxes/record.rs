@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::types::Json;
 
 use crate::db::{Millis, Text};
-use crate::secrets::headers::Filled;
+use crate::secrets::headers::{Filled, secret_names};
 use crate::templates::store::Template;
 
 /// What a sandbox may reach.
@@ -32,6 +32,21 @@ pub struct Network {
 }
 
 impl Network {
+    /// As the audit trail has it: of added headers the secrets' names, and no value.
+    #[must_use]
+    pub fn audited(&self) -> serde_json::Value {
+        let mut audited = serde_json::json!(self);
+        if !self.headers.is_empty() {
+            let header = |header: &AddedHeader| {
+                serde_json::json!({
+                    "domain": header.domain, "name": header.name, "secrets": secret_names(&header.value)
+                })
+            };
+            audited["headers"] = self.headers.iter().map(header).collect();
+        }
+        audited
+    }
+
     /// As hosts are told, with the secrets filled in. What is no network is a name.
     #[must_use]
     pub fn to_wire(&self, headers: &[Filled]) -> atoll_rpc::atoll::host::v1::NetworkPolicy {

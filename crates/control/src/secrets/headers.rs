@@ -62,6 +62,16 @@ pub fn pieces(value: &str) -> Option<Vec<Piece<'_>>> {
     Some(pieces)
 }
 
+/// The names of the secrets in a value.
+#[must_use]
+pub fn secret_names(value: &str) -> Vec<&str> {
+    let name = |piece| match piece {
+        Piece::Secret(name) => Some(name),
+        Piece::Plain(_) => None,
+    };
+    pieces(value).unwrap_or_default().into_iter().filter_map(name).collect()
+}
+
 impl Secrets {
     /// The headers with the team's secrets in them, as they are now.
     ///
@@ -69,14 +79,7 @@ impl Secrets {
     /// [`SecretError`].
     pub async fn fill(&self, team: &TeamId, headers: &[AddedHeader]) -> Result<Vec<Filled>, SecretError> {
         let split: Vec<_> = headers.iter().map(|header| pieces(&header.value).unwrap_or_default()).collect();
-        let names: BTreeSet<&str> = split
-            .iter()
-            .flatten()
-            .filter_map(|piece| match piece {
-                Piece::Secret(name) => Some(*name),
-                Piece::Plain(_) => None,
-            })
-            .collect();
+        let names: BTreeSet<&str> = headers.iter().flat_map(|header| secret_names(&header.value)).collect();
         let wanted: BTreeMap<String, String> =
             names.into_iter().map(|name| (name.to_owned(), name.to_owned())).collect();
         let secrets = self.environment(team, &wanted).await.map_err(|error| match error {

@@ -93,6 +93,11 @@ async fn a_secret_in_a_header_is_filled_in_for_the_host_alone() {
             .unwrap();
         shown.extend(rows.into_iter().map(|row| row.0));
         assert!(shown.iter().all(|text| !text.contains(VALUE)), "{shown:?}");
+        // The audit trail has names and no values, whoever wrote them.
+        let literal = json!({ "headers": header("plain-hunter3") });
+        test.client.put(&format!("/v1/sandboxes/{}/network", by_default.id), literal).await.expect(200);
+        let trail = String::from_utf8(owner.get("/v1/audit-logs").await.expect(200).body).unwrap();
+        assert!(!trail.contains("hunter3") && trail.contains(r#""secrets":["key"]"#), "{trail}");
         // What can't be is refused by name.
         for (value, status) in
             [("${secrets.none}", 404), ("${secrets.key", 400), ("a\nb", 400), ("${secrets.a b}", 400)]

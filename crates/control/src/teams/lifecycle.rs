@@ -117,7 +117,10 @@ pub async fn set_network(
     let role = store::role_in(&mut tx, team, asker).await?.ok_or(TeamError::NotFound)?;
     at_least(role, Role::Admin)?;
     let before = store::set_network(&mut tx, team, network, now).await?;
-    let details = json!({ "before": { "network": before }, "after": { "network": network } });
+    let audited = |network: Option<&Network>| network.map(Network::audited);
+    let details = json!({
+        "before": { "network": audited(before.as_ref()) }, "after": { "network": audited(network) }
+    });
     let actor = asker.actor();
     audit::record(&mut tx, now, &entry(team, asker, &actor, "team.network", ("team", team.as_str()), details)).await?;
     tx.commit().await?;
