@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use atoll_client::{Client, Credentials, command};
@@ -24,8 +25,20 @@ pub struct Atoll {
     second: Option<Second>,
 }
 
-/// The binary under test: `ATOLL_BIN`, else the newest of the workspace's builds.
+/// Set by tests that bring a binary of their own: one with fault points.
+static OWN: OnceLock<PathBuf> = OnceLock::new();
+
+/// From now on this process tests that binary.
+pub fn use_binary(path: impl Into<PathBuf>) {
+    let path = path.into();
+    assert_eq!(*OWN.get_or_init(|| path.clone()), path, "another binary is under test already");
+}
+
+/// The binary under test: the test's own, `ATOLL_BIN`, else the newest of the workspace's builds.
 pub fn binary() -> PathBuf {
+    if let Some(own) = OWN.get() {
+        return own.clone();
+    }
     if let Some(path) = std::env::var_os("ATOLL_BIN") {
         return path.into();
     }

@@ -27,6 +27,8 @@ fn main() -> ExitCode {
         // Before any thread exists, since it changes the environment.
         let _ = dotenvy::from_path(".env");
     }
+    #[cfg(feature = "failpoints")]
+    std::mem::forget(fail::FailScenario::setup());
     let cli = match parse() {
         Ok(cli) => cli,
         Err(error) => error.exit(),

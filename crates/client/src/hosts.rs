@@ -3,7 +3,7 @@
 use atoll_model::HostId;
 use atoll_model::api::Page;
 use atoll_model::api::hosts::{
-    CreateHostRequest, CreateHostResponse, Host, HostDeletePreview, RegistrationTokenResponse,
+    CreateHostRequest, CreateHostResponse, Host, HostDeletePreview, HostDrain, RegistrationTokenResponse,
 };
 use http::Method;
 use serde::de::IgnoredAny;
@@ -39,6 +39,11 @@ impl Client {
     /// What a forced deletion would destroy.
     pub async fn host_delete_preview(&self, id: &HostId) -> Result<HostDeletePreview, Error> {
         self.get(&format!("/v1/hosts/{id}/delete-preview")).await
+    }
+
+    /// How far a host that is drained has come.
+    pub async fn host_drain(&self, id: &HostId) -> Result<HostDrain, Error> {
+        self.get(&format!("/v1/hosts/{id}/drain")).await
     }
 
     /// Lets nothing new land on a host, or lifts that.

@@ -14,6 +14,10 @@ const LEASE: &str = "housekeeping";
 const LAYERS_EVERY: Duration = Duration::from_secs(30);
 const LAYERS_LEASE: &str = "layers";
 const STORING_LEASE: &str = "storing";
+const MOVES_LEASE: &str = "moves";
+/// From a nudge to the look at what is to move: what comes at once is looked at once, and a host that is opened again at
+/// once keeps everything.
+const MOVES_SETTLE: Duration = Duration::from_secs(1);
 /// How long events can be read from the outbox.
 const EVENTS_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -27,6 +31,7 @@ pub fn spawn(app: &App) {
     app.tasks.spawn(housekeeping(app.clone()));
     app.tasks.spawn(tend_layers(app.clone()));
     app.tasks.spawn(store_layers(app.clone()));
+    app.tasks.spawn(move_paused(app.clone()));
     app.tasks.spawn(look_for_keys(app.clone()));
 }
 
@@ -78,6 +83,32 @@ async fn store_layers(app: App) {
         };
         if let Err(error) = stored {
             tracing::error!(error = &error as &dyn std::error::Error, "storing layers failed");
+        }
+    }
+}
+
+/// Moves what is paused away from hosts that are drained; when nudged, and now and then.
+async fn move_paused(app: App) {
+    let round = async || -> Result<(), LayerError> {
+        while app.sandboxes.move_due().await? > 0 {}
+        Ok(())
+    };
+    loop {
+        let nudged = async {
+            app.sandboxes.moves_due().await;
+            tokio::time::sleep(MOVES_SETTLE).await;
+        };
+        tokio::select! {
+            () = app.shutdown.cancelled() => return,
+            () = nudged => {}
+            () = tokio::time::sleep(LAYERS_EVERY) => {}
+        }
+        let moved = tokio::select! {
+            () = app.shutdown.cancelled() => return,
+            moved = under_lease(&app, MOVES_LEASE, round()) => moved,
+        };
+        if let Err(error) = moved {
+            tracing::error!(error = &error as &dyn std::error::Error, "moving paused sandboxes failed");
         }
     }
 }

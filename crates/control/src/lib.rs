@@ -6,6 +6,23 @@
 //! memory that it can't lose, and any number of it can run side by side on PostgreSQL.
 #![forbid(unsafe_code)]
 
+/// A place where fault tests have the whole server die (`return`). Nothing in a release. With a second argument,
+/// `return(abort)` does that, and any other `return` has the step answer it.
+macro_rules! failpoint {
+    ($name:literal) => {
+        fail::fail_point!($name, |_: Option<String>| std::process::abort())
+    };
+    ($name:literal, $answer:expr) => {
+        fail::fail_point!($name, |argument: Option<String>| {
+            if argument.as_deref() == Some("abort") {
+                std::process::abort();
+            }
+            $answer
+        })
+    };
+}
+pub(crate) use failpoint;
+
 pub mod config;
 pub mod templates;
 

@@ -215,11 +215,11 @@ async fn wire(
     };
     let limits = Limits { stale_after: config.hosts.stale_after, overcommit: config.overcommit };
     let placer: Arc<dyn Placer> = Arc::new(Placement::new(hosts.candidates(), scheduler, limits));
-    let reconcile = Reconcile::new(&db, &clock, &hosts, &fleet, config.resume_on_reconnect);
     let layers = Layers::new(db.clone(), clock.clone(), fleet.clone(), objects);
     let cipher = Cipher::load(config.secrets_key.as_deref(), &config.data_dir).context("loading the key of secrets")?;
     let secrets = Secrets::new(db.clone(), clock.clone(), cipher);
     secrets.check_key().await?;
+    let reconcile = Reconcile::new(&db, &clock, &hosts, &fleet, &secrets, config.resume_on_reconnect);
     let volumes = Volumes::new(db.clone(), clock.clone(), config.quotas.into());
     let sources = Sources { layers: layers.clone(), secrets: secrets.clone() };
     let sandboxes = Sandboxes::new(db.clone(), clock.clone(), fleet, placer, sources, &config.http, tasks.clone())

@@ -47,6 +47,7 @@ const WHOLE: Record<string, string> = {
 	'host.refresh_token_reused': 'Old host token was used',
 	'sandbox.timeout': 'Idle time of a sandbox set',
 	'sandbox.network': 'Network of a sandbox changed',
+	'sandbox.move': 'Sandbox moved to another host',
 	'sandbox.destroy_orphan': 'Forgotten sandbox destroyed',
 	'webhook.secret': 'Webhook secret renewed'
 };

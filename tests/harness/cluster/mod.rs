@@ -76,6 +76,14 @@ pub struct Cluster {
     dir: tempfile::TempDir,
 }
 
+/// What control keeps its rows in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Database {
+    Postgres,
+    /// Of the one replica.
+    Sqlite,
+}
+
 /// How a host is reached by control.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
@@ -91,7 +99,13 @@ impl Cluster {
 
     /// The same, with further environment for control. `{gateway}` in it is this process's address for the machines.
     pub async fn start_with(replicas: u8, hosts: u8, env: &[(&str, &str)]) -> Self {
-        let mut cluster = Self::without_hosts_with(replicas, env).await;
+        Self::start_on(Database::Postgres, replicas, hosts, env).await
+    }
+
+    /// The same over this database.
+    pub async fn start_on(database: Database, replicas: u8, hosts: u8, env: &[(&str, &str)]) -> Self {
+        assert!(database == Database::Postgres || replicas == 1, "an embedded database is one server's own");
+        let mut cluster = Self::without_hosts_on(database, replicas, env).await;
         for _ in 0..hosts {
             cluster.add_host(Reach::Address).await;
         }
@@ -105,10 +119,10 @@ impl Cluster {
     }
 
     pub async fn without_hosts(replicas: u8) -> Self {
-        Self::without_hosts_with(replicas, &[]).await
+        Self::without_hosts_on(Database::Postgres, replicas, &[]).await
     }
 
-    async fn without_hosts_with(replicas: u8, env: &[(&str, &str)]) -> Self {
+    async fn without_hosts_on(database: Database, replicas: u8, env: &[(&str, &str)]) -> Self {
         let dir = tempfile::Builder::new().prefix("atoll-cluster-").tempdir_in("/var/tmp").expect("a directory");
         let postgres = Postgres::start(dir.path());
         let mut net = Net::make();
@@ -123,7 +137,10 @@ impl Cluster {
             args.extend(["--listen", &listen, "--advertise", &listen]);
             let mut node = Node::new(machine, address, dir.path().join(format!("control{number}")), &args);
             node.set(&env);
-            node.run(&[("ATOLL_DATABASE_URL", &postgres.url())]);
+            if database == Database::Postgres {
+                node.set(&[("ATOLL_DATABASE_URL", &postgres.url())]);
+            }
+            node.run(&[]);
             node.says("the control plane is up").await;
             controls.push(node);
         }

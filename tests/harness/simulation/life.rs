@@ -375,7 +375,17 @@ impl World {
         };
         let id = SandboxId::new();
         let (status, host) = (SandboxStatus::Starting, Some(pick(0)));
-        let mut row = Row { id: id.clone(), host, status, former: None, reason: None, generation: 1, changed_at: now };
+        let mut row = Row {
+            id: id.clone(),
+            host,
+            status,
+            former: None,
+            reason: None,
+            generation: 1,
+            changed_at: now,
+            moving_to: None,
+            network_generation: 0,
+        };
         {
             let mut state = self.state();
             state.rows.insert(id.clone(), row.clone());

@@ -220,6 +220,11 @@ impl Records for World {
         Ok(World::change(self, change, None))
     }
 
+    async fn network(&self, id: &SandboxId) -> Result<Option<(wire::NetworkPolicy, u64)>, DbError> {
+        let generation = self.state().rows.get(id).map(|row| row.network_generation);
+        Ok(generation.map(|generation| (wire::NetworkPolicy::default(), generation)))
+    }
+
     async fn note_orphan(&self, _: &HostId, _: &Seen, _: bool) -> Result<(), DbError> {
         self.state().orphans += 1;
         Ok(())
@@ -267,6 +272,7 @@ impl Agents for World {
                 reason: view.reason.clone(),
                 generation: view.generation,
                 exit_code: view.exit_code,
+                network_generation: view.policy_generation,
             });
             Ok(Inventory { sandboxes: seen.collect(), complete: keeper.inventory_complete() })
         })?;
@@ -299,6 +305,19 @@ impl Agents for World {
 
     async fn destroy(&self, host: &HostId, sandbox: &SandboxId, generation: u64, _: &str) -> Result<(), FleetError> {
         self.call(host, |agent| agent.order(async |keeper: &Keeper| keeper.destroy(sandbox, generation).await))
+    }
+
+    async fn set_network(
+        &self,
+        host: &HostId,
+        sandbox: &SandboxId,
+        generation: u64,
+        _: wire::NetworkPolicy,
+    ) -> Result<(), FleetError> {
+        self.call(host, |agent| {
+            agent.order(async |keeper: &Keeper| keeper.set_policy(sandbox, generation, Default::default()).await)
+        })
+        .map(drop)
     }
 
     async fn delete_image(&self, _: &HostId, _: &str) -> Result<(), FleetError> {

@@ -479,8 +479,14 @@ pub enum HostsCommand {
         #[command(flatten)]
         person: PersonArgs,
     },
-    /// Let nothing new land on a host
+    /// Let nothing new land on a host; what is paused on it moves to others, with its files alone
     Drain {
+        host: HostId,
+        #[command(flatten)]
+        person: PersonArgs,
+    },
+    /// Show what is still on a host that is drained, and what each sandbox waits for
+    DrainStatus {
         host: HostId,
         #[command(flatten)]
         person: PersonArgs,

@@ -140,7 +140,8 @@ Examples:
 Examples:
   atoll hosts create --name rack-7          prints the token that its agent enrols with
   atoll hosts list
-  atoll hosts drain host-…                  nothing new lands on it
+  atoll hosts drain host-…                  nothing new lands on it, and what is paused moves away
+  atoll hosts drain-status host-…           what is still there, and why
   atoll hosts delete host-… --force         with all sandboxes on it
 
 These take your account (--email), or on the machine of `atoll up` its admin's."

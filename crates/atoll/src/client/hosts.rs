@@ -55,6 +55,23 @@ pub async fn main(command: HostsCommand, global: &Global) -> anyhow::Result<u8> 
         }
         HostsCommand::Drain { host, person } => drain(true, &host, &person, global).await?,
         HostsCommand::Undrain { host, person } => drain(false, &host, &person, global).await?,
+        HostsCommand::DrainStatus { host, person } => {
+            let status = person::client(&person, global).await?.host_drain(&host).await?;
+            if global.json {
+                output::print_json(&status)?;
+                return Ok(0);
+            }
+            let mut table = Table::new(&["SANDBOX", "STATUS", "WAITS FOR"]);
+            for sandbox in &status.sandboxes {
+                table.row([sandbox.id.to_string(), sandbox.status.to_string(), sandbox.waits_for.clone()]);
+            }
+            table.print()?;
+            match (status.drained, status.draining) {
+                (true, _) => eprintln!("atoll: {host} is drained: nothing is left on it"),
+                (false, true) => eprintln!("atoll: {host} is draining: {} sandboxes are left", status.sandbox_count),
+                (false, false) => eprintln!("atoll: {host} is not being drained"),
+            }
+        }
         HostsCommand::DeletePreview { host, person } => {
             let preview = person::client(&person, global).await?.host_delete_preview(&host).await?;
             if global.json {
@@ -121,6 +138,7 @@ fn row(host: &Host) -> [String; 8] {
     let status = match (host.status, host.draining) {
         (HostStatus::Pending, _) => "pending".to_owned(),
         (status, false) => status.as_str().to_owned(),
+        (status, true) if host.drained => format!("{} (drained)", status.as_str()),
         (status, true) => format!("{} (draining)", status.as_str()),
     };
     [

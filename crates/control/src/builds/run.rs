@@ -344,6 +344,7 @@ impl Builds {
             if changes_files(step) {
                 let made =
                     self.layers.make(&owner.team, owner.team_is_byoc, &sandbox.id, &host, Wanted::default()).await?;
+                crate::failpoint!("control::build::after_step");
                 let below = made.below(&below);
                 ground.chain = std::iter::once(made.layer).chain(below).collect();
                 let mut tx = self.db.begin().await?;
@@ -398,8 +399,9 @@ impl Builds {
             layers::store::refer(&mut tx, template.as_str(), &ground.chain).await?;
         }
         tags::release_untagged(&mut tx, template).await?;
-        fail::fail_point!("control::build::before_commit", |_| Err(failed("a failpoint")));
+        crate::failpoint!("control::build::before_commit", Err(failed("a failpoint")));
         tx.commit().await?;
+        crate::failpoint!("control::build::after_commit");
         self.layers.nudge();
         Ok(())
     }

@@ -22,6 +22,9 @@ pub enum FleetError {
     /// More requests are under way to this host than control allows itself.
     #[error("too many requests are under way to host {host}")]
     Overloaded { host: HostId },
+    /// The sandbox stands still, and the request has not reached it.
+    #[error("the sandbox is paused")]
+    Paused { host: HostId },
     /// It answered, and refused or failed.
     #[error("host {host} failed to {attempted}: {} ({})", .message, .code.as_str())]
     Agent { host: HostId, attempted: String, code: RpcCode, message: String },
@@ -55,6 +58,7 @@ impl FleetError {
         match self {
             Self::Unknown { .. } | Self::Unavailable { .. } => ErrorCode::HostUnavailable,
             Self::Timeout { .. } => ErrorCode::Timeout,
+            Self::Paused { .. } => ErrorCode::Conflict,
             Self::Overloaded { .. } => ErrorCode::Overloaded,
             Self::Agent { .. } => ErrorCode::AgentError,
             Self::Internal { .. } => ErrorCode::Internal,
@@ -64,7 +68,10 @@ impl FleetError {
     /// Whether the agent certainly never saw the request, so that it may be sent again, anywhere.
     #[must_use]
     pub const fn never_arrived(&self) -> bool {
-        matches!(self, Self::Unknown { .. } | Self::Overloaded { .. } | Self::Internal { .. })
+        matches!(
+            self,
+            Self::Unknown { .. } | Self::Overloaded { .. } | Self::Internal { .. } | Self::Paused { .. }
+        )
     }
 }
 

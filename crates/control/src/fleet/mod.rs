@@ -55,7 +55,7 @@ pub use least_loaded::LeastLoaded;
 pub use placement::{CandidateSource, PlaceError, Placement};
 pub use round_robin::RoundRobin;
 pub use scheduler::{ANY_DRIVER, Candidate, Demand, HostList, Limits, NoHost, Scheduler};
-pub use transport::{GuestTransport, HostTransport};
+pub use transport::{GuestTransport, HostTransport, stands_still};
 pub use tunnel::{RELAY_HEADER, RelayTokens, Tunnels};
 
 /// Any error, boxed: what request bodies may fail with.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use atoll_model::api::hosts::PROXY_ERROR_HEADER;
 use atoll_model::{HostId, SandboxId};
 use atoll_rpc::connectrpc::ConnectError;
 use atoll_rpc::connectrpc::client::{BoxFuture, ClientBody, ClientTransport};
@@ -55,6 +56,11 @@ fn as_rpc(error: FleetError) -> ConnectError {
     rpc.with_shared_source(Arc::new(error))
 }
 
+/// Whether the agent's proxy says that the sandbox is paused.
+pub fn stands_still<B>(answer: &Response<B>) -> bool {
+    answer.headers().get(PROXY_ERROR_HEADER).is_some_and(|code| code == "paused")
+}
+
 fn boxed(request: Request<ClientBody>) -> Request<FleetBody> {
     request.map(|body| body.map_err(Into::into).boxed_unsync())
 }
@@ -87,6 +93,9 @@ impl ClientTransport for GuestTransport {
             let channels = fleet.channels(&host).await.map_err(as_rpc)?;
             if unary && small {
                 let answer = channels.multiplexed(Lane::Guest, boxed(request)).await.map_err(as_rpc)?;
+                if stands_still(&answer) {
+                    return Err(as_rpc(FleetError::Paused { host }));
+                }
                 return Ok(GuestAnswer::of(answer, unary, meter));
             }
             let mut request = boxed(request);
@@ -101,6 +110,9 @@ impl ClientTransport for GuestTransport {
             }
             *request.version_mut() = Version::HTTP_11;
             let answer = channels.bulk(Some(&sandbox), request).await.map_err(as_rpc)?;
+            if stands_still(&answer) {
+                return Err(as_rpc(FleetError::Paused { host }));
+            }
             Ok(GuestAnswer::of(answer, unary, meter))
         })
     }

@@ -18,6 +18,7 @@ use super::validate;
 use crate::admin::{self, AdminError};
 use crate::app::App;
 use crate::db::Millis;
+use crate::hosts;
 
 const MAX_SEARCH: usize = 100;
 
@@ -127,7 +128,9 @@ pub async fn hosts(
     let filter = admin::HostFilter { q: query.q, status: query.status, kind: query.kind, team: query.team_id };
     let rows = admin::hosts(&app.db, &filter, &after, limit as i64 + 1).await?;
     let cursor = |row: &admin::NamedHost| Cursor { at: Millis(0), id: row.host.id.to_string() };
-    Ok(axum::Json(counted(rows, limit, cursor, admin::NamedHost::into_api)))
+    let mut page = counted(rows, limit, cursor, admin::NamedHost::into_api);
+    hosts::store::mark_drained(&app.db, &mut page.items).await?;
+    Ok(axum::Json(page))
 }
 
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]

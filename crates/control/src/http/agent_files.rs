@@ -1,7 +1,7 @@
 //! Images for hosts: a host fetches what it lacks from control, streamed, with its access token.
 //!
 //! A host gets the platform's images; a byoc host also its team's; and any host the images of sandboxes that were
-//! placed on it. To all else the answer is 404, whether the image exists or not. Hosts that say so get it packed
+//! placed on it, or move there. To all else the answer is 404, whether the image exists or not. Hosts that say so get it packed
 //! (`Accept-Encoding: zstd`).
 
 use std::io;
@@ -84,7 +84,10 @@ async fn may_have(app: &App, host: &HostRow, digest: &str) -> ApiResult<bool> {
              OR EXISTS (SELECT 1 FROM template_builds WHERE digest = $1 AND team_id = $2 AND status = 'ready')
              OR EXISTS (SELECT 1 FROM layers l JOIN layer_refs r ON r.layer_id = l.id
                 JOIN sandboxes s ON s.id = r.holder WHERE l.digest = $1 AND s.host_id = $3 AND s.status <> 'stopped'
-                AND (NOT l.byoc OR l.team_id = $2))"
+                AND (NOT l.byoc OR l.team_id = $2))
+             OR EXISTS (SELECT 1 FROM sandbox_moves m JOIN sandboxes s ON s.id = m.sandbox_id WHERE m.to_host = $3
+                AND (s.digest = $1 OR EXISTS (SELECT 1 FROM layers l JOIN layer_refs r ON r.layer_id = l.id
+                    WHERE r.holder = 'mov-' || m.id AND l.digest = $1 AND (NOT l.byoc OR l.team_id = $2))))"
     )
     .bind(digest)
     .bind(own_team.as_deref())

@@ -174,6 +174,7 @@ impl From<FleetError> for ApiError {
             FleetError::Unknown { .. } => "the sandbox's host is not known or has not registered".into(),
             FleetError::Unavailable { .. } => "the sandbox's host can't be reached at the moment".into(),
             FleetError::Timeout { .. } => "the sandbox's host did not answer in time".into(),
+            FleetError::Paused { .. } => "the sandbox is paused".into(),
             FleetError::Overloaded { .. } => "too many requests to the sandbox's host are under way".into(),
             FleetError::Agent { message, .. } => format!("the host answered: {message}").into(),
             FleetError::Internal { .. } => return Self::internal(error),

@@ -51,11 +51,17 @@ pub async fn exec(
         validate::path("cwd", cwd)?;
     }
     let seconds = validate::within("timeout_sec", request.timeout_sec.unwrap_or(DEFAULT_SECONDS), (1, MAX_SECONDS))?;
-    let guest = Guest::of(&app, &owner, id, "run a program in").await?;
+    let mut guest = Guest::of(&app, &owner, id, "run a program in").await?;
     let (cmd, tag, background) = (request.cmd.clone(), request.tag.clone(), request.background);
     let options = CallOptions::default().with_timeout(Duration::from_secs(seconds) + GRACE);
     let meter = AnswerMeter::new(&app, &owner.team, MAX_OUTPUT as usize * 2 + (1 << 20));
-    let call = guest.metered_service(&meter).exec_with_options(to_wire(request, seconds), options).await;
+    let asked = to_wire(request, seconds);
+    let mut call = guest.metered_service(&meter).exec_with_options(asked.clone(), options.clone()).await;
+    if call.as_ref().is_err_and(|error| guest.was_paused(error)) {
+        // Between the look and the request. Nothing has reached it; one that wakes by itself does so now.
+        guest = Guest::of(&app, &owner, guest.id.clone(), "run a program in").await?;
+        call = guest.metered_service(&meter).exec_with_options(asked, options).await;
+    }
     let failed = |error| meter.refusal().unwrap_or_else(|| guest.error("run the program", None, error));
     let done = call.map_err(failed)?.into_owned();
     if background {

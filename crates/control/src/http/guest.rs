@@ -14,7 +14,7 @@ use super::convert::guest_error;
 use super::error::{ApiError, ApiResult};
 use super::places::AnswerMeter;
 use crate::app::App;
-use crate::fleet::{Fleet, GuestClient, GuestFiles, GuestProcesses};
+use crate::fleet::{Fleet, FleetError, GuestClient, GuestFiles, GuestProcesses};
 use crate::sandboxes::{OpenGuard, Owner, Sandboxes};
 
 /// Deadline of a stream that has none: the longest that the protocol can say (ten digits of milliseconds).
@@ -70,6 +70,12 @@ impl Guest {
     #[must_use]
     pub fn files(&self) -> GuestFiles {
         self.fleet.guest_files(&self.host, &self.id)
+    }
+
+    /// Whether a call failed because the sandbox stands still, and nothing of it has reached the sandbox.
+    #[must_use]
+    pub fn was_paused(&self, error: &ConnectError) -> bool {
+        matches!(FleetError::from_rpc(&self.host, "reach a sandbox", error.clone()), FleetError::Paused { .. })
     }
 
     /// What a failed call is told to the client as.

@@ -3,8 +3,8 @@
 use atoll_model::HostId;
 use atoll_model::api::Page;
 use atoll_model::api::hosts::{
-    CreateHostRequest, CreateHostResponse, Host, HostDeletePreview, HostTags, RegistrationTokenResponse,
-    UpdateHostRequest,
+    CreateHostRequest, CreateHostResponse, Host, HostDeletePreview, HostDrain, HostDrainSandbox, HostTags,
+    RegistrationTokenResponse, UpdateHostRequest,
 };
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
@@ -26,7 +26,7 @@ use crate::db::Millis;
 use crate::hosts::holdings::Holdings;
 use crate::hosts::{HostRow, NewHost, made_up_name, store};
 use crate::reconcile::Requester;
-use crate::sandboxes;
+use crate::sandboxes::{self, moves};
 
 const MAX_TAGS: usize = 64;
 const MAX_PREVIEW: usize = 1000;
@@ -38,7 +38,7 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(get, update, delete))
         .routes(routes!(delete_preview))
         .routes(routes!(renew_token))
-        .routes(routes!(drain))
+        .routes(routes!(drain, drain_status))
         .routes(routes!(undrain))
         .routes(routes!(tags, add_tags, remove_tag))
 }
@@ -102,7 +102,9 @@ pub async fn list(
         team_name: if user.is_admin { team_name } else { None },
         ..row.to_api()
     };
-    Ok(axum::Json(page(rows, limit, cursor, shown)))
+    let mut page = page(rows, limit, cursor, shown);
+    store::mark_drained(&app.db, &mut page.items).await?;
+    Ok(axum::Json(page))
 }
 
 /// One host.
@@ -119,7 +121,10 @@ async fn shown(app: &App, user: &User, row: &HostRow) -> ApiResult<Host> {
         Some(team) if user.is_admin => store::team_name(&app.db, team).await?,
         _ => None,
     };
-    Ok(Host { team_name, ..row.to_api() })
+    let mut host = [Host { team_name, ..row.to_api() }];
+    store::mark_drained(&app.db, &mut host).await?;
+    let [host] = host;
+    Ok(host)
 }
 
 /// Renames a host.
@@ -212,7 +217,29 @@ pub async fn renew_token(
     Ok((StatusCode::CREATED, axum::Json(answer)))
 }
 
-/// No new sandboxes on this host from now on.
+/// How far a host that is drained has come, and what each sandbox that is still on it waits for.
+#[utoipa::path(get, path = "/v1/hosts/{id}/drain", tag = "hosts", params(("id" = HostId, Path)),
+    responses((status = 200, body = HostDrain), (status = 403)), security(("bearer" = [])))]
+pub async fn drain_status(State(app): State<App>, user: User, Id(id): Id<HostId>) -> ApiResult<axum::Json<HostDrain>> {
+    let row = manageable(&app, &user, &id).await?;
+    let count = moves::store::count(&app.db, &id).await?;
+    let staying = moves::store::staying(&app.db, &id, MAX_PREVIEW as i64).await?;
+    let one = |it: &moves::store::Staying| HostDrainSandbox {
+        id: it.id.0.clone(),
+        status: it.status.0,
+        to_host_id: it.to_host.as_ref().map(|host| host.0.clone()),
+        waits_for: moves::waits_for(it),
+    };
+    Ok(axum::Json(HostDrain {
+        draining: row.draining,
+        drained: row.draining && count == 0,
+        sandbox_count: u64::try_from(count).unwrap_or(0),
+        sandboxes: staying.iter().map(one).collect(),
+    }))
+}
+
+/// No new sandboxes on this host from now on; what is paused on it moves to other hosts, with its files and without its
+/// processes. What runs stays until it is paused or ends.
 #[utoipa::path(post, path = "/v1/hosts/{id}/drain", tag = "hosts", params(("id" = HostId, Path)),
     responses((status = 200, body = Host), (status = 403), (status = 409)), security(("bearer" = [])))]
 pub async fn drain(State(app): State<App>, user: User, Id(id): Id<HostId>) -> ApiResult<axum::Json<Host>> {
@@ -236,6 +263,7 @@ async fn set_draining(app: &App, user: &User, id: &HostId, draining: bool) -> Ap
     let action = if draining { "host.drain" } else { "host.undrain" };
     audit::record(&mut tx, now, &entry(user, &user.actor(), &before, action, json!({}))).await?;
     tx.commit().await?;
+    app.sandboxes.nudge_moves();
     let row = visible(app, user, id).await?;
     Ok(axum::Json(shown(app, user, &row).await?))
 }

@@ -94,6 +94,7 @@ const ROWS: &[(&str, For)] = &[
     ("get /v1/hosts/{id}", HostOfT(Role::Member)),
     ("patch /v1/hosts/{id}", HostOfT(Role::Admin)),
     ("get /v1/hosts/{id}/delete-preview", HostOfT(Role::Admin)),
+    ("get /v1/hosts/{id}/drain", HostOfT(Role::Admin)),
     ("post /v1/hosts/{id}/drain", HostOfT(Role::Admin)),
     ("post /v1/hosts/{id}/heartbeat", Host),
     ("get /v1/hosts/{id}/images/{digest}", Host),

@@ -142,7 +142,7 @@ impl Layers {
         let mut tx = self.db.begin().await?;
         store::insert(&mut tx, &layer).await?;
         tx.commit().await?;
-        fail::fail_point!("control::snapshot::before_host");
+        crate::failpoint!("control::snapshot::before_host");
         let request = wire::SnapshotSandboxRequest {
             id: sandbox.to_string(),
             layer_id: layer.id.to_string(),
@@ -154,7 +154,7 @@ impl Layers {
             CallOptions::default().with_timeout(if wanted.memory { MEMORY_DEADLINE } else { SNAPSHOT_DEADLINE });
         let answer = self.fleet.host_client(host).snapshot_sandbox_with_options(request, options).await;
         let answer = answer.map_err(|error| FleetError::from_rpc(host, "keep a sandbox's files", error))?;
-        fail::fail_point!("control::snapshot::after_host");
+        crate::failpoint!("control::snapshot::after_host");
         let answer = answer.into_owned();
         layer.size_bytes = i64::try_from(answer.size_bytes).unwrap_or(i64::MAX);
         layer.memory = answer.kept == "memory";

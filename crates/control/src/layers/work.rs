@@ -57,7 +57,7 @@ impl Layers {
     async fn store_all(&self, layers: Vec<LayerRow>) -> Result<usize, LayerError> {
         let mut stored = 0;
         for layer in layers {
-            match self.store_one(&layer).await {
+            match self.store(&layer).await {
                 Ok(true) => stored += 1,
                 Ok(false) => {}
                 Err(LayerError::Db(error)) => return Err(error.into()),
@@ -71,8 +71,11 @@ impl Layers {
         Ok(stored)
     }
 
-    /// False when the layer is gone.
-    async fn store_one(&self, layer: &LayerRow) -> Result<bool, LayerError> {
+    /// Has its host pack it, and fetches that into the object store. False when the layer is gone.
+    ///
+    /// # Errors
+    /// [`LayerError`].
+    pub async fn store(&self, layer: &LayerRow) -> Result<bool, LayerError> {
         let host = layer.host_id.as_ref().map(|host| &host.0).ok_or(LayerError::Elsewhere)?;
         if let Some(digest) = &layer.digest {
             match self.fetch(host, digest, layer.size_bytes).await {
@@ -86,11 +89,14 @@ impl Layers {
             }
         }
         let (digest, size_bytes) = self.pack(host, std::slice::from_ref(layer)).await?;
+        crate::failpoint!("control::store::after_pack");
         if !store::set_digest(&self.db, &layer.id.0, &digest, size_bytes).await? {
             self.disown(host, &digest).await?;
             return Ok(false);
         }
+        crate::failpoint!("control::store::after_digest");
         self.fetch(host, &digest, size_bytes).await?;
+        crate::failpoint!("control::store::after_fetch");
         store::set_stored(&self.db, &layer.id.0).await?;
         Ok(true)
     }
@@ -141,6 +147,7 @@ impl Layers {
             let frame = frame.map_err(|error| crate::objects::ObjectError::other("fetching an image", error))?;
             if let Ok(chunk) = frame.into_data() {
                 draft.write(chunk).await?;
+                crate::failpoint!("control::store::halfway");
             }
         }
         draft.finish().await?;
@@ -194,9 +201,9 @@ impl Layers {
         store::insert(&mut tx, &whole).await?;
         store::stand(&mut tx, whole.id.as_str(), chain).await.map_err(gone)?;
         tx.commit().await?;
-        fail::fail_point!("control::squash::before_pack", |_| Err(LayerError::Elsewhere));
+        crate::failpoint!("control::squash::before_pack", Err(LayerError::Elsewhere));
         let (digest, size_bytes) = self.pack(&host, chain).await?;
-        fail::fail_point!("control::squash::after_pack", |_| Err(LayerError::Elsewhere));
+        crate::failpoint!("control::squash::after_pack", Err(LayerError::Elsewhere));
         if !store::set_digest(&self.db, &whole.id.0, &digest, size_bytes).await? {
             self.disown(&host, &digest).await?;
             return Err(LayerError::Gone);

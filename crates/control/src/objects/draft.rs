@@ -126,6 +126,9 @@ impl Draft {
         if found != self.digest {
             return Err(ObjectError::WrongDigest { wanted: self.digest, found });
         }
-        self.objects.keep(file, image_name(&found)).await
+        crate::failpoint!("control::objects::before_keep");
+        self.objects.keep(file, image_name(&found)).await?;
+        crate::failpoint!("control::objects::after_keep");
+        Ok(())
     }
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use atoll_model::{HostId, SandboxId};
 use atoll_rpc::atoll::host::v1::{
-    AcknowledgeRequest, DeleteImageRequest, DestroySandboxRequest, ListSandboxesRequest, ResumeSandboxRequest,
-    SandboxState, TerminateRequest, acknowledge_request,
+    AcknowledgeRequest, DeleteImageRequest, DestroySandboxRequest, ListSandboxesRequest, NetworkPolicy,
+    ResumeSandboxRequest, SandboxState, SetNetworkRequest, TerminateRequest, acknowledge_request,
 };
 use atoll_rpc::connectrpc::client::CallOptions;
 
@@ -56,7 +56,8 @@ impl Agents for FleetAgents {
                 continue;
             };
             let (reason, generation, exit_code) = (sandbox.reason, sandbox.generation, sandbox.exit_code);
-            sandboxes.push(Seen { id, state, reason, generation, exit_code });
+            let network_generation = sandbox.network_generation;
+            sandboxes.push(Seen { id, state, reason, generation, exit_code, network_generation });
         }
         Ok(Inventory { sandboxes, complete: answer.inventory_complete })
     }
@@ -96,6 +97,19 @@ impl Agents for FleetAgents {
         let request = DestroySandboxRequest { id, generation, reason, ..Default::default() };
         let answer = self.fleet.host_client(host).destroy_sandbox_with_options(request, within(ACT)).await;
         answer.map(|_| ()).map_err(|error| FleetError::from_rpc(host, "destroy a sandbox", error))
+    }
+
+    async fn set_network(
+        &self,
+        host: &HostId,
+        sandbox: &SandboxId,
+        generation: u64,
+        network: NetworkPolicy,
+    ) -> Result<(), FleetError> {
+        let (id, network) = (sandbox.to_string(), network.into());
+        let request = SetNetworkRequest { id, network, generation, ..Default::default() };
+        let answer = self.fleet.host_client(host).set_network_with_options(request, within(ACT)).await;
+        answer.map(|_| ()).map_err(|error| FleetError::from_rpc(host, "set a sandbox's network", error))
     }
 
     async fn delete_image(&self, host: &HostId, digest: &str) -> Result<(), FleetError> {

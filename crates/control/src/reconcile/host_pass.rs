@@ -11,7 +11,7 @@ use atoll_model::{HostId, SandboxId, SandboxStatus};
 use futures::FutureExt;
 
 use super::bounded;
-use super::judge::{DISCONNECTED, RECONNECTED, Row, Rules, Seen, State, Verdict, judge, judge_stray};
+use super::judge::{DISCONNECTED, RECONNECTED, Row, Rules, Seen, State, Verdict, judge, judge_stray, lacks_policy};
 use super::views::{Agents, Records, RowChange};
 use crate::clock::Clock;
 use crate::db::{DbError, Millis};
@@ -100,8 +100,10 @@ impl HostPass {
         let mut outcome = Outcome { complete: inventory.complete, ..Outcome::default() };
         let mut acknowledged = Vec::new();
         let mut resumes = Vec::new();
+        let mut untold = Vec::new();
         for row in &rows {
             let seen = seen.get(&row.id).copied();
+            untold.extend(seen.filter(|seen| lacks_policy(row, seen)).map(|seen| seen.id.clone()));
             match judge(row, seen, &rules) {
                 Verdict::Leave | Verdict::Destroy { .. } => {}
                 Verdict::Become { status, reason } => {
@@ -129,6 +131,9 @@ impl HostPass {
                 }
             }
         }
+        // Before anything goes on that may not reach what it reached.
+        let policies = untold.iter().map(|id| self.set_network(host, id).boxed()).collect();
+        bounded(PARALLEL, policies).await;
         outcome.resumed = self.resume(host, resumes).await;
         let strays: Vec<&Seen> = inventory.sandboxes.iter().filter(|seen| !known.contains(&seen.id)).collect();
         outcome.destroyed = self.judge_strays(host, &strays, &rules).await?;
@@ -139,6 +144,22 @@ impl HostPass {
         }
         self.delete_images(host).await?;
         Ok(outcome)
+    }
+
+    /// Tells a host what a sandbox may reach, which it has missed.
+    async fn set_network(&self, host: &HostId, id: &SandboxId) {
+        let told = match self.records.network(id).await {
+            Ok(Some((network, generation))) => self.agents.set_network(host, id, generation, network).await,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::warn!(sandbox = %id, %host, %error, "what a sandbox may reach can't be read");
+                return;
+            }
+        };
+        match told {
+            Ok(()) => tracing::info!(sandbox = %id, %host, "its host has heard what a sandbox may reach"),
+            Err(error) => tracing::warn!(sandbox = %id, %host, %error, "what a sandbox may reach is not in force yet"),
+        }
     }
 
     /// Orders the resume of sandboxes that were paused for loss of contact; how many run.

@@ -35,6 +35,10 @@ pub struct Row {
     pub reason: Option<String>,
     pub generation: u64,
     pub changed_at: Millis,
+    /// It is being made on this host, to move there.
+    pub moving_to: Option<HostId>,
+    /// Of what it may reach.
+    pub network_generation: u64,
 }
 
 /// What a sandbox is on its host.
@@ -56,6 +60,8 @@ pub struct Seen {
     pub reason: String,
     pub generation: u64,
     pub exit_code: i32,
+    /// Of the policy that is in force there.
+    pub network_generation: u64,
 }
 
 /// What the verdicts depend on besides the two views.
@@ -127,6 +133,14 @@ pub fn judge(row: &Row, seen: Option<&Seen>, rules: &Rules) -> Verdict {
     }
 }
 
+/// Whether a host is to be told what a sandbox may reach: it has not heard of the last change.
+#[must_use]
+pub fn lacks_policy(row: &Row, seen: &Seen) -> bool {
+    matches!(row.status, SandboxStatus::Running | SandboxStatus::Paused)
+        && matches!(seen.state, State::Running | State::Paused)
+        && seen.network_generation < row.network_generation
+}
+
 /// How long a row may be in transition before its host's truth counts.
 fn limit_of(row: &Row, rules: &Rules) -> Duration {
     if rules.alone_since.is_some_and(|began| row.changed_at < began) {
@@ -148,6 +162,8 @@ pub fn judge_stray(row: Option<&Row>, here: &HostId, first_seen: Millis, rules: 
         Some(row) if !row.status.is_final() && row.host.as_ref() == Some(here) => Verdict::Leave,
         // Placed nowhere yet, or stopped, or moved to another host: nothing should be here. Being placed is quick.
         Some(row) if !row.status.is_final() && row.host.is_none() => Verdict::Leave,
+        // It is on its way here.
+        Some(row) if row.status == SandboxStatus::Paused && row.moving_to.as_ref() == Some(here) => Verdict::Leave,
         Some(_) => Verdict::Destroy { known: true },
         None if rules.now.since(first_seen) >= rules.orphan_grace => Verdict::Destroy { known: false },
         None => Verdict::Leave,

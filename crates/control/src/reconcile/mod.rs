@@ -45,6 +45,7 @@ use crate::clock::Clock;
 use crate::db::Db;
 use crate::fleet::Fleet;
 use crate::hosts::Hosts;
+use crate::secrets::Secrets;
 
 /// Runs all of them, at most `limit` at a time; their results in no particular order.
 async fn bounded<T>(limit: usize, work: Vec<BoxFuture<'_, T>>) -> Vec<T> {
@@ -65,6 +66,7 @@ struct Sides {
     agents: Arc<dyn views::Agents>,
 }
 
+#[cfg(feature = "simulation")]
 impl Sides {
     /// The database, and hosts that are reached some way.
     fn new(db: &Db, clock: &Clock, agents: Arc<dyn views::Agents>) -> Self {
@@ -75,8 +77,16 @@ impl Sides {
 impl Reconcile {
     /// `resume_on_reconnect`: sandboxes that their host paused for loss of contact are resumed when it is back.
     #[must_use]
-    pub fn new(db: &Db, clock: &Clock, hosts: &Hosts, fleet: &Fleet, resume_on_reconnect: bool) -> Self {
-        let sides = Sides::new(db, clock, Arc::new(agents::FleetAgents::new(fleet.clone())));
+    pub fn new(
+        db: &Db,
+        clock: &Clock,
+        hosts: &Hosts,
+        fleet: &Fleet,
+        secrets: &Secrets,
+        resume_on_reconnect: bool,
+    ) -> Self {
+        let records = records::SqlRecords::new(db.clone(), clock.clone()).with_secrets(secrets.clone());
+        let sides = Sides { records: Arc::new(records), agents: Arc::new(agents::FleetAgents::new(fleet.clone())) };
         Self::over(sides, db, clock, hosts, fleet, resume_on_reconnect)
     }
 

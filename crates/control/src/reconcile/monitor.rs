@@ -82,6 +82,12 @@ impl Monitor {
         Self { shared: Arc::new(Shared { db, clock, times, pass, deletion, holder, busy, looks, finishing, memory }) }
     }
 
+    /// One look at one host.
+    #[cfg(test)]
+    pub async fn look_at(&self, host: &HostId) {
+        self.shared.pass.look(host).await.unwrap();
+    }
+
     /// Runs until `stop`. What is under way then is left where it is.
     pub async fn run(self, mut changes: Receiver<HostChange>, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(self.shared.times.monitor_interval);

@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use atoll_model::{HostId, SandboxId, SandboxStatus};
+use atoll_rpc::atoll::host::v1::NetworkPolicy;
 use serde_json::json;
 use sqlx::types::Json;
 
@@ -11,16 +12,25 @@ use crate::audit::{self, Actor, Entry, Origin};
 use crate::clock::Clock;
 use crate::db::{Db, DbError, During, Millis, Text, on};
 use crate::sandboxes::store;
+use crate::secrets::{SecretError, Secrets};
 
 pub struct SqlRecords {
     db: Db,
     clock: Clock,
+    /// For what is in headers that a host adds; without them such policies wait.
+    secrets: Option<Secrets>,
 }
 
 impl SqlRecords {
     #[must_use]
     pub fn new(db: Db, clock: Clock) -> Self {
-        Self { db, clock }
+        Self { db, clock, secrets: None }
+    }
+
+    /// The same with the secrets that policies may need.
+    #[must_use]
+    pub fn with_secrets(self, secrets: Secrets) -> Self {
+        Self { secrets: Some(secrets), ..self }
     }
 }
 
@@ -33,6 +43,8 @@ struct Columns {
     reason: Option<String>,
     generation: i64,
     status_changed_at: Millis,
+    moving_to: Option<Text<HostId>>,
+    network_generation: i64,
 }
 
 impl From<Columns> for Row {
@@ -45,8 +57,20 @@ impl From<Columns> for Row {
             reason: columns.reason,
             generation: u64::try_from(columns.generation).unwrap_or(0),
             changed_at: columns.status_changed_at,
+            moving_to: columns.moving_to.map(|host| host.0),
+            network_generation: u64::try_from(columns.network_generation).unwrap_or(0),
         }
     }
+}
+
+macro_rules! by_id {
+    ($those:literal) => {
+        concat!(
+            "SELECT s.id, s.host_id, s.status, s.former_status, s.reason, s.generation, s.status_changed_at, m.to_host AS moving_to, \
+             s.network_generation FROM sandboxes s LEFT JOIN sandbox_moves m ON m.sandbox_id = s.id WHERE ",
+            $those
+        )
+    };
 }
 
 impl SqlRecords {
@@ -65,8 +89,8 @@ impl SqlRecords {
 impl Records for SqlRecords {
     async fn on_host(&self, host: &HostId) -> Result<Vec<Row>, DbError> {
         let rows: Vec<Columns> = on!(read & self.db, |c| sqlx::query_as(
-            "SELECT id, host_id, status, former_status, reason, generation, status_changed_at FROM sandboxes
-             WHERE host_id = $1 AND status <> 'stopped'"
+            "SELECT id, host_id, status, former_status, reason, generation, status_changed_at, CAST(NULL AS TEXT) AS moving_to,
+             network_generation FROM sandboxes WHERE host_id = $1 AND status <> 'stopped'"
         )
         .bind(host.as_str())
         .fetch_all(c)
@@ -79,20 +103,12 @@ impl Records for SqlRecords {
         let ids: Vec<&str> = ids.iter().map(SandboxId::as_str).collect();
         let rows: Vec<Columns> = match &self.db {
             Db::Sqlite { readers, .. } => {
-                sqlx::query_as(
-                    "SELECT id, host_id, status, former_status, reason, generation, status_changed_at FROM sandboxes
-                 WHERE id IN (SELECT value FROM json_each($1))",
-                )
+                sqlx::query_as(by_id!("s.id IN (SELECT value FROM json_each($1))"))
                 .bind(Json(ids))
                 .fetch_all(readers)
                 .await
             }
-            Db::Postgres(pool) => sqlx::query_as(
-                "SELECT id, host_id, status, former_status, reason, generation, status_changed_at FROM sandboxes WHERE id = ANY($1)",
-            )
-            .bind(ids)
-            .fetch_all(pool)
-            .await,
+            Db::Postgres(pool) => sqlx::query_as(by_id!("s.id = ANY($1)")).bind(ids).fetch_all(pool).await,
         }
         .during("look up sandboxes")?;
         Ok(rows.into_iter().map(Row::from).collect())
@@ -129,7 +145,26 @@ impl Records for SqlRecords {
             reason: record.reason.clone(),
             generation: record.host_generation(),
             changed_at: record.status_changed_at,
+            moving_to: None,
+            network_generation: record.host_network_generation(),
         }))
+    }
+
+    async fn network(&self, id: &SandboxId) -> Result<Option<(NetworkPolicy, u64)>, DbError> {
+        let Some(record) = store::get_any(&self.db, id).await? else { return Ok(None) };
+        let headers = match &self.secrets {
+            _ if record.network.headers.is_empty() => Vec::new(),
+            Some(secrets) => match secrets.fill(&record.team_id, &record.network.headers).await {
+                Ok(headers) => headers,
+                Err(SecretError::Db(error)) => return Err(error),
+                Err(error) => {
+                    tracing::warn!(sandbox = %id, %error, "what a sandbox's policy needs is not there any more");
+                    return Ok(None);
+                }
+            },
+            None => return Ok(None),
+        };
+        Ok(Some((record.network.to_wire(&headers), record.host_network_generation())))
     }
 
     async fn note_orphan(&self, host: &HostId, seen: &Seen, known: bool) -> Result<(), DbError> {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use async_trait::async_trait;
 use atoll_model::{HostId, SandboxId};
+use atoll_rpc::atoll::host::v1::NetworkPolicy;
 use sqlx::AssertSqlSafe;
 
 use super::judge::{Seen, State};
@@ -163,7 +164,7 @@ impl Agents for Obedient {
     async fn list(&self, host: &HostId) -> Result<Inventory, FleetError> {
         let first = host.tail().parse::<u64>().unwrap_or(0) * u64::from(self.each);
         let ids = (first..first + u64::from(self.each)).filter_map(|n| format!("sbx-{n:020}").parse().ok());
-        let seen = |id| Seen { id, state: State::Running, reason: String::new(), generation: 1, exit_code: 0 };
+        let seen = |id| Seen { id, state: State::Running, reason: String::new(), generation: 1, exit_code: 0, network_generation: 0 };
         Ok(Inventory { sandboxes: ids.map(seen).collect(), complete: true })
     }
 
@@ -176,6 +177,10 @@ impl Agents for Obedient {
     }
 
     async fn destroy(&self, _: &HostId, _: &SandboxId, _: u64, _: &str) -> Result<(), FleetError> {
+        Ok(())
+    }
+
+    async fn set_network(&self, _: &HostId, _: &SandboxId, _: u64, _: NetworkPolicy) -> Result<(), FleetError> {
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 
 use async_trait::async_trait;
 use atoll_model::{HostId, SandboxId, SandboxStatus};
+use atoll_rpc::atoll::host::v1::NetworkPolicy;
 
 use super::judge::{Row, Seen, State};
 use crate::db::DbError;
@@ -29,6 +30,9 @@ pub trait Records: Send + Sync + 'static {
 
     /// Changes a row if it still is what was read; the row as it is then.
     async fn change(&self, change: &RowChange<'_>) -> Result<Option<Row>, DbError>;
+
+    /// What a sandbox may reach, and the generation of that.
+    async fn network(&self, id: &SandboxId) -> Result<Option<(NetworkPolicy, u64)>, DbError>;
 
     /// Notes that something was destroyed on a host because nobody wanted it there.
     async fn note_orphan(&self, host: &HostId, seen: &Seen, known: bool) -> Result<(), DbError>;
@@ -60,6 +64,14 @@ pub trait Agents: Send + Sync + 'static {
         sandbox: &SandboxId,
         generation: u64,
         reason: &str,
+    ) -> Result<(), FleetError>;
+    /// What a sandbox may reach from now on.
+    async fn set_network(
+        &self,
+        host: &HostId,
+        sandbox: &SandboxId,
+        generation: u64,
+        network: NetworkPolicy,
     ) -> Result<(), FleetError>;
     async fn delete_image(&self, host: &HostId, digest: &str) -> Result<(), FleetError>;
     /// Destroy everything, forget the credentials, end.

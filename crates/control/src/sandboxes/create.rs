@@ -276,6 +276,7 @@ impl Sandboxes {
             started_at: None,
             last_active_at: now,
             status_changed_at: now,
+            network_generation: 0,
         };
         let mut tx = self.db.begin().await?;
         if !self.insert_row(&mut tx, &record, &MadeOf::of(template)).await? {
@@ -328,7 +329,7 @@ impl Sandboxes {
         env_of: Option<&SandboxId>,
         times: &StepTimes,
     ) -> Result<Result<SandboxRecord, (SandboxRecord, FleetError)>, SandboxError> {
-        fail::fail_point!("control::create::before_host");
+        crate::failpoint!("control::create::before_host");
         let request = CreateSandboxRequest {
             id: record.id.to_string(),
             generation: record.host_generation(),
@@ -344,7 +345,7 @@ impl Sandboxes {
             Ok(answer) => times.add_host(&answer.into_owned().steps),
             Err(error) => return self.undo_start(record, host, error).await.map(Err),
         }
-        fail::fail_point!("control::create::after_host");
+        crate::failpoint!("control::create::after_host");
         let finishing = Instant::now();
         let running = Change {
             id: &record.id,
@@ -563,6 +564,7 @@ pub(super) fn spec(record: &SandboxRecord, env: BTreeMap<String, String>, ground
         access_token: record.access_token.clone(),
         on_reboot: record.on_reboot.0.0.as_str().to_owned(),
         network: record.network.to_wire(ground.headers).into(),
+        network_generation: record.host_network_generation(),
         layers: layers::to_wire(ground.layers),
         volumes: volumes::to_wire(ground.mounts),
         startup: template

@@ -89,7 +89,7 @@ impl Sandboxes {
         let ground = Ground { template: &template, layers: &chain, mounts: &mounts, headers: &headers };
         let (children, without_room) = self.insert_children(owner, &parent, &host, children, &ground).await?;
         refused.extend(without_room.into_iter().map(Err));
-        fail::fail_point!("control::fork::after_rows");
+        crate::failpoint!("control::fork::after_rows");
         let starts = children.into_iter().map(|child| self.start_child(child, &host, &ground, &parent).boxed());
         let mut results: Vec<Child> = futures::stream::iter(starts).buffered(AT_ONCE).collect().await;
         results.extend(refused);
@@ -120,7 +120,7 @@ impl Sandboxes {
 
     /// The template as the parent was made from it: it may have been built anew since, or be gone, and the parent may have
     /// come from another of its builds.
-    async fn template_of(&self, parent: &SandboxRecord, owner: &Owner) -> Result<Template, SandboxError> {
+    pub(super) async fn template_of(&self, parent: &SandboxRecord, owner: &Owner) -> Result<Template, SandboxError> {
         let found = templates::find(&self.db, parent.template_id.as_str(), &owner.team).await?;
         let mut template = match found {
             Some(template) => template,

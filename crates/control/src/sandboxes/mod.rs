@@ -15,6 +15,7 @@ mod destroy;
 mod error;
 mod fork;
 mod lifetime;
+pub mod moves;
 mod network;
 mod pause;
 mod placer;
@@ -32,6 +33,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_model::TeamId;
+use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 pub use activity::{Activity, OpenGuard};
@@ -81,6 +83,8 @@ pub struct Sandboxes {
     quotas: Limits,
     /// Templates that are built at their first use.
     shipped: Option<Shipped>,
+    /// Something paused may have to leave its host.
+    moves: Arc<Notify>,
     /// Work that must be finished although nobody waits for it any more.
     tasks: TaskTracker,
 }
@@ -108,6 +112,7 @@ impl Sandboxes {
             queue_timeout: limits.queue_timeout,
             quotas: Limits::default(),
             shipped: None,
+            moves: Arc::default(),
             tasks,
         }
     }

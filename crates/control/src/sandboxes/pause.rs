@@ -96,6 +96,7 @@ impl Sandboxes {
         let Some(pausing) = decided else {
             return Err(self.moved_on(&record.id, "pause").await);
         };
+        crate::failpoint!("control::pause::before_host");
         let host = pausing.host().cloned().ok_or(SandboxError::Changed { attempted: "pause" })?;
         let request = PauseSandboxRequest {
             id: pausing.id.to_string(),
@@ -108,6 +109,7 @@ impl Sandboxes {
         let calling = Instant::now();
         let answer = self.fleet.host_client(&host).pause_sandbox_with_options(request, options).await;
         times.end("host", calling);
+        crate::failpoint!("control::pause::after_host");
         match answer {
             Ok(answer) => {
                 let (answer, finishing) = (answer.into_owned(), Instant::now());
@@ -115,6 +117,7 @@ impl Sandboxes {
                 let paused = self.settle(&pausing, SandboxStatus::Paused, Some(reason)).await?;
                 times.end("finish", finishing);
                 let record = paused.ok_or(SandboxError::Changed { attempted: "pause" })?;
+                self.nudge_moves();
                 Ok(Paused { record, kept: answer.kept, freed_bytes: answer.freed_bytes, times })
             }
             Err(error) => {

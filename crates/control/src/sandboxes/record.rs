@@ -136,6 +136,8 @@ pub struct SandboxRecord {
     pub started_at: Option<Millis>,
     pub last_active_at: Millis,
     pub status_changed_at: Millis,
+    /// Counts changes of `network`.
+    pub network_generation: i64,
 }
 
 /// An `on_timeout` as the database writes it.
@@ -189,6 +191,12 @@ impl SandboxRecord {
     #[must_use]
     pub fn host_generation(&self) -> u64 {
         unsigned(self.generation)
+    }
+
+    /// The same of what it may reach.
+    #[must_use]
+    pub fn host_network_generation(&self) -> u64 {
+        unsigned(self.network_generation)
     }
 
     /// The answer's shape.

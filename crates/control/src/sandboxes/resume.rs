@@ -46,6 +46,7 @@ impl Sandboxes {
         let Some(resuming) = decided else {
             return Err(self.moved_on(&record.id, "resume").await);
         };
+        crate::failpoint!("control::resume::before_host");
         let host = resuming.host().cloned().ok_or(SandboxError::Changed { attempted: "resume" })?;
         let request = ResumeSandboxRequest {
             id: resuming.id.to_string(),
@@ -56,6 +57,7 @@ impl Sandboxes {
         let calling = Instant::now();
         let answer = self.fleet.host_client(&host).resume_sandbox_with_options(request, options).await;
         times.end("host", calling);
+        crate::failpoint!("control::resume::after_host");
         match answer {
             Ok(answer) => {
                 let (answer, finishing) = (answer.into_owned(), Instant::now());

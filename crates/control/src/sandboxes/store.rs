@@ -12,7 +12,7 @@ macro_rules! columns {
     () => {
         "id, team_id, host_id, template, template_id, digest, status, former_status, reason, generation, driver, \
          vcpus, memory_mb, disk_mb, timeout_sec, on_timeout, auto_resume, on_reboot, metadata, network, mounts, access_token, \
-         created_by, created_at, started_at, last_active_at, status_changed_at"
+         created_by, created_at, started_at, last_active_at, status_changed_at, network_generation"
     };
 }
 
@@ -39,7 +39,7 @@ macro_rules! insertion {
             "INSERT INTO sandboxes (",
             columns!(),
             ", made_of) SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, \
-             $21, $22, $23, $24, $25, $26, $27, $28",
+             $21, $22, $23, $24, $25, $26, $27, $28, $29",
             taking!("$3")
         )
     };
@@ -81,6 +81,7 @@ pub async fn insert(tx: &mut Tx, new: &SandboxRecord, made_of: &MadeOf) -> Resul
     .bind(new.started_at)
     .bind(new.last_active_at)
     .bind(new.status_changed_at)
+    .bind(new.network_generation)
     .bind(Json(made_of))
     .execute(c)
     .await
@@ -361,9 +362,13 @@ pub async fn set_timeout(
     .during("set a sandbox's timeout")
 }
 
-/// Sets what a sandbox may reach.
+/// Sets what a sandbox that runs or is paused may reach; its host is to be told. Nothing when it does neither.
 pub async fn set_network(tx: &mut Tx, id: &SandboxId, network: &Network) -> Result<Option<SandboxRecord>, DbError> {
-    on!(tx tx, |c| sqlx::query_as(concat!("UPDATE sandboxes SET network = $2 WHERE id = $1 RETURNING ", columns!()))
+    on!(tx tx, |c| sqlx::query_as(concat!(
+            "UPDATE sandboxes SET network = $2, network_generation = network_generation + 1
+             WHERE id = $1 AND status IN ('running', 'paused') RETURNING ",
+            columns!()
+        ))
         .bind(id.as_str())
         .bind(Json(network))
         .fetch_optional(c)

@@ -540,6 +540,43 @@ async fn what_the_host_is_told_fits_what_was_asked_for() {
 }
 
 #[tokio::test]
+async fn a_policy_is_written_down_before_its_host_hears_it_and_an_older_one_never_comes_after_it() {
+    for database in databases().await {
+        let (test, record) = running(database).await;
+        let host = record.host().unwrap();
+        let agent = test.fleet.agent(host);
+        let (service, db) = (&test.app.sandboxes, &test.app.db);
+        let closed = Network { deny_egress: true, ..Network::default() };
+        // Its host fails: what was asked for counts all the same, and is told again.
+        agent.fail_policies(1);
+        let failed = service.set_network(&owner(&test), &record.id, closed.clone()).await;
+        assert!(matches!(failed, Err(SandboxError::Host(_))), "{failed:?}");
+        let row = read(&test, &record.id).await;
+        assert_eq!((row.network.deny_egress, row.network_generation, row.generation), (true, 1, record.generation));
+        assert!(agent.spec_of(&record.id).unwrap().network.as_option().is_none_or(|network| !network.deny_egress));
+        test.app.reconcile.monitor.look_at(host).await;
+        let told = agent.spec_of(&record.id).unwrap();
+        assert!(told.network.as_option().is_some_and(|network| network.deny_egress));
+        assert_eq!(told.network_generation, 1);
+        // Many at once: the host ends with what the row says.
+        let many = (0..8).map(|n| {
+            let network = Network { allow_out: vec![format!("10.0.0.{n}/32")], ..closed.clone() };
+            let (service, owner, id) = (service.clone(), owner(&test), record.id.0.clone());
+            tokio::spawn(async move { service.set_network(&owner, &id, network).await.unwrap() })
+        });
+        futures::future::join_all(many).await.into_iter().for_each(|done| drop(done.unwrap()));
+        let (row, told) = (read(&test, &record.id).await, agent.spec_of(&record.id).unwrap());
+        assert_eq!((row.network_generation, told.network_generation), (9, 9));
+        assert_eq!(told.network.into_option(), Some(row.network.to_wire(&[])));
+        // What has ended has no network.
+        let record = read(&test, &record.id).await;
+        store::change(db, &change(&record, SandboxStatus::Stopped, true)).await.unwrap().unwrap();
+        let refused = service.set_network(&owner(&test), &record.id, closed).await;
+        assert!(matches!(refused, Err(SandboxError::InvalidState { .. })), "{refused:?}");
+    }
+}
+
+#[tokio::test]
 async fn the_scheduler_counts_what_lives_and_forgets_what_was_destroyed_at_once() {
     for database in databases().await {
         let test = app(database).await;

@@ -141,7 +141,7 @@ impl Snapshots {
         let details = json!({ "name": row.name, "sandbox": record.id.as_str() });
         audit::record(&mut tx, now, &entry(owner, "snapshot.create", row.id.as_str(), details)).await?;
         tx.commit().await?;
-        fail::fail_point!("control::snapshot::after_row");
+        crate::failpoint!("control::snapshot::after_row");
         self.layers.nudge();
         Ok(to_api(&row, &chain))
     }

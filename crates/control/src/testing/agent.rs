@@ -71,6 +71,9 @@ struct State {
     /// Creates take this long.
     create_takes: Duration,
     failing_pauses: usize,
+    failing_policies: usize,
+    /// So many requests into sandboxes find them paused.
+    paused_for: usize,
     /// Pauses of these are never answered.
     hanging_pauses: Vec<SandboxId>,
     /// What programs end with.
@@ -105,6 +108,15 @@ impl FakeAgent {
 
     pub fn fail_pauses(&self, count: usize) {
         self.state().failing_pauses = count;
+    }
+
+    /// The next requests into its sandboxes find them paused.
+    pub fn refuse_as_paused(&self, count: usize) {
+        self.state().paused_for = count;
+    }
+
+    pub fn fail_policies(&self, count: usize) {
+        self.state().failing_policies = count;
     }
 
     pub fn hang_pauses_of(&self, id: &SandboxId) {
@@ -142,6 +154,10 @@ impl FakeAgent {
 
     pub fn spec_of(&self, id: &SandboxId) -> Option<SandboxSpec> {
         self.state().specs.get(id.as_str()).cloned()
+    }
+
+    fn spec_of_id(&self, id: &str) -> Option<SandboxSpec> {
+        self.state().specs.get(id).cloned()
     }
 
     /// What was run in its sandboxes, in order.
@@ -207,7 +223,14 @@ impl FakeAgent {
             .nest_service("/proxy/{id}/guest", guest)
             .layer(axum::middleware::from_fn(move |request: axum::extract::Request, next: axum::middleware::Next| {
                 let lie = liar.state().lie.clone().filter(|_| request.uri().path().contains("/guest/"));
+                let mut state = liar.state();
+                let paused = request.uri().path().starts_with("/proxy/") && state.paused_for > 0;
+                state.paused_for -= usize::from(paused);
+                drop(state);
                 async move {
+                    if paused {
+                        return (StatusCode::CONFLICT, [(PROXY_ERROR_HEADER, "paused")]).into_response();
+                    }
                     match lie {
                         Some(lie) => lie.told(),
                         None => next.run(request).await,
@@ -318,10 +341,14 @@ impl HostService for FakeAgent {
             state.failing_creates -= 1;
             return Err(ConnectError::internal("told to fail"));
         }
+        let at_rest = !request.at_rest.is_empty();
+        let running = [SandboxState::SANDBOX_STATE_RUNNING, SandboxState::SANDBOX_STATE_PAUSED][usize::from(at_rest)];
         let sandbox = Sandbox {
             id: request.id.clone(),
             generation: request.generation,
-            state: SandboxState::SANDBOX_STATE_RUNNING.into(),
+            state: running.into(),
+            reason: request.at_rest.clone(),
+            network_generation: request.spec.as_option().map_or(0, |spec| spec.network_generation),
             ..Default::default()
         };
         state.specs.insert(request.id.clone(), request.spec.into_option().unwrap_or_default());
@@ -420,6 +447,17 @@ impl HostService for FakeAgent {
         Response::ok(SandboxHistoryResponse { points, step_sec: 60, ..Default::default() })
     }
 
+    async fn read_environment(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, ReadEnvironmentRequest>,
+    ) -> ServiceResult<ReadEnvironmentResponse> {
+        self.note("environment");
+        let id = request.to_owned_message().id;
+        let spec = self.spec_of_id(&id).ok_or_else(|| ConnectError::not_found("no such sandbox"))?;
+        Response::ok(ReadEnvironmentResponse { env: spec.env, ..Default::default() })
+    }
+
     async fn snapshot_sandbox(
         &self,
         _: RequestContext,
@@ -471,10 +509,21 @@ impl HostService for FakeAgent {
     ) -> ServiceResult<SetNetworkResponse> {
         self.note("network");
         let request = request.to_owned_message();
-        match self.state().specs.get_mut(&request.id) {
-            Some(spec) => spec.network = request.network,
-            None => return Err(ConnectError::not_found("no such sandbox")),
+        let mut state = self.state();
+        if state.failing_policies > 0 {
+            state.failing_policies -= 1;
+            return Err(ConnectError::internal("told to fail"));
         }
+        let spec = state.specs.get_mut(&request.id).ok_or_else(|| ConnectError::not_found("no such sandbox"))?;
+        if request.generation < spec.network_generation {
+            return Err(ConnectError::aborted("an older policy"));
+        }
+        spec.network = request.network;
+        spec.network_generation = request.generation;
+        if let Some(sandbox) = state.sandboxes.get_mut(&request.id) {
+            sandbox.network_generation = request.generation;
+        }
+        drop(state);
         Response::ok(SetNetworkResponse::default())
     }
 

@@ -80,6 +80,10 @@ impl FakeFleet {
         (id, agent)
     }
 
+    pub fn agent(&self, host: &HostId) -> FakeAgent {
+        self.0.lock().unwrap().agents[host].clone()
+    }
+
     /// It is gone for good.
     pub fn remove_host(&self, host: &HostId) {
         let mut machines = self.0.lock().unwrap();
@@ -226,6 +230,7 @@ async fn wire(config: ControlConfig, clock: Clock, db: Db, machines: &FakeFleet)
     let builds = Builds::new(db.clone(), clock.clone(), sandboxes.clone(), layers.clone(), puller, "test".to_owned());
     let sender = crate::webhooks::Sender::new(&config.webhook_allow, config.version);
     let replica = "test".to_owned();
+    let reconcile = Reconcile::new(&db, &clock, &hosts, &fleet, &secrets, config.resume_on_reconnect);
     App::new(Parts {
         webhooks: crate::webhooks::Worker {
             db: db.clone(),
@@ -241,7 +246,7 @@ async fn wire(config: ControlConfig, clock: Clock, db: Db, machines: &FakeFleet)
         layers,
         secrets,
         volumes,
-        reconcile: Reconcile::new(&db, &clock, &hosts, &fleet, config.resume_on_reconnect),
+        reconcile,
         requests: Arc::new(Semaphore::new(config.http.max_requests)),
         host_requests: Arc::new(Semaphore::new(config.http.max_host_requests)),
         places: Places::new(&config.http),

@@ -62,6 +62,14 @@ fn layer_id(text: &str) -> Result<LayerId, ConnectError> {
     text.parse().map_err(|error| ConnectError::invalid_argument(format!("layer_id: {error}")))
 }
 
+/// Why one stands still.
+fn checked_reason(reason: &str) -> Result<String, ConnectError> {
+    if reason.len() > 256 {
+        return Err(ConnectError::invalid_argument("reason: must be 256 bytes at most"));
+    }
+    Ok(reason.to_owned())
+}
+
 fn sandbox(view: &View) -> wire::Sandbox {
     wire::Sandbox {
         id: view.id.to_string(),
@@ -75,6 +83,7 @@ fn sandbox(view: &View) -> wire::Sandbox {
         memory_bytes: view.memory_bytes,
         vcpus: view.vcpus,
         disk_bytes: view.disk_bytes,
+        network_generation: view.policy_generation,
         ..Default::default()
     }
 }
@@ -121,7 +130,12 @@ impl wire::HostService for HostService {
         let request = request.to_owned_message();
         let spec = request.spec.into_option().ok_or_else(|| ConnectError::invalid_argument("spec: is missing"))?;
         let env_of = (!request.env_of.is_empty()).then(|| id(&request.env_of)).transpose()?;
-        let answer = self.keeper.create_like(id(&request.id)?, request.generation, spec, env_of.as_ref()).await?;
+        let (id, generation) = (id(&request.id)?, request.generation);
+        let answer = if request.at_rest.is_empty() {
+            self.keeper.create_like(id, generation, spec, env_of.as_ref()).await?
+        } else {
+            self.keeper.create_at_rest(id, generation, spec, checked_reason(&request.at_rest)?).await?
+        };
         Response::ok(wire::CreateSandboxResponse {
             sandbox: described(&answer).into(),
             steps: steps(&answer.steps),
@@ -145,11 +159,8 @@ impl wire::HostService for HostService {
         _: RequestContext,
         request: ServiceRequest<'_, wire::PauseSandboxRequest>,
     ) -> ServiceResult<wire::PauseSandboxResponse> {
-        let reason = if request.reason.is_empty() { "user" } else { request.reason };
-        if reason.len() > 256 {
-            return Err(ConnectError::invalid_argument("reason: must be 256 bytes at most"));
-        }
-        let (id, generation, reason) = (id(request.id)?, request.generation, reason.to_owned());
+        let reason = checked_reason(if request.reason.is_empty() { "user" } else { request.reason })?;
+        let (id, generation) = (id(request.id)?, request.generation);
         let answer = if request.files_only {
             self.keeper.pause_files(&id, generation, reason).await?
         } else {
@@ -252,6 +263,15 @@ impl wire::HostService for HostService {
         Response::ok(wire::SandboxHistoryResponse { points, step_sec, ..Default::default() })
     }
 
+    async fn read_environment(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, wire::ReadEnvironmentRequest>,
+    ) -> ServiceResult<wire::ReadEnvironmentResponse> {
+        let env = self.keeper.environment(&id(request.id)?)?;
+        Response::ok(wire::ReadEnvironmentResponse { env: env.into_iter().collect(), ..Default::default() })
+    }
+
     async fn snapshot_sandbox(
         &self,
         _: RequestContext,
@@ -322,7 +342,7 @@ impl wire::HostService for HostService {
     ) -> ServiceResult<wire::SetNetworkResponse> {
         let request = request.to_owned_message();
         let policy = spec::policy(request.network.into_option().unwrap_or_default())?;
-        self.keeper.set_policy(&id(&request.id)?, policy).await?;
+        self.keeper.set_policy(&id(&request.id)?, request.generation, policy).await?;
         Response::ok(wire::SetNetworkResponse::default())
     }
 

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
 use super::{ImageError, ImageOptions, io_error};
+use crate::failpoint;
 
 pub(super) const DRAFT_PREFIX: &str = ".fetching-";
 /// How often the free space is looked at.
@@ -100,7 +101,9 @@ impl Draft {
             }
         }
         self.hasher.update(chunk);
-        self.file.write_all(chunk)
+        self.file.write_all(chunk)?;
+        failpoint!("agent.fetch.halfway", Err(io::Error::other("a failpoint")));
+        Ok(())
     }
 
     /// Puts the draft into place if it is the image that was wanted.
@@ -113,7 +116,9 @@ impl Draft {
         }
         let path = store.join(format!("{digest}.erofs"));
         self.file.as_file().sync_all().map_err(io_error("writing out", &path))?;
+        failpoint!("agent.fetch.before_persist", Err(ImageError::Lost));
         self.file.persist(&path).map_err(|error| io_error("putting into place", &path)(error.error))?;
+        failpoint!("agent.fetch.after_persist", Err(ImageError::Lost));
         File::open(store).and_then(|dir| dir.sync_all()).map_err(io_error("writing out", store))?;
         Ok(path)
     }

@@ -8,6 +8,7 @@ use atoll_image::{Limits, Spool, Tree, Written, read_directory, write};
 
 use super::fetch::DRAFT_PREFIX;
 use super::{ImageError, Images, io_error};
+use crate::failpoint;
 
 /// Files in all layers together; each takes some hundred bytes of memory while they are packed.
 const MAX_FILES: usize = 1_000_000;
@@ -100,7 +101,9 @@ pub(super) fn pack_into(
     let written = write(&tree, &mut spool, &mut file)?;
     let path = named(&written);
     file.sync_all().map_err(io_error("writing out", &path))?;
+    failpoint!("agent.pack.before_persist", Err(ImageError::Lost));
     draft.persist(&path).map_err(|error| io_error("putting into place", &path)(error.error))?;
+    failpoint!("agent.pack.after_persist", Err(ImageError::Lost));
     File::open(store).and_then(|dir| dir.sync_all()).map_err(io_error("writing out", store))?;
     Ok(written)
 }

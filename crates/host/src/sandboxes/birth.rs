@@ -39,8 +39,12 @@ impl From<MachineError> for OrderError {
 }
 
 impl Owner {
-    pub(super) async fn create(&mut self, secrets: Secrets, reply: Reply) -> Flow {
-        match self.try_create(&secrets).await {
+    pub(super) async fn create(&mut self, secrets: Secrets, at_rest: Option<String>, reply: Reply) -> Flow {
+        let created = match at_rest {
+            None => self.try_create(&secrets).await,
+            Some(reason) => self.try_create_at_rest(&secrets, &reason).await,
+        };
+        match created {
             Ok(answer) => {
                 let _asker_is_gone = reply.send(Ok(answer));
                 Flow::Stays
@@ -101,6 +105,50 @@ impl Owner {
         failpoint!("agent.create.after_running");
         tracing::debug!(sandbox = %self.record.id, took = ?steps.elapsed(), steps = %steps_in_words(&steps), "created");
         Ok(Answer { steps: steps.as_slice().to_vec(), ..self.answer(Kept::Memory) })
+    }
+
+    /// One that comes from another host: it has what it stands on, a volume and a record, and no process. Control has its
+    /// former host forget it then, so it is on the disk before the answer.
+    async fn try_create_at_rest(&mut self, secrets: &Secrets, reason: &str) -> Result<Answer, OrderError> {
+        if self.record.spec.kind() != Kind::Container {
+            return Err(OrderError::Unsupported {
+                what: "a move",
+                problem: "a virtual machine lies on one host".to_owned(),
+            });
+        }
+        if self.record.spec.layers.iter().any(|layer| layer.digest.is_empty()) {
+            return Err(OrderError::Invalid {
+                field: "layers.digest",
+                problem: "must be there: what comes from elsewhere is fetched".to_owned(),
+            });
+        }
+        let give_up = self.entry.give_up.clone();
+        tokio::select! {
+            fetched = self.fetch_missing() => fetched?,
+            () = give_up.cancelled() => return Err(OrderError::Destroyed),
+        }
+        let shared = self.shared.clone();
+        shared.machine.admit_disk(self.record.spec.disk_bytes)?;
+        let begun = shared.records.begin(&self.record, secrets);
+        begun.map_err(|error| OrderError::failed("writing the sandbox's record", &error))?;
+        failpoint!("agent.at_rest.after_record");
+        shared.machine.create_volume(&self.record.id, self.record.spec.volume_bytes()).await?;
+        failpoint!("agent.at_rest.after_volume");
+        self.record.phase = Phase::Live;
+        self.record.state = State::Paused;
+        reason.clone_into(&mut self.record.reason);
+        self.record.changed_at_ms = Utc::now().timestamp_millis();
+        shared.machine.write_out().await?;
+        let (records, record) = (shared.records.clone(), self.record.clone());
+        let writing = tokio::task::spawn_blocking(move || {
+            records.write(&record)?;
+            records.write_out(&record.id)
+        });
+        let written = writing.await.map_err(std::io::Error::other).and_then(|written| written);
+        written.map_err(|error| OrderError::failed("writing the sandbox's record", &error))?;
+        failpoint!("agent.at_rest.after_written");
+        self.show();
+        Ok(self.answer(Kept::Files))
     }
 
     /// Gets what it stands on before it takes a turn: a launch is short, and others must not wait for a slow network. What

@@ -38,6 +38,8 @@ pub struct View {
     /// Layers that it stands on.
     pub layers: Vec<LayerId>,
     pub volumes: Vec<VolumeId>,
+    /// Of what it may reach, as control counts it.
+    pub policy_generation: u64,
 }
 
 impl View {
@@ -59,6 +61,7 @@ impl View {
             images: images(record),
             layers: record.spec.layers.iter().map(|layer| layer.id.clone()).collect(),
             volumes: record.spec.volumes.iter().map(|mount| mount.id.clone()).collect(),
+            policy_generation: record.policy_generation,
         }
     }
 
@@ -136,6 +139,7 @@ pub enum Order {
     },
     /// What it may reach from now on.
     SetPolicy {
+        generation: u64,
         policy: Policy,
         reply: Reply,
     },

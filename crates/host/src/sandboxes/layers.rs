@@ -27,12 +27,18 @@ impl Owner {
         Ok(Answer { standing: self.record.standing(), ..self.answer(kept) })
     }
 
-    pub(super) async fn set_policy(&mut self, policy: Policy) -> Result<Answer, OrderError> {
+    /// Policies are counted apart from the other orders: one that is older than what is in force is refused.
+    pub(super) async fn set_policy(&mut self, generation: u64, policy: Policy) -> Result<Answer, OrderError> {
         if self.record.phase != Phase::Live || self.record.state == State::Exited {
             return Err(self.wrong_state("only a living one has a network"));
         }
+        let highest = self.record.policy_generation;
+        if generation != 0 && generation < highest {
+            return Err(OrderError::Stale { generation, highest });
+        }
         // Written first: after a crash in between, the next agent loads what was wanted.
         let former = std::mem::replace(&mut self.record.spec.policy, policy);
+        self.record.policy_generation = generation.max(highest);
         self.record.spec.deny_egress = self.record.spec.policy.closed;
         self.save();
         if let Some(slot) = self.record.slot
@@ -40,6 +46,8 @@ impl Owner {
         {
             self.record.spec.deny_egress = former.closed;
             self.record.spec.policy = former;
+            // Control sees that it is not in force, and orders it again.
+            self.record.policy_generation = highest;
             self.save();
             return Err(error.into());
         }
@@ -73,8 +81,8 @@ impl Keeper {
 
     /// # Errors
     /// [`OrderError`].
-    pub async fn set_policy(&self, id: &SandboxId, policy: Policy) -> Result<Answer, OrderError> {
-        self.known(id)?.order(|reply| Order::SetPolicy { policy, reply }).await
+    pub async fn set_policy(&self, id: &SandboxId, generation: u64, policy: Policy) -> Result<Answer, OrderError> {
+        self.known(id)?.order(|reply| Order::SetPolicy { generation, policy, reply }).await
     }
 
     /// Deletes a layer. Success when there is none.

@@ -27,7 +27,7 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -172,8 +172,37 @@ impl Keeper {
         wish: wire::SandboxSpec,
         env_of: Option<&SandboxId>,
     ) -> Result<Answer, OrderError> {
+        self.begin(id, generation, wish, env_of, None).await
+    }
+
+    /// One that comes from another host: its files alone, paused for this reason, no process before its first resume.
+    ///
+    /// # Errors
+    /// [`OrderError`].
+    pub async fn create_at_rest(
+        &self,
+        id: SandboxId,
+        generation: u64,
+        wish: wire::SandboxSpec,
+        reason: String,
+    ) -> Result<Answer, OrderError> {
+        self.begin(id, generation, wish, None, Some(reason)).await
+    }
+
+    async fn begin(
+        &self,
+        id: SandboxId,
+        generation: u64,
+        wish: wire::SandboxSpec,
+        env_of: Option<&SandboxId>,
+        at_rest: Option<String>,
+    ) -> Result<Answer, OrderError> {
+        let policy_generation = wish.network_generation;
         let (spec, mut secrets) = spec::parse(&id, wish, &self.shared.machine.drivers())?;
-        let seen = Seen::create(generation, spec::digest(&spec, &secrets));
+        let seen = match at_rest {
+            None => Seen::create(generation, spec::digest(&spec, &secrets)),
+            Some(_) => Seen::create(generation, format!("at rest {}", spec::digest(&spec, &secrets))),
+        };
         if let Some(other) = env_of {
             let inherited = self.shared.records.secrets(other);
             let inherited = inherited.map_err(|error| OrderError::failed("reading another's environment", &error))?;
@@ -203,8 +232,9 @@ impl Keeper {
                         init: None,
                         stored: false,
                         cloned: false,
+                        policy_generation,
                     };
-                    sandboxes.insert(id.clone(), self.start(record, Start::Create { secrets, reply }));
+                    sandboxes.insert(id.clone(), self.start(record, Start::Create { secrets, at_rest, reply }));
                     None
                 }
             }
@@ -215,6 +245,16 @@ impl Keeper {
                 Err(OrderError::Failed { attempted: "creating the sandbox", cause: "the task was lost".to_owned() })
             }),
         }
+    }
+
+    /// What a sandbox's programs get as environment, for the host that it moves to.
+    ///
+    /// # Errors
+    /// When there is no such sandbox, or its secrets can't be read.
+    pub fn environment(&self, id: &SandboxId) -> Result<BTreeMap<String, String>, OrderError> {
+        self.get(id)?;
+        let secrets = self.shared.records.secrets(id);
+        Ok(secrets.map_err(|error| OrderError::failed("reading the sandbox's environment", &error))?.env)
     }
 
     /// Success also when there is no such sandbox; its generation is remembered then too, so that a create that still

@@ -43,6 +43,8 @@ pub(super) enum Flow {
 pub(super) enum Start {
     Create {
         secrets: Secrets,
+        /// Without processes, and why.
+        at_rest: Option<String>,
         reply: super::entry::Reply,
     },
     /// As the record says; its processes were found again.
@@ -121,7 +123,7 @@ impl Owner {
 
     async fn begin(&mut self, start: Start) -> Flow {
         match start {
-            Start::Create { secrets, reply } => self.create(secrets, reply).await,
+            Start::Create { secrets, at_rest, reply } => self.create(secrets, at_rest, reply).await,
             Start::Adopted(life) => {
                 self.adopted(life).await;
                 Flow::Stays
@@ -166,8 +168,8 @@ impl Owner {
                 let _asker_is_gone = reply.send(result);
                 Flow::Stays
             }
-            Order::SetPolicy { policy, reply } => {
-                let result = self.set_policy(policy).await;
+            Order::SetPolicy { generation, policy, reply } => {
+                let result = self.set_policy(generation, policy).await;
                 let _asker_is_gone = reply.send(result);
                 Flow::Stays
             }

@@ -60,6 +60,7 @@ impl Owner {
             }
         };
         steps.done("stand still");
+        failpoint!("agent.pause.after_stop");
         self.shared.durable.note_files(&id);
         Ok(Answer { freed_bytes, steps: steps.as_slice().to_vec(), ..self.answer(Kept::Memory) })
     }
@@ -109,6 +110,7 @@ impl Owner {
             }
             _ => return Err(self.wrong_state("only a paused one can be resumed")),
         }
+        failpoint!("agent.resume.before_start");
         let mut kept = self.kept();
         let former = std::mem::replace(&mut self.record.seen, seen);
         let steps = match self.life {

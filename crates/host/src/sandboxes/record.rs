@@ -83,6 +83,9 @@ pub struct Record {
     /// Its volume began as a clone of its topmost layer, which is therefore not below it.
     #[serde(default)]
     pub cloned: bool,
+    /// Of the policy in `spec`, as control counts them.
+    #[serde(default)]
+    pub policy_generation: u64,
 }
 
 impl Record {
@@ -262,6 +265,7 @@ pub(super) mod tests {
             init: None,
             stored: false,
             cloned: false,
+            policy_generation: 0,
         }
     }
 

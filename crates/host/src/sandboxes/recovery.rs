@@ -227,6 +227,7 @@ fn damaged(torn: Torn) -> (Record, Start) {
         init: None,
         stored: false,
         cloned: false,
+        policy_generation: 0,
     };
     exit(&mut record, RECORD_DAMAGED);
     (record, Start::AtRest)

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::{HostId, HostStatus, HostType, TeamId, UserId, VolumeId};
+use crate::{HostId, HostStatus, HostType, SandboxId, SandboxStatus, TeamId, UserId, VolumeId};
 
 /// The name for which control presents a certificate of its own CA, whatever its public name is.
 pub const CONTROL_SERVER_NAME: &str = "control.atoll.internal";
@@ -84,6 +84,32 @@ pub struct HostDeletePreview {
     pub images: Vec<String>,
 }
 
+/// How far a host that is drained has come.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct HostDrain {
+    pub draining: bool,
+    /// Nothing is left on it.
+    pub drained: bool,
+    /// Sandboxes on it that are not stopped.
+    pub sandbox_count: u64,
+    /// The first 1,000 of them, those that have waited longest first.
+    pub sandboxes: Vec<HostDrainSandbox>,
+}
+
+/// A sandbox that a drained host still has.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct HostDrainSandbox {
+    pub id: SandboxId,
+    pub status: SandboxStatus,
+    /// Where it is being made now.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub to_host_id: Option<HostId>,
+    /// What it waits for, or why it can't leave.
+    pub waits_for: String,
+}
+
 /// Free labels of a host.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -108,6 +134,10 @@ pub struct Host {
     pub id: HostId,
     pub name: String,
     pub draining: bool,
+    /// It is draining, and nothing is left on it.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required = true))]
+    pub drained: bool,
     #[serde(rename = "type")]
     pub kind: HostType,
     pub team_id: Option<TeamId>,

@@ -20,7 +20,7 @@ mod tests;
 use std::time::{Duration, Instant};
 
 use atoll_model::api::hosts::PROXY_ERROR_HEADER;
-use atoll_model::{HostId, SandboxStatus, TeamId};
+use atoll_model::SandboxStatus;
 use atoll_rpc::hop;
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -28,6 +28,7 @@ use axum::http::request::Parts;
 use axum::http::{StatusCode, Version};
 use axum::middleware::Next;
 use axum::response::Response;
+use http_body::Body as _;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
@@ -39,7 +40,7 @@ use self::target::Target;
 use super::places::TeamShare;
 use super::site::client_address;
 use crate::app::App;
-use crate::fleet::FleetError;
+use crate::fleet::{FleetError, stands_still};
 use crate::sandboxes::{OpenGuard, SandboxError, SandboxRecord, Sandboxes, store};
 
 pub use lookup::Lookup;
@@ -49,6 +50,8 @@ pub const GUEST_PORT: u16 = 49983;
 const COPY_BUFFER: usize = 64 * 1024;
 /// Of a request that is refused, so much is taken.
 const REFUSED_BODY: usize = 64 * 1024;
+/// Bodies up to this size can be sent again.
+const SENT_AGAIN: u64 = 64 * 1024;
 const REFUSED_TIME: Duration = Duration::from_secs(1);
 
 /// Takes requests into sandboxes, and leaves all others to the API.
@@ -85,7 +88,7 @@ pub async fn route(State(app): State<App>, request: Request, next: Next) -> Resp
 
 async fn into_sandbox(app: &App, target: Target, request: Request) -> Result<Response, Refusal> {
     let (mut parts, body) = request.into_parts();
-    let (host, team, _place) = match admitted(app, &target, &mut parts).await {
+    let (record, _place) = match admitted(app, &target, &mut parts).await {
         Ok(Ok(admitted)) => admitted,
         Ok(Err(welcome)) => return Ok(*welcome),
         Err(refusal) => {
@@ -97,7 +100,7 @@ async fn into_sandbox(app: &App, target: Target, request: Request) -> Result<Res
 
     let upgrade = hop::upgrade_of(&parts.headers).filter(|_| parts.version == Version::HTTP_11);
     let stays = match &upgrade {
-        Some(_) => Some(app.places.socket(&team).map_err(|_| Refusal::TooManyConnections)?),
+        Some(_) => Some(app.places.socket(&record.team_id).map_err(|_| Refusal::TooManyConnections)?),
         None => None,
     };
     let own_name = hygiene::way_in(&mut parts, &target, app.accounts.tokens());
@@ -106,13 +109,17 @@ async fn into_sandbox(app: &App, target: Target, request: Request) -> Result<Res
     }
     let mut request = Request::from_parts(parts, body);
     let client_side = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
-    let fleet = app.sandboxes.fleet();
-    let answer = if target.port == GUEST_PORT {
-        fleet.guest_http_untrusted(&host, &target.sandbox, request).await
-    } else {
-        fleet.port_http(&host, &target.sandbox, target.port, request).await
-    };
-    let mut answer = answer?;
+    let (parts, body) = request.into_parts();
+    let (body, again) = if record.auto_resume { twice(body).await? } else { (body, None) };
+    let again = again.map(|body| Request::from_parts(parts.clone(), body));
+    let mut answer = forward(app, &record, &target, Request::from_parts(parts, body)).await?;
+    if stands_still(&answer)
+        && let Some(again) = again
+    {
+        // It was paused between the look and the request, which has not reached it: it wakes up once more.
+        let record = store::get_any(&app.db, &target.sandbox).await?.ok_or(Refusal::NotFound)?;
+        answer = forward(app, &awake(app, record).await?, &target, again).await?;
+    }
     if let Some(code) = answer.headers().get(PROXY_ERROR_HEADER) {
         return Err(Refusal::of_agent(code.as_bytes(), target.port));
     }
@@ -125,14 +132,39 @@ async fn into_sandbox(app: &App, target: Target, request: Request) -> Result<Res
     })
 }
 
-/// The host and the team of the sandbox, which runs and may be asked by whoever asks, and a place among the team's
-/// requests; or an
-/// answer that needs no sandbox.
+/// Sends a request to where it goes.
+async fn forward(
+    app: &App,
+    record: &SandboxRecord,
+    target: &Target,
+    request: Request,
+) -> Result<axum::http::Response<Incoming>, Refusal> {
+    let host = Sandboxes::host_of(record).map_err(|_| Refusal::NotFound)?;
+    let fleet = app.sandboxes.fleet();
+    let answer = if target.port == GUEST_PORT {
+        fleet.guest_http_untrusted(host, &target.sandbox, request).await
+    } else {
+        fleet.port_http(host, &target.sandbox, target.port, request).await
+    };
+    Ok(answer?)
+}
+
+/// A body, and the same once more if it is small: what is larger is sent once.
+async fn twice(body: Body) -> Result<(Body, Option<Body>), Refusal> {
+    if body.size_hint().exact().is_none_or(|bytes| bytes > SENT_AGAIN) {
+        return Ok((body, None));
+    }
+    let bytes = body.collect().await.map_err(|_| Refusal::Broken)?.to_bytes();
+    Ok((Body::from(bytes.clone()), Some(Body::from(bytes))))
+}
+
+/// The sandbox, which runs and may be asked by whoever asks, and a place among its team's requests; or an answer that
+/// needs no sandbox.
 async fn admitted(
     app: &App,
     target: &Target,
     parts: &mut Parts,
-) -> Result<Result<(HostId, TeamId, TeamShare), Box<Response>>, Refusal> {
+) -> Result<Result<(SandboxRecord, TeamShare), Box<Response>>, Refusal> {
     let record = store::get_any(&app.db, &target.sandbox).await?.ok_or(Refusal::NotFound)?;
     match access::judge(app, parts, target, &record).await? {
         Admission::Granted => {}
@@ -140,9 +172,7 @@ async fn admitted(
     }
     // Public ports ask for no key: without a share, anybody's visitors would be all that control serves.
     let place = app.places.request(&record.team_id).map_err(|_| Refusal::TooManyConnections)?;
-    let record = awake(app, record).await?;
-    let host = Sandboxes::host_of(&record).map_err(|_| Refusal::NotFound)?.clone();
-    Ok(Ok((host, record.team_id.0, place)))
+    Ok(Ok((awake(app, record).await?, place)))
 }
 
 /// Takes a small body that goes nowhere: a client that is still sending when the connection is closed may never read
@@ -225,6 +255,7 @@ impl From<FleetError> for Refusal {
         match error {
             FleetError::Overloaded { .. } => Self::TooManyConnections,
             FleetError::Timeout { .. } => Self::TimedOut,
+            FleetError::Paused { .. } => Self::Transitioning,
             FleetError::Internal { .. } => Self::internal(&error),
             FleetError::Unknown { .. } | FleetError::Unavailable { .. } | FleetError::Agent { .. } => {
                 tracing::debug!(error = &error as &dyn std::error::Error, "a request into a sandbox failed");

@@ -190,6 +190,28 @@ async fn a_request_wakes_a_paused_sandbox_that_wakes_by_itself_but_not_for_stran
 }
 
 #[tokio::test]
+async fn a_pause_that_lands_between_the_look_and_the_request_wakes_it_once_more() {
+    let rig = rig(json!({ "auto_resume": true })).await;
+    let exec = format!("/v1/sandboxes/{}/exec", rig.record.id.0);
+    rig.agent.refuse_as_paused(1);
+    assert_eq!(rig.with_key().get("/a").await.status, StatusCode::OK);
+    // With what it brings, if that is small.
+    rig.agent.refuse_as_paused(1);
+    assert_eq!(rig.with_key().send(Method::POST, "/a", Body::from("brought")).await.status, StatusCode::OK);
+    rig.agent.refuse_as_paused(1);
+    let large = Body::from(vec![b'x'; 1 << 20]);
+    assert_eq!(rig.with_key().send(Method::POST, "/a", large).await.status, StatusCode::CONFLICT);
+    rig.agent.refuse_as_paused(1);
+    rig.test.client.post(&exec, json!({ "cmd": "true" })).await.expect(200);
+    // Once, and not for ever.
+    rig.agent.refuse_as_paused(2);
+    assert_eq!(rig.with_key().get("/a").await.status, StatusCode::CONFLICT);
+    rig.agent.refuse_as_paused(2);
+    let refused = rig.test.client.post(&exec, json!({ "cmd": "true" })).await.expect(409);
+    assert_eq!(refused.code(), "conflict");
+}
+
+#[tokio::test]
 async fn two_headers_lead_into_a_sandbox_where_the_host_name_says_nothing() {
     let rig = rig(json!({ "public": true })).await;
     let id = rig.record.id.0.dns_label();

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use atoll_model::{HostId, SandboxId, SandboxStatus};
+use atoll_rpc::atoll::host::v1::NetworkPolicy;
 
 use super::super::judge::{Row, Seen, State};
 use super::super::views::{Agents, Inventory, Records, RowChange};
@@ -37,6 +38,8 @@ impl MemoryRecords {
             reason: None,
             generation,
             changed_at: self.clock.now(),
+            moving_to: None,
+            network_generation: 0,
         };
         self.rows.lock().unwrap().insert(id.clone(), row);
         id
@@ -77,6 +80,11 @@ impl Records for MemoryRecords {
         row.generation += u64::from(change.decided);
         row.changed_at = self.clock.now();
         Ok(Some(row.clone()))
+    }
+
+    async fn network(&self, id: &SandboxId) -> Result<Option<(NetworkPolicy, u64)>, DbError> {
+        let generation = self.rows.lock().unwrap().get(id).map(|row| row.network_generation);
+        Ok(generation.map(|generation| (NetworkPolicy::default(), generation)))
     }
 
     async fn note_orphan(&self, _: &HostId, seen: &Seen, _: bool) -> Result<(), DbError> {
@@ -130,7 +138,7 @@ impl MemoryAgents {
     }
 
     pub fn put(&self, id: &SandboxId, state: State, reason: &str, generation: u64) {
-        let seen = Seen { id: id.clone(), state, reason: reason.to_owned(), generation, exit_code: 0 };
+        let seen = Seen { id: id.clone(), state, reason: reason.to_owned(), generation, exit_code: 0, network_generation: 0 };
         self.sandboxes.lock().unwrap().insert(id.clone(), seen);
     }
 
@@ -212,6 +220,20 @@ impl Agents for MemoryAgents {
     async fn destroy(&self, host: &HostId, sandbox: &SandboxId, generation: u64, _: &str) -> Result<(), FleetError> {
         self.order(host, sandbox, generation)?;
         self.sandboxes.lock().unwrap().remove(sandbox);
+        Ok(())
+    }
+
+    async fn set_network(
+        &self,
+        host: &HostId,
+        sandbox: &SandboxId,
+        generation: u64,
+        _: NetworkPolicy,
+    ) -> Result<(), FleetError> {
+        self.answer(host)?;
+        if let Some(seen) = self.sandboxes.lock().unwrap().get_mut(sandbox) {
+            seen.network_generation = seen.network_generation.max(generation);
+        }
         Ok(())
     }
 

@@ -10,6 +10,7 @@ use proptest::prelude::*;
 
 use super::super::judge::{
     DISCONNECTED, PAUSED_WHILE_CUT_OFF, RECORD_DAMAGED, Row, Rules, Seen, State, Verdict, judge, judge_stray,
+    lacks_policy,
 };
 use crate::db::Millis;
 
@@ -28,11 +29,21 @@ fn rules() -> Rules {
 }
 
 fn row(status: SandboxStatus) -> Row {
-    Row { id: SandboxId::new(), host: None, status, former: None, reason: None, generation: 3, changed_at: NOW - LIMIT }
+    Row {
+        id: SandboxId::new(),
+        host: None,
+        status,
+        former: None,
+        reason: None,
+        generation: 3,
+        changed_at: NOW - LIMIT,
+        moving_to: None,
+        network_generation: 0,
+    }
 }
 
 fn seen(state: State, reason: &str) -> Option<Seen> {
-    Some(Seen { id: SandboxId::new(), state, reason: reason.to_owned(), generation: 3, exit_code: 7 })
+    Some(Seen { id: SandboxId::new(), state, reason: reason.to_owned(), generation: 3, exit_code: 7, network_generation: 0 })
 }
 
 fn turned(status: SandboxStatus, reason: &str) -> Verdict {
@@ -148,6 +159,9 @@ fn strays() {
     let cases = [
         ("stopped", Some(on(Stopped, &here)), NOW, Verdict::Destroy { known: true }),
         ("moved away", Some(on(Running, &there)), NOW, Verdict::Destroy { known: true }),
+        ("moves here", Some(Row { moving_to: Some(here.clone()), ..on(Paused, &there) }), NOW, Verdict::Leave),
+        ("moves elsewhere", Some(Row { moving_to: Some(there.clone()), ..on(Paused, &there) }), NOW, Verdict::Destroy { known: true }),
+        ("was resumed", Some(Row { moving_to: Some(here.clone()), ..on(Running, &there) }), NOW, Verdict::Destroy { known: true }),
         ("just placed", Some(on(Starting, &here)), NOW, Verdict::Leave),
         ("not placed", Some(row(Pending)), NOW, Verdict::Leave),
         ("unknown, new", None, NOW - (LIMIT - Duration::from_millis(1)), Verdict::Leave),
@@ -156,6 +170,19 @@ fn strays() {
     for (what, row, since, expected) in cases {
         assert_eq!(judge_stray(row.as_ref(), &here, since, &rules()), expected, "{what}");
     }
+}
+
+#[test]
+fn a_host_is_told_what_a_sandbox_may_reach_when_it_has_missed_that() {
+    let newer = |status| Row { network_generation: 4, ..row(status) };
+    let at = |state, network_generation| Seen { network_generation, ..seen(state, "").unwrap() };
+    assert!(lacks_policy(&newer(Running), &at(State::Running, 3)));
+    assert!(lacks_policy(&newer(Paused), &at(State::Paused, 0)));
+    assert!(!lacks_policy(&newer(Running), &at(State::Running, 4)));
+    // A change that came after the rows were read.
+    assert!(!lacks_policy(&newer(Running), &at(State::Running, 5)));
+    assert!(!lacks_policy(&newer(Stopped), &at(State::Running, 3)));
+    assert!(!lacks_policy(&newer(Running), &at(State::Exited, 3)));
 }
 
 fn any_status() -> impl Strategy<Value = SandboxStatus> {

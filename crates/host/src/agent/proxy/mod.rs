@@ -181,10 +181,12 @@ impl Proxy {
         })
     }
 
-    /// A connection that broke because the sandbox has just ended or been paused is told as what it is.
+    /// A connection that broke because the sandbox has just ended or been paused is told as what it is. But for one that
+    /// the request may have gone into: that it is paused says that nothing has arrived, and it may be sent again.
     fn explain(&self, id: &SandboxId, refusal: Refusal) -> Refusal {
         match self.directory.route(id) {
             Ok(_) => refusal,
+            Err(Refusal::Paused) if refusal == Refusal::Broken => refusal,
             Err(state) => state,
         }
     }

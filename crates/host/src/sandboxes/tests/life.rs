@@ -27,6 +27,61 @@ async fn two_creates_of_one_sandbox_at_once_make_one_sandbox() {
 }
 
 #[tokio::test]
+async fn one_that_comes_from_another_host_stands_still_without_processes_and_is_on_the_disk() {
+    let house = House::new().await;
+    let id = SandboxId::new();
+    let layer = |digest: &str| wire::Layer {
+        id: atoll_model::LayerId::new().to_string(),
+        digest: digest.to_owned(),
+        ..Default::default()
+    };
+    let elsewhere = wire::SandboxSpec { layers: vec![layer("")], ..wish() };
+    let refused = house.keeper.create_at_rest(id.clone(), 3, elsewhere, "user".to_owned()).await.unwrap_err();
+    assert!(matches!(refused, OrderError::Invalid { field: "layers.digest", .. }), "{refused}");
+    for step in ["admit", "volume"] {
+        house.machine.fail_at(step);
+        assert!(house.keeper.create_at_rest(id.clone(), 4, wish(), "user".to_owned()).await.is_err(), "{step}");
+        house.machine.heal();
+        house.nothing_is_left().await;
+    }
+    let mut wish = wish();
+    wish.env.insert("A".to_owned(), "b".to_owned());
+    for _ in 0..2 {
+        let answer = house.keeper.create_at_rest(id.clone(), 5, wish.clone(), "timeout".to_owned()).await.unwrap();
+        assert_eq!((answer.view.state, answer.view.reason.as_str()), (State::Paused, "timeout"));
+    }
+    assert_eq!((house.machine.running(), house.machine.written_out()), (Vec::new(), 1));
+    assert_eq!(house.keeper.environment(&id).unwrap()["A"], "b");
+    let other = house.keeper.create(id.clone(), 5, wish).await.unwrap_err();
+    assert_eq!(other, OrderError::Conflict { generation: 5 });
+    // A new agent finds it as it is, and its first resume starts it.
+    let house = house.restart_agent().await;
+    assert_eq!(state_of(&house.keeper, &id), Some((State::Paused, "timeout".to_owned())));
+    let resumed = house.keeper.resume(&id, 6).await.unwrap();
+    assert_eq!((resumed.view.state, resumed.kept), (State::Running, Kept::Files));
+    house.keeper.destroy(&id, 7).await.unwrap();
+    house.nothing_is_left().await;
+}
+
+#[tokio::test]
+async fn an_older_policy_never_takes_the_place_of_a_newer_one() {
+    let house = House::new().await;
+    let id = house.created().await;
+    let closed = crate::network::Policy { closed: true, ..Default::default() };
+    house.keeper.set_policy(&id, 2, closed.clone()).await.unwrap();
+    let stale = house.keeper.set_policy(&id, 1, Default::default()).await.unwrap_err();
+    assert_eq!(stale, OrderError::Stale { generation: 1, highest: 2 });
+    // One that could not be set is not said to be in force.
+    house.machine.fail_at("egress");
+    assert!(house.keeper.set_policy(&id, 3, Default::default()).await.is_err());
+    assert_eq!(house.keeper.get(&id).unwrap().policy_generation, 2);
+    house.machine.heal();
+    house.keeper.set_policy(&id, 3, closed).await.unwrap();
+    let house = house.restart_agent().await;
+    assert_eq!(house.keeper.get(&id).unwrap().policy_generation, 3);
+}
+
+#[tokio::test]
 async fn an_older_generation_and_the_same_with_other_content_are_refused() {
     let house = House::new().await;
     let id = SandboxId::new();
