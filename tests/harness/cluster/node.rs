@@ -40,6 +40,32 @@ impl Node {
         self.small_disk = true;
     }
 
+    /// Its machine loses its power: everything on it ends at once, and its disk has just what it was given by then. What the
+    /// kernel still held in memory for that disk is lost. (The order of writes is kept; a real disk may keep less.)
+    pub fn lose_power(&mut self) {
+        assert!(self.small_disk, "this node's disk is everybody's");
+        let mark = self.mark();
+        self.child.as_mut().expect("a running node").kill().expect("killing a node");
+        self.child.take().expect("a running node").wait().expect("waiting for a node");
+        let (disk, copy) = (self.dir.join("disk"), self.dir.join("disk-as-it-was"));
+        // At one moment: whatever the kernel writes while it is copied makes the copy another one.
+        let script = "until cp --sparse=always $1 $2 && cmp -s $1 $2; do :; done";
+        let copied = Command::new("sh").args(["-ec", script, "sh"]).arg(&disk).arg(&copy).status().expect("sh");
+        assert!(copied.success(), "copying a disk");
+        mark.remove();
+        // Its file systems bear the same names as those of the copy: the kernel must have forgotten them first.
+        for _ in 0..500 {
+            if mark.left().is_empty() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        assert_eq!(mark.left(), Vec::<String>::new());
+        let script = "umount -l $1 2>/dev/null || :; mv $3 $2; mount -o loop $2 $1";
+        let mounted = Command::new("sh").args(["-ec", script, "sh"]).arg(self.data_dir()).arg(&disk).arg(&copy).status();
+        assert!(mounted.expect("sh").success(), "mounting a disk again");
+    }
+
     /// Fills its disk to the last byte, with a file whose removal frees it.
     pub fn fill_disk(&self) -> PathBuf {
         use std::io::Write;

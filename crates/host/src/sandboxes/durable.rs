@@ -63,12 +63,13 @@ pub(super) async fn run(shared: Arc<Shared>) {
 
 pub(super) async fn write_out(shared: &Arc<Shared>) {
     let due = shared.durable.take();
-    if due.values().any(|files| *files)
+    let files = due.values().any(|files| *files);
+    if files
         && let Err(error) = shared.machine.write_out().await
     {
         tracing::error!(%error, "files of paused sandboxes can't be written out: a power cut might take the last of them");
     }
-    let records = shared.records.clone();
+    let (records, sandboxes) = (shared.records.clone(), due.len());
     let writing = tokio::task::spawn_blocking(move || {
         for id in due.into_keys() {
             if let Err(error) = records.write_out(&id) {
@@ -77,4 +78,5 @@ pub(super) async fn write_out(shared: &Arc<Shared>) {
         }
     });
     let _a_lost_task_has_said_why = writing.await;
+    tracing::debug!(sandboxes, files, "written out");
 }
