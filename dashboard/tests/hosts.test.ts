@@ -129,10 +129,10 @@ it(
 					'true'
 				);
 				await page.getByRole('menuitem', { name: /Drain/ }).click();
-				await row.getByText('draining').waitFor();
+				await row.getByText('drained').waitFor();
 				await row.getByRole('button', { name: 'Actions for reef-1' }).click();
 				await page.getByRole('menuitem', { name: 'Take sandboxes again' }).click();
-				await row.getByText('draining').waitFor({ state: 'detached' });
+				await row.getByText('drained').waitFor({ state: 'detached' });
 				await inspect(page, 'byoc-hosts');
 
 				// Looked at while empty; a sandbox comes meanwhile: the refusal is shown like the preview.
