@@ -7,7 +7,8 @@ use atoll_tests::cluster::{Cluster, Database, tiny};
 use atoll_tests::until;
 
 /// Files of all kinds; what was there is changed and gone.
-const WRITE: &str = "set -e; mkdir -p ~/d/e; echo one > ~/d/file; chmod 600 ~/d/file; ln -s d/file ~/link; ln ~/d/file ~/hard
+const WRITE: &str =
+    "set -e; mkdir -p ~/d/e; echo one > ~/d/file; chmod 600 ~/d/file; ln -s d/file ~/link; ln ~/d/file ~/hard
     head -c 3M /dev/urandom > ~/d/e/big; sha256sum ~/d/e/big > ~/sum; rm ~/.bashrc; rm -rf ~/.config; mkdir ~/.config
     mkfifo ~/pipe; truncate -s 5M ~/sparse; sync";
 const READ: &str = "cat ~/link ~/hard; stat -c '%U %a %h' ~/d/file; sha256sum -c --status ~/sum && echo same
@@ -17,10 +18,8 @@ const EXPECTED: &str = "one\none\nuser 600 2\nsame\n0\ngone\npipe\n5242880\nhell
 async fn moves_whole(database: Database) {
     let mut cluster = Cluster::start_on(database, 1, 2, &[]).await;
     cluster.admin.drain_host(&cluster.hosts[1].id, true).await.expect("draining");
-    let request = CreateSandboxRequest {
-        env: [("GREETING".to_owned(), "hello".to_owned())].into_iter().collect(),
-        ..tiny()
-    };
+    let request =
+        CreateSandboxRequest { env: [("GREETING".to_owned(), "hello".to_owned())].into_iter().collect(), ..tiny() };
     let made = until("a sandbox", || async { cluster.client.create_sandbox(&request).await.ok() }).await;
     cluster.admin.drain_host(&cluster.hosts[1].id, false).await.expect("undraining");
     let (id, [first, second]) = (made.id, [&cluster.hosts[0].id, &cluster.hosts[1].id].map(Clone::clone));
@@ -61,7 +60,10 @@ async fn moves_whole(database: Database) {
     cluster.client.resume_sandbox(&id).await.expect("resuming");
     let forked = cluster.client.fork_sandbox(&id, &Default::default()).await.expect("a fork");
     let child = forked.items[0].sandbox.as_ref().expect("a child").id.clone();
-    assert_eq!(cluster.client.exec(&child, &command("cat", ["/home/user/link"])).await.expect("exec").stdout, "one\ntwo\n");
+    assert_eq!(
+        cluster.client.exec(&child, &command("cat", ["/home/user/link"])).await.expect("exec").stdout,
+        "one\ntwo\n"
+    );
 
     // The former host has nothing, so it can be deleted without force, and leaves nothing in the kernel.
     let data = cluster.hosts[0].node.data_dir();

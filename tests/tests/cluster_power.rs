@@ -12,15 +12,19 @@ async fn a_paused_sandbox_has_all_its_files_after_a_power_cut() {
     let made = until("a sandbox", || async { cluster.client.create_sandbox(&tiny()).await.ok() }).await;
     let id = made.id;
     // Nobody syncs.
-    cluster.sh(&id, "echo kept > ~/file; head -c 8M /dev/urandom > ~/big; sha256sum ~/big > ~/sum; mkdir -p ~/a/b").await;
+    cluster
+        .sh(&id, "echo kept > ~/file; head -c 8M /dev/urandom > ~/big; sha256sum ~/big > ~/sum; mkdir -p ~/a/b")
+        .await;
     let node = &cluster.hosts[host].node;
     let written = node.times_said("files=true");
     cluster.client.pause_sandbox(&id).await.expect("pausing");
-    until("the host to have written it out", || async { (node.times_said("files=true") > written).then_some(()) }).await;
+    until("the host to have written it out", || async { (node.times_said("files=true") > written).then_some(()) })
+        .await;
     cluster.hosts[host].node.lose_power();
     cluster.hosts[host].node.run(&[]);
     let resumed = until("it to go on", || async { cluster.client.resume_sandbox(&id).await.ok() }).await;
     assert_eq!((resumed.status, resumed.kept.as_deref()), (SandboxStatus::Running, Some("files")));
-    let read = cluster.sh(&id, "cat ~/file; sha256sum -c --status ~/sum && echo same; test -d ~/a/b && echo there").await;
+    let read =
+        cluster.sh(&id, "cat ~/file; sha256sum -c --status ~/sum && echo same; test -d ~/a/b && echo there").await;
     assert_eq!(read, "kept\nsame\nthere\n");
 }

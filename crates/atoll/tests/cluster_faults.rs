@@ -205,9 +205,13 @@ impl Rig {
                 if sandbox.status == SandboxStatus::Paused && sandbox.id != self.id {
                     let _ = client.resume_sandbox(&sandbox.id).await;
                 }
-                let script = "if [ -e ~/file ]; then cat ~/file; sha256sum -c --status ~/sum && echo same; else echo new; fi";
+                let script =
+                    "if [ -e ~/file ]; then cat ~/file; sha256sum -c --status ~/sum && echo same; else echo new; fi";
                 let answer = client.exec(&sandbox.id, &command("/bin/bash", ["-c", script])).await.ok()?;
-                assert!(answer.stdout == "here\nsame\n" || answer.stdout == "new\n" && sandbox.id != self.id, "{answer:?}");
+                assert!(
+                    answer.stdout == "here\nsame\n" || answer.stdout == "new\n" && sandbox.id != self.id,
+                    "{answer:?}"
+                );
                 Some(())
             })
             .await;
@@ -222,7 +226,8 @@ impl Rig {
                 client.create_sandbox(&request).await.inspect_err(|error| println!("{point}: {error}")).ok()
             })
             .await;
-            let answer = client.exec(&made.id, &command("/bin/bash", ["-c", "cat ~/file; sha256sum -c --status ~/sum && echo same"]));
+            let answer = client
+                .exec(&made.id, &command("/bin/bash", ["-c", "cat ~/file; sha256sum -c --status ~/sum && echo same"]));
             assert_eq!(answer.await.expect("exec").stdout, "here\nsame\n", "{point}");
             client.destroy_sandbox(&made.id).await.expect("destroying");
             client.delete_snapshot(&snapshot.name).await.expect("deleting");
@@ -376,8 +381,7 @@ async fn whoever_dies_while_a_sandbox_moves_it_is_at_one_place_whole() {
             (gone && is_there).then_some(())
         })
         .await;
-        let resumed =
-            until("it to go on", || async { rig.cluster.client.resume_sandbox(&rig.id).await.ok() }).await;
+        let resumed = until("it to go on", || async { rig.cluster.client.resume_sandbox(&rig.id).await.ok() }).await;
         assert_eq!(resumed.kept.as_deref(), Some("files"), "{point}");
         let read = rig.cluster.sh(&rig.id, "cat ~/file; sha256sum -c --status ~/sum && echo same").await;
         assert_eq!(read, "here\nsame\n", "{point}");

@@ -62,7 +62,8 @@ impl Node {
         }
         assert_eq!(mark.left(), Vec::<String>::new());
         let script = "umount -l $1 2>/dev/null || :; mv $3 $2; mount -o loop $2 $1";
-        let mounted = Command::new("sh").args(["-ec", script, "sh"]).arg(self.data_dir()).arg(&disk).arg(&copy).status();
+        let mounted =
+            Command::new("sh").args(["-ec", script, "sh"]).arg(self.data_dir()).arg(&disk).arg(&copy).status();
         assert!(mounted.expect("sh").success(), "mounting a disk again");
     }
 

@@ -68,10 +68,7 @@ impl FleetError {
     /// Whether the agent certainly never saw the request, so that it may be sent again, anywhere.
     #[must_use]
     pub const fn never_arrived(&self) -> bool {
-        matches!(
-            self,
-            Self::Unknown { .. } | Self::Overloaded { .. } | Self::Internal { .. } | Self::Paused { .. }
-        )
+        matches!(self, Self::Unknown { .. } | Self::Overloaded { .. } | Self::Internal { .. } | Self::Paused { .. })
     }
 }
 

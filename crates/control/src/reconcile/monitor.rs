@@ -84,7 +84,7 @@ impl Monitor {
 
     /// One look at one host.
     #[cfg(test)]
-    pub async fn look_at(&self, host: &HostId) {
+    pub async fn look_once(&self, host: &HostId) {
         self.shared.pass.look(host).await.unwrap();
     }
 

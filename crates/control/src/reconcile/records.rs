@@ -104,9 +104,9 @@ impl Records for SqlRecords {
         let rows: Vec<Columns> = match &self.db {
             Db::Sqlite { readers, .. } => {
                 sqlx::query_as(by_id!("s.id IN (SELECT value FROM json_each($1))"))
-                .bind(Json(ids))
-                .fetch_all(readers)
-                .await
+                    .bind(Json(ids))
+                    .fetch_all(readers)
+                    .await
             }
             Db::Postgres(pool) => sqlx::query_as(by_id!("s.id = ANY($1)")).bind(ids).fetch_all(pool).await,
         }

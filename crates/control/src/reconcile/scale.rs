@@ -164,7 +164,14 @@ impl Agents for Obedient {
     async fn list(&self, host: &HostId) -> Result<Inventory, FleetError> {
         let first = host.tail().parse::<u64>().unwrap_or(0) * u64::from(self.each);
         let ids = (first..first + u64::from(self.each)).filter_map(|n| format!("sbx-{n:020}").parse().ok());
-        let seen = |id| Seen { id, state: State::Running, reason: String::new(), generation: 1, exit_code: 0, network_generation: 0 };
+        let seen = |id| Seen {
+            id,
+            state: State::Running,
+            reason: String::new(),
+            generation: 1,
+            exit_code: 0,
+            network_generation: 0,
+        };
         Ok(Inventory { sandboxes: ids.map(seen).collect(), complete: true })
     }
 

@@ -554,7 +554,7 @@ async fn a_policy_is_written_down_before_its_host_hears_it_and_an_older_one_neve
         let row = read(&test, &record.id).await;
         assert_eq!((row.network.deny_egress, row.network_generation, row.generation), (true, 1, record.generation));
         assert!(agent.spec_of(&record.id).unwrap().network.as_option().is_none_or(|network| !network.deny_egress));
-        test.app.reconcile.monitor.look_at(host).await;
+        test.app.reconcile.monitor.look_once(host).await;
         let told = agent.spec_of(&record.id).unwrap();
         assert!(told.network.as_option().is_some_and(|network| network.deny_egress));
         assert_eq!(told.network_generation, 1);

@@ -64,9 +64,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
 pub(super) async fn write_out(shared: &Arc<Shared>) {
     let due = shared.durable.take();
     let files = due.values().any(|files| *files);
-    if files
-        && let Err(error) = shared.machine.write_out().await
-    {
+    if files && let Err(error) = shared.machine.write_out().await {
         tracing::error!(%error, "files of paused sandboxes can't be written out: a power cut might take the last of them");
     }
     let (records, sandboxes) = (shared.records.clone(), due.len());

@@ -19,8 +19,8 @@ mod tests;
 
 use std::time::{Duration, Instant};
 
-use atoll_model::api::hosts::PROXY_ERROR_HEADER;
 use atoll_model::SandboxStatus;
+use atoll_model::api::hosts::PROXY_ERROR_HEADER;
 use atoll_rpc::hop;
 use axum::body::Body;
 use axum::extract::{Request, State};

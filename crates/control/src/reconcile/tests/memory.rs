@@ -138,7 +138,8 @@ impl MemoryAgents {
     }
 
     pub fn put(&self, id: &SandboxId, state: State, reason: &str, generation: u64) {
-        let seen = Seen { id: id.clone(), state, reason: reason.to_owned(), generation, exit_code: 0, network_generation: 0 };
+        let seen =
+            Seen { id: id.clone(), state, reason: reason.to_owned(), generation, exit_code: 0, network_generation: 0 };
         self.sandboxes.lock().unwrap().insert(id.clone(), seen);
     }
 

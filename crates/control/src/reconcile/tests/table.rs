@@ -43,7 +43,14 @@ fn row(status: SandboxStatus) -> Row {
 }
 
 fn seen(state: State, reason: &str) -> Option<Seen> {
-    Some(Seen { id: SandboxId::new(), state, reason: reason.to_owned(), generation: 3, exit_code: 7, network_generation: 0 })
+    Some(Seen {
+        id: SandboxId::new(),
+        state,
+        reason: reason.to_owned(),
+        generation: 3,
+        exit_code: 7,
+        network_generation: 0,
+    })
 }
 
 fn turned(status: SandboxStatus, reason: &str) -> Verdict {
@@ -160,8 +167,18 @@ fn strays() {
         ("stopped", Some(on(Stopped, &here)), NOW, Verdict::Destroy { known: true }),
         ("moved away", Some(on(Running, &there)), NOW, Verdict::Destroy { known: true }),
         ("moves here", Some(Row { moving_to: Some(here.clone()), ..on(Paused, &there) }), NOW, Verdict::Leave),
-        ("moves elsewhere", Some(Row { moving_to: Some(there.clone()), ..on(Paused, &there) }), NOW, Verdict::Destroy { known: true }),
-        ("was resumed", Some(Row { moving_to: Some(here.clone()), ..on(Running, &there) }), NOW, Verdict::Destroy { known: true }),
+        (
+            "moves elsewhere",
+            Some(Row { moving_to: Some(there.clone()), ..on(Paused, &there) }),
+            NOW,
+            Verdict::Destroy { known: true },
+        ),
+        (
+            "was resumed",
+            Some(Row { moving_to: Some(here.clone()), ..on(Running, &there) }),
+            NOW,
+            Verdict::Destroy { known: true },
+        ),
         ("just placed", Some(on(Starting, &here)), NOW, Verdict::Leave),
         ("not placed", Some(row(Pending)), NOW, Verdict::Leave),
         ("unknown, new", None, NOW - (LIMIT - Duration::from_millis(1)), Verdict::Leave),

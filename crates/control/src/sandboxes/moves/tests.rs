@@ -57,8 +57,7 @@ impl Rig {
 
     async fn count(&self, what: &str) -> i64 {
         let statement = sqlx::AssertSqlSafe(format!("SELECT COUNT(*) FROM {what}"));
-        let row: (i64,) =
-            on!(read & self.test.app.db, |c| sqlx::query_as(statement).fetch_one(c).await).unwrap();
+        let row: (i64,) = on!(read & self.test.app.db, |c| sqlx::query_as(statement).fetch_one(c).await).unwrap();
         row.0
     }
 
