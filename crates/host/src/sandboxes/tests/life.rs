@@ -63,31 +63,6 @@ async fn one_that_comes_from_another_host_stands_still_without_processes_and_is_
     house.nothing_is_left().await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_create_whose_record_cannot_say_that_it_lives_fails() {
-    let house = House::new().await;
-    house.machine.hang();
-    let (keeper, id) = (house.keeper.clone(), SandboxId::new());
-    let creating = {
-        let id = id.clone();
-        tokio::spawn(async move { keeper.create(id, 1, wish()).await })
-    };
-    house.until(|keeper| keeper.get(&id).is_ok()).await;
-    let record = house.records().directory_of(&id).join("record.json");
-    while !record.exists() {
-        tokio::task::yield_now().await;
-    }
-    // Nothing can take the place of a directory with something in it.
-    std::fs::remove_file(&record).unwrap();
-    std::fs::create_dir_all(record.join("in the way")).unwrap();
-    house.machine.go_on();
-    let failed = creating.await.unwrap().unwrap_err();
-    assert!(matches!(failed, OrderError::Failed { attempted: "writing the sandbox's record", .. }), "{failed}");
-    assert_eq!(house.machine.running(), Vec::<SandboxId>::new());
-    std::fs::remove_dir_all(&record).unwrap();
-    house.nothing_is_left().await;
-}
-
 #[tokio::test]
 async fn an_older_policy_never_takes_the_place_of_a_newer_one() {
     let house = House::new().await;
