@@ -304,6 +304,10 @@ impl Machine for FakeDriver {
         Some(Arc::new(FakeLife { init: init.clone(), exit: cgroup.exit.subscribe() }))
     }
 
+    async fn settle(&self, id: &SandboxId) -> Result<(), DriverError> {
+        self.driver_step("settle", id)
+    }
+
     async fn pause(&self, id: &SandboxId) -> Result<Paused, DriverError> {
         if self.state().cgroups[id].cannot_pause {
             return Err(DriverError::Lost { action: "pausing", id: id.clone() });

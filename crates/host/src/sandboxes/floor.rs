@@ -234,6 +234,10 @@ impl Machine for Floor {
         Some(Arc::new(running))
     }
 
+    async fn settle(&self, id: &SandboxId) -> Result<(), DriverError> {
+        self.driver.settle(id).await
+    }
+
     async fn pause(&self, id: &SandboxId) -> Result<Paused, DriverError> {
         self.driver.pause(id).await
     }

@@ -117,6 +117,9 @@ pub trait Machine: Send + Sync + 'static {
 
     async fn adopt(&self, id: &SandboxId, init: &InitProcess) -> Option<Arc<dyn Life>>;
 
+    /// Has what runs in it write its files to its disk, where the driver's sandboxes keep some to themselves.
+    async fn settle(&self, id: &SandboxId) -> Result<(), DriverError>;
+
     async fn pause(&self, id: &SandboxId) -> Result<Paused, DriverError>;
 
     async fn resume(&self, id: &SandboxId) -> Result<(), DriverError>;

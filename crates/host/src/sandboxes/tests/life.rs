@@ -347,6 +347,11 @@ async fn what_is_stored_by_a_pause_has_no_processes_and_goes_on_with_its_memory(
 async fn a_pause_of_the_files_alone_ends_its_processes_and_a_resume_starts_new_ones() {
     let house = House::new().await;
     let id = house.created().await;
+    // What it has not yet written to its disk must get there first, or it runs on.
+    house.machine.fail_at("settle");
+    assert!(house.keeper.pause_files(&id, 2, "user".to_owned()).await.is_err());
+    assert_eq!(state_of(&house.keeper, &id).map(|it| it.0), Some(State::Running));
+    house.machine.heal();
     for _ in 0..2 {
         let paused = house.keeper.pause_files(&id, 2, "user".to_owned()).await.unwrap();
         assert_eq!((paused.view.state, paused.kept), (State::Paused, Kept::Files));
