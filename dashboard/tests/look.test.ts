@@ -57,6 +57,13 @@ const SMALLEST = `(() => {
 })()`;
 const WIDEST = `Math.max(0, ...[...document.querySelectorAll('#content table')].map((one) => one.offsetWidth))`;
 
+/** Columns whose names are cut, and first ones with no room for what a row is called by. */
+const NARROW = `[...document.querySelectorAll('#content thead tr')].flatMap((head) => {
+	const named = [...head.children].filter((th) => th.offsetWidth > 0 && th.querySelector('span:not(.sr-only)'));
+	return named.filter((th, at) => th.scrollWidth > th.clientWidth || (at === 0 && th.offsetWidth < 120))
+		.map((th) => th.textContent.trim() + ' ' + th.offsetWidth);
+})`;
+
 const fresh = new Own();
 let id = '';
 let team = '';
@@ -93,6 +100,12 @@ async function look(page: Page, path: string, name: string, width: number): Prom
 	await expect.poll(() => page.locator('[aria-busy=true]').count()).toBe(0);
 	if (path.endsWith('/terminal')) await page.locator('.xterm-rows').getByText('user@').first().waitFor();
 	await inspect(page, name);
+	if (name.endsWith('dark-1280')) {
+		for (const between of [640, 768, 1024, 1280]) {
+			await page.setViewportSize({ width: between, height: 800 });
+			expect(await page.evaluate(NARROW), `columns of ${path} at ${between} pixels`).toEqual([]);
+		}
+	}
 	expect(await page.evaluate(SMALLEST), `text of ${path} is too small to read`).toBeGreaterThanOrEqual(11);
 	// Wider, and the two ends of a row would no longer be read as one.
 	expect(await page.evaluate(WIDEST), `lists of ${path} are too wide`).toBeLessThanOrEqual(1720);

@@ -13,13 +13,13 @@ afterAll(async () => {
 });
 
 it(
-	'builds a template from a recipe with a live log, and deletes it',
+	'builds a template from a recipe with a live log, starts a sandbox from it, and deletes it',
 	() =>
 		withPage(async (page) => {
 			await enter(page, '/dashboard/templates');
 			await page.getByRole('button', { name: 'New template' }).click();
 			await page.getByRole('textbox', { name: 'Name' }).fill(name);
-			await page.getByLabel('Recipe').fill('FROM base\nRUN echo built by a recipe\n');
+			await page.getByLabel('Recipe').fill('FROM base\nRUN echo built by a recipe | tee /opt/proof\n');
 			await inspect(page, 'template-build');
 			await page.getByRole('dialog').getByRole('button', { name: 'Build' }).click();
 			await page
@@ -29,7 +29,19 @@ it(
 				.waitFor({ timeout: 60_000 });
 			await page.getByRole('dialog').getByText('ready', { exact: true }).waitFor({ timeout: 60_000 });
 			await inspect(page, 'template-built');
-			await page.getByRole('button', { name: 'Done' }).click();
+			// What comes next is one press away.
+			await page.getByRole('button', { name: 'Start a sandbox' }).click();
+			await page.waitForURL(/\/sandboxes\/sb-[a-z0-9]{20}$/);
+			await page.getByText(name, { exact: true }).waitFor();
+			await page.getByText('Running').first().waitFor();
+			const id = new URL(page.url()).pathname.split('/').at(-1) ?? '';
+			const { stdout } = await api<{ stdout: string }>('POST', `/v1/sandboxes/${id}/exec`, {
+				cmd: 'cat',
+				args: ['/opt/proof']
+			});
+			expect(stdout).toBe('built by a recipe\n');
+			await api('DELETE', `/v1/sandboxes/${id}`);
+			await page.goto('/dashboard/templates');
 			const row = page.locator('[data-row]').filter({ hasText: name });
 			await row.getByRole('button', { name: `Actions for ${name}` }).click();
 			await page.getByRole('menuitem', { name: 'Delete' }).click();
@@ -65,6 +77,15 @@ it(
 					.getByText(/a private address/)
 					.waitFor();
 				await inspect(page, 'template-image-failed');
+				// What was typed is still there, to be mended.
+				await dialog.getByRole('button', { name: 'Change it and build again' }).click();
+				await dialog.locator('input:focus').waitFor();
+				expect(await dialog.getByLabel('Image').inputValue()).toBe('127.0.0.1:9/atoll/none:1');
+				await dialog.getByLabel('From').click();
+				await page.getByRole('option', { name: /^A recipe/ }).click();
+				await dialog.getByLabel('Recipe').fill('FROM base\nRUN echo mended\n');
+				await dialog.getByRole('button', { name: 'Build' }).click();
+				await dialog.getByRole('status').getByText('ready', { exact: true }).waitFor({ timeout: 60_000 });
 				await dialog.getByRole('button', { name: 'Done' }).click();
 			},
 			{ expected: /400/ }
