@@ -53,7 +53,7 @@ it(
 );
 
 it(
-	'builds from an image of a registry; says at the field what is no image, and in the log why one can’t be had',
+	'says at the field what is no image, in the log why one can’t be had, and keeps every build to be looked at',
 	() =>
 		withPage(
 			async (page) => {
@@ -87,8 +87,34 @@ it(
 				await dialog.getByRole('button', { name: 'Build' }).click();
 				await dialog.getByRole('status').getByText('ready', { exact: true }).waitFor({ timeout: 60_000 });
 				await dialog.getByRole('button', { name: 'Done' }).click();
+
+				// Another goes on without anybody looking; it is found again below its template, and ended.
+				await page.keyboard.press('c');
+				await dialog.getByRole('textbox', { name: 'Name' }).fill(`${name}-image`);
+				await dialog.getByLabel('Recipe').fill('FROM base\nRUN echo begun && sleep 300\n');
+				await dialog.getByRole('button', { name: 'Build' }).click();
+				await dialog.getByRole('log').getByText('begun', { exact: true }).waitFor({ timeout: 60_000 });
+				await dialog.getByRole('button', { name: 'Close' }).last().click();
+				await dialog.waitFor({ state: 'detached' });
+				await page.getByRole('button', { name: `Actions for ${name}-image` }).click();
+				await page.getByRole('menuitem', { name: /^Builds/ }).click();
+				const builds = dialog.getByRole('listitem');
+				await builds.nth(2).waitFor();
+				await inspect(page, 'template-builds');
+				await builds.nth(2).getByText('error', { exact: true }).waitFor();
+				await builds.nth(1).getByText('ready', { exact: true }).waitFor();
+				await builds.first().getByRole('button').click();
+				await dialog.getByRole('log').getByText('begun', { exact: true }).waitFor();
+				await dialog.getByRole('button', { name: 'End it' }).click();
+				await dialog.getByRole('status').getByText('cancelled', { exact: true }).waitFor({ timeout: 60_000 });
+				await dialog.getByRole('button', { name: 'All builds' }).click();
+				await builds.nth(2).getByRole('button').click();
+				await dialog
+					.getByRole('log')
+					.getByText(/a private address/)
+					.waitFor();
 			},
 			{ expected: /400/ }
 		),
-	120_000
+	300_000
 );
