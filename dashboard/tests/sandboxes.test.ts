@@ -82,7 +82,7 @@ it('teaches the first step when there is nothing, creates a sandbox, and shows i
 		await inspect(page, 'create');
 		await page.getByRole('button', { name: 'Create sandbox' }).click();
 		await page.waitForURL(/\/sandboxes\/sb-[a-z0-9]{20}$/);
-		await page.getByText('256 MB').waitFor();
+		await page.getByText('256 MB', { exact: true }).waitFor();
 		await page.getByText('task=demo').waitFor();
 		await page.getByText('Running').first().waitFor();
 		await inspect(page, 'sandbox');
