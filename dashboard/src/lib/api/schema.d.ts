@@ -985,10 +985,14 @@ export interface components {
         /** @description What a forced deletion would destroy. */
         HostDeletePreview: {
             host: components["schemas"]["Host"];
+            /** @description Snapshots and templates with files that are stored nowhere else yet. */
+            images: string[];
             /** Format: int64 */
             sandbox_count: number;
             /** @description All that are not stopped; the first 1,000 of them. */
             sandboxes: components["schemas"]["Sandbox"][];
+            /** @description Volumes that lie on it. */
+            volumes: components["schemas"]["VolumeId"][];
         };
         HostId: string;
         /** @description Settings that control hands to its hosts. */
