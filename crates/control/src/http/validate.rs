@@ -395,6 +395,7 @@ pub fn fork(request: ForkRequest) -> ApiResult<Fork> {
     Ok(Fork {
         count: within("count", request.count.unwrap_or(1), (1, MAX_CHILDREN))?,
         timeout_sec: request.timeout_sec.map(timeout_sec).transpose()?,
+        lifetime_sec: None,
         metadata: request.metadata,
     })
 }

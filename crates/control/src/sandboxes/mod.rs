@@ -41,7 +41,7 @@ pub use fork::{Child, Fork, MAX_CHILDREN};
 pub use lifetime::{Listed, Wanted};
 pub use pause::{Keep, Kept, Paused};
 pub use placer::Placer;
-pub use record::{MadeOf, Network, SandboxRecord};
+pub use record::{Inbound, MadeOf, Network, SandboxRecord};
 pub use resume::Resumed;
 pub use timing::StepTimes;
 use turns::{Turn, Turns};

@@ -18,8 +18,9 @@ impl Sandboxes {
         mut network: Network,
     ) -> Result<SandboxRecord, SandboxError> {
         let record = store::get(&self.db, &owner.team, id).await?.ok_or(SandboxError::NotFound)?;
-        // Who may come in is not about ways out.
+        // Who may come in, and how, is not about ways out.
         network.public = record.network.public;
+        network.inbound = record.network.inbound.clone();
         if !matches!(record.status(), SandboxStatus::Running | SandboxStatus::Paused) {
             return Err(SandboxError::InvalidState { attempted: "set the network of", status: record.status() });
         }

@@ -266,7 +266,7 @@ impl FakeAgent {
             .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into()))
             .collect();
         let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
-        let body = serde_json::json!({ "path": format!("/{path}{query}"), "headers": seen }).to_string();
+        let body = serde_json::json!({ "port": port, "path": format!("/{path}{query}"), "headers": seen }).to_string();
         let mut answer = body.into_response();
         for (name, value) in [
             ("set-cookie", "own=1"),

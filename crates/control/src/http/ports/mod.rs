@@ -20,7 +20,7 @@ mod tests;
 use std::time::{Duration, Instant};
 
 use atoll_model::api::hosts::PROXY_ERROR_HEADER;
-use atoll_model::{HostId, SandboxStatus, TeamId};
+use atoll_model::{HostId, SandboxStatus};
 use atoll_rpc::hop;
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -39,7 +39,7 @@ use self::target::Target;
 use super::places::TeamShare;
 use super::site::client_address;
 use crate::app::App;
-use crate::fleet::FleetError;
+use crate::fleet::{FleetError, Way};
 use crate::sandboxes::{OpenGuard, SandboxError, SandboxRecord, Sandboxes, store};
 
 pub use lookup::Lookup;
@@ -85,7 +85,7 @@ pub async fn route(State(app): State<App>, request: Request, next: Next) -> Resp
 
 async fn into_sandbox(app: &App, target: Target, request: Request) -> Result<Response, Refusal> {
     let (mut parts, body) = request.into_parts();
-    let (host, team, _place) = match admitted(app, &target, &mut parts).await {
+    let (record, host, _place) = match admitted(app, &target, &mut parts).await {
         Ok(Ok(admitted)) => admitted,
         Ok(Err(welcome)) => return Ok(*welcome),
         Err(refusal) => {
@@ -97,10 +97,11 @@ async fn into_sandbox(app: &App, target: Target, request: Request) -> Result<Res
 
     let upgrade = hop::upgrade_of(&parts.headers).filter(|_| parts.version == Version::HTTP_11);
     let stays = match &upgrade {
-        Some(_) => Some(app.places.socket(&team).map_err(|_| Refusal::TooManyConnections)?),
+        Some(_) => Some(app.places.socket(&record.team_id).map_err(|_| Refusal::TooManyConnections)?),
         None => None,
     };
-    let own_name = hygiene::way_in(&mut parts, &target, app.accounts.tokens());
+    let inbound = &record.network.inbound;
+    let own_name = hygiene::way_in(&mut parts, &target, inbound, app.accounts.tokens());
     if let Some(to) = upgrade.clone() {
         hop::ask_upgrade(&mut parts.headers, to);
     }
@@ -110,7 +111,8 @@ async fn into_sandbox(app: &App, target: Target, request: Request) -> Result<Res
     let answer = if target.port == GUEST_PORT {
         fleet.guest_http_untrusted(&host, &target.sandbox, request).await
     } else {
-        fleet.port_http(&host, &target.sandbox, target.port, request).await
+        let way = if inbound.tls_ports.contains(&target.port) { Way::Tls } else { Way::Plain };
+        fleet.port_http(&host, &target.sandbox, (target.port, way), request).await
     };
     let mut answer = answer?;
     if let Some(code) = answer.headers().get(PROXY_ERROR_HEADER) {
@@ -125,14 +127,13 @@ async fn into_sandbox(app: &App, target: Target, request: Request) -> Result<Res
     })
 }
 
-/// The host and the team of the sandbox, which runs and may be asked by whoever asks, and a place among the team's
-/// requests; or an
-/// answer that needs no sandbox.
+/// The sandbox, which runs and may be asked by whoever asks, its host, and a place among its team's requests; or an answer
+/// that needs no sandbox.
 async fn admitted(
     app: &App,
     target: &Target,
     parts: &mut Parts,
-) -> Result<Result<(HostId, TeamId, TeamShare), Box<Response>>, Refusal> {
+) -> Result<Result<(SandboxRecord, HostId, TeamShare), Box<Response>>, Refusal> {
     let record = store::get_any(&app.db, &target.sandbox).await?.ok_or(Refusal::NotFound)?;
     match access::judge(app, parts, target, &record).await? {
         Admission::Granted => {}
@@ -142,7 +143,7 @@ async fn admitted(
     let place = app.places.request(&record.team_id).map_err(|_| Refusal::TooManyConnections)?;
     let record = awake(app, record).await?;
     let host = Sandboxes::host_of(&record).map_err(|_| Refusal::NotFound)?.clone();
-    Ok(Ok((host, record.team_id.0, place)))
+    Ok(Ok((record, host, place)))
 }
 
 /// Takes a small body that goes nowhere: a client that is still sending when the connection is closed may never read
@@ -158,8 +159,8 @@ async fn awake(app: &App, record: SandboxRecord) -> Result<SandboxRecord, Refusa
         SandboxStatus::Running => return Ok(record),
         SandboxStatus::Pending | SandboxStatus::Starting => return Err(Refusal::Transitioning),
         SandboxStatus::Stopped | SandboxStatus::Missing | SandboxStatus::Error => return Err(Refusal::NotFound),
-        SandboxStatus::Paused if !record.auto_resume => return Err(Refusal::NotFound),
-        SandboxStatus::Pausing if !record.auto_resume => return Err(Refusal::Transitioning),
+        // Nothing brings it back but its owner: to whoever asks whether it runs, it doesn't.
+        SandboxStatus::Paused | SandboxStatus::Pausing if !record.auto_resume => return Err(Refusal::NotFound),
         SandboxStatus::Paused | SandboxStatus::Pausing | SandboxStatus::Resuming => {}
     }
     match app.sandboxes.usable(&record.team_id.0, &record.id.0, "reach").await {
