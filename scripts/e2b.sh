@@ -3,7 +3,7 @@
 # environment (ATOLL_URL, ATOLL_API_KEY): over plain HTTP on one port, or under scripts/e2b-tls.sh with TLS and host names.
 #
 #   scripts/with-atoll.sh scripts/e2b.sh [python|javascript] [new|old] [arguments for the test runner]
-#   scripts/with-atoll.sh scripts/e2b.sh bench      the figures through the newest Python SDK instead
+#   scripts/with-atoll.sh scripts/e2b.sh bench      the figures through the newest Python SDKs instead
 #   scripts/e2b-tls.sh scripts/with-atoll.sh scripts/e2b.sh
 set -euo pipefail
 cd "$(dirname "$0")/../tests/e2b"
@@ -69,7 +69,8 @@ for generation in $generations; do
             folder=$(folder_of "$generation" "$list")
             once "$folder" python "$list"
             if [ -n "$bench" ]; then
-                exec "$folder/bin/python" -B ../../bench/through_sdk.py
+                "$folder/bin/python" -B ../../bench/through_sdk.py
+                exec ../../scripts/interpreter.sh bench
             fi
             echo "E2B SDK, Python, $(sed -n 's/^e2b==//p' "$list"), $setup"
             # Of a run of all tests it is asked whether they have called every method of the SDK.

@@ -201,10 +201,11 @@ fn inbound(network: &wire::Network) -> ApiResult<Inbound> {
 fn lifetime(seconds: i64, least: i64) -> ApiResult<i64> {
     let most = u64::try_from(seconds).ok().filter(|_| seconds >= least);
     let seconds = most.ok_or_else(|| ApiError::invalid("timeout", format!("must be at least {least}")))?;
-    let checked = validate::timeout_sec(seconds).map_err(|mut error| {
-        error.field = Some("timeout".into());
-        error
-    })?;
+    let too_long = |_| {
+        let hours = validate::MAX_TIMEOUT_SEC / 3600;
+        ApiError::invalid("timeout", format!("Timeout cannot be greater than {hours} hours"))
+    };
+    let checked = validate::timeout_sec(seconds).map_err(too_long)?;
     Ok(i64::try_from(checked).unwrap_or(i64::MAX))
 }
 
