@@ -76,7 +76,7 @@ def until_it_answers(sandbox, port, path="/"):
 
 
 # Answers with the names and values of the request's headers as they came.
-MIRROR = """
+MIRROR = r"""
 import http.server
 class Mirror(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
