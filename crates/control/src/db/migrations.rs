@@ -43,6 +43,7 @@ const SQLITE: &[Listed] = &[
     (140, "team network", include_str!("../../migrations/sqlite/0140_team_network.sql")),
     (150, "secret versions", include_str!("../../migrations/sqlite/0150_secret_versions.sql")),
     (160, "layers and builds", include_str!("../../migrations/sqlite/0160_layers_and_builds.sql")),
+    (170, "vm versions", include_str!("../../migrations/sqlite/0170_vm_versions.sql")),
 ];
 const POSTGRES: &[Listed] = &[
     (1, "init", include_str!("../../migrations/postgres/0001_init.sql")),
@@ -70,6 +71,7 @@ const POSTGRES: &[Listed] = &[
     (140, "team network", include_str!("../../migrations/postgres/0140_team_network.sql")),
     (150, "secret versions", include_str!("../../migrations/postgres/0150_secret_versions.sql")),
     (160, "layers and builds", include_str!("../../migrations/postgres/0160_layers_and_builds.sql")),
+    (170, "vm versions", include_str!("../../migrations/postgres/0170_vm_versions.sql")),
 ];
 
 /// The version that this program was built for.

@@ -54,6 +54,8 @@ pub use error::{FleetError, said};
 pub use least_loaded::LeastLoaded;
 pub use placement::{CandidateSource, PlaceError, Placement};
 pub use round_robin::RoundRobin;
+#[cfg(test)]
+pub use scheduler::Objection;
 pub use scheduler::{ANY_DRIVER, Candidate, Demand, HostList, Limits, NoHost, Scheduler};
 pub use transport::{GuestTransport, HostTransport};
 pub use tunnel::{RELAY_HEADER, RelayTokens, Tunnels};

@@ -156,6 +156,7 @@ impl Sandboxes {
             team: owner.team.clone(),
             team_is_byoc: owner.team_is_byoc,
             driver: parent.driver.clone(),
+            vm_version: None,
             vcpus: u32::try_from(parent.vcpus).unwrap_or(1),
             memory_mb: size(parent.memory_mb),
             disk_mb: size(parent.disk_mb),

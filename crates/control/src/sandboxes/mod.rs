@@ -35,7 +35,7 @@ use atoll_model::TeamId;
 use tokio_util::task::TaskTracker;
 
 pub use activity::{Activity, OpenGuard};
-pub use create::{DEFAULT_DISK_MB, DEFAULT_MEMORY_MB, DEFAULT_VCPUS, NewSandbox};
+pub use create::{DEFAULT_DISK_MB, DEFAULT_MEMORY_MB, DEFAULT_VCPUS, NewSandbox, StartFrom};
 pub use error::SandboxError;
 pub use fork::{Child, Fork, MAX_CHILDREN};
 pub use lifetime::{Listed, Wanted};

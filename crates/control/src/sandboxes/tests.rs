@@ -39,6 +39,7 @@ fn new() -> NewSandbox {
         auto_resume: false,
         on_reboot: OnReboot::Restart,
         driver: None,
+        start_from: None,
         env: BTreeMap::new(),
         secrets: BTreeMap::new(),
         volumes: Vec::new(),

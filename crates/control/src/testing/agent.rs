@@ -83,6 +83,8 @@ struct State {
     /// Files of all sandboxes.
     files: HashMap<String, Bytes>,
     ran: Vec<Ran>,
+    /// What its machines run on: it keeps their memory when asked to.
+    vm_version: Option<String>,
     /// Layers that it can't pack.
     unpackable: std::collections::BTreeSet<String>,
     /// It doesn't answer to packs while this is locked.
@@ -92,6 +94,15 @@ struct State {
 impl FakeAgent {
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.0.lock().unwrap()
+    }
+
+    /// It runs machines from now on, on this, and keeps their memory.
+    pub fn run_machines_on(&self, vm_version: &str) {
+        self.state().vm_version = Some(vm_version.to_owned());
+    }
+
+    pub fn vm_version(&self) -> Option<String> {
+        self.state().vm_version.clone()
     }
 
     pub fn fail_creates(&self, count: usize) {
@@ -432,7 +443,13 @@ impl HostService for FakeAgent {
             return Err(ConnectError::not_found("no such sandbox"));
         }
         state.layers.insert(request.layer_id);
-        Response::ok(SnapshotSandboxResponse { kept: "files".to_owned(), size_bytes: 4096, ..Default::default() })
+        let memory = request.memory && state.vm_version.is_some();
+        Response::ok(SnapshotSandboxResponse {
+            kept: if memory { "memory" } else { "files" }.to_owned(),
+            size_bytes: 4096,
+            vm_version: state.vm_version.clone().unwrap_or_default(),
+            ..Default::default()
+        })
     }
 
     async fn pack_layers(
