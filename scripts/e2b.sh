@@ -3,7 +3,7 @@
 # environment (ATOLL_URL, ATOLL_API_KEY): over plain HTTP on one port, or under scripts/e2b-tls.sh with TLS and host names.
 #
 #   scripts/with-atoll.sh scripts/e2b.sh [python|javascript] [new|old] [arguments for the test runner]
-#   scripts/with-atoll.sh scripts/e2b.sh bench      the figures through the newest Python SDK instead
+#   scripts/with-atoll.sh scripts/e2b.sh bench      the figures through the newest Python SDKs instead
 #   scripts/e2b-tls.sh scripts/with-atoll.sh scripts/e2b.sh
 set -euo pipefail
 cd "$(dirname "$0")/../tests/e2b"
@@ -42,19 +42,35 @@ fi
 
 folder_of() { echo "$cache/$1-$(sha256sum "$2" | cut -c1-16)"; }
 
+# once FOLDER LANGUAGE LIST: installs an SDK where it isn't yet. Others may run beside this one.
+once() {
+    local lock
+    exec {lock}>"$cache/lock"
+    flock "$lock"
+    if [ ! -e "$1/ready" ]; then
+        if [ "$2" = python ]; then
+            python3 -m venv "$1"
+            "$1/bin/pip" install --quiet --disable-pip-version-check -r "$3"
+        else
+            mkdir -p "$1"
+            cp "$3" "$1/package.json"
+            npm --prefix "$1" install --silent --no-audit --no-fund
+        fi
+        touch "$1/ready"
+    fi
+    exec {lock}>&-
+}
+
 failed=0
 for generation in $generations; do
     for language in $languages; do
         if [ "$language" = python ]; then
             list=requirements-$generation.txt
             folder=$(folder_of "$generation" "$list")
-            if [ ! -e "$folder/ready" ]; then
-                python3 -m venv "$folder"
-                "$folder/bin/pip" install --quiet --disable-pip-version-check -r "$list"
-                touch "$folder/ready"
-            fi
+            once "$folder" python "$list"
             if [ -n "$bench" ]; then
-                exec "$folder/bin/python" -B ../../bench/through_sdk.py
+                "$folder/bin/python" -B ../../bench/through_sdk.py
+                exec ../../scripts/interpreter.sh bench
             fi
             echo "E2B SDK, Python, $(sed -n 's/^e2b==//p' "$list"), $setup"
             # Of a run of all tests it is asked whether they have called every method of the SDK.
@@ -68,12 +84,7 @@ for generation in $generations; do
         else
             list=js/package-$generation.json
             folder=$(folder_of "js-$generation" "$list")
-            if [ ! -e "$folder/ready" ]; then
-                mkdir -p "$folder"
-                cp "$list" "$folder/package.json"
-                npm --prefix "$folder" install --silent --no-audit --no-fund
-                touch "$folder/ready"
-            fi
+            once "$folder" javascript "$list"
             echo "E2B SDK, JavaScript, $(sed -n 's/.*"e2b": "\([^"]*\)".*/\1/p' "$list"), $setup"
             calls=
             [ $# -gt 0 ] || calls=$(mktemp -d /tmp/atoll-e2b-calls.XXXXXX)

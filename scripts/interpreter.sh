@@ -3,6 +3,7 @@
 # environment (ATOLL_URL, ATOLL_API_KEY), over plain HTTP on one port. The template is built once per machine.
 #
 #   scripts/with-atoll.sh scripts/interpreter.sh [pytest arguments]
+#   scripts/with-atoll.sh scripts/interpreter.sh bench      the figure through the Python SDK instead
 set -euo pipefail
 cd "$(dirname "$0")/../tests/interpreter"
 : "${ATOLL_URL:?scripts/with-atoll.sh sets it}" "${ATOLL_API_KEY:?scripts/with-atoll.sh sets it}"
@@ -10,7 +11,7 @@ cache=${ATOLL_CACHE_DIR:-/var/cache/atoll}/e2b
 export E2B_API_KEY=e2b_${ATOLL_API_KEY#atl_} E2B_API_URL=$ATOLL_URL/e2b E2B_SANDBOX_URL=$ATOLL_URL
 failed=0
 
-atoll template prepare code-interpreter
+atoll template prepare code-interpreter >&2
 
 venv=$cache/interpreter-$(sha256sum requirements.txt | cut -c1-16)
 if [ ! -e "$venv/ready" ]; then
@@ -18,6 +19,9 @@ if [ ! -e "$venv/ready" ]; then
     python3 -m venv "$venv"
     "$venv/bin/pip" install --quiet --disable-pip-version-check -r requirements.txt
     touch "$venv/ready"
+fi
+if [ "${1:-}" = bench ]; then
+    exec "$venv/bin/python" -B ../../bench/through_interpreter.py
 fi
 echo "E2B's code interpreter SDK, Python, $(sed -n 's/^e2b-code-interpreter==//p' requirements.txt)"
 "$venv/bin/python" -B -m pytest -n 2 "$@" || failed=1

@@ -166,13 +166,16 @@ if wants unit; then
     stage "Unit tests" cargo nextest run "${workspace[@]}" -E 'not package(atoll-tests)'
 fi
 if wants system; then
-    stage "E2B's SDKs, plain HTTP" scripts/with-atoll.sh --program "$program" scripts/e2b.sh
+    plain() { scripts/with-atoll.sh --program "$program" scripts/e2b.sh; }
+    secure() { scripts/e2b-tls.sh scripts/with-atoll.sh --program "$program" scripts/e2b.sh; }
+    together "E2B's SDKs, plain HTTP" plain "E2B's SDKs, TLS and host names" secure
+    stage "E2B's SDKs, virtual machines" env ATOLL_DRIVER=vm \
+        scripts/with-atoll.sh --program "$program" scripts/e2b.sh python -k test_machines
     interpreter() { scripts/with-atoll.sh --program "$program" scripts/interpreter.sh; }
     examples() { scripts/with-atoll.sh --program "$program" scripts/examples.sh; }
     tools() { scripts/with-atoll.sh --program "$program" scripts/mcp.sh; }
     together "E2B's code interpreter" interpreter "MCP" tools
     stage "Examples" examples
-    stage "E2B's SDKs, TLS and host names" scripts/e2b-tls.sh scripts/with-atoll.sh --program "$program" scripts/e2b.sh
     # Most of these wait more than they work.
     stage "Tests of the real binary" cargo nextest run "${workspace[@]}" --test-threads 4 -E 'package(atoll-tests)'
     # But for one: what a dead replica was making is judged after 2 minutes when another lives, at once when it was alone.

@@ -24,6 +24,16 @@
 		const started = document.querySelector('#svelte-announcer') !== null;
 		if (started || !/dynamically imported module|importing a module/i.test(String(event.reason))) return;
 		event.preventDefault();
+		again();
+	});
+	// The script that asks for all others, which nobody else waits for.
+	addEventListener(
+		'error',
+		({ target }) => target instanceof HTMLScriptElement && document.body && again(),
+		true
+	);
+
+	function again() {
 		if (tries() < AT_MOST) {
 			setTimeout(() => location.reload(), WAIT_MS);
 			return;
@@ -36,5 +46,5 @@
 		button.addEventListener('click', () => location.reload());
 		text.append(button);
 		document.body.replaceChildren(text);
-	});
+	}
 })();

@@ -1,9 +1,10 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { randomBytes } from 'node:crypto';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, expect, it } from 'vitest';
 
-import { api, enter, inspect, useBrowser, withPage } from './harness';
+import { api, credentials, enter, inspect, server, useBrowser, withPage } from './harness';
 
 useBrowser();
 
@@ -124,6 +125,88 @@ it('uploads by drop, looks into files, and downloads the very bytes again', () =
 		await page.keyboard.press('Delete');
 		await page.getByRole('dialog').getByRole('button', { name: 'Delete' }).click();
 		await kept.waitFor({ state: 'detached' });
+	}));
+
+it('sends a large file with its progress, and replaces, stops or takes a whole folder as it is told', () =>
+	withPage(async (page) => {
+		const id = await sandbox();
+		const session = await page.context().newCDPSession(page);
+		await session.send('Network.enable');
+		const slow = (uploadThroughput: number) =>
+			session.send('Network.emulateNetworkConditions', {
+				offline: false,
+				latency: 0,
+				downloadThroughput: -1,
+				uploadThroughput
+			});
+		const at = (path: string) => `/v1/sandboxes/${id}/files/stream/read?path=${encodeURIComponent(path)}`;
+		const read = async (path: string) => {
+			const answer = await fetch(server + at(path), { headers: { 'x-api-key': credentials.api_key } });
+			return { status: answer.status, bytes: Buffer.from(await answer.arrayBuffer()) };
+		};
+		const large = randomBytes(40 << 20);
+		writeFileSync(join(folder, 'large.bin'), large);
+		await enter(page, `/dashboard/sandboxes/${id}/files`);
+		await page.getByRole('treeitem', { name: /\.bashrc/ }).waitFor();
+		// Every figure that was shown, however short.
+		await page.evaluate(() => {
+			const seen: number[] = [];
+			Object.assign(window, { seen });
+			new MutationObserver(() => {
+				const bar = document.querySelector<HTMLProgressElement>('[data-upload] progress');
+				if (bar && bar.value !== seen.at(-1)) seen.push(bar.value);
+			}).observe(document.body, { subtree: true, childList: true, attributes: true, characterData: true });
+		});
+		const files = page.getByLabel('Files to upload');
+		await slow(20 << 20);
+		await files.setInputFiles(join(folder, 'large.bin'));
+		await page.getByRole('progressbar', { name: 'Upload of large.bin' }).waitFor();
+		await inspect(page, 'files-upload');
+		await page.getByText('Uploaded large.bin to /home/user').waitFor();
+		const seen = await page.evaluate<number[]>('seen');
+		expect(seen.filter((part) => part > 0 && part < 1).length).toBeGreaterThan(2);
+		expect(seen).toEqual(seen.toSorted((a, b) => a - b));
+		expect((await read('/home/user/large.bin')).bytes.equals(large)).toBe(true);
+
+		// What is there is not replaced without a word.
+		writeFileSync(join(folder, 'large.bin'), 'another');
+		await files.setInputFiles(join(folder, 'large.bin'));
+		const dialog = page.getByRole('dialog');
+		await dialog.getByText('Replace large.bin?').waitFor();
+		await inspect(page, 'files-replace');
+		await dialog.getByRole('button', { name: 'Cancel' }).click();
+		expect((await read('/home/user/large.bin')).bytes.length).toBe(large.length);
+		await files.setInputFiles(join(folder, 'large.bin'));
+		await dialog.getByRole('button', { name: 'Replace' }).click();
+		await expect.poll(async () => (await read('/home/user/large.bin')).bytes.toString()).toBe('another');
+
+		// Stopped, nothing of it is left.
+		writeFileSync(join(folder, 'half.bin'), large);
+		await slow(4 << 20);
+		await files.setInputFiles(join(folder, 'half.bin'));
+		await page.getByRole('progressbar', { name: 'Upload of half.bin' }).waitFor();
+		await page.getByRole('button', { name: 'Stop the upload of half.bin' }).click();
+		await page.locator('[data-upload]').waitFor({ state: 'detached' });
+		await slow(-1);
+		expect((await read('/home/user/half.bin')).status).toBe(404);
+		expect(await page.getByRole('treeitem', { name: /half\.bin/ }).count()).toBe(0);
+
+		// A folder, as a file manager drops it.
+		mkdirSync(join(folder, 'project', 'src'), { recursive: true });
+		writeFileSync(join(folder, 'project', 'README'), 'read me');
+		writeFileSync(join(folder, 'project', 'src', 'main.py'), 'print(42)');
+		const box = await page.getByRole('tree').boundingBox();
+		for (const type of ['dragEnter', 'dragOver', 'drop'] as const)
+			await session.send('Input.dispatchDragEvent', {
+				type,
+				x: (box?.x ?? 0) + 20,
+				y: (box?.y ?? 0) + 20,
+				data: { items: [], files: [join(folder, 'project')], dragOperationsMask: 1 }
+			});
+		await page.getByText('Uploaded 2 files to /home/user').waitFor();
+		await page.getByRole('treeitem', { name: 'project' }).waitFor();
+		expect((await read('/home/user/project/src/main.py')).bytes.toString()).toBe('print(42)');
+		expect((await read('/home/user/project/README')).bytes.toString()).toBe('read me');
 	}));
 
 it('shows what runs and ends it, the log, the history, and charts of what it uses', () =>

@@ -29,6 +29,10 @@ const PAGES = [
 	'/admin/sandboxes',
 	'/admin/audit'
 ];
+/** Those of them that have rows here. */
+const LISTS = PAGES.filter((path) =>
+	/(sandboxes|templates|keys|team|teams|audit|byoc|hosts|users)$/.test(path)
+);
 const LOOKS = [
 	['dark', 390],
 	['dark', 1280],
@@ -56,6 +60,13 @@ const SMALLEST = `(() => {
 	return smallest;
 })()`;
 const WIDEST = `Math.max(0, ...[...document.querySelectorAll('#content table')].map((one) => one.offsetWidth))`;
+
+/** Columns whose names are cut, and first ones with no room for what a row is called by. */
+const NARROW = `[...document.querySelectorAll('#content thead tr')].flatMap((head) => {
+	const named = [...head.children].filter((th) => th.offsetWidth > 0 && th.querySelector('span:not(.sr-only)'));
+	return named.filter((th, at) => th.scrollWidth > th.clientWidth || (at === 0 && th.offsetWidth < 120))
+		.map((th) => th.textContent.trim() + ' ' + th.offsetWidth);
+})`;
 
 const fresh = new Own();
 let id = '';
@@ -93,6 +104,7 @@ async function look(page: Page, path: string, name: string, width: number): Prom
 	await expect.poll(() => page.locator('[aria-busy=true]').count()).toBe(0);
 	if (path.endsWith('/terminal')) await page.locator('.xterm-rows').getByText('user@').first().waitFor();
 	await inspect(page, name);
+	expect(await page.evaluate(NARROW), `columns of ${path}`).toEqual([]);
 	expect(await page.evaluate(SMALLEST), `text of ${path} is too small to read`).toBeGreaterThanOrEqual(11);
 	// Wider, and the two ends of a row would no longer be read as one.
 	expect(await page.evaluate(WIDEST), `lists of ${path} are too wide`).toBeLessThanOrEqual(1720);
@@ -136,6 +148,21 @@ it.each(LOOKS)('is whole to those who have not signed in, in %s at %d pixels', (
 			}
 		},
 		{ scheme, width }
+	)
+);
+
+// Between the widths of the pictures columns fold away one after the other.
+it.each([768, 1024])('has room for what is in its lists at %d pixels', (width) =>
+	withPage(
+		async (page) => {
+			await enter(page);
+			for (const path of [...LISTS, `/dashboard/sandboxes/${id}/events`]) {
+				await page.goto(path);
+				await page.locator('[data-row]').first().waitFor();
+				expect(await page.evaluate(NARROW), `columns of ${path}`).toEqual([]);
+			}
+		},
+		{ width }
 	)
 );
 

@@ -138,28 +138,31 @@ it('asks again when the server was away, and shows what came meanwhile', async (
 	line.end();
 });
 
-it('loads again by itself when its own files did not come, and says so when they never do', () =>
-	withPage(
-		async (page) => {
-			let loads = 0;
-			let lost = 1;
-			page.on('request', (asked) => (loads += asked.isNavigationRequest() ? 1 : 0));
-			await page.route('**/_app/immutable/entry/*.js', async (asked) => {
-				if (loads <= lost) await asked.abort('internetdisconnected');
-				else await asked.continue();
-			});
-			await page.goto('/login');
-			await page.getByLabel('Email').waitFor();
-			expect(loads).toBe(2);
-			lost = Infinity;
-			await page.goto('/login');
-			await page.getByRole('alert').getByText('could not be loaded').waitFor();
-			lost = 0;
-			await page.getByRole('button', { name: 'Try again' }).click();
-			await page.getByLabel('Email').waitFor();
-		},
-		{ expected: /net::ERR_INTERNET_DISCONNECTED/ }
-	));
+it.each(['entry', 'start'])(
+	'loads again by itself when its own files (%s) did not come, and says so when they never do',
+	(which) =>
+		withPage(
+			async (page) => {
+				let loads = 0;
+				let lost = 1;
+				page.on('request', (asked) => (loads += asked.isNavigationRequest() ? 1 : 0));
+				await page.route(`**/_app/immutable/${which}/*.js`, async (asked) => {
+					if (loads <= lost) await asked.abort('internetdisconnected');
+					else await asked.continue();
+				});
+				await page.goto('/login');
+				await page.getByLabel('Email').waitFor();
+				expect(loads).toBe(2);
+				lost = Infinity;
+				await page.goto('/login');
+				await page.getByRole('alert').getByText('could not be loaded').waitFor();
+				lost = 0;
+				await page.getByRole('button', { name: 'Try again' }).click();
+				await page.getByLabel('Email').waitFor();
+			},
+			{ expected: /net::ERR_INTERNET_DISCONNECTED/ }
+		)
+);
 
 it('is fetched once: files are named by what is in them, and kept for ever; the page itself is looked at each time', () =>
 	withPage(async (page) => {

@@ -65,6 +65,16 @@ it('holds 5,000 sandboxes: draws only those in view, finds one, and reaches the 
 			)
 		);
 		expect(await page.evaluate('scrollY')).toBe(240 * 150);
+		// What is drawn is what is there, under the place that it has in the whole list.
+		const seen = await page.evaluate<[string | undefined, number]>(() => {
+			const row = document
+				.elementFromPoint(innerWidth / 2, innerHeight / 2)
+				?.closest<HTMLElement>('[data-row]');
+			return [row?.dataset.row, Number(row?.ariaRowIndex)];
+		});
+		expect(seen[0]).toBe(sandboxes[seen[1] - 2]?.id);
+		expect(Math.abs(seen[1] - (240 * 150) / 44)).toBeLessThan(20);
+		expect(await page.locator(`[data-row="${sandboxes[0]?.id}"]`).count()).toBe(0);
 		const ms = (value: number) => `${value.toFixed(1)} ms`;
 		console.info(
 			`scrolling 5,000 rows, ${work.length} frames, CPU time of the main thread per frame: median ${ms(percentile(work, 0.5))}, ` +

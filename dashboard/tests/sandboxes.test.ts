@@ -82,7 +82,7 @@ it('teaches the first step when there is nothing, creates a sandbox, and shows i
 		await inspect(page, 'create');
 		await page.getByRole('button', { name: 'Create sandbox' }).click();
 		await page.waitForURL(/\/sandboxes\/sb-[a-z0-9]{20}$/);
-		await page.getByText('256 MB').waitFor();
+		await page.getByText('256 MB', { exact: true }).waitFor();
 		await page.getByText('task=demo').waitFor();
 		await page.getByText('Running').first().waitFor();
 		await inspect(page, 'sandbox');
@@ -122,6 +122,52 @@ it('pauses, resumes and destroys from the list, and follows what others do', () 
 		await page.getByRole('button', { name: 'Destroy 2' }).click();
 		await page.getByText('No sandboxes yet').waitFor();
 	}));
+
+it('takes back what it showed beforehand when it could not be done, and says why', () =>
+	withPage(
+		async (page) => {
+			const [first, second] = [
+				await api<Sandbox>('POST', '/v1/sandboxes', { memory_mb: 128 }),
+				await api<Sandbox>('POST', '/v1/sandboxes', { memory_mb: 128 })
+			];
+			await enter(page);
+			let answer: (how: 'abort' | 'continue') => void = () => undefined;
+			const hold = async () => {
+				const held = new Promise<'abort' | 'continue'>((settle) => (answer = settle));
+				await page.unroute(/\/pause$/);
+				await page.route(/\/pause$/, async (asked) => {
+					if ((await held) === 'abort') await asked.abort();
+					else await asked.continue();
+				});
+			};
+			// The request never gets there.
+			await hold();
+			await page.getByRole('button', { name: `Actions for ${first.id}` }).click();
+			await page.getByRole('menuitem', { name: 'Pause' }).click();
+			await page.locator(row(first.id)).getByText('Pausing').waitFor();
+			answer('abort');
+			await page.locator(row(first.id)).getByText('Running').waitFor();
+			const short = (id: string) => id.slice(0, 11);
+			await page
+				.getByText(new RegExp(`Could not pause ${short(first.id)}.*: The server can’t be reached`))
+				.waitFor();
+			await inspect(page, 'sandboxes-taken-back');
+			expect((await api<Sandbox>('GET', `/v1/sandboxes/${first.id}`)).status).toBe('running');
+
+			// One of two is gone by the time that the server is asked.
+			await hold();
+			await page.getByLabel('Select all').check();
+			await page.getByRole('toolbar').getByRole('button', { name: 'Pause' }).click();
+			for (const { id } of [first, second]) await page.locator(row(id)).getByText('Pausing').waitFor();
+			await api('DELETE', `/v1/sandboxes/${first.id}`);
+			answer('continue');
+			await page.getByText(new RegExp(`Could not pause ${short(first.id)}.*: (?!The server)`)).waitFor();
+			await page.getByText(new RegExp(`Paused ${short(second.id)}`)).waitFor();
+			await page.locator(row(second.id)).getByText('Paused').waitFor();
+			await page.locator(row(first.id)).waitFor({ state: 'detached' });
+		},
+		{ expected: /net::ERR_FAILED|40[49]/ }
+	));
 
 it('says of each what it is, how it is and why, where, since when, and what it uses', () =>
 	withPage(async (page) => {

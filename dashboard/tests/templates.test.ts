@@ -13,13 +13,13 @@ afterAll(async () => {
 });
 
 it(
-	'builds a template from a recipe with a live log, and deletes it',
+	'builds a template from a recipe with a live log, starts a sandbox from it, and deletes it',
 	() =>
 		withPage(async (page) => {
 			await enter(page, '/dashboard/templates');
 			await page.getByRole('button', { name: 'New template' }).click();
 			await page.getByRole('textbox', { name: 'Name' }).fill(name);
-			await page.getByLabel('Recipe').fill('FROM base\nRUN echo built by a recipe\n');
+			await page.getByLabel('Recipe').fill('FROM base\nRUN echo built by a recipe | tee /opt/proof\n');
 			await inspect(page, 'template-build');
 			await page.getByRole('dialog').getByRole('button', { name: 'Build' }).click();
 			await page
@@ -29,7 +29,19 @@ it(
 				.waitFor({ timeout: 60_000 });
 			await page.getByRole('dialog').getByText('ready', { exact: true }).waitFor({ timeout: 60_000 });
 			await inspect(page, 'template-built');
-			await page.getByRole('button', { name: 'Done' }).click();
+			// What comes next is one press away.
+			await page.getByRole('button', { name: 'Start a sandbox' }).click();
+			await page.waitForURL(/\/sandboxes\/sb-[a-z0-9]{20}$/);
+			await page.getByText(name, { exact: true }).waitFor();
+			await page.getByText('Running').first().waitFor();
+			const id = new URL(page.url()).pathname.split('/').at(-1) ?? '';
+			const { stdout } = await api<{ stdout: string }>('POST', `/v1/sandboxes/${id}/exec`, {
+				cmd: 'cat',
+				args: ['/opt/proof']
+			});
+			expect(stdout).toBe('built by a recipe\n');
+			await api('DELETE', `/v1/sandboxes/${id}`);
+			await page.goto('/dashboard/templates');
 			const row = page.locator('[data-row]').filter({ hasText: name });
 			await row.getByRole('button', { name: `Actions for ${name}` }).click();
 			await page.getByRole('menuitem', { name: 'Delete' }).click();
@@ -41,7 +53,7 @@ it(
 );
 
 it(
-	'builds from an image of a registry; says at the field what is no image, and in the log why one can’t be had',
+	'says at the field what is no image, in the log why one can’t be had, and keeps every build to be looked at',
 	() =>
 		withPage(
 			async (page) => {
@@ -65,9 +77,44 @@ it(
 					.getByText(/a private address/)
 					.waitFor();
 				await inspect(page, 'template-image-failed');
+				// What was typed is still there, to be mended.
+				await dialog.getByRole('button', { name: 'Change it and build again' }).click();
+				await dialog.locator('input:focus').waitFor();
+				expect(await dialog.getByLabel('Image').inputValue()).toBe('127.0.0.1:9/atoll/none:1');
+				await dialog.getByLabel('From').click();
+				await page.getByRole('option', { name: /^A recipe/ }).click();
+				await dialog.getByLabel('Recipe').fill('FROM base\nRUN echo mended\n');
+				await dialog.getByRole('button', { name: 'Build' }).click();
+				await dialog.getByRole('status').getByText('ready', { exact: true }).waitFor({ timeout: 60_000 });
 				await dialog.getByRole('button', { name: 'Done' }).click();
+
+				// Another goes on without anybody looking; it is found again below its template, and ended.
+				await page.keyboard.press('c');
+				await dialog.getByRole('textbox', { name: 'Name' }).fill(`${name}-image`);
+				await dialog.getByLabel('Recipe').fill('FROM base\nRUN echo begun && sleep 300\n');
+				await dialog.getByRole('button', { name: 'Build' }).click();
+				await dialog.getByRole('log').getByText('begun', { exact: true }).waitFor({ timeout: 60_000 });
+				await dialog.getByRole('button', { name: 'Close' }).last().click();
+				await dialog.waitFor({ state: 'detached' });
+				await page.getByRole('button', { name: `Actions for ${name}-image` }).click();
+				await page.getByRole('menuitem', { name: /^Builds/ }).click();
+				const builds = dialog.getByRole('listitem');
+				await builds.nth(2).waitFor();
+				await inspect(page, 'template-builds');
+				await builds.nth(2).getByText('error', { exact: true }).waitFor();
+				await builds.nth(1).getByText('ready', { exact: true }).waitFor();
+				await builds.first().getByRole('button').click();
+				await dialog.getByRole('log').getByText('begun', { exact: true }).waitFor();
+				await dialog.getByRole('button', { name: 'End it' }).click();
+				await dialog.getByRole('status').getByText('cancelled', { exact: true }).waitFor({ timeout: 60_000 });
+				await dialog.getByRole('button', { name: 'All builds' }).click();
+				await builds.nth(2).getByRole('button').click();
+				await dialog
+					.getByRole('log')
+					.getByText(/a private address/)
+					.waitFor();
 			},
 			{ expected: /400/ }
 		),
-	120_000
+	300_000
 );

@@ -17,7 +17,7 @@ export LC_ALL=C TZ=UTC
 umask 022
 
 SUITE=bookworm
-SOURCE_DATE_EPOCH=1793491200 # 2026-11-01 00:00:00 UTC: raised by hand when the recipe changes
+SOURCE_DATE_EPOCH=1795910400 # 2026-11-29 00:00:00 UTC: raised by hand when the recipe changes
 UUID=a7011ba5-e000-4000-8000-000000000001
 export SOURCE_DATE_EPOCH
 

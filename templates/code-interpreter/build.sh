@@ -13,7 +13,7 @@ set -eu
 export LC_ALL=C TZ=UTC
 umask 022
 
-SOURCE_DATE_EPOCH=1795651200 # 2026-11-26 00:00:00 UTC: raised by hand when the recipe changes
+SOURCE_DATE_EPOCH=1795910400 # 2026-11-29 00:00:00 UTC: raised by hand when the recipe changes
 UUID=a7011ba5-e000-4000-8000-000000000002
 SUITE=bookworm
 export SOURCE_DATE_EPOCH

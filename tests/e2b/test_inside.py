@@ -77,6 +77,12 @@ def test_files_come_back_as_they_were(sandbox):
         sandbox.files.list("new")
 
 
+def test_what_programs_note_at_a_file_is_seen_as_its_metadata(sandbox):
+    sandbox.files.write("noted", "text")
+    sandbox.commands.run("setfattr -n user.e2b.author -v Ada noted && setfattr -n user.other -v hidden noted")
+    assert sandbox.files.get_info("noted").metadata == {"author": "Ada"}
+
+
 def test_an_upload_is_seen_as_three_events(sandbox):
     sandbox.files.make_dir("watched")
     watch = sandbox.files.watch_dir("watched")

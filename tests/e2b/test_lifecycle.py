@@ -1,7 +1,9 @@
 """A sandbox's life, through the control API."""
 
 import datetime
+import threading
 import time
+import uuid
 
 import pytest
 from e2b import NotFoundException, Sandbox, SandboxException, SandboxQuery, SandboxState
@@ -89,6 +91,49 @@ def test_auto_pause_and_auto_resume(make):
     until("the sandbox to pause", lambda: sandbox.get_info().state == SandboxState.PAUSED)
     assert sandbox.files.read("a") == "1"
     assert sandbox.get_info().state == SandboxState.RUNNING
+
+
+def test_what_wakes_by_itself_goes_on_although_its_time_was_up(make):
+    sandbox = make(lifecycle={"on_timeout": "pause", "auto_resume": True})
+    for _ in range(2):
+        sandbox.set_timeout(0)
+        until("the sandbox to pause", lambda: sandbox.get_info().state == SandboxState.PAUSED)
+        assert sandbox.commands.run("echo on").stdout == "on\n"
+        info = sandbox.get_info()
+        assert (info.end_at - info.started_at).total_seconds() > 200, "it has time to be used"
+
+
+def test_a_connect_gives_time_before_it_wakes(make):
+    sandbox = make(lifecycle={"on_timeout": "pause"})
+    for _ in range(5):
+        sandbox.set_timeout(0)
+        until("the sandbox to pause", lambda: not sandbox.is_running() and sandbox.get_info().state == SandboxState.PAUSED)
+        Sandbox.connect(sandbox.sandbox_id, timeout=60)
+        assert sandbox.commands.run("echo on").stdout == "on\n"
+
+
+def test_whether_it_runs_can_be_asked_at_any_time_of_a_pause(make):
+    sandbox = make()
+    pausing = threading.Thread(target=sandbox.pause)
+    pausing.start()
+    until("the sandbox to be gone", lambda: not sandbox.is_running())
+    pausing.join()
+    assert sandbox.get_info().state == SandboxState.PAUSED and sandbox.pause() in (False, None)
+
+
+def test_forks_come_to_their_own_end(make):
+    sandbox = make()
+    forks = sandbox.fork(count=2, timeout=5)
+    assert all(isinstance(fork, Sandbox) for fork in forks), forks
+    until("the forks to end", lambda: not any(fork.is_running() for fork in forks))
+    assert sandbox.is_running()
+
+
+def test_a_gateway_that_is_not_there_is_told_and_leaves_nothing(make):
+    mark = {"run": uuid.uuid4().hex}
+    with pytest.raises(Exception, match="Failed to start MCP gateway"):
+        make(mcp={"time": {}}, metadata=mark)
+    until("the sandbox to be gone", lambda: not Sandbox.list(query=SandboxQuery(metadata=mark)).next_items())
 
 
 def test_what_is_not_there_is_told(make):

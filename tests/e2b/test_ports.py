@@ -5,8 +5,11 @@ import time
 import urllib.error
 import urllib.request
 
+import e2b
 import pytest
 
+# What the newest SDK has and the older one hasn't.
+NEW = getattr(e2b, "AsyncCommandInputHandle", None)
 HOST_NAMES = "E2B_DOMAIN" in os.environ
 
 
@@ -61,6 +64,63 @@ def test_a_sandbox_that_is_gone_answers_502(make):
     sandbox.kill()
     status, body = fetch(sandbox, 8123)
     assert status == 502 and "was not found" in body
+
+
+def until_it_answers(sandbox, port, path="/"):
+    """What the program inside answers once it listens: 502 is said by the proxy alone."""
+    deadline = time.monotonic() + 30
+    while (answer := fetch(sandbox, port, path))[0] == 502:
+        assert time.monotonic() < deadline, f"nothing inside answers: {answer}"
+        time.sleep(0.1)
+    return answer
+
+
+# Answers with the names and values of the request's headers as they came.
+MIRROR = r"""
+import http.server
+class Mirror(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write("".join(f"{name}: {value}\n" for name, value in self.headers.items()).encode())
+http.server.ThreadingHTTPServer(("", 8124), Mirror).serve_forever()
+"""
+
+
+def test_requests_bear_the_host_name_that_the_sandbox_wants(make):
+    sandbox = make(network={"mask_request_host": "own.example:${PORT}"})
+    sandbox.files.write("mirror.py", MIRROR)
+    sandbox.commands.run("python3 mirror.py", background=True)
+    status, headers = until_it_answers(sandbox, 8124)
+    assert status == 200 and "Host: own.example:8124\n" in headers, headers
+    asked = sandbox.get_host(8124) if HOST_NAMES else os.environ["E2B_SANDBOX_URL"].removeprefix("http://")
+    assert f"X-Forwarded-Host: {asked}\n" in headers, headers
+    assert sandbox.get_info().network["mask_request_host"] == "own.example:${PORT}"
+
+
+# A server that speaks TLS alone, with a certificate that nobody has signed for.
+SECURE = """
+import http.server, ssl, subprocess
+subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost",
+                "-keyout", "key.pem", "-out", "cert.pem"], check=True)
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain("cert.pem", "key.pem")
+server = http.server.ThreadingHTTPServer(("", 8443), http.server.SimpleHTTPRequestHandler)
+server.socket = context.wrap_socket(server.socket, server_side=True)
+server.serve_forever()
+"""
+
+
+@pytest.mark.skipif(NEW is None, reason="the older SDK knows no ports that speak TLS")
+def test_a_port_that_speaks_tls_is_reached_whatever_its_certificate(make):
+    sandbox = make(network={"https_ports": [8443]})
+    sandbox.files.write("www/secure.py", SECURE)
+    sandbox.files.write("www/hello.txt", "by TLS")
+    sandbox.commands.run("cd www && python3 secure.py", background=True)
+    assert until_it_answers(sandbox, 8443, "/hello.txt") == (200, "by TLS")
+    assert sandbox.get_info().network["https_ports"] == [8443]
+    sandbox.update_network({"deny_out": ["192.0.2.1"]})
+    assert sandbox.get_info().network["https_ports"] == [8443], "an update is about what goes out"
 
 
 @pytest.mark.skipif(not HOST_NAMES, reason="there are no host names over plain HTTP")

@@ -97,6 +97,17 @@ def test_files_without_a_sandbox_and_beside_one(volume, make):
     assert connected.get_info("old").mode == 0o600
 
 
+def test_a_write_that_may_not_overwrite_does_not(volume):
+    volume.write_file("file", "first", force=False)
+    with pytest.raises(VolumeException, match="exists already"):
+        volume.write_file("file", "second", force=False)
+    assert volume.read_file("file") == "first"
+    volume.write_file("file", "third")
+    assert volume.read_file("file") == "third"
+    volume.write_file("file", "fourth", force=True)
+    assert volume.read_file("file") == "fourth"
+
+
 def test_large_files_of_a_volume_stream(volume, tmp_path):
     local = tmp_path / "large"
     piece = bytes(range(256)) * 4096

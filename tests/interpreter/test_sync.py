@@ -1,6 +1,7 @@
 """Every method of the synchronous Sandbox that runs code, and what it is answered with."""
 
 import threading
+import time
 
 import pytest
 from e2b import InvalidArgumentException, NotFoundException, SandboxException, TimeoutException
@@ -197,8 +198,59 @@ def test_what_is_wrong_is_said(sandbox: Sandbox):
         sandbox.run_code("1", language="cobol")
     with pytest.raises(SandboxException, match="cobol"):
         sandbox.create_code_context(language="cobol")
-    with pytest.raises(SandboxException, match="no directory"):
-        sandbox.create_code_context(cwd="/no/such")
+
+
+@pytest.mark.parametrize("cwd", ["/root", "/home/user/not-there"])
+@pytest.mark.parametrize("language", ["python", "js"])
+def test_a_context_of_a_directory_that_can_not_be_entered_begins_at_home(fresh: Sandbox, cwd, language):
+    context = fresh.create_code_context(cwd=cwd, language=language)
+    assert context.cwd == cwd and fresh.list_code_contexts()[-1].cwd == cwd
+    where = "import os; os.getcwd()" if language == "python" else "process.cwd()"
+    assert fresh.run_code(where, context=context).text == "/home/user"
+    fresh.remove_code_context(context.id)
+
+
+def test_a_picture_that_is_saved_is_shown_and_a_figure_is_not_shown_twice(sandbox: Sandbox):
+    make = "from PIL import Image\nimage = Image.new('RGB', (4, 4), 'red')\n"
+    execution = sandbox.run_code(make + "image.save('saved.png')\nprint('saved')")
+    assert execution.error is None and execution.logs.stdout == ["saved\n"]
+    assert [result.png.startswith("iVBOR") for result in execution.results] == [True]
+    assert sandbox.files.get_info("/home/user/saved.png").size > 0
+    assert sandbox.run_code("import io; image.save(io.BytesIO(), 'PNG')").results == []
+    figure = sandbox.run_code("import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.savefig('figure.png')\nplt.show()")
+    assert figure.error is None and len(figure.results) == 1
+    in_a_worker = "import os\nif os.fork() == 0:\n    image.save('w.png'); os._exit(0)\nprint(os.wait()[1])"
+    worker = sandbox.run_code(in_a_worker)
+    assert worker.results == [] and worker.logs.stdout == ["0\n"]
+
+
+def test_deno(fresh: Sandbox):
+    def text(code, **more):
+        return fresh.run_code(code, language="deno", **more).text
+
+    assert text("Deno.cwd()") == text("process.cwd()") == "/home/user"
+    assert text("Deno.env.get('FOO')", envs={"FOO": "bar"}) == "bar" and text("Deno.env.get('FOO') || 'none'") == "none"
+    assert text("function less(x: number, y: number): number { return x - y }\nless(1, 2)") == "-1"
+    assert text("await (async () => 'done')()") == "done"
+    assert text("import { basename } from 'node:path'\nbasename('/a/b')") == "b"
+    context = fresh.create_code_context(cwd="/tmp", language="deno")
+    assert context.language == "deno" and fresh.run_code("Deno.cwd()", context=context).text == "/tmp"
+    assert fresh.run_code("typeof Deno", language="js").text == "undefined"
+
+
+@pytest.mark.parametrize("words", ["[j]upyter-server", "[u]vicorn main:app"])
+def test_what_is_killed_by_the_name_that_watchers_know_comes_back(fresh: Sandbox, words):
+    assert fresh.run_code("x = 1; x").text == "1"
+    fresh.commands.run(f"pkill -9 -f '{words}'", user="root")
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            if fresh.run_code("x = 1; x").text == "1":
+                break
+        except (SandboxException, TimeoutException):
+            pass
+        assert time.monotonic() < deadline, "code runs no more"
+        time.sleep(0.1)
 
 
 def test_a_kernel_that_dies_is_said_and_replaced(sandbox: Sandbox):

@@ -39,10 +39,9 @@ async function each(
 	} else {
 		for (const { id, why } of failures) toasts.bad(`Could not ${words.infinitive} ${shortId(id)}: ${why}`);
 	}
-	const went = sandboxes.length - failures.length;
-	if (went === 1 && sandboxes.length === 1 && sandboxes[0])
-		toasts.good(`${words.done} ${shortId(sandboxes[0].id)}`);
-	else if (went > 0) toasts.good(`${words.done} ${went} sandboxes`);
+	const went = sandboxes.filter((one) => !failures.some(({ id }) => id === one.id));
+	if (went.length === 1 && went[0]) toasts.good(`${words.done} ${shortId(went[0].id)}`);
+	else if (went.length > 0) toasts.good(`${words.done} ${went.length} sandboxes`);
 	return failures.length === 0;
 }
 

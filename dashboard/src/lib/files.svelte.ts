@@ -3,13 +3,21 @@ import { describe } from '$api/errors';
 import { listFiles, makeFolder, moveFile, removeFile, upload } from '$api/files';
 import type { FileEntry } from '$api/types';
 
+import type { Sent } from './dropped';
 import { toasts } from './toasts.svelte';
 import { ancestors, baseName, inOrder, join, parent, rows } from './tree';
 
+/** Files that go up one after the other. */
 export interface Upload {
+	/** The one that does now, */
 	name: string;
+	/** which of them it is, */
+	at: number;
+	count: number;
+	/** and how much of it is there. */
 	part: number;
 	problem: string | null;
+	stop: () => void;
 }
 
 export class Files {
@@ -50,20 +58,40 @@ export class Files {
 		await Promise.all([...new Set(['/', ...this.opened])].map((folder) => this.#read(folder)));
 	}
 
-	async send(files: File[], folder = this.folder): Promise<void> {
-		for (const file of files) {
-			this.uploads.push({ name: file.name, part: 0, problem: null });
-			const shown = this.uploads[this.uploads.length - 1];
-			if (!shown) continue;
-			try {
-				await upload(this.id, join(folder, file.name), file, (part) => (shown.part = part));
-				this.uploads = this.uploads.filter((one) => one !== shown);
-				toasts.good(`Uploaded ${file.name} to ${folder}`);
-			} catch (error) {
-				shown.problem = describe(error);
+	/** The names in a folder that these would replace, or go into. */
+	async taken(sent: Sent[], folder: string): Promise<string[]> {
+		if (!this.known.has(folder)) await this.#read(folder);
+		const there = new Set(this.known.get(folder)?.map(({ name }) => name));
+		return [...new Set(sent.map(({ path }) => path.split('/')[0] ?? ''))].filter((name) => there.has(name));
+	}
+
+	/** One after the other; the first that fails is the last. */
+	async send(sent: Sent[], folder = this.folder): Promise<void> {
+		if (sent.length === 0) return;
+		const abort = new AbortController();
+		this.uploads.push({
+			name: '',
+			at: 0,
+			count: sent.length,
+			part: 0,
+			problem: null,
+			stop: () => abort.abort()
+		});
+		const shown = this.uploads.at(-1);
+		if (!shown) return;
+		try {
+			for (const { path, file } of sent) {
+				Object.assign(shown, { name: path, at: shown.at + 1, part: 0 });
+				await upload(this.id, join(folder, path), file, (part) => (shown.part = part), abort.signal);
 			}
-			await this.#read(folder);
+			toasts.good(`Uploaded ${sent.length === 1 ? sent[0]?.path : `${sent.length} files`} to ${folder}`);
+		} catch (error) {
+			if (!abort.signal.aborted) shown.problem = describe(error);
 		}
+		if (!shown.problem) this.dismiss(shown);
+		const below = sent.map(({ path }) => parent(join(folder, path)));
+		const changed = [...new Set([folder, ...below])].filter((one) => one === folder || this.known.has(one));
+		await Promise.all(changed.map((one) => this.#read(one)));
 		this.opened = new Set(this.opened).add(folder);
 	}
 

@@ -50,4 +50,5 @@ export class Measured {
 	}
 }
 
-export const percent = (value: number) => `${value < 10 ? value.toFixed(1) : Math.round(value)} %`;
+export const percent = (value: number) =>
+	`${value < 10 ? value.toFixed(1).replace(/\.0$/, '') : Math.round(value)} %`;

@@ -18,7 +18,10 @@ export const WAYS: { value: Way; label: string; note: string }[] = [
 const EVERYTHING = '0.0.0.0/0';
 const words = (text: string) => [...new Set(text.split(/[\s,]+/).filter(Boolean))];
 
-export function toRules({ way, list }: Reach): { internet: boolean } & Required<Pick<NetworkPolicy, 'allow_out' | 'deny_out'>> {
+export function toRules({
+	way,
+	list
+}: Reach): { internet: boolean } & Required<Pick<NetworkPolicy, 'allow_out' | 'deny_out'>> {
 	return {
 		internet: way !== 'closed',
 		allow_out: way === 'only' ? words(list) : [],

@@ -30,7 +30,12 @@ export function lasting(seconds: number): string {
 	return parts.slice(0, 2).join(' ') || '0 s';
 }
 
-const EXACT = new Intl.DateTimeFormat(undefined, { dateStyle: 'medium', timeStyle: 'long' });
+// As in logs and charts: 24 hours.
+const EXACT = new Intl.DateTimeFormat(undefined, {
+	dateStyle: 'medium',
+	timeStyle: 'long',
+	hourCycle: 'h23'
+});
 
 export function exact(time: string | number | Date): string {
 	const date = new Date(time);

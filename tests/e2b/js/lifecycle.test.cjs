@@ -117,3 +117,27 @@ test('a pause of the files alone starts anew', async (t) => {
   assert.equal(await again.files.read('kept'), 'still here')
   assert.notEqual(await again.files.read('/proc/sys/kernel/random/boot_id'), boot)
 })
+
+test('a gateway that is not there is told, and leaves no sandbox', async () => {
+  const metadata = { run: unique('gateway') }
+  await assert.rejects(Sandbox.create({ mcp: { time: {} }, metadata, timeoutMs: 60_000 }), /Failed to start MCP gateway/)
+  await until('the sandbox to be gone', async () => (await all(Sandbox.list({ query: { metadata } }))).length === 0)
+})
+
+test('how its ports are reached is kept and shown', async (t) => {
+  const network = { maskRequestHost: 'own.example:${PORT}', httpsPorts: [8443] }
+  const sandbox = await make(t, { network })
+  const shown = (await sandbox.getInfo()).network
+  assert.equal(shown.maskRequestHost, network.maskRequestHost)
+  // The older SDK knows nothing of such ports.
+  if (shown.httpsPorts !== undefined) assert.deepEqual(shown.httpsPorts, [8443])
+  await assert.rejects(make(t, { network: { maskRequestHost: 'a/b' } }), /host name/)
+})
+
+test('whether it runs can be asked at any time of a pause', async (t) => {
+  const sandbox = await make(t)
+  const pausing = sandbox.pause()
+  await until('the sandbox to be gone', async () => !(await sandbox.isRunning()))
+  await pausing
+  assert.equal(await sandbox.isRunning(), false)
+})

@@ -60,6 +60,7 @@ impl Thief {
             ready: false,
             going_offline: false,
             cached_images: Vec::new(),
+            vm_version: None,
             drivers: Vec::new(),
         };
         let path = format!("/v1/hosts/{}/heartbeat", self.credentials.host_id);

@@ -46,6 +46,9 @@ pub struct Shape {
     /// Isolation driver: container, vm or auto
     #[arg(long, value_name = "DRIVER")]
     pub driver: Option<String>,
+    /// What it begins with, of a snapshot of a virtual machine: memory or files [default: memory, if it was kept]
+    #[arg(long, value_name = "WHAT")]
+    pub start_from: Option<String>,
 }
 
 #[derive(Debug, Args)]

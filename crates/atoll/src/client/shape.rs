@@ -14,6 +14,7 @@ pub fn request(shape: &Shape) -> anyhow::Result<CreateSandboxRequest> {
         memory_mb: shape.memory,
         disk_mb: shape.disk,
         driver: shape.driver.clone(),
+        start_from: shape.start_from.clone(),
         env: environment(&shape.env)?,
         secrets: secrets(&shape.secret)?,
         volumes: shape.volume.iter().map(|text| volume(text)).collect::<Result<_, _>>()?,

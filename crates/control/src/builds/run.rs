@@ -244,6 +244,7 @@ impl Builds {
                     team,
                     team_is_byoc: owner.team_is_byoc,
                     driver,
+                    vm_version: None,
                     vcpus: VCPUS,
                     memory_mb: MEMORY_MB,
                     disk_mb: DISK_MB,
@@ -272,6 +273,7 @@ impl Builds {
             on_reboot: OnReboot::Stop,
             // Its steps are kept as layers, which other sandboxes stand on: containers make such.
             driver: Some("container".to_owned()),
+            start_from: None,
             env: BTreeMap::new(),
             secrets: BTreeMap::new(),
             volumes: Vec::new(),

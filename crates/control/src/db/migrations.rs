@@ -43,7 +43,8 @@ const SQLITE: &[Listed] = &[
     (140, "team network", include_str!("../../migrations/sqlite/0140_team_network.sql")),
     (150, "secret versions", include_str!("../../migrations/sqlite/0150_secret_versions.sql")),
     (160, "layers and builds", include_str!("../../migrations/sqlite/0160_layers_and_builds.sql")),
-    (170, "moves of sandboxes", include_str!("../../migrations/sqlite/0170_moves.sql")),
+    (170, "vm versions", include_str!("../../migrations/sqlite/0170_vm_versions.sql")),
+    (180, "moves of sandboxes", include_str!("../../migrations/sqlite/0180_moves.sql")),
 ];
 const POSTGRES: &[Listed] = &[
     (1, "init", include_str!("../../migrations/postgres/0001_init.sql")),
@@ -71,7 +72,8 @@ const POSTGRES: &[Listed] = &[
     (140, "team network", include_str!("../../migrations/postgres/0140_team_network.sql")),
     (150, "secret versions", include_str!("../../migrations/postgres/0150_secret_versions.sql")),
     (160, "layers and builds", include_str!("../../migrations/postgres/0160_layers_and_builds.sql")),
-    (170, "moves of sandboxes", include_str!("../../migrations/postgres/0170_moves.sql")),
+    (170, "vm versions", include_str!("../../migrations/postgres/0170_vm_versions.sql")),
+    (180, "moves of sandboxes", include_str!("../../migrations/postgres/0180_moves.sql")),
 ];
 
 /// The version that this program was built for.

@@ -54,6 +54,8 @@ pub use error::{FleetError, said};
 pub use least_loaded::LeastLoaded;
 pub use placement::{CandidateSource, PlaceError, Placement};
 pub use round_robin::RoundRobin;
+#[cfg(test)]
+pub use scheduler::Objection;
 pub use scheduler::{ANY_DRIVER, Candidate, Demand, HostList, Limits, NoHost, Scheduler};
 pub use transport::{GuestTransport, HostTransport, stands_still};
 pub use tunnel::{RELAY_HEADER, RelayTokens, Tunnels};
@@ -73,6 +75,24 @@ pub type GuestFiles = FilesystemClient<GuestTransport>;
 /// Tells the agent that the request comes from control itself, which has judged the caller: the guest's own access
 /// token is then not asked for. The agent strips it from anything that comes any other way.
 pub const TRUSTED_HEADER: &str = "x-atoll-trusted";
+
+/// What a program in a sandbox speaks at its port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    Plain,
+    /// TLS, with whatever certificate.
+    Tls,
+}
+
+impl Way {
+    /// As the host's proxy is told, behind the port's number.
+    const fn suffix(self) -> &'static str {
+        match self {
+            Self::Plain => "",
+            Self::Tls => "+tls",
+        }
+    }
+}
 
 /// How the fleet behaves towards hosts.
 #[derive(Debug, Clone)]
@@ -226,7 +246,7 @@ impl Fleet {
         self.bulk(host, None, request).await
     }
 
-    /// HTTP to a port inside a sandbox. An `Upgrade` request is passed through: on a 101 answer take the connection
+    /// HTTP to a port inside a sandbox, in the way that is spoken there. An `Upgrade` request is passed through: on a 101 answer take the connection
     /// with `hyper::upgrade::on(response)`.
     ///
     /// # Errors
@@ -235,14 +255,14 @@ impl Fleet {
         &self,
         host: &HostId,
         sandbox: &SandboxId,
-        port: u16,
+        (port, way): (u16, Way),
         request: http::Request<B>,
     ) -> Result<http::Response<Incoming>, FleetError>
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let mut request = self.proxied(host, &format!("/proxy/{sandbox}/{port}"), request)?;
+        let mut request = self.proxied(host, &format!("/proxy/{sandbox}/{port}{}", way.suffix()), request)?;
         request.headers_mut().remove(TRUSTED_HEADER);
         self.bulk(host, Some(sandbox), request).await
     }

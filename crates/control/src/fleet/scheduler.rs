@@ -23,6 +23,8 @@ pub struct Demand {
     pub team_is_byoc: bool,
     /// `container`, `vm`, or [`ANY_DRIVER`].
     pub driver: String,
+    /// What was in memory is to go on, which it does where machines run on the very same; none when it begins anew.
+    pub vm_version: Option<String>,
     pub vcpus: u32,
     pub memory_mb: u64,
     pub disk_mb: u64,
@@ -49,6 +51,8 @@ pub struct Candidate {
     pub ready: bool,
     /// On offer, the preferred one first.
     pub drivers: Vec<String>,
+    /// What its virtual machines run on.
+    pub vm_version: Option<String>,
     pub capacity: Capacity,
     /// What its sandboxes have been promised.
     pub committed: Capacity,
@@ -131,6 +135,8 @@ impl HostList {
             Some(Objection::LacksLayers)
         } else if demand.volumes_on.as_ref().is_some_and(|only| only != &host.id) {
             Some(Objection::LacksVolumes)
+        } else if demand.vm_version.is_some() && demand.vm_version != host.vm_version {
+            Some(Objection::OtherVmVersion)
         } else if host.status != HostStatus::Online {
             Some(Objection::NotOnline)
         } else if host.draining {
@@ -166,7 +172,7 @@ impl HostList {
             }
         }
         let failed = Objection::ALL.into_iter().zip(counts).filter(|(_, count)| *count > 0).collect();
-        NoHost { considered, byoc: demand.team_is_byoc, failed }
+        NoHost { considered, byoc: demand.team_is_byoc, failed, vm_version: demand.vm_version.clone() }
     }
 }
 
@@ -184,11 +190,12 @@ pub enum Objection {
     NoDisk,
     LacksLayers,
     LacksVolumes,
+    OtherVmVersion,
     FailedJustNow,
 }
 
 impl Objection {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::NotForTeam,
         Self::NotOnline,
         Self::Draining,
@@ -200,6 +207,7 @@ impl Objection {
         Self::NoDisk,
         Self::LacksLayers,
         Self::LacksVolumes,
+        Self::OtherVmVersion,
         Self::FailedJustNow,
     ];
 
@@ -218,6 +226,7 @@ impl Objection {
             Self::NoDisk => "no_disk",
             Self::LacksLayers => "lacks_layers",
             Self::LacksVolumes => "lacks_volumes",
+            Self::OtherVmVersion => "other_vm_version",
             Self::FailedJustNow => "failed_just_now",
         }
     }
@@ -231,13 +240,24 @@ pub struct NoHost {
     pub byoc: bool,
     /// Which test failed for how many of them.
     pub failed: Vec<(Objection, usize)>,
+    /// What machines had to run on.
+    pub vm_version: Option<String>,
 }
 
 impl NoHost {
     /// The one host that could have taken it takes nothing new any more.
     #[must_use]
     pub fn draining(byoc: bool) -> Self {
-        Self { considered: 1, byoc, failed: vec![(Objection::Draining, 1)] }
+        Self { considered: 1, byoc, failed: vec![(Objection::Draining, 1)], vm_version: None }
+    }
+
+    /// What machines had to run on, if no host has that, whatever else may change.
+    #[must_use]
+    pub fn unknown_vm_version(&self) -> Option<&str> {
+        match self.failed.as_slice() {
+            [(Objection::OtherVmVersion, count)] if *count == self.considered => self.vm_version.as_deref(),
+            _ => None,
+        }
     }
 }
 
@@ -247,8 +267,20 @@ impl std::fmt::Display for NoHost {
             let whose = if self.byoc { "your team has no host of its own yet" } else { "there is no host yet" };
             return write!(f, "no host can take this sandbox: {whose}");
         }
+        if let Some(version) = self.unknown_vm_version() {
+            return write!(
+                f,
+                "what it had in memory goes on where machines run on `{version}`, which no host has (of {} considered); \
+                 with `\"start_from\": \"files\"` it starts anew, from its files",
+                self.considered
+            );
+        }
         let reasons: Vec<_> = self.failed.iter().map(|(what, count)| format!("{count} {}", what.as_str())).collect();
-        write!(f, "no host can take this sandbox; of {} considered: {}", self.considered, reasons.join(", "))
+        write!(f, "no host can take this sandbox; of {} considered: {}", self.considered, reasons.join(", "))?;
+        match &self.vm_version {
+            Some(version) => write!(f, "; what it had in memory goes on where machines run on `{version}`"),
+            None => Ok(()),
+        }
     }
 }
 

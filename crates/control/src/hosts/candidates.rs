@@ -26,6 +26,7 @@ struct Row {
     draining: bool,
     ready: bool,
     drivers: Json<Vec<String>>,
+    vm_version: Option<String>,
     capacity_cpu_millis: i64,
     capacity_memory_mb: i64,
     capacity_disk_mb: i64,
@@ -49,8 +50,8 @@ impl CandidateSource for HostCandidates {
 
     async fn candidates(&self) -> Result<Vec<Candidate>, DbError> {
         let rows: Vec<Row> = on!(read & self.db, |c| sqlx::query_as(
-            "SELECT id, type, team_id, status, draining, ready, drivers, capacity_cpu_millis, capacity_memory_mb,
-                 capacity_disk_mb, last_heartbeat_at, cached_images,
+            "SELECT id, type, team_id, status, draining, ready, drivers, vm_version, capacity_cpu_millis,
+                 capacity_memory_mb, capacity_disk_mb, last_heartbeat_at, cached_images,
                  CAST(COALESCE(vcpus, 0) AS BIGINT) AS promised_vcpus,
                  CAST(COALESCE(memory, 0) AS BIGINT) AS promised_memory_mb,
                  CAST(COALESCE(disk, 0) AS BIGINT) AS promised_disk_mb
@@ -72,6 +73,7 @@ impl CandidateSource for HostCandidates {
             draining: row.draining,
             ready: row.ready,
             drivers: row.drivers.0,
+            vm_version: row.vm_version,
             capacity: Capacity {
                 cpu_millis: number(row.capacity_cpu_millis),
                 memory_mb: number(row.capacity_memory_mb),

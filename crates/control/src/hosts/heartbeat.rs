@@ -82,6 +82,9 @@ fn check(body: &HeartbeatRequest) -> Result<(), HostError> {
             return invalid(field, "too long, or not plain text");
         }
     }
+    if body.vm_version.as_ref().is_some_and(|text| text.len() > MAX_TEXT || text.contains(char::is_control)) {
+        return invalid("vm_version", "too long, or not plain text");
+    }
     if body.drivers.len() > MAX_DRIVERS || body.drivers.iter().any(|driver| driver.len() > MAX_TEXT) {
         return invalid("drivers", "`drivers` must be at most 8 names");
     }

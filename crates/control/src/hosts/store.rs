@@ -27,6 +27,7 @@ pub struct HostRow {
     pub disk_gb: Option<i64>,
     pub address: Option<String>,
     pub agent_version: Option<String>,
+    pub vm_version: Option<String>,
     /// Sorted, no two the same.
     pub tags: Json<Vec<String>>,
     /// Hex of the SPKI that it registered.
@@ -48,7 +49,7 @@ pub struct HostRow {
 macro_rules! columns {
     () => {
         "id, name, type, team_id, provider, availability_zone, status, status_changed_at, draining, arch, cpu_cores, memory_mb, disk_gb, \
-         address, agent_version, tags, public_key, certificate_fingerprint, credential_family, sandboxes_running, \
+         address, agent_version, vm_version, tags, public_key, certificate_fingerprint, credential_family, sandboxes_running, \
          sandboxes_paused, sandboxes_other, last_heartbeat_at, deletion_id, deletion_requested_by, created_by, created_at, updated_at"
     };
 }
@@ -95,6 +96,7 @@ impl HostRow {
             address: self.address.clone(),
             status: self.status.0,
             agent_version: self.agent_version.clone(),
+            vm_version: self.vm_version.clone(),
             tags: self.tags.0.clone(),
             sandbox_counts: SandboxCounts {
                 running: count(self.sandboxes_running),

@@ -35,6 +35,7 @@ impl From<SandboxError> for ApiError {
             ))
             .with_field("template"),
             SandboxError::WrongDriver { .. } => Self::conflict(error.to_string()).with_field("driver"),
+            SandboxError::NoMemory(message) => Self::conflict(message).with_field("start_from"),
             SandboxError::Shipped(ShippedError::Db(error)) => error.into(),
             SandboxError::Shipped(error) => Self::new(ErrorCode::Overloaded, error.to_string())
                 .with_field("template")
@@ -47,6 +48,10 @@ impl From<SandboxError> for ApiError {
                 ErrorCode::Conflict,
                 format!("the sandbox changed while the request to {attempted} it was under way"),
             ),
+            SandboxError::NoHost(none) if none.unknown_vm_version().is_some() => Self::conflict(none.to_string())
+                .with_field("template")
+                .with_detail("hosts", none.considered)
+                .with_detail("vm_version", none.vm_version),
             SandboxError::NoHost(none) => {
                 let failed: serde_json::Map<_, _> =
                     none.failed.iter().map(|(what, count)| (what.as_str().to_owned(), json!(count))).collect();

@@ -63,6 +63,7 @@ async fn no_host(app: &App) -> ApiResult<Option<String>> {
         team: TeamId::new(),
         team_is_byoc: false,
         driver: ANY_DRIVER.to_owned(),
+        vm_version: None,
         vcpus: 1,
         memory_mb: 512,
         disk_mb: 5120,

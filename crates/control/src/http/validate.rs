@@ -6,7 +6,7 @@ use std::fmt::Display;
 use atoll_model::api::sandboxes::{AddedHeader, CreateSandboxRequest, ForkRequest, NetworkPolicy, VolumeMount};
 
 use super::error::{ApiError, ApiResult};
-use crate::sandboxes::{Fork, MAX_CHILDREN, Network, NewSandbox};
+use crate::sandboxes::{Fork, MAX_CHILDREN, Network, NewSandbox, StartFrom};
 use crate::secrets::headers::{Piece, pieces};
 use crate::volumes::Wish;
 
@@ -356,6 +356,12 @@ pub fn new_sandbox(
     {
         return Err(ApiError::invalid("driver", "must be container, vm or auto"));
     }
+    let start_from = match request.start_from.as_deref() {
+        None => None,
+        Some("memory") => Some(StartFrom::Memory),
+        Some("files") => Some(StartFrom::Files),
+        Some(_) => return Err(ApiError::invalid("start_from", "must be memory or files")),
+    };
     env(&request.env)?;
     secrets(&request.secrets, &request.env)?;
     metadata(&request.metadata)?;
@@ -370,6 +376,7 @@ pub fn new_sandbox(
         auto_resume: request.auto_resume.unwrap_or(false),
         on_reboot: request.on_reboot.unwrap_or_default(),
         driver: request.driver,
+        start_from,
         env: request.env,
         secrets: request.secrets,
         volumes: volumes(&request.volumes)?,
@@ -395,6 +402,7 @@ pub fn fork(request: ForkRequest) -> ApiResult<Fork> {
     Ok(Fork {
         count: within("count", request.count.unwrap_or(1), (1, MAX_CHILDREN))?,
         timeout_sec: request.timeout_sec.map(timeout_sec).transpose()?,
+        lifetime_sec: None,
         metadata: request.metadata,
     })
 }

@@ -105,6 +105,7 @@ impl World {
             stored: true,
             size_bytes: 1,
             memory: false,
+            vm_version: None,
             lost: false,
             attempts: 0,
             problem: None,

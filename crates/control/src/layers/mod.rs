@@ -134,6 +134,7 @@ impl Layers {
             stored: false,
             size_bytes: 0,
             memory: false,
+            vm_version: None,
             lost: false,
             attempts: 0,
             problem: None,
@@ -158,7 +159,8 @@ impl Layers {
         let answer = answer.into_owned();
         layer.size_bytes = i64::try_from(answer.size_bytes).unwrap_or(i64::MAX);
         layer.memory = answer.kept == "memory";
-        store::set_made(&self.db, &layer.id.0, layer.size_bytes, layer.memory).await?;
+        layer.vm_version = Some(answer.vm_version).filter(|version| !version.is_empty());
+        store::set_made(&self.db, &layer).await?;
         Ok(Made { layer, standing: answer.standing.into_option().map(|standing| standing.layer_ids) })
     }
 

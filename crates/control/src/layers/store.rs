@@ -18,8 +18,10 @@ pub struct LayerRow {
     /// The image is in the object store.
     pub stored: bool,
     pub size_bytes: i64,
-    /// Memory is kept with it, on its host.
+    /// Memory is kept with it.
     pub memory: bool,
+    /// It is the disk of a machine, made where machines run on this: memory goes on where they run on the same.
+    pub vm_version: Option<String>,
     /// It was not stored, and its host was deleted.
     pub lost: bool,
     /// How often it could not be stored.
@@ -31,7 +33,7 @@ pub struct LayerRow {
 
 macro_rules! columns {
     () => {
-        "l.id, l.team_id, l.host_id, l.byoc, l.digest, l.stored, l.size_bytes, l.memory, l.lost, l.attempts, l.problem, \
+        "l.id, l.team_id, l.host_id, l.byoc, l.digest, l.stored, l.size_bytes, l.memory, l.vm_version, l.lost, l.attempts, l.problem, \
          l.created_at"
     };
 }
@@ -59,11 +61,12 @@ pub async fn insert(tx: &mut Tx, new: &LayerRow) -> Result<(), DbError> {
 }
 
 /// What its host has said of it.
-pub async fn set_made(db: &Db, id: &LayerId, size_bytes: i64, memory: bool) -> Result<(), DbError> {
-    on!(write db, |c| sqlx::query("UPDATE layers SET size_bytes = $2, memory = $3 WHERE id = $1")
-        .bind(id.as_str())
-        .bind(size_bytes)
-        .bind(memory)
+pub async fn set_made(db: &Db, layer: &LayerRow) -> Result<(), DbError> {
+    on!(write db, |c| sqlx::query("UPDATE layers SET size_bytes = $2, memory = $3, vm_version = $4 WHERE id = $1")
+        .bind(layer.id.as_str())
+        .bind(layer.size_bytes)
+        .bind(layer.memory)
+        .bind(&layer.vm_version)
         .execute(c)
         .await
         .map(|_| ()))

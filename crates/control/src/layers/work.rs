@@ -157,7 +157,8 @@ impl Layers {
     /// Packs a holder's layers into one, if there are many, for whoever comes next.
     pub async fn squash_if_tall(&self, holder: &str) -> Result<(), LayerError> {
         let chain = self.chain(holder).await?;
-        if chain.len() < SQUASH_AT {
+        // The disk of a machine goes into no image.
+        if chain.len() < SQUASH_AT || chain.iter().any(|layer| layer.vm_version.is_some()) {
             return Ok(());
         }
         self.squash(holder, &chain).await.map(|_| ())
@@ -192,6 +193,7 @@ impl Layers {
             stored: false,
             size_bytes: 0,
             memory: false,
+            vm_version: None,
             lost: false,
             attempts: 0,
             problem: None,

@@ -51,6 +51,22 @@ pub const DEFAULT_DISK_MB: u64 = 5120;
 /// The driver of hosts that don't say which they offer.
 const DEFAULT_DRIVER: &str = "container";
 
+/// What a sandbox begins with, of a snapshot of a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartFrom {
+    Memory,
+    Files,
+}
+
+impl StartFrom {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Files => "files",
+        }
+    }
+}
+
 /// What is asked for, validated.
 #[derive(Debug, Clone)]
 pub struct NewSandbox {
@@ -66,6 +82,8 @@ pub struct NewSandbox {
     pub on_reboot: OnReboot,
     /// None: the template's.
     pub driver: Option<String>,
+    /// None: memory, if there is any to go on with.
+    pub start_from: Option<StartFrom>,
     /// Passed to the host and kept nowhere here.
     pub env: BTreeMap<String, String>,
     /// Variables, and the team's secrets that they get their values from.
@@ -152,6 +170,7 @@ impl Sandboxes {
             demand.driver = volumes::driver_for(&demand.driver)?.to_owned();
         }
         demand.only = layers::pinned(&layers, owner.team_is_byoc)?;
+        demand.vm_version = memory_of(new.start_from, &template, &layers, &demand)?;
         demand.volumes_on = volumes::hosts_of(&mounts)?;
         let mut env = new.env.clone();
         for (variable, value) in self.secrets.environment(&owner.team, &new.secrets).await? {
@@ -182,7 +201,8 @@ impl Sandboxes {
             }
             placing = Instant::now();
         };
-        let spec = spec(&record, env, &ground);
+        let start_from = new.start_from.map_or("", StartFrom::as_str).to_owned();
+        let spec = wire::SandboxSpec { start_from, ..spec(&record, env, &ground) };
         let (record, first) = match self.start_on(record, &host, &spec, &times).await? {
             Ok(running) => {
                 // What it waits for from here on is the sandbox's own doing.
@@ -502,6 +522,7 @@ fn demand(owner: &Owner, new: &NewSandbox, template: &Template) -> Demand {
         team: owner.team.clone(),
         team_is_byoc: owner.team_is_byoc,
         driver: driver.to_owned(),
+        vm_version: None,
         vcpus: new
             .vcpus
             .or_else(|| size(template.vcpus).and_then(|value| u32::try_from(value).ok()))
@@ -513,6 +534,24 @@ fn demand(owner: &Owner, new: &NewSandbox, template: &Template) -> Demand {
         volumes_on: None,
         tried: Vec::new(),
     }
+}
+
+/// What machines must run on for what this begins with in memory to go on; none when it begins with files: nothing was
+/// kept in memory, or that of a machine of another size.
+fn memory_of(
+    start_from: Option<StartFrom>,
+    template: &Template,
+    layers: &[LayerRow],
+    demand: &Demand,
+) -> Result<Option<String>, SandboxError> {
+    let size = (Some(i64::from(demand.vcpus)), Some(signed(demand.memory_mb)));
+    let top = layers.first().filter(|top| top.memory && start_from != Some(StartFrom::Files));
+    let refused = match top {
+        Some(top) if size == (template.vcpus, template.memory_mb) => return Ok(top.vm_version.clone()),
+        Some(_) => "memory goes on with the `vcpus` and `memory_mb` that it was kept with alone".to_owned(),
+        None => format!("`{}` has no memory to go on with", template.name),
+    };
+    if start_from == Some(StartFrom::Memory) { Err(SandboxError::NoMemory(refused)) } else { Ok(None) }
 }
 
 /// What the audit trail says of a create: of secrets and volumes, what they are called.

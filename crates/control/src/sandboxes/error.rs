@@ -23,6 +23,9 @@ pub enum SandboxError {
     /// It holds what one driver has left, which another can't go on with.
     #[error("the template `{template}` is for the driver `{driver}`")]
     WrongDriver { template: String, driver: String },
+    /// It was to begin with memory.
+    #[error("{0}")]
+    NoMemory(String),
     /// One that ships, and is built at its first use.
     #[error(transparent)]
     Shipped(#[from] ShippedError),

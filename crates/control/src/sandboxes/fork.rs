@@ -5,7 +5,7 @@
 //! 2. In one transaction: the children's rows, `starting` on that host, and what they stand on.
 //! 3. The host builds them side by side. Each has a result of its own.
 //!
-//! Children have the parent's template, size, network policy, environment and shared volumes, and identities of their own: id, address,
+//! Children have the parent's template, size, network policy, environment, lifetime and shared volumes, and identities of their own: id, address,
 //! tokens, host name, boot and machine id. They stay on the parent's host until their layers are stored.
 
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ use sqlx::types::Json;
 use super::create::{Ground, signed, spec};
 use super::store;
 use super::timing::StepTimes;
-use super::{MadeOf, Owner, SandboxError, SandboxRecord, Sandboxes};
+use super::{Keep, MadeOf, Owner, SandboxError, SandboxRecord, Sandboxes, lifetime};
 use crate::audit::{self, Entry};
 use crate::db::{Text, Tx};
 use crate::fleet::{Demand, NoHost};
@@ -39,6 +39,8 @@ pub struct Fork {
     pub count: u32,
     /// None: the parent's.
     pub timeout_sec: Option<u64>,
+    /// The children's lifetime. None: the parent's, where the idle timeout is the parent's too.
+    pub lifetime_sec: Option<u64>,
     /// None: the parent's.
     pub metadata: Option<BTreeMap<String, String>>,
 }
@@ -55,17 +57,26 @@ impl Sandboxes {
     /// Forks a team's running or paused sandbox. One result per child, in a task of its own: a client that goes away
     /// leaves children that run.
     pub async fn fork(&self, owner: &Owner, id: &SandboxId, fork: Fork) -> Result<Children, SandboxError> {
-        let parent = store::get(&self.db, &owner.team, id).await?.ok_or(SandboxError::NotFound)?;
+        let listed = self.listed(&owner.team, id).await?.ok_or(SandboxError::NotFound)?;
+        let inherited = listed.lifetime_sec.filter(|_| fork.timeout_sec.is_none());
+        let lifetime = fork.lifetime_sec.map(signed).or(inherited).map(|seconds| (seconds, listed.keep()));
+        let parent = listed.record;
         let turn = self.turn(&owner.team).await?;
         let (service, owner) = (self.clone(), owner.clone());
         let task = self.tasks.spawn(async move {
             let _turn = turn;
-            service.fork_now(&owner, parent, fork).await
+            service.fork_now(&owner, parent, fork, lifetime).await
         });
         task.await.map_err(|_| SandboxError::Interrupted)?
     }
 
-    async fn fork_now(&self, owner: &Owner, parent: SandboxRecord, fork: Fork) -> Result<Children, SandboxError> {
+    async fn fork_now(
+        &self,
+        owner: &Owner,
+        parent: SandboxRecord,
+        fork: Fork,
+        lifetime: Option<(i64, Keep)>,
+    ) -> Result<Children, SandboxError> {
         let mounts = volumes::of_sandbox(&self.db, &parent.id).await?;
         if let Some(mount) = mounts.iter().find(|mount| mount.volume.mode.0 == VolumeMode::Exclusive) {
             let (name, sandboxes) = (mount.volume.name.clone(), vec![parent.id.0.clone()]);
@@ -87,7 +98,8 @@ impl Sandboxes {
         }
         let headers = self.secrets.fill(&owner.team, &parent.network.headers).await?;
         let ground = Ground { template: &template, layers: &chain, mounts: &mounts, headers: &headers };
-        let (children, without_room) = self.insert_children(owner, &parent, &host, children, &ground).await?;
+        let (children, without_room) =
+            self.insert_children(owner, &parent, &host, (children, lifetime), &ground).await?;
         refused.extend(without_room.into_iter().map(Err));
         crate::failpoint!("control::fork::after_rows");
         let starts = children.into_iter().map(|child| self.start_child(child, &host, &ground, &parent).boxed());
@@ -144,6 +156,7 @@ impl Sandboxes {
             team: owner.team.clone(),
             team_is_byoc: owner.team_is_byoc,
             driver: parent.driver.clone(),
+            vm_version: None,
             vcpus: u32::try_from(parent.vcpus).unwrap_or(1),
             memory_mb: size(parent.memory_mb),
             disk_mb: size(parent.disk_mb),
@@ -176,13 +189,14 @@ impl Sandboxes {
         }
     }
 
-    /// The rows of those that the team's quotas have room for; and for each other one, why not.
+    /// The rows of those that the team's quotas have room for, with the end that they come to; and for each other one, why
+    /// not.
     async fn insert_children(
         &self,
         owner: &Owner,
         parent: &SandboxRecord,
         host: &HostId,
-        wanted: Vec<SandboxRecord>,
+        (wanted, lifetime): (Vec<SandboxRecord>, Option<(i64, Keep)>),
         ground: &Ground<'_>,
     ) -> Result<(Vec<SandboxRecord>, Vec<SandboxError>), SandboxError> {
         let mut tx = self.db.begin().await?;
@@ -198,6 +212,10 @@ impl Sandboxes {
             }
             layers::stand(&mut tx, child.id.as_str(), ground.layers).await?;
             volumes::attach(&mut tx, &child.id, host, ground.mounts).await?;
+            if let Some((seconds, keep)) = lifetime {
+                lifetime::set(&mut tx, &child.id, seconds, child.created_at).await?;
+                lifetime::set_keep(&mut tx, &child.id, keep).await?;
+            }
             children.push(child);
         }
         let result = match (children.is_empty(), refused.is_empty()) {

@@ -1,7 +1,9 @@
 //! An end that comes whatever a sandbox does: the lifetime of E2B's sandboxes, beside the idle timeout of our own.
 //!
 //! Only a running sandbox comes to its end. A resumed one lives for its whole lifetime again, so a sandbox that woke up
-//! by itself after its end isn't put to sleep at once.
+//! by itself after its end isn't put to sleep at once; and one that wakes by itself lives at least for [`FLOOR`].
+
+use std::time::Duration;
 
 use atoll_model::{SandboxId, TeamId};
 use serde_json::json;
@@ -10,6 +12,9 @@ use sqlx::FromRow;
 use super::asked::note;
 use super::{Keep, Owner, SandboxError, SandboxRecord, Sandboxes, store};
 use crate::db::{Db, DbError, During, Millis, Sql, Tx, on};
+
+/// What a sandbox that wakes up by itself lives for at least: who was waited for must come to use it.
+pub const FLOOR: Duration = Duration::from_secs(300);
 
 /// How long a sandbox lives.
 #[derive(Debug, Clone, Copy, FromRow)]
@@ -67,6 +72,31 @@ pub(super) async fn set(tx: &mut Tx, id: &SandboxId, seconds: i64, now: Millis) 
     .during("set a sandbox's lifetime")
 }
 
+/// What a pause at the end of a sandbox with a lifetime keeps.
+pub(super) async fn set_keep(tx: &mut Tx, id: &SandboxId, keep: Keep) -> Result<(), DbError> {
+    on!(tx tx, |c| sqlx::query("UPDATE sandbox_lifetimes SET keep_memory = $2 WHERE sandbox_id = $1")
+        .bind(id.as_str())
+        .bind(keep == Keep::Memory)
+        .execute(c)
+        .await
+        .map(|_| ()))
+    .during("set what a pause keeps")
+}
+
+/// Gives a sandbox that is about to wake by itself a lifetime worth waking for. One without a lifetime has no end anyway.
+pub(super) async fn raise_to_floor(db: &Db, id: &SandboxId) -> Result<(), DbError> {
+    let floor = i64::try_from(FLOOR.as_secs()).unwrap_or(i64::MAX);
+    on!(write db, |c| sqlx::query(
+        "UPDATE sandbox_lifetimes SET lifetime_sec = $2 WHERE sandbox_id = $1 AND lifetime_sec < $2"
+    )
+    .bind(id.as_str())
+    .bind(floor)
+    .execute(c)
+    .await
+    .map(|_| ()))
+    .during("give a sandbox time to live")
+}
+
 /// Running sandboxes whose end has come, the longest overdue first.
 pub(super) async fn over(db: &Db, now: Millis, limit: i64) -> Result<Vec<Listed>, DbError> {
     let mut sql = listing();
@@ -117,12 +147,9 @@ impl Sandboxes {
 
     /// From now on, a pause at the end of a sandbox with a lifetime keeps its files alone.
     pub async fn pause_without_memory(&self, id: &SandboxId) -> Result<(), SandboxError> {
-        on!(write & self.db, |c| sqlx::query("UPDATE sandbox_lifetimes SET keep_memory = FALSE WHERE sandbox_id = $1")
-            .bind(id.as_str())
-            .execute(c)
-            .await
-            .map(|_| ()))
-        .during("set what a pause keeps")?;
+        let mut tx = self.db.begin().await?;
+        set_keep(&mut tx, id, Keep::Files).await?;
+        tx.commit().await?;
         Ok(())
     }
 

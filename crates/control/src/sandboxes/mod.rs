@@ -37,13 +37,13 @@ use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 pub use activity::{Activity, OpenGuard};
-pub use create::{DEFAULT_DISK_MB, DEFAULT_MEMORY_MB, DEFAULT_VCPUS, NewSandbox};
+pub use create::{DEFAULT_DISK_MB, DEFAULT_MEMORY_MB, DEFAULT_VCPUS, NewSandbox, StartFrom};
 pub use error::SandboxError;
 pub use fork::{Child, Fork, MAX_CHILDREN};
 pub use lifetime::{Listed, Wanted};
 pub use pause::{Keep, Kept, Paused};
 pub use placer::Placer;
-pub use record::{MadeOf, Network, SandboxRecord};
+pub use record::{Inbound, MadeOf, Network, SandboxRecord};
 pub use resume::Resumed;
 pub use timing::StepTimes;
 use turns::{Turn, Turns};

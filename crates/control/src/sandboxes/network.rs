@@ -22,8 +22,9 @@ impl Sandboxes {
     ) -> Result<SandboxRecord, SandboxError> {
         let attempted = "set the network of";
         let record = store::get(&self.db, &owner.team, id).await?.ok_or(SandboxError::NotFound)?;
-        // Who may come in is not about ways out.
+        // Who may come in, and how, is not about ways out.
         network.public = record.network.public;
+        network.inbound = record.network.inbound.clone();
         let headers = self.secrets.fill(&owner.team, &network.headers).await?;
         let mut tx = self.db.begin().await?;
         let Some(changed) = store::set_network(&mut tx, id, &network).await? else {

@@ -29,6 +29,31 @@ pub struct Network {
     /// Their values as they were given, with the names of secrets.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub headers: Vec<AddedHeader>,
+    #[serde(default, skip_serializing_if = "Inbound::is_plain")]
+    pub inbound: Inbound,
+}
+
+/// How requests arrive at a sandbox's ports.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inbound {
+    /// The host name that they are for, whatever they were sent to; `${PORT}` in it stands for the port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// Ports behind which TLS is spoken, with whatever certificate.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tls_ports: Vec<u16>,
+}
+
+impl Inbound {
+    fn is_plain(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The host name that a request to `port` is for.
+    #[must_use]
+    pub fn host_of(&self, port: u16) -> Option<String> {
+        self.host.as_ref().map(|host| host.replace("${PORT}", &port.to_string()))
+    }
 }
 
 impl Network {

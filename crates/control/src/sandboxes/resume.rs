@@ -7,7 +7,7 @@ use atoll_rpc::atoll::host::v1::ResumeSandboxRequest;
 use atoll_rpc::connectrpc::client::CallOptions;
 
 use super::timing::StepTimes;
-use super::{HOST_DEADLINE, Kept, Owner, SandboxError, SandboxRecord, Sandboxes, store};
+use super::{HOST_DEADLINE, Kept, Owner, SandboxError, SandboxRecord, Sandboxes, lifetime, store};
 use crate::fleet::FleetError;
 
 /// How long a request waits for somebody else's resume.
@@ -93,12 +93,15 @@ impl Sandboxes {
                     self.activity.touch(id);
                     return Ok(record);
                 }
-                SandboxStatus::Paused if record.auto_resume => match self.resume_record(record, None).await {
-                    Ok(resumed) => return Ok(resumed.record),
-                    // Somebody else was first: look again.
-                    Err(SandboxError::InvalidState { .. }) => {}
-                    Err(error) => return Err(error),
-                },
+                SandboxStatus::Paused if record.auto_resume => {
+                    lifetime::raise_to_floor(&self.db, id).await?;
+                    match self.resume_record(record, None).await {
+                        Ok(resumed) => return Ok(resumed.record),
+                        // Somebody else was first: look again.
+                        Err(SandboxError::InvalidState { .. }) => {}
+                        Err(error) => return Err(error),
+                    }
+                }
                 SandboxStatus::Resuming | SandboxStatus::Pausing if record.auto_resume => {}
                 SandboxStatus::Resuming => {}
                 status => return Err(SandboxError::InvalidState { attempted, status }),

@@ -39,6 +39,7 @@ fn new() -> NewSandbox {
         auto_resume: false,
         on_reboot: OnReboot::Restart,
         driver: None,
+        start_from: None,
         env: BTreeMap::new(),
         secrets: BTreeMap::new(),
         volumes: Vec::new(),
@@ -207,7 +208,7 @@ async fn a_host_that_drains_or_is_being_deleted_gets_nothing_new_though_it_was_c
         assert_eq!(record.host(), Some(good));
 
         // Children go where their parent is, or nowhere.
-        let fork = Fork { count: 2, timeout_sec: None, metadata: None };
+        let fork = Fork { count: 2, timeout_sec: None, lifetime_sec: None, metadata: None };
         set("draining = TRUE", good).await;
         let forked = test.app.sandboxes.fork(&owner(&test), &record.id, fork).await;
         assert!(matches!(forked, Err(SandboxError::NoHost(_))), "{:?}", forked.as_ref().err());

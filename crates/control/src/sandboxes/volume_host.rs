@@ -24,6 +24,7 @@ impl Sandboxes {
                     team: volume.team_id.0.clone(),
                     team_is_byoc,
                     driver: volumes::driver_for("container")?.to_owned(),
+                    vm_version: None,
                     vcpus: 0,
                     memory_mb: 0,
                     disk_mb: 0,

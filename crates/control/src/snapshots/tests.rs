@@ -80,3 +80,63 @@ async fn nobody_deletes_the_platforms_or_anothers() {
         test.client.post("/v1/snapshots", json!({ "sandbox_id": made.id })).await.expect(409);
     }
 }
+
+#[tokio::test]
+async fn memory_goes_on_where_machines_run_on_the_same_and_is_refused_where_nobody_has_that() {
+    for test in databases().await {
+        let test = app(test).await;
+        let (first, agent) = test.fleet.add_host();
+        agent.run_machines_on("QEMU 7");
+        let wish = json!({ "driver": "vm", "vcpus": 2, "memory_mb": 256 });
+        let made: Sandbox = test.client.post("/v1/sandboxes", wish).await.expect(201).parsed();
+        let body = json!({ "sandbox_id": made.id, "name": "alive", "memory": true });
+        let snapshot: Snapshot = test.client.post("/v1/snapshots", body).await.expect(201).parsed();
+        assert_eq!(snapshot.kind, "memory");
+        let layer = test.app.layers.chain(snapshot.id.as_str()).await.unwrap().remove(0);
+        assert_eq!(layer.vm_version.as_deref(), Some("QEMU 7"));
+        mark_online(&test, &first).await;
+        assert_eq!(test.app.layers.store_due().await.unwrap(), 1, "it is stored for other hosts");
+        let same: Sandbox =
+            test.client.post("/v1/sandboxes", json!({ "template": "alive" })).await.expect(201).parsed();
+        assert_eq!(same.host_id.as_ref(), Some(&first));
+
+        // Its host gets another one, and a host comes that has had another all along.
+        agent.run_machines_on("QEMU 8");
+        let (second, other_agent) = test.fleet.add_host();
+        let refused = test.client.post("/v1/sandboxes", json!({ "template": "alive" })).await.expect(409);
+        assert_eq!(refused.field(), "template");
+        let error = refused.json()["error"].clone();
+        assert_eq!((error["code"].as_str(), error["vm_version"].as_str()), (Some("conflict"), Some("QEMU 7")));
+        assert!(error["message"].as_str().unwrap().contains("`QEMU 7`, which no host has"), "{error}");
+        // It begins with its files where that is asked for, and with another size, which any host can do.
+        for (what, told) in [(json!({ "start_from": "files" }), "files"), (json!({ "memory_mb": 512 }), "")] {
+            let mut wish = what.clone();
+            wish["template"] = json!("alive");
+            let made: Sandbox = test.client.post("/v1/sandboxes", wish).await.expect(201).parsed();
+            let spec = agent.spec_of(&made.id).expect("the first host took it");
+            assert_eq!(spec.start_from, told, "{what}");
+        }
+        // What is asked for and can't be had is refused, and not replaced by something else.
+        let wish = json!({ "template": "alive", "memory_mb": 512, "start_from": "memory" });
+        assert_eq!(test.client.post("/v1/sandboxes", wish).await.expect(409).field(), "start_from");
+        let wish = json!({ "template": "base", "start_from": "memory" });
+        assert_eq!(test.client.post("/v1/sandboxes", wish).await.expect(409).field(), "start_from");
+        let wish = json!({ "template": "alive", "start_from": "disk" });
+        assert_eq!(test.client.post("/v1/sandboxes", wish).await.expect(400).field(), "start_from");
+
+        other_agent.run_machines_on("QEMU 7");
+        let moved: Sandbox =
+            test.client.post("/v1/sandboxes", json!({ "template": "alive" })).await.expect(201).parsed();
+        assert_eq!((moved.host_id.as_ref(), moved.driver.as_str()), (Some(&second), "vm"));
+        let spec = other_agent.spec_of(&moved.id).unwrap();
+        assert_eq!(spec.layers[0].id, layer.id.to_string());
+        assert_eq!(spec.layers[0].digest.len(), 64);
+
+        // Files alone are nobody's in particular.
+        let body = json!({ "sandbox_id": made.id, "name": "files" });
+        let files: Snapshot = test.client.post("/v1/snapshots", body).await.expect(201).parsed();
+        assert_eq!(files.kind, "files");
+        assert_eq!(test.app.layers.store_due().await.unwrap(), 1);
+        test.client.post("/v1/sandboxes", json!({ "template": "files" })).await.expect(201);
+    }
+}

@@ -18,7 +18,8 @@ use crate::db::{Db, DbError};
 use crate::objects::{ObjectError, Objects};
 
 /// Other names that programs know a shipped template by; a team's own template of that name comes first.
-const ALIASES: [(&str, &str); 1] = [("code-interpreter-v1", "code-interpreter")];
+/// The gateway for MCP of E2B's is not in base, and its SDKs say that when they start it.
+const ALIASES: [(&str, &str); 2] = [("code-interpreter-v1", "code-interpreter"), ("mcp-gateway", "base")];
 /// After a failure, a build is tried again no sooner.
 const TRY_AGAIN: Duration = Duration::from_secs(60);
 /// A build that takes longer is ended.

@@ -163,12 +163,32 @@ pub async fn by_id(db: &Db, id: &str) -> Result<Option<Template>, DbError> {
     .during("read a template")
 }
 
-/// The snapshots that were made of a sandbox.
-pub async fn snapshots_of(db: &Db, sandbox: &SandboxId) -> Result<Vec<TemplateId>, DbError> {
-    let mut sql = Sql::new("SELECT id FROM templates");
-    let rows: Vec<(Text<TemplateId>,)> =
-        sql.with(" WHERE sandbox_id = ?", sandbox.as_str()).fetch_all(db, "look for a sandbox's snapshots").await?;
-    Ok(rows.into_iter().map(|row| row.0.0).collect())
+/// Which of a team's snapshots are wanted.
+#[derive(Debug, Clone, Default)]
+pub struct WantedSnapshots {
+    /// Of this sandbox.
+    pub sandbox: Option<SandboxId>,
+    pub name: Option<String>,
+    /// The place in the order after which the page begins.
+    pub after: Option<(Millis, String)>,
+}
+
+/// A team's snapshots, newest first.
+pub async fn snapshots(
+    db: &Db,
+    team: &TeamId,
+    wanted: &WantedSnapshots,
+    limit: usize,
+) -> Result<Vec<Template>, DbError> {
+    let mut sql = Sql::new(concat!("SELECT ", columns!(), " FROM templates WHERE kind = 'snapshot'"));
+    sql.with(" AND team_id = ?", team.as_str());
+    sql.with_some(" AND sandbox_id = ?", wanted.sandbox.as_ref().map(|id| id.as_str()));
+    sql.with_some(" AND name = ?", wanted.name.as_deref());
+    if let Some((at, id)) = &wanted.after {
+        sql.with(" AND (created_at < ?", *at).with(" OR (created_at = ?", *at).with(" AND id < ?))", id.as_str());
+    }
+    sql.push(" ORDER BY created_at DESC, id DESC").with(" LIMIT ?", i64::try_from(limit).unwrap_or(i64::MAX));
+    sql.fetch_all(db, "list a team's snapshots").await
 }
 
 /// A team's own template or snapshot of this name or id, for a change of it.

@@ -86,6 +86,8 @@ struct State {
     /// Files of all sandboxes.
     files: HashMap<String, Bytes>,
     ran: Vec<Ran>,
+    /// What its machines run on: it keeps their memory when asked to.
+    vm_version: Option<String>,
     /// Layers that it can't pack.
     unpackable: std::collections::BTreeSet<String>,
     /// It doesn't answer to packs while this is locked.
@@ -95,6 +97,15 @@ struct State {
 impl FakeAgent {
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.0.lock().unwrap()
+    }
+
+    /// It runs machines from now on, on this, and keeps their memory.
+    pub fn run_machines_on(&self, vm_version: &str) {
+        self.state().vm_version = Some(vm_version.to_owned());
+    }
+
+    pub fn vm_version(&self) -> Option<String> {
+        self.state().vm_version.clone()
     }
 
     pub fn fail_creates(&self, count: usize) {
@@ -289,7 +300,7 @@ impl FakeAgent {
             .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into()))
             .collect();
         let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
-        let body = serde_json::json!({ "path": format!("/{path}{query}"), "headers": seen }).to_string();
+        let body = serde_json::json!({ "port": port, "path": format!("/{path}{query}"), "headers": seen }).to_string();
         let mut answer = body.into_response();
         for (name, value) in [
             ("set-cookie", "own=1"),
@@ -470,7 +481,13 @@ impl HostService for FakeAgent {
             return Err(ConnectError::not_found("no such sandbox"));
         }
         state.layers.insert(request.layer_id);
-        Response::ok(SnapshotSandboxResponse { kept: "files".to_owned(), size_bytes: 4096, ..Default::default() })
+        let memory = request.memory && state.vm_version.is_some();
+        Response::ok(SnapshotSandboxResponse {
+            kept: if memory { "memory" } else { "files" }.to_owned(),
+            size_bytes: 4096,
+            vm_version: state.vm_version.clone().unwrap_or_default(),
+            ..Default::default()
+        })
     }
 
     async fn pack_layers(

@@ -39,7 +39,7 @@ use crate::config::ControlConfig;
 use crate::db::testing::TestDb;
 use crate::db::{Db, Millis};
 use crate::fleet::{
-    Demand, Dial, Fleet, FleetError, FleetSettings, HostDirectory, HostLocation, Http, NoHost, Tunnels, Wire,
+    Demand, Dial, Fleet, FleetError, FleetSettings, HostDirectory, HostLocation, Http, NoHost, Objection, Tunnels, Wire,
 };
 use crate::hosts::{Hosts, Loopback};
 use crate::http::metrics::HttpMetrics;
@@ -149,15 +149,20 @@ impl Dial for FakeFleet {
 #[async_trait]
 impl Placer for FakeFleet {
     async fn place(&self, demand: &Demand) -> Result<HostId, SandboxError> {
-        let (free, considered) = {
+        let (free, considered, others) = {
             let machines = self.0.lock().unwrap();
+            let same_vms = |host: &&HostId| {
+                demand.vm_version.is_none() || machines.agents[*host].vm_version() == demand.vm_version
+            };
             let fits = |host: &&HostId| {
                 !demand.tried.contains(host)
                     && [&demand.only, &demand.volumes_on].into_iter().flatten().all(|only| only == *host)
             };
-            (machines.order.iter().find(fits).cloned(), machines.order.len())
+            let others = machines.order.iter().filter(|host| !same_vms(host)).count();
+            (machines.order.iter().filter(same_vms).find(fits).cloned(), machines.order.len(), others)
         };
-        let none = NoHost { considered, byoc: demand.team_is_byoc, failed: Vec::new() };
+        let failed = if others > 0 { vec![(Objection::OtherVmVersion, others)] } else { Vec::new() };
+        let none = NoHost { considered, byoc: demand.team_is_byoc, failed, vm_version: demand.vm_version.clone() };
         let host = free.ok_or(SandboxError::NoHost(none))?;
         self.needs_row(&host).await;
         Ok(host)

@@ -57,6 +57,7 @@ impl Body for HostBody {
             going_offline: false,
             cached_images,
             drivers: self.specs.drivers.clone(),
+            vm_version: self.readiness.floor.driver.vm_version(),
         }
     }
 

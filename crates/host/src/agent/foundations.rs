@@ -126,7 +126,8 @@ impl Agent {
         foundations.driver = Some(driver.clone());
         let drivers = self.drivers.clone();
         let fetch = Arc::new(ControlImages { control: control.clone(), store: self.store.clone() });
-        let floor = Arc::new(Floor { driver, drivers, network, pool, images: Arc::new(images), slots, fetch });
+        let (images, importing) = (Arc::new(images), Arc::default());
+        let floor = Arc::new(Floor { driver, drivers, network, pool, images, slots, fetch, importing });
         let keeper = Keeper::new(&data_dir, records, floor.clone(), self.config.limits.clone(), memory_bytes())
             .context("opening the sandboxes' records")?;
         Ok(House { floor, keeper, control, records: found, torn })

@@ -282,10 +282,13 @@ impl wire::HostService for HostService {
         let answer = self.keeper.snapshot(&id, layer.clone(), request.memory).await?;
         self.machine.spread(&layer, children.min(MAX_CHILDREN)).await;
         let keeper = self.keeper.clone();
-        let used = tokio::task::spawn_blocking(move || keeper.usage(&id)).await;
+        let machine = self.machine.clone();
+        let asked = tokio::task::spawn_blocking(move || (keeper.usage(&id), machine.vm_version(&layer))).await;
+        let (used, vm_version) = asked.map_or((None, None), |(used, version)| (used.ok(), version));
         Response::ok(wire::SnapshotSandboxResponse {
+            vm_version: vm_version.unwrap_or_default(),
             kept: answer.kept.as_str().to_owned(),
-            size_bytes: used.ok().and_then(Result::ok).map_or(0, |used| used.disk_bytes),
+            size_bytes: used.map_or(0, |used| used.disk_bytes),
             standing: wire::Standing {
                 layer_ids: answer.standing.iter().map(ToString::to_string).collect(),
                 ..Default::default()
@@ -300,12 +303,19 @@ impl wire::HostService for HostService {
         _: RequestContext,
         request: ServiceRequest<'_, wire::PackLayersRequest>,
     ) -> ServiceResult<wire::PackLayersResponse> {
+        let layers = request.to_owned_message().layers;
+        if let [only] = layers.as_slice()
+            && let Some(packed) = self.machine.pack_machine(&layer_id(&only.id)?).await.map_err(OrderError::from)?
+        {
+            let (digest, size_bytes) = (packed.digest, packed.size_bytes);
+            return Response::ok(wire::PackLayersResponse { digest, size_bytes, ..Default::default() });
+        }
         let mut leases = Vec::new();
-        for layer in request.to_owned_message().layers {
+        for layer in layers {
             let layer = Layer { id: layer_id(&layer.id)?, digest: layer.digest };
             let lease = self.machine.layer(&layer).await.map_err(OrderError::from)?;
             if lease.file.is_none() && vm::disk::of_layer(&lease.path).is_some() {
-                let text = format!("layers: {} is the disk of a virtual machine, which only this host has", layer.id);
+                let text = format!("layers: {} is the disk of a virtual machine, which goes into no image", layer.id);
                 return Err(ConnectError::failed_precondition(text));
             }
             leases.push(lease);
@@ -367,6 +377,11 @@ impl wire::HostService for HostService {
             let deleted = deleted.map_err(|_| ConnectError::internal("deleting a volume: the task was lost"))?;
             deleted.map_err(|error| ConnectError::internal(error.to_string()))?;
             return Response::ok(wire::DeleteImageResponse::default());
+        }
+        match self.keeper.delete_imported(request.digest).await {
+            Ok(()) => {}
+            Err(error @ OrderError::Busy { .. }) => return Err(ConnectError::failed_precondition(error.to_string())),
+            Err(error) => return Err(error.into()),
         }
         match self.images.delete(request.digest).await {
             Ok(()) => Response::ok(wire::DeleteImageResponse::default()),

@@ -25,7 +25,7 @@ use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::storage::{Pool, StorageError};
-use crate::volume_files::{FileError, Named, Owner, Volume, sweep};
+use crate::volume_files::{FileError, Named, Owner, Volume, Writing, sweep};
 
 /// Requests at once.
 const OF_ONE_VOLUME: usize = 16;
@@ -75,6 +75,8 @@ struct Asked {
     mode: Option<u32>,
     #[serde(default)]
     parents: bool,
+    #[serde(default)]
+    fresh: bool,
     depth: Option<u32>,
 }
 
@@ -233,7 +235,8 @@ async fn write(
     body: Body,
 ) -> Result<Response, Refusal> {
     let Open { volume, named, owner, place: _place } = rooms.open(&id, &asked).await?;
-    let mut upload = blocking(move || volume.begin(&named, owner, asked.parents)).await??;
+    let way = Writing { parents: asked.parents, fresh: asked.fresh };
+    let mut upload = blocking(move || volume.begin(&named, owner, way)).await??;
     let mut body = body.into_data_stream();
     while let Some(chunk) = next_chunk(&mut body).await? {
         upload = blocking(move || {

@@ -1,5 +1,8 @@
 //! Two drivers side by side: what a sandbox was launched with decides which one is asked about it.
 
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -78,8 +81,24 @@ impl Driver for Both {
         self.vm.memories()
     }
 
-    fn forget_memory(&self, layer: &LayerId) -> std::io::Result<()> {
+    fn vm_version(&self) -> Option<String> {
+        self.vm.vm_version()
+    }
+
+    fn memory_version(&self, layer: &LayerId) -> Option<String> {
+        self.vm.memory_version(layer)
+    }
+
+    fn forget_memory(&self, layer: &LayerId) -> io::Result<()> {
         self.vm.forget_memory(layer)
+    }
+
+    fn pack_machine(&self, layer: &LayerId, disk: &Path, into: &mut dyn Write) -> io::Result<()> {
+        self.vm.pack_machine(layer, disk, into)
+    }
+
+    fn unpack_machine(&self, layer: &LayerId, from: &mut dyn Read, disk: &File) -> io::Result<()> {
+        self.vm.unpack_machine(layer, from, disk)
     }
 
     fn is_paused(&self, id: &SandboxId) -> bool {

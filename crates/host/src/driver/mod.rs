@@ -32,7 +32,10 @@ mod tests;
 pub mod vm;
 mod wait;
 
+use std::fs::File;
+use std::io;
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -46,7 +49,7 @@ pub use files::sealed_program;
 pub use process::{InitProcess, host_boot_id};
 pub use running::{Exit, Running};
 pub use socket::{SocketName, connectable};
-pub use spec::{Kind, LaunchSpec, Lower, SharedVolume};
+pub use spec::{Kind, LaunchSpec, Lower, SharedVolume, StartFrom};
 pub use steps::{Step, Steps};
 pub use vm::RESTORED;
 
@@ -171,12 +174,38 @@ pub trait Driver: Send + Sync {
         Vec::new()
     }
 
+    /// What virtual machines run on here, if there are any: memory of one goes on where it is the same. May block.
+    fn vm_version(&self) -> Option<String> {
+        None
+    }
+
+    /// What the machine ran on whose memory is kept for this layer.
+    fn memory_version(&self, _layer: &LayerId) -> Option<String> {
+        None
+    }
+
     /// Success when there is none.
     ///
     /// # Errors
     /// When it can't be removed.
     fn forget_memory(&self, _layer: &LayerId) -> std::io::Result<()> {
         Ok(())
+    }
+
+    /// Writes a machine's layer, whose disk this is, as one file for other hosts, with memory that is kept for it.
+    ///
+    /// # Errors
+    /// Of a driver without machines, and the disk's.
+    fn pack_machine(&self, _layer: &LayerId, _disk: &Path, _into: &mut dyn io::Write) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// The way back: fills `disk`, and keeps the memory that came with it.
+    ///
+    /// # Errors
+    /// When it makes no sense; memory may be left then, for no layer.
+    fn unpack_machine(&self, _layer: &LayerId, _from: &mut dyn io::Read, _disk: &File) -> io::Result<()> {
+        Err(io::Error::new(io::ErrorKind::Unsupported, "this host runs no virtual machines"))
     }
 
     /// Whether the sandbox is frozen now; false when it is not there.

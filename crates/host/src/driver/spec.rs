@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use atoll_model::SandboxId;
+use serde::{Deserialize, Serialize};
 
 use crate::slots::Slot;
 use crate::zygote::{MAX_LOWERS, MAX_VOLUMES};
@@ -19,6 +20,25 @@ pub struct SharedVolume {
     /// Inside, absolute.
     pub path: String,
     pub read_only: bool,
+}
+
+/// What a machine begins with when it starts for the first time, on layers with which memory may have been kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StartFrom {
+    /// Memory if it can go on with that, else files.
+    #[default]
+    Either,
+    /// Nothing else will do.
+    Memory,
+    Files,
+}
+
+impl StartFrom {
+    #[must_use]
+    pub const fn is_either(&self) -> bool {
+        matches!(self, Self::Either)
+    }
 }
 
 /// Which driver runs a sandbox.
@@ -62,6 +82,7 @@ pub struct LaunchSpec {
     pub vcpus: u32,
     pub memory_bytes: u64,
     pub pids_max: u32,
+    pub start_from: StartFrom,
     pub hostname: String,
     /// Passed to the guest agent as JSON in a sealed memory file (descriptor 4). May hold secrets: never logged.
     pub guest_config: serde_json::Value,

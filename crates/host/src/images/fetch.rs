@@ -15,7 +15,7 @@ use crate::failpoint;
 
 pub(super) const DRAFT_PREFIX: &str = ".fetching-";
 /// How often the free space is looked at.
-const SPACE_CHECK_BYTES: u64 = 64 << 20;
+pub(super) const SPACE_CHECK_BYTES: u64 = 64 << 20;
 
 /// Gets an image that this machine lacks.
 #[async_trait]

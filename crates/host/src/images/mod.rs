@@ -3,7 +3,8 @@
 //! An image comes from the machine-wide cache (`<cache>/images/<digest>.erofs`), from the data directory
 //! (`<data>/images/<digest>.erofs`: packed here), or is fetched ([`fetch`]) into `<data>/fetched`, whose size is bounded
 //! ([`room`]). Who fetches and from where is the [`Fetch`] that the caller brings; what it got is checked here, and
-//! nothing that is half-written or has another digest is ever mounted. A mount stays until it is asked away: the next
+//! nothing that is half-written or has another digest is ever mounted. (The layers of machines travel in the same way,
+//! under the same kind of name, and are never mounted: see `driver::vm::bundle`.) A mount stays until it is asked away: the next
 //! sandbox of the template has it at once. The cache belongs to the machine: it is only read.
 
 mod fetch;
@@ -163,6 +164,19 @@ impl Images {
         }
     }
 
+    /// Whether it is mounted now. Without waiting: of one that is being fetched or deleted at the moment, no.
+    #[must_use]
+    pub fn is_mounted(&self, digest: &str) -> bool {
+        let entry = self.entries().get(digest).cloned();
+        entry.is_some_and(|entry| entry.try_lock().is_ok_and(|slot| slot.mounted.is_some()))
+    }
+
+    /// What may be taken by what was fetched.
+    #[must_use]
+    pub const fn most_fetched(&self) -> u64 {
+        self.options.max_fetched_bytes
+    }
+
     /// Where the image's file is on this machine, if it is.
     ///
     /// # Errors
@@ -265,17 +279,36 @@ impl Images {
 
     /// Mounts the image, fetched first when it isn't here.
     async fn mount(&self, digest: &str, fetch: &dyn Fetch) -> Result<Mounted, ImageError> {
-        let file = match self.file(digest)? {
-            Some(file) => file,
-            None => {
-                // Never closed, so this can't fail but by a bug; then the bound is what is lost.
-                let _permit = self.fetches.acquire().await.ok();
-                let file = fetch::fetch(digest, fetch, &self.fetched, &self.options).await?;
-                self.grown.notify_one();
-                file
-            }
-        };
+        let file = self.here(digest, fetch).await?;
         self.mount_file(digest, file).await
+    }
+
+    async fn here(&self, digest: &str, fetch: &dyn Fetch) -> Result<PathBuf, ImageError> {
+        if let Some(file) = self.file(digest)? {
+            return Ok(file);
+        }
+        // Never closed, so this can't fail but by a bug; then the bound is what is lost.
+        let _permit = self.fetches.acquire().await.ok();
+        let file = fetch::fetch(digest, fetch, &self.fetched, &self.options).await?;
+        self.grown.notify_one();
+        Ok(file)
+    }
+
+    /// The file of this digest, opened, whatever is in it; fetched first when it isn't here.
+    ///
+    /// # Errors
+    /// When it can't be fetched or isn't what its digest says.
+    pub async fn opened(&self, digest: &str, fetch: &dyn Fetch) -> Result<fs::File, ImageError> {
+        check_digest(digest)?;
+        let entry = Arc::clone(self.entries().entry(digest.to_owned()).or_default());
+        let slot = entry.lock().await;
+        let opened = match self.here(digest, fetch).await {
+            Ok(path) => fs::File::open(&path).map_err(io_error("opening", &path)),
+            Err(error) => Err(error),
+        };
+        drop(slot);
+        self.entries().retain(|name, other| name != digest || Arc::strong_count(other) > 2);
+        opened
     }
 
     /// Mounts a file at the place of its name, unless an earlier agent has left it there.

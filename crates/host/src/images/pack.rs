@@ -1,12 +1,13 @@
 //! Packing layers into an image of this store: their digest becomes its name.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use atoll_image::{Limits, Spool, Tree, Written, read_directory, write};
+use sha2::{Digest, Sha256};
 
-use super::fetch::DRAFT_PREFIX;
+use super::fetch::{DRAFT_PREFIX, SPACE_CHECK_BYTES};
 use super::{ImageError, Images, io_error};
 use crate::failpoint;
 
@@ -70,6 +71,77 @@ fn bytes_below(directory: &Path) -> Result<u64, ImageError> {
         }
     }
     Ok(bytes)
+}
+
+impl Images {
+    /// Keeps what `fill` writes under its digest, among what was fetched: it can be made again.
+    ///
+    /// # Errors
+    /// Those of `fill`, when it is larger than images may be, or the disk refuses.
+    pub async fn keep(
+        &self,
+        fill: impl FnOnce(&mut dyn Write) -> io::Result<()> + Send + 'static,
+    ) -> Result<Written, ImageError> {
+        // Never closed, so this can't fail but by a bug; then the bound is what is lost.
+        let _permit = self.packs.acquire().await.ok();
+        let (store, most, reserve) = (self.fetched.clone(), self.options.max_image_bytes, self.options.reserve);
+        let keeping = tokio::task::spawn_blocking(move || {
+            leave_room(&store, &[], reserve)?;
+            let draft = tempfile::Builder::new().prefix(DRAFT_PREFIX).tempfile_in(&store);
+            let draft = draft.map_err(io_error("making a file to pack into in", &store))?;
+            let mut file = Counted {
+                file: BufWriter::new(draft),
+                hasher: Sha256::new(),
+                written: 0,
+                looked_at: 0,
+                most,
+                room: (store.clone(), reserve),
+            };
+            fill(&mut file).map_err(io_error("packing into", &store))?;
+            let draft = file.file.into_inner().map_err(|error| io_error("writing into", &store)(error.into_error()))?;
+            let digest = hex::encode(file.hasher.finalize());
+            let path = store.join(format!("{digest}.erofs"));
+            draft.as_file().sync_all().map_err(io_error("writing out", &path))?;
+            draft.persist(&path).map_err(|error| io_error("putting into place", &path)(error.error))?;
+            Ok(Written { digest, size_bytes: file.written })
+        });
+        let kept = keeping.await.map_err(|_| ImageError::Lost)?;
+        self.grown.notify_one();
+        kept
+    }
+}
+
+/// A file whose digest is known and whose size has a bound, and that leaves room for others.
+struct Counted {
+    file: BufWriter<tempfile::NamedTempFile>,
+    hasher: Sha256,
+    written: u64,
+    /// The room was looked at when so much was written.
+    looked_at: u64,
+    most: u64,
+    room: (PathBuf, u64),
+}
+
+impl Write for Counted {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.written += bytes.len() as u64;
+        if self.written > self.most {
+            let text = format!("it is larger than {} bytes", self.most);
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
+        }
+        if self.written - self.looked_at >= SPACE_CHECK_BYTES {
+            self.looked_at = self.written;
+            let (store, reserve) = &self.room;
+            leave_room(store, &[], *reserve).map_err(|error| io::Error::new(io::ErrorKind::StorageFull, error))?;
+        }
+        self.hasher.update(bytes);
+        self.file.write_all(bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
 }
 
 /// Writes directories, topmost first, as one image into `store`, and only when it is whole under the name that `named`

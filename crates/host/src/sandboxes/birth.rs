@@ -159,17 +159,19 @@ impl Owner {
     pub(super) async fn fetch_missing(&self) -> Result<(), OrderError> {
         let spec = &self.record.spec;
         let machine = &self.shared.machine;
-        let wanted = spec.layers.iter().map(|layer| &layer.digest).chain([&spec.image.digest]);
-        let deadline = tokio::time::Instant::now() + self.shared.limits.launch;
-        for digest in wanted.filter(|digest| machine.lacks(digest)) {
-            tokio::time::timeout_at(deadline, machine.image(digest)).await.map_err(|_| {
-                OrderError::NotAccepting {
-                    reason: format!(
-                        "it is still fetching image {digest}, which takes longer than {:?}; try again",
-                        self.shared.limits.launch
-                    ),
-                }
-            })??;
+        let limit = self.shared.limits.launch;
+        let deadline = tokio::time::Instant::now() + limit;
+        let late = |digest: &str| OrderError::NotAccepting {
+            reason: format!("it is still fetching image {digest}, which takes longer than {limit:?}; try again"),
+        };
+        // A machine's disk that was brought here is no image any more.
+        let layers = spec.layers.iter().filter(|layer| !machine.is_disk(&layer.id) && machine.lacks(&layer.digest));
+        for layer in layers {
+            tokio::time::timeout_at(deadline, machine.layer(layer)).await.map_err(|_| late(&layer.digest))??;
+        }
+        let digest = &spec.image.digest;
+        if machine.lacks(digest) {
+            tokio::time::timeout_at(deadline, machine.image(digest)).await.map_err(|_| late(digest))??;
         }
         Ok(())
     }
@@ -246,6 +248,7 @@ impl Owner {
             vcpus: spec.vcpus,
             memory_bytes: spec.memory_bytes,
             pids_max: PIDS_MAX,
+            start_from: spec.start_from,
             hostname: spec.hostname.clone(),
             guest_config: guest_config(&id, self, secrets, authority.as_deref()),
             socket_path,

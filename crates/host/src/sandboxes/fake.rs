@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use atoll_model::{LayerId, SandboxId, VolumeId};
@@ -15,6 +16,7 @@ use crate::network::Policy;
 use crate::sandboxes::machine::{ImageLease, Life, Machine, MachineError, Use};
 use crate::sandboxes::spec::Layer;
 use crate::slots::{SandboxNetwork, Slot};
+use crate::storage::Import;
 
 #[derive(Default)]
 pub struct FakeDriver {
@@ -30,6 +32,8 @@ struct State {
     /// Authorities that guests were told of.
     trusted: Vec<String>,
     layers: BTreeSet<LayerId>,
+    /// Of these, those that came from other hosts, the longest unused first.
+    imports: Vec<Import>,
     links: BTreeSet<Slot>,
     cgroups: BTreeMap<SandboxId, Cgroup>,
     fails: BTreeSet<&'static str>,
@@ -82,6 +86,19 @@ impl FakeDriver {
 
     pub fn heal(&self) {
         self.state().fails.clear();
+    }
+
+    /// A layer that came from another host as this image.
+    pub fn import(&self, digest: &str, bytes: u64) -> LayerId {
+        let (layer, mut state) = (LayerId::new(), self.state());
+        state.layers.insert(layer.clone());
+        let used = SystemTime::UNIX_EPOCH + Duration::from_secs(state.imports.len() as u64);
+        state.imports.push(Import { layer: layer.clone(), digest: digest.to_owned(), bytes, used });
+        layer
+    }
+
+    pub fn has_layer(&self, layer: &LayerId) -> bool {
+        self.state().layers.contains(layer)
     }
 
     pub fn written_out(&self) -> usize {
@@ -268,8 +285,14 @@ impl Machine for FakeDriver {
     }
 
     async fn delete_layer(&self, layer: &LayerId) -> Result<(), MachineError> {
-        self.state().layers.remove(layer);
+        let mut state = self.state();
+        state.layers.remove(layer);
+        state.imports.retain(|import| import.layer != *layer);
         Ok(())
+    }
+
+    async fn imports(&self) -> Result<Vec<Import>, MachineError> {
+        Ok(self.state().imports.clone())
     }
 
     async fn shared_volume(&self, id: &VolumeId, _: u64) -> Result<PathBuf, MachineError> {
@@ -302,6 +325,10 @@ impl Machine for FakeDriver {
         let state = self.state();
         let cgroup = state.cgroups.get(id).filter(|cgroup| cgroup.init == *init)?;
         Some(Arc::new(FakeLife { init: init.clone(), exit: cgroup.exit.subscribe() }))
+    }
+
+    async fn settle(&self, id: &SandboxId) -> Result<(), DriverError> {
+        self.driver_step("settle", id)
     }
 
     async fn pause(&self, id: &SandboxId) -> Result<Paused, DriverError> {

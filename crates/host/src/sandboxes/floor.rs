@@ -1,13 +1,14 @@
 //! The real machine below the keeper: driver, network, storage pool, images and slots, put together.
 
 use std::collections::{HashMap, HashSet};
-use std::io;
+use std::io::{self, BufReader};
 use std::os::fd::BorrowedFd;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use atoll_image::Limits;
+use atoll_image::{Limits, Written};
 use atoll_model::{LayerId, SandboxId, VolumeId};
 use futures::FutureExt;
 
@@ -17,7 +18,7 @@ use crate::driver::{Driver, DriverError, Exit, InitProcess, LaunchSpec, NetworkA
 use crate::images::{Fetch, ImageError, Images, Mounted};
 use crate::network::{Network, Policy, Tap};
 use crate::slots::{Slot, Slots};
-use crate::storage::{Pool, StorageError};
+use crate::storage::{Import, Pool, StorageError};
 
 /// From so many children on a layer is packed for them, if it is small: to pack it costs about as much as some clones, and
 /// more with each file.
@@ -35,6 +36,8 @@ pub struct Floor {
     pub images: Arc<Images>,
     pub slots: Arc<Slots>,
     pub fetch: Arc<dyn Fetch>,
+    /// Held while a layer is unpacked.
+    pub importing: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl From<StorageError> for MachineError {
@@ -193,14 +196,44 @@ impl Machine for Floor {
 
     async fn layer(&self, layer: &Layer) -> Result<ImageLease, MachineError> {
         let here = self.pool.layer(&layer.id).map(|path| ImageLease { path, file: None, held: None });
+        if let Some(here) = here.as_ref().filter(|_| self.is_disk(&layer.id)) {
+            self.pool.note_use(&layer.id);
+            return Ok(here.clone());
+        }
         match (layer.digest.as_str(), here) {
             ("", Some(here)) => Ok(self.images.layer(&layer.id).await?.map_or(here, lease)),
             ("", None) => {
                 Err(MachineError::NoImage(format!("layer {} is not on this host and can't be fetched", layer.id)))
             }
             (digest, Some(here)) => self.image(digest).await.or(Ok(here)),
-            (digest, None) => self.image(digest).await,
+            (digest, None) if self.images.is_mounted(digest) => self.image(digest).await,
+            (digest, None) => match self.import(&layer.id, digest).await? {
+                Some(imported) => Ok(imported),
+                None => self.image(digest).await,
+            },
         }
+    }
+
+    async fn pack_machine(&self, layer: &LayerId) -> Result<Option<Written>, MachineError> {
+        let disk = self.pool.layer(layer).and_then(|path| vm::disk::of_layer(&path));
+        let Some(disk) = disk else { return Ok(None) };
+        let (driver, layer) = (self.driver.clone(), layer.clone());
+        let packing = self.images.keep(move |into| driver.pack_machine(&layer, &disk, into));
+        Ok(Some(packing.await?))
+    }
+
+    fn is_disk(&self, layer: &LayerId) -> bool {
+        self.pool.layer(layer).is_some_and(|path| vm::disk::of_layer(&path).is_some())
+    }
+
+    fn vm_version(&self, layer: &LayerId) -> Option<String> {
+        let version = || self.driver.memory_version(layer).or_else(|| self.driver.vm_version());
+        self.is_disk(layer).then(version).flatten()
+    }
+
+    async fn imports(&self) -> Result<Vec<Import>, MachineError> {
+        let pool = self.pool.clone();
+        Ok(tokio::task::spawn_blocking(move || pool.imports()).await.map_err(lost)??)
     }
 
     async fn delete_layer(&self, layer: &LayerId) -> Result<(), MachineError> {
@@ -232,6 +265,10 @@ impl Machine for Floor {
     async fn adopt(&self, id: &SandboxId, init: &InitProcess) -> Option<Arc<dyn Life>> {
         let running = self.driver.adopt(id, init).await?;
         Some(Arc::new(running))
+    }
+
+    async fn settle(&self, id: &SandboxId) -> Result<(), DriverError> {
+        self.driver.settle(id).await
     }
 
     async fn pause(&self, id: &SandboxId) -> Result<Paused, DriverError> {
@@ -291,6 +328,40 @@ impl Machine for Floor {
 }
 
 impl Floor {
+    /// A machine's layer of another host, brought here by its digest; none when the digest is of an image. From then on it
+    /// is as if it had been made here, and the file that it came in is not needed any more. Goes on when nobody waits.
+    async fn import(&self, layer: &LayerId, digest: &str) -> Result<Option<ImageLease>, MachineError> {
+        let (images, fetch, importing) = (self.images.clone(), self.fetch.clone(), self.importing.clone());
+        let (pool, driver, layer, digest) = (self.pool.clone(), self.driver.clone(), layer.clone(), digest.to_owned());
+        let import = async move {
+            if pool.layer(&layer).is_none() {
+                let (mut file, mut magic) = (images.opened(&digest, &*fetch).await?, [0; vm::bundle::MAGIC.len()]);
+                if file.read_exact_at(&mut magic, 0).is_err() || magic != vm::bundle::MAGIC {
+                    return Ok(None);
+                }
+                // Two that come at once: the second finds it.
+                let _turn = importing.lock().await;
+                let (into, name, origin) = (pool.clone(), layer.clone(), digest.clone());
+                let unpacking = tokio::task::spawn_blocking(move || {
+                    let bytes = file.metadata().map_or(0, |it| it.len());
+                    let unpack = |disk: &_| {
+                        let unpacked = driver.unpack_machine(&name, &mut BufReader::new(&mut file), disk);
+                        // What it had in memory before the file made no sense.
+                        unpacked.inspect_err(|_| drop(driver.forget_memory(&name)))
+                    };
+                    into.import_disk(&name, &origin, bytes, unpack)
+                });
+                unpacking.await.map_err(lost)??;
+                match images.delete(&digest).await {
+                    Ok(()) | Err(ImageError::InUse(_)) => {}
+                    Err(error) => tracing::warn!(%layer, %error, "the file that a layer came in can't be deleted"),
+                }
+            }
+            Ok::<_, MachineError>(pool.layer(&layer).map(|path| ImageLease { path, file: None, held: None }))
+        };
+        tokio::spawn(import).await.map_err(lost)?
+    }
+
     /// Removes what is in the kernel or the pool without belonging to any sandbox with a record.
     pub async fn remove_strays(&self, known: &HashSet<SandboxId>) {
         for id in self.driver.leftovers().into_iter().filter(|id| !known.contains(id)) {

@@ -11,6 +11,7 @@ use super::owner::Owner;
 use super::record::{Phase, State};
 use crate::failpoint;
 use crate::network::Policy;
+use crate::storage::surplus;
 
 impl Owner {
     /// Running or paused: the files are those of one moment either way. Of a running one, what a program had not yet
@@ -24,7 +25,10 @@ impl Owner {
         let memory = self.shared.machine.snapshot(&self.record.id, layer, memory).await?;
         failpoint!("agent.snapshot.after");
         let kept = if memory { Kept::Memory } else { Kept::Files };
-        Ok(Answer { standing: self.record.standing(), ..self.answer(kept) })
+        let mut standing = self.record.standing();
+        // A machine's disk began as a copy of the one below.
+        standing.retain(|layer| !self.shared.machine.is_disk(layer));
+        Ok(Answer { standing, ..self.answer(kept) })
     }
 
     /// Policies are counted apart from the other orders: one that is older than what is in force is refused.
@@ -94,6 +98,36 @@ impl Keeper {
             return Err(OrderError::Busy { reason: format!("a sandbox stands on layer {layer}") });
         }
         Ok(self.shared.machine.delete_layer(layer).await?)
+    }
+
+    /// Deletes layers that came to this host as the image `digest`. Success when there are none.
+    ///
+    /// # Errors
+    /// `Busy` while a sandbox stands on one.
+    pub async fn delete_imported(&self, digest: &str) -> Result<(), OrderError> {
+        let imports = self.shared.machine.imports().await?;
+        for import in imports.iter().filter(|import| import.digest == digest) {
+            self.delete_layer(&import.layer).await?;
+        }
+        Ok(())
+    }
+
+    /// Deletes layers that came from other hosts, the longest unused first, until they take no more than `most` bytes. How
+    /// many went. Those that sandboxes stand on stay.
+    ///
+    /// # Errors
+    /// When they can't be listed or deleted.
+    pub async fn trim_imports(&self, most: u64) -> Result<usize, OrderError> {
+        let surplus = surplus(self.shared.machine.imports().await?, &self.layers_in_use(), most);
+        let mut gone = 0;
+        for layer in surplus {
+            match self.delete_layer(&layer).await {
+                Ok(()) => gone += 1,
+                Err(OrderError::Busy { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(gone)
     }
 
     /// Whether a sandbox of this host has the volume.

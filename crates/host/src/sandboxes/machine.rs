@@ -8,12 +8,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use atoll_image::Written;
 use atoll_model::{LayerId, SandboxId, VolumeId};
 
 use super::spec::Layer;
 use crate::driver::{DriverError, Exit, InitProcess, LaunchSpec, Paused, Steps};
 use crate::network::Policy;
 use crate::slots::Slot;
+use crate::storage::Import;
 
 /// A sandbox's first process.
 #[async_trait]
@@ -104,6 +106,27 @@ pub trait Machine: Send + Sync + 'static {
     /// A layer to stand on: its image, fetched first when it isn't here, or else what lies in the pool.
     async fn layer(&self, layer: &Layer) -> Result<ImageLease, MachineError>;
 
+    /// Packs the layer for other hosts if it is a machine's; none when it is not.
+    async fn pack_machine(&self, _layer: &LayerId) -> Result<Option<Written>, MachineError> {
+        Ok(None)
+    }
+
+    /// Whether the layer lies here and is a machine's disk.
+    fn is_disk(&self, _layer: &LayerId) -> bool {
+        false
+    }
+
+    /// What machines must run on to go on with this layer's memory, or what one ran on that has left a disk without any;
+    /// none when it is not a machine's.
+    fn vm_version(&self, _layer: &LayerId) -> Option<String> {
+        None
+    }
+
+    /// Layers that came from other hosts and are no images.
+    async fn imports(&self) -> Result<Vec<Import>, MachineError> {
+        Ok(Vec::new())
+    }
+
     /// Success when there is none.
     async fn delete_layer(&self, layer: &LayerId) -> Result<(), MachineError>;
 
@@ -116,6 +139,9 @@ pub trait Machine: Send + Sync + 'static {
     async fn launch(&self, spec: LaunchSpec, steps: &mut Steps) -> Result<Arc<dyn Life>, DriverError>;
 
     async fn adopt(&self, id: &SandboxId, init: &InitProcess) -> Option<Arc<dyn Life>>;
+
+    /// Has what runs in it write its files to its disk, where the driver's sandboxes keep some to themselves.
+    async fn settle(&self, id: &SandboxId) -> Result<(), DriverError>;
 
     async fn pause(&self, id: &SandboxId) -> Result<Paused, DriverError>;
 

@@ -32,6 +32,12 @@ impl Owner {
             _ => return Err(self.wrong_state("only a running one can be paused")),
         }
         let mut steps = Steps::new();
+        if keep == Kept::Files {
+            // Its files are all that stays. A machine has the newest of them in its memory.
+            let settled = self.shared.machine.settle(&self.record.id).await;
+            settled.map_err(|error| OrderError::failed("writing the sandbox's files to its disk", &error))?;
+            steps.done("files");
+        }
         let former = (self.record.seen.clone(), self.record.reason.clone());
         if let Some(seen) = seen {
             self.record.seen = seen;

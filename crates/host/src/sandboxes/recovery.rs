@@ -29,7 +29,7 @@ use super::owner::Start;
 use super::record::{Phase, Record, State, Torn};
 use super::spec::{DRIVER_CONTAINER, Image, Spec};
 use super::{HOST_DISCONNECTED, Keeper, durable};
-use crate::driver::host_boot_id;
+use crate::driver::{StartFrom, host_boot_id};
 use crate::network::Policy;
 
 /// Why one is reported as ended of which only the id and the disk are left. No acknowledgement takes the disk.
@@ -212,6 +212,7 @@ fn damaged(torn: Torn) -> (Record, Start) {
         layers: Vec::new(),
         volumes: Vec::new(),
         startup: None,
+        start_from: StartFrom::Either,
         policy: Policy { closed: true, ..Policy::default() },
     };
     let mut record = Record {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::error::OrderError;
-use crate::driver::Kind;
+use crate::driver::{Kind, StartFrom};
 use crate::network::{AddedHeader, Ipv4Cidr, Policy};
 use crate::zygote::{MAX_LOWERS, MAX_VOLUMES};
 
@@ -58,6 +58,8 @@ pub struct Spec {
     pub startup: Option<Startup>,
     #[serde(default)]
     pub policy: Policy,
+    #[serde(default, skip_serializing_if = "StartFrom::is_either")]
+    pub start_from: StartFrom,
 }
 
 impl Spec {
@@ -173,6 +175,12 @@ pub fn parse(
             return Err(OrderError::Unsupported { what: "a volume", problem });
         }
     }
+    let start_from = match spec.start_from.as_str() {
+        "" => StartFrom::Either,
+        "memory" => StartFrom::Memory,
+        "files" => StartFrom::Files,
+        _ => return Err(invalid("start_from", "must be `memory` or `files`")),
+    };
     let policy = policy(spec.network.into_option().unwrap_or_default())?;
     require("layers", spec.layers.len() < MAX_LOWERS, "must be 15 at most")?;
     let layers = spec.layers.iter().map(layer).collect::<Result<_, _>>()?;
@@ -200,6 +208,7 @@ pub fn parse(
         volumes,
         startup,
         policy,
+        start_from,
     };
     Ok((parsed, Secrets { env: spec.env.into_iter().collect(), access_token: spec.access_token }))
 }

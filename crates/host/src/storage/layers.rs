@@ -1,7 +1,8 @@
 //! Layers: read-only snapshots of sandboxes' volumes, of which other sandboxes' volumes begin as clones.
 //!
 //! Making one copies nothing: both share their blocks until one is written to. A layer is never changed and never
-//! deleted while somebody stands on it; who does is the keeper's to know.
+//! deleted while somebody stands on it; who does is the keeper's to know. Those that machines of other hosts have left
+//! are [`super::imports`].
 
 use std::io;
 use std::os::fd::AsFd;

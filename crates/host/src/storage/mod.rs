@@ -1,7 +1,7 @@
 //! The storage pool: a btrfs with one subvolume, limited by a quota, per sandbox.
 //!
-//! Beside the sandboxes' volumes lie [`layers`], read-only snapshots of them on which other sandboxes stand, and
-//! [`shared`] volumes that outlive sandboxes.
+//! Beside the sandboxes' volumes lie [`layers`], read-only snapshots of them on which other sandboxes stand, [`imports`],
+//! which are such layers of other hosts, and [`shared`] volumes that outlive sandboxes.
 //!
 //! A volume holds `up/` and `work/`, the upper and work directories of the sandbox's overlay. The driver makes
 //! idmapped mounts of them; nothing here follows a path that a sandbox has written. Where the bytes lie is
@@ -11,6 +11,7 @@
 mod backing;
 mod btrfs;
 mod headroom;
+mod imports;
 mod layers;
 pub(crate) mod loop_device;
 mod shared;
@@ -27,6 +28,7 @@ use rustix::fs::Mode;
 
 use backing::Backing;
 use headroom::{Headroom, Watch};
+pub use imports::{Import, surplus};
 pub use shared::SharedVolume;
 
 /// Settings of the pool.
@@ -129,6 +131,7 @@ impl Pool {
             leaving: Mutex::default(),
             deleted: Mutex::default(),
         };
+        pool.sweep_imports()?;
         pool.sweep_groups()?;
         Ok(pool)
     }

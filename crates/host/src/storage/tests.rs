@@ -153,6 +153,59 @@ fn a_clone_begins_with_what_a_layer_holds_and_has_a_limit_of_its_own() {
 }
 
 #[test]
+fn a_disk_of_another_host_is_there_whole_or_not_at_all() {
+    let machine = Machine::new();
+    let pool = machine.open(&small());
+    let (layer, digest) = (LayerId::new(), "d".repeat(64));
+    let names = || fs::read_dir(machine.pool().join(layers::FOLDER)).map_or(0, |entries| entries.count());
+    let half = |disk: &File| {
+        rustix::io::pwrite(disk, b"half", 0)?;
+        Err(io::Error::other("the rest does not come"))
+    };
+    let error = pool.import_disk(&layer, &digest, 4, half).unwrap_err().to_string();
+    assert!(error.contains("the rest does not come"), "{error}");
+    assert_eq!((pool.layer(&layer), names()), (None, 0));
+    let too_large = pool.import_disk(&layer, &digest, 1 << 50, |_| panic!("it was begun"));
+    assert!(matches!(too_large, Err(StorageError::Full(_))), "{too_large:?}");
+
+    let fill = |disk: &File| {
+        rustix::io::pwrite(disk, b"whole", 1 << 20)?;
+        Ok(())
+    };
+    let before = std::time::SystemTime::now() - Duration::from_secs(60);
+    pool.import_disk(&layer, &digest, 5, fill).unwrap();
+    pool.import_disk(&layer, &digest, 5, |_| panic!("it is there")).unwrap();
+    let disk = pool.layer(&layer).unwrap().with_file_name("disk");
+    assert_eq!(&fs::read(&disk).unwrap()[1 << 20..], b"whole");
+    assert_eq!(fs::metadata(&disk).unwrap().mode() & 0o777, 0o600);
+    let imports = pool.imports().unwrap();
+    assert_eq!((imports.len(), &imports[0].layer, &imports[0].digest, imports[0].bytes), (1, &layer, &digest, 5));
+    assert!(imports[0].used >= before);
+    let times = fs::FileTimes::new().set_modified(before);
+    File::open(disk.with_file_name("origin")).unwrap().set_times(times).unwrap();
+    assert_eq!(pool.imports().unwrap()[0].used, before);
+    pool.note_use(&layer);
+    assert!(pool.imports().unwrap()[0].used > before);
+    // One that was made here is none, and noting its use is nothing.
+    let (id, own) = (SandboxId::new(), LayerId::new());
+    pool.create_volume(&id, 16 << 20).unwrap();
+    pool.snapshot_volume(&id, &own).unwrap();
+    pool.note_use(&own);
+    assert_eq!(pool.imports().unwrap().len(), 1);
+
+    // An agent that died on the way leaves one that the next agent removes.
+    let parent = pool.folder(layers::FOLDER).unwrap();
+    btrfs::create_subvolume(parent.as_fd(), ".importing-lay-x", 1 << 30, pool.group).unwrap();
+    drop(parent);
+    drop(pool);
+    let pool = machine.open(&small());
+    assert_eq!(names(), 2, "the layer and the snapshot");
+    assert_eq!(pool.imports().unwrap().len(), 1);
+    pool.delete_layer(&layer).unwrap();
+    assert_eq!((pool.layer(&layer), pool.imports().unwrap().len()), (None, 0));
+}
+
+#[test]
 fn a_volume_is_made_of_two_directories_of_root() {
     let machine = Machine::new();
     let pool = machine.open(&small());

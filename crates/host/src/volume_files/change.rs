@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Uid};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, RenameFlags, Uid};
 use rustix::io::Errno;
 
 use super::clear::{self, fresh_name};
@@ -153,7 +153,7 @@ impl Volume {
     ///
     /// # Errors
     /// [`FileError`].
-    pub fn begin(self: &Arc<Self>, named: &Named, owner: Owner, parents: bool) -> Result<Upload, FileError> {
+    pub fn begin(self: &Arc<Self>, named: &Named, owner: Owner, way: Writing) -> Result<Upload, FileError> {
         let named = self.behind_links(named)?;
         let failed = failed("writing", &named);
         if named.name().is_none() {
@@ -161,11 +161,12 @@ impl Volume {
         }
         let owner = match self.stat(&named) {
             Ok(there) if there.kind == "directory" => return Err(failed(Errno::ISDIR.into())),
+            Ok(_) if way.fresh => return Err(failed(Errno::EXIST.into())),
             Ok(there) => owner.or(there.uid, there.gid, there.mode),
             Err(FileError::NotFound(_)) => owner.or(USER, USER, 0o644),
             Err(error) => return Err(error),
         };
-        if parents {
+        if way.parents {
             self.make_dir(&named.up(), Owner::default(), true)?;
         }
         self.parent(&named).map_err(&failed)?;
@@ -173,7 +174,7 @@ impl Volume {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&self.dirs.incoming, &temporary, flags, Mode::from_raw_mode(0o600));
         let file = File::from(file.map_err(|error| failed(error.into()))?);
-        Ok(Upload { volume: Arc::clone(self), named, owner, temporary, file })
+        Ok(Upload { volume: Arc::clone(self), named, owner, fresh: way.fresh, temporary, file })
     }
 
     /// The path that a path leads to when its last name is a link.
@@ -190,12 +191,22 @@ impl Volume {
     }
 }
 
+/// What a write may do.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Writing {
+    /// Makes the directories on the way.
+    pub parents: bool,
+    /// Takes no file's place.
+    pub fresh: bool,
+}
+
 /// A file that is being written. Dropped before its end, it leaves nothing.
 #[derive(Debug)]
 pub struct Upload {
     volume: Arc<Volume>,
     named: Named,
     owner: Owner,
+    fresh: bool,
     temporary: String,
     file: File,
 }
@@ -216,7 +227,9 @@ impl Upload {
             self.owner.give(&self.file)?;
             self.file.sync_all()?;
             let name = self.named.name().ok_or(Errno::ISDIR)?;
-            rustix::fs::renameat(&self.volume.dirs.incoming, &self.temporary, self.volume.parent(&self.named)?, name)?;
+            let (from, parent) = (&self.volume.dirs.incoming, self.volume.parent(&self.named)?);
+            let over = if self.fresh { RenameFlags::NOREPLACE } else { RenameFlags::empty() };
+            rustix::fs::renameat_with(from, &self.temporary, parent, name, over)?;
             Ok(())
         };
         place().map_err(failed("writing", &self.named))?;

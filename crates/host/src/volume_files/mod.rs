@@ -21,7 +21,7 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-pub use change::{Owner, Upload};
+pub use change::{Owner, Upload, Writing};
 pub use clear::sweep;
 pub use entry::Entry;
 pub use named::Named;

@@ -28,7 +28,7 @@ impl Place {
     }
 
     fn write(&self, path: &str, text: &str, owner: Owner) -> Result<Entry, FileError> {
-        let mut upload = self.volume.begin(&named(path), owner, true)?;
+        let mut upload = self.volume.begin(&named(path), owner, Writing { parents: true, fresh: false })?;
         upload.write(text.as_bytes())?;
         upload.finish()
     }
@@ -99,8 +99,18 @@ fn what_can_not_be_done_says_so_by_name() {
     place.write("file", "text", Owner::default()).unwrap();
     let volume = &place.volume;
     let plain = Owner::default();
-    let begin = |path: &str, parents| volume.begin(&named(path), plain, parents).map(|_| ());
+    let begin = |path: &str, parents| volume.begin(&named(path), plain, Writing { parents, fresh: false }).map(|_| ());
     let told = |done: Result<(), FileError>| done.unwrap_err();
+    let fresh = Writing { fresh: true, ..Writing::default() };
+    assert!(
+        matches!(told(volume.begin(&named("file"), plain, fresh).map(|_| ())), FileError::Exists(path) if path == "/file")
+    );
+    // One that came meanwhile is not taken away either.
+    let mut late = volume.begin(&named("late"), plain, fresh).unwrap();
+    late.write(b"late").unwrap();
+    place.write("late", "first", plain).unwrap();
+    assert!(matches!(told(late.finish().map(|_| ())), FileError::Exists(_)));
+    assert_eq!(place.read("late").unwrap(), "first");
     assert!(matches!(told(place.remove("none")), FileError::NotFound(path) if path == "/none"));
     assert!(matches!(told(place.remove("/")), FileError::Invalid { field: "path", .. }));
     assert!(matches!(told(volume.stat(&named("file/below")).map(|_| ())), FileError::NotFound(_)));
@@ -161,13 +171,13 @@ fn no_link_and_no_special_file_leads_out_of_the_volume() {
 fn an_upload_that_breaks_off_leaves_what_was_there() {
     let place = Place::new();
     place.write("file", "before", Owner::default()).unwrap();
-    let mut upload = place.volume.begin(&named("file"), Owner::default(), false).unwrap();
+    let mut upload = place.volume.begin(&named("file"), Owner::default(), Writing::default()).unwrap();
     upload.write(b"half").unwrap();
     assert_eq!(place.read("file").unwrap(), "before");
     assert_eq!(place.beside(), 1);
     drop(upload);
     assert_eq!((place.read("file").unwrap().as_str(), place.beside()), ("before", 0));
-    let mut left = place.volume.begin(&named("file"), Owner::default(), false).unwrap();
+    let mut left = place.volume.begin(&named("file"), Owner::default(), Writing::default()).unwrap();
     left.write(b"of an agent that died").unwrap();
     sweep(&File::open(place.dir.path().join("incoming")).unwrap()).unwrap();
     assert_eq!(place.beside(), 0);

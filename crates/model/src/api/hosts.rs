@@ -153,6 +153,9 @@ pub struct Host {
     pub address: Option<String>,
     pub status: HostStatus,
     pub agent_version: Option<String>,
+    /// What virtual machines run on there: memory of machines goes on where this is the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vm_version: Option<String>,
     /// Free labels, sorted.
     #[serde(default)]
     #[cfg_attr(feature = "openapi", schema(required = true))]
@@ -283,6 +286,9 @@ pub struct HeartbeatRequest {
     /// Isolation drivers on offer, the preferred one first; empty from an agent that doesn't say.
     #[serde(default)]
     pub drivers: Vec<String>,
+    /// What virtual machines run on here: memory of machines goes on where this is the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vm_version: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -43,6 +43,11 @@ pub struct CreateSandboxRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(pattern = "^(container|vm|auto)$"))]
     pub driver: Option<String>,
+    /// What it begins with, of a snapshot of a virtual machine: `memory` or `files`. When absent, with its memory if that
+    /// was kept and the size is the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(pattern = "^(memory|files)$"))]
+    pub start_from: Option<String>,
     /// Environment of every process in it.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,

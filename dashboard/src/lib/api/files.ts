@@ -54,7 +54,8 @@ export function upload(
 	id: string,
 	path: string,
 	file: Blob,
-	progress: (part: number) => void
+	progress: (part: number) => void,
+	signal: AbortSignal
 ): Promise<void> {
 	return new Promise((resolve, reject) => {
 		const ask = new XMLHttpRequest();
@@ -76,6 +77,8 @@ export function upload(
 			reject(fromAnswer(ask.status, body, ask.getResponseHeader('retry-after')));
 		});
 		ask.addEventListener('error', () => reject(unreachable()));
+		ask.addEventListener('abort', () => reject(new DOMException('It was stopped.', 'AbortError')));
+		signal.addEventListener('abort', () => ask.abort());
 		ask.send(file);
 	});
 }

@@ -463,6 +463,8 @@ export interface components {
                 type: components["schemas"]["HostType"];
                 /** Format: date-time */
                 updated_at: string;
+                /** @description What virtual machines run on there: memory of machines goes on where this is the same. */
+                vm_version?: string | null;
             }[];
             /** @description Pass as `cursor` to get the next page; absent on the last one. */
             next_cursor?: string | null;
@@ -568,6 +570,12 @@ export interface components {
             secrets?: {
                 [key: string]: string;
             };
+            /**
+             * @description What it begins with, of a snapshot of a virtual machine: `memory` or `files`. When absent, with its memory if that
+             *     was kept and the size is the same.
+             * @default null
+             */
+            start_from?: string | null;
             /**
              * @description Template name or id; `base` when absent.
              * @default null
@@ -929,6 +937,8 @@ export interface components {
             sandbox_digest: string;
             /** @description What its sandboxes have been promised (the sum of their sizes), not what they touch at the moment. */
             used: components["schemas"]["Capacity"];
+            /** @description What virtual machines run on here: memory of machines goes on where this is the same. */
+            vm_version?: string | null;
         };
         Host: {
             /** @description Where control reaches the agent: `host:port`, or `tunnel` for one that keeps a connection open to control. */
@@ -960,6 +970,8 @@ export interface components {
             type: components["schemas"]["HostType"];
             /** Format: date-time */
             updated_at: string;
+            /** @description What virtual machines run on there: memory of machines goes on where this is the same. */
+            vm_version?: string | null;
         };
         /** @description Credentials of a host, from registration and from every refresh. */
         HostCredentials: {
@@ -985,10 +997,14 @@ export interface components {
         /** @description What a forced deletion would destroy. */
         HostDeletePreview: {
             host: components["schemas"]["Host"];
+            /** @description Snapshots and templates with files that are stored nowhere else yet. */
+            images: string[];
             /** Format: int64 */
             sandbox_count: number;
             /** @description All that are not stopped; the first 1,000 of them. */
             sandboxes: components["schemas"]["Sandbox"][];
+            /** @description Volumes that lie on it. */
+            volumes: components["schemas"]["VolumeId"][];
         };
         HostId: string;
         /** @description Settings that control hands to its hosts. */
@@ -1354,6 +1370,8 @@ export interface components {
                 type: components["schemas"]["HostType"];
                 /** Format: date-time */
                 updated_at: string;
+                /** @description What virtual machines run on there: memory of machines goes on where this is the same. */
+                vm_version?: string | null;
             }[];
             /** @description Pass as `cursor` to get the next page; absent on the last one. */
             next_cursor?: string | null;

@@ -14,6 +14,12 @@ export const deleteTemplate = (name: string) =>
 export const getBuild = (name: string, build: string, signal?: AbortSignal) =>
 	request<Build>('GET /v1/templates/{name}/builds/{build}', { path: { name, build }, signal });
 
+/** Oldest first. */
+export const listBuilds = (name: string, signal?: AbortSignal) =>
+	all<Build>('GET /v1/templates/{name}/builds', { path: { name }, signal });
+export const cancelBuild = (name: string, build: string) =>
+	request<undefined>('DELETE /v1/templates/{name}/builds/{build}', { path: { name, build } });
+
 /** Every line of a build's log, as it is written, to its end. */
 export async function followBuild(
 	name: string,

@@ -3,6 +3,8 @@ import 'uplot/dist/uPlot.min.css';
 
 import uPlot from 'uplot';
 
+import { highest } from './scale';
+
 export interface Line {
 	name: string;
 	/** A custom property of the design: `--accent`. */
@@ -17,13 +19,20 @@ export interface Drawing {
 	destroy(): void;
 }
 
+const DAY = 86_400;
+/** In pixels, less the room beside the axis. */
+const HALF_A_LABEL = 16;
+
 export function draw(
 	into: HTMLElement,
 	lines: Line[],
 	options: {
 		height: number;
 		unit: (value: number) => string;
-		most?: number;
+		/** The axis reaches at least this far. */
+		least?: number;
+		/** It can't be more than this: what comes near it is seen against it. */
+		limit?: number;
 		bars?: boolean;
 		days?: boolean;
 		/** Marks at powers of two: for sizes. */
@@ -44,7 +53,11 @@ export function draw(
 			height: options.height,
 			padding: [8, 8, 0, 0],
 			legend: { show: false },
-			cursor: { y: false, points: { size: 7 }, drag: { x: false, y: false } },
+			cursor: {
+				y: false,
+				points: options.bars ? { show: false } : { size: 7 },
+				drag: { x: false, y: false }
+			},
 			scales: {
 				x: {
 					time: true,
@@ -52,20 +65,25 @@ export function draw(
 					range: (self, first, last) => {
 						const [times] = self.data;
 						const end = (times && times.length > 1 ? last : times?.[0]) ?? Date.now() / 1000;
-						return [Math.min(first ?? end, end - (options.days ? 86_400 : 60)), end];
+						// A bar is as wide on either side of its day.
+						if (options.days) return [(first ?? end) - DAY / 2, end + DAY / 2];
+						return [Math.min(first ?? end, end - 60), end];
 					}
 				},
-				y: { range: (_, __, top) => [0, Math.max(options.most ?? 0, (top || 0) * 1.12) || 1] }
+				y: { range: (_, __, top) => [0, highest(top || 0, options.least ?? 0, options.limit)] }
 			},
 			axes: [
 				{
 					...axis,
 					size: 26,
 					grid: { show: false },
-					values: (_, splits) => {
+					values: (self, splits) => {
 						const span = (splits.at(-1) ?? 0) - (splits[0] ?? 0);
-						const days = options.days || span > 2 * 86_400;
+						const days = options.days || span > 2 * DAY;
+						const room = self.bbox.width / uPlot.pxRatio - HALF_A_LABEL;
 						return splits.map((at) => {
+							// Cut at the edge it would say another time.
+							if (self.valToPos(at, 'x') > room) return '';
 							const date = new Date(at * 1000);
 							return days
 								? date.toLocaleDateString('en', {

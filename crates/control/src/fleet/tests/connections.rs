@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::host::{TestHost, get, rig, rig_with, text};
-use crate::fleet::{Fleet, FleetError, FleetSettings, HostDirectory, TcpDialer};
+use crate::fleet::{Fleet, FleetError, FleetSettings, HostDirectory, TcpDialer, Way};
 use crate::hosts::{Loopback, objection};
 use crate::pki::agent_client_config;
 
@@ -83,13 +83,16 @@ async fn a_port_of_a_sandbox_is_reached_without_being_trusted_and_upgrades_pass_
     let sandbox = SandboxId::new();
     let mut request = get("/index.html?a=1");
     request.headers_mut().insert("x-atoll-trusted", "1".parse().unwrap());
-    let answer = rig.fleet.port_http(&rig.host, &sandbox, 8080, request).await.unwrap();
+    let answer = rig.fleet.port_http(&rig.host, &sandbox, (8080, Way::Plain), request).await.unwrap();
     assert_eq!(text(answer).await, format!("HTTP/1.1 /proxy/{sandbox}/8080/index.html trusted=false"));
+
+    let answer = rig.fleet.port_http(&rig.host, &sandbox, (8443, Way::Tls), get("/")).await.unwrap();
+    assert_eq!(text(answer).await, format!("HTTP/1.1 /proxy/{sandbox}/8443+tls/ trusted=false"));
 
     let mut request = get("/ws");
     request.headers_mut().insert("connection", "upgrade".parse().unwrap());
     request.headers_mut().insert("upgrade", "websocket".parse().unwrap());
-    let answer = rig.fleet.port_http(&rig.host, &sandbox, 8080, request).await.unwrap();
+    let answer = rig.fleet.port_http(&rig.host, &sandbox, (8080, Way::Plain), request).await.unwrap();
     assert_eq!(answer.status(), 101);
     let mut stream = TokioIo::new(hyper::upgrade::on(answer).await.unwrap());
     stream.write_all(b"ping").await.unwrap();

@@ -18,6 +18,7 @@ pub fn demand(team: &TeamId, byoc: bool) -> Demand {
         team: team.clone(),
         team_is_byoc: byoc,
         driver: "container".to_owned(),
+        vm_version: None,
         vcpus: 1,
         memory_mb: 512,
         disk_mb: 1024,
@@ -37,6 +38,7 @@ pub fn candidate(kind: HostType, team: Option<TeamId>) -> Candidate {
         draining: false,
         ready: true,
         drivers: vec!["container".to_owned()],
+        vm_version: None,
         capacity: Capacity { cpu_millis: 4000, memory_mb: 8192, disk_mb: 102_400 },
         committed: Capacity::default(),
         last_heartbeat_at: Some(NOW),
@@ -263,4 +265,51 @@ fn equal_hosts_fill_evenly_under_least_loaded() {
         *given.entry(scheduler.pick(&demand(&team, false), &list).unwrap()).or_default() += 1;
     }
     assert!(given.len() == 5 && given.values().all(|turns| *turns == 10), "{given:?}");
+}
+
+#[test]
+fn what_was_in_memory_goes_on_where_machines_run_on_the_same_or_nowhere() {
+    let team = TeamId::new();
+    let mut hosts: Vec<_> = (0..4).map(|_| candidate(HostType::Regular, None)).collect();
+    for (host, version) in hosts.iter_mut().zip([None, Some("QEMU 7"), Some("QEMU 8"), Some("QEMU 8")]) {
+        host.drivers.push("vm".to_owned());
+        host.vm_version = version.map(str::to_owned);
+    }
+    let wanted = |version: Option<&str>| Demand {
+        driver: "vm".to_owned(),
+        vm_version: version.map(str::to_owned),
+        ..demand(&team, false)
+    };
+    let pick = |hosts: &[Candidate], version: Option<&str>| {
+        schedulers().map(|scheduler| scheduler.pick(&wanted(version), &list(hosts.to_vec())))
+    };
+    for picked in pick(&hosts, Some("QEMU 7")) {
+        assert_eq!(picked.unwrap(), hosts[1].id);
+    }
+    for picked in pick(&hosts, Some("QEMU 8")) {
+        assert!([&hosts[2].id, &hosts[3].id].contains(&&picked.unwrap()));
+    }
+    for picked in pick(&hosts, None) {
+        assert!(picked.is_ok(), "files start anywhere");
+    }
+    // One that has it takes nothing now: that may change.
+    hosts[1].draining = true;
+    for none in pick(&hosts, Some("QEMU 7")) {
+        let none = none.unwrap_err();
+        assert_eq!(none.unknown_vm_version(), None);
+        let text = none.to_string();
+        assert!(
+            text.contains("1 draining") && text.contains("3 other_vm_version") && text.contains("`QEMU 7`"),
+            "{text}"
+        );
+    }
+    for none in pick(&hosts, Some("QEMU 9")) {
+        let none = none.unwrap_err();
+        assert_eq!(none.unknown_vm_version(), Some("QEMU 9"));
+        assert!(none.to_string().contains("`QEMU 9`, which no host has (of 4 considered)"), "{none}");
+    }
+    // Hosts that are not the team's change nothing, and there are none at all.
+    let none = RoundRobin::default().pick(&wanted(Some("QEMU 7")), &list(Vec::new())).unwrap_err();
+    assert_eq!(none.unknown_vm_version(), None);
+    assert!(none.to_string().contains("there is no host yet"), "{none}");
 }

@@ -159,6 +159,7 @@ fn row(beat: &Beat, status: HostStatus) -> Value {
         "ready": body.ready && status == HostStatus::Online,
         "images": body.cached_images,
         "drivers": if body.drivers.is_empty() { Value::Null } else { json!(body.drivers) },
+        "vm_version": body.vm_version,
         // A host that says good-bye is looked at in full when it is back.
         "told": (status == HostStatus::Online).then(|| quiet::told(beat)),
     })
@@ -186,12 +187,14 @@ const POSTGRES_UPDATE: &str = "
         used_disk_mb = b.used_disk_mb, sandboxes_running = b.running, sandboxes_paused = b.paused,
         sandboxes_other = b.other, sandbox_digest = b.digest, inventory_complete = b.inventory_complete,
         ready = b.ready, cached_images = b.images, told = b.told, last_heartbeat_at = $1, updated_at = $1,
+        vm_version = b.vm_version,
         drivers = COALESCE(NULLIF(b.drivers, 'null'::jsonb), hosts.drivers)
     FROM jsonb_to_recordset($2) AS b(
         id text, status text, token_id text, address text, agent_version text, boot_id text,
         capacity_cpu_millis bigint, capacity_memory_mb bigint, capacity_disk_mb bigint, used_cpu_millis bigint,
         used_memory_mb bigint, used_disk_mb bigint, running bigint, paused bigint, other bigint, digest text,
-        inventory_complete boolean, ready boolean, images jsonb, drivers jsonb, told text)
+        inventory_complete boolean, ready boolean, images jsonb, drivers jsonb, told text,
+        vm_version text)
     WHERE hosts.id = b.id";
 
 const SQLITE_UPDATE: &str = "
@@ -206,6 +209,7 @@ const SQLITE_UPDATE: &str = "
         sandboxes_other = b.row ->> 'other', sandbox_digest = b.row ->> 'digest',
         inventory_complete = b.row ->> 'inventory_complete', ready = b.row ->> 'ready',
         cached_images = b.row -> 'images', told = b.row ->> 'told', last_heartbeat_at = $1, updated_at = $1,
+        vm_version = b.row ->> 'vm_version',
         drivers = COALESCE(NULLIF(b.row -> 'drivers', 'null'), hosts.drivers)
     FROM (SELECT value AS row FROM json_each($2)) AS b
     WHERE hosts.id = b.row ->> 'id'";

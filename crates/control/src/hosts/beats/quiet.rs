@@ -19,9 +19,8 @@ use crate::db::{Db, DbError, During, Millis, Text};
 pub fn told(beat: &Beat) -> String {
     let body = &beat.body;
     let mut hash = Sha256::new();
-    for text in
-        [&body.address, &body.agent_version, &body.boot_id].into_iter().chain(&body.cached_images).chain(&body.drivers)
-    {
+    let texts = [&body.address, &body.agent_version, &body.boot_id].into_iter();
+    for text in texts.chain(&body.cached_images).chain(&body.drivers).chain(&body.vm_version) {
         hash.update((text.len() as u64).to_le_bytes());
         hash.update(text);
     }
@@ -29,7 +28,7 @@ pub fn told(beat: &Beat) -> String {
         hash.update(number.to_le_bytes());
     }
     hash.update((body.drivers.len() as u64).to_le_bytes());
-    hash.update([u8::from(body.ready), u8::from(body.inventory_complete)]);
+    hash.update([body.ready, body.inventory_complete, body.vm_version.is_some()].map(u8::from));
     hex::encode(&hash.finalize()[..16])
 }
 

@@ -26,6 +26,27 @@ async fn a_heartbeat_writes_what_the_host_says() {
 }
 
 #[tokio::test]
+async fn what_a_hosts_machines_run_on_is_what_it_said_last() {
+    for rig in rigs().await {
+        let agent = rig.enrolled().await;
+        let token = agent.credentials().access_token.clone();
+        for version in [None, Some("QEMU 7"), Some("QEMU 7"), Some("QEMU 8"), None] {
+            let vm_version = version.map(str::to_owned);
+            let body = HeartbeatRequest { vm_version: vm_version.clone(), ..beat() };
+            rig.hosts.heartbeat(agent.id(), Some(&token), body).await.unwrap();
+            assert_eq!(store::get(&rig.db, agent.id()).await.unwrap().unwrap().vm_version, vm_version);
+            let candidates = crate::fleet::CandidateSource::candidates(&rig.hosts.candidates()).await.unwrap();
+            assert_eq!(candidates[0].vm_version, vm_version);
+        }
+        for wrong in ["x".repeat(257), "two\nlines".to_owned()] {
+            let body = HeartbeatRequest { vm_version: Some(wrong), ..beat() };
+            let refused = rig.hosts.heartbeat(agent.id(), Some(&token), body).await;
+            assert!(matches!(refused, Err(HostError::Invalid { field: "vm_version", .. })), "{refused:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn many_heartbeats_at_once_are_all_written() {
     for rig in rigs().await {
         let mut agents = Vec::new();

@@ -169,6 +169,7 @@ pub fn beat() -> HeartbeatRequest {
         ready: true,
         going_offline: false,
         cached_images: vec!["aa".to_owned()],
+        vm_version: None,
     }
 }
 

@@ -17,9 +17,10 @@ use crate::db::Millis;
 use crate::http::caller::Key;
 use crate::http::error::{ApiError, ApiResult};
 use crate::http::extract::Json;
-use crate::http::ports::link;
+use crate::http::ports::{GUEST_PORT, link};
 use crate::http::{idempotent, validate};
-use crate::sandboxes::{Keep, Listed, SandboxError, SandboxRecord};
+use crate::sandboxes::{Inbound, Keep, Listed, NewSandbox, Owner, SandboxError, SandboxRecord, Sandboxes};
+use crate::templates::shipped::ShippedError;
 
 /// Seconds that a sandbox lives when the client doesn't say.
 const DEFAULT_LIFETIME: i64 = 300;
@@ -27,7 +28,13 @@ const DEFAULT_LIFETIME: i64 = 300;
 const DEFAULT_CONNECT: i64 = 300;
 /// How long a connect waits for a sandbox that is on its way to another state.
 const SETTLING: Duration = Duration::from_secs(20);
+/// How long a create waits for its template to be built. SDKs wait for a minute.
+const BUILDING: Duration = Duration::from_secs(55);
+const LOOK_WHETHER_BUILT: Duration = Duration::from_millis(500);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// Characters of the host name that requests are made for.
+const MAX_HOST: usize = 255;
+const MAX_TLS_PORTS: usize = 64;
 /// The end of what has none, in days from its start: SDKs want a date.
 const FAR: i64 = 3650;
 
@@ -42,16 +49,18 @@ pub async fn create(
     let key = idempotent::key(&headers, owner.team.as_str(), "e2b sandboxes", &request)?;
     let lifetime = lifetime(request.timeout.unwrap_or(DEFAULT_LIFETIME), 1)?;
     let without_memory = request.auto_pause_memory == Some(false);
+    let inbound = request.network.as_ref().map(inbound).transpose()?.unwrap_or_default();
     let mut wanted = translated(request)?;
     if let Some(template) = &mut wanted.template {
         *template = names::without_namespace(&app, &owner, template).await?.ok_or_else(|| names::missing(template))?;
     }
     let mut new = validate::new_sandbox(wanted, owner.team_network.as_ref(), key.is_some())?;
     new.lifetime_sec = Some(lifetime.unsigned_abs());
+    new.network.inbound = inbound;
     let (service, times) = (app.sandboxes.clone(), new.times.clone());
     let work = async move {
         let template = new.template.clone();
-        match service.create(&owner, new).await {
+        match created(&service, &owner, new).await {
             Ok(record) => {
                 if without_memory {
                     service.pause_without_memory(&record.id).await?;
@@ -70,6 +79,19 @@ pub async fn create(
         response.headers_mut().insert("server-timing", value);
     }
     Ok(response)
+}
+
+/// Creates it. A template that ships and is being built is waited for, as long as SDKs wait: they don't try again.
+async fn created(service: &Sandboxes, owner: &Owner, new: NewSandbox) -> Result<SandboxRecord, SandboxError> {
+    let until = tokio::time::Instant::now() + BUILDING;
+    loop {
+        match service.create(owner, new.clone()).await {
+            Err(SandboxError::Shipped(ShippedError::BeingBuilt { .. })) if tokio::time::Instant::now() < until => {
+                tokio::time::sleep(LOOK_WHETHER_BUILT).await;
+            }
+            done => return done,
+        }
+    }
 }
 
 /// The same request in our own words. What can't be had is refused by name, never ignored.
@@ -111,8 +133,6 @@ fn policy(network: &wire::Network) -> ApiResult<NetworkPolicy> {
     let absent = [
         ("network.dnsServers", network.dns_servers.as_ref().is_some_and(|list| !list.is_empty())),
         ("network.egressProxy", network.egress_proxy.as_ref().is_some_and(|proxy| !proxy.is_null())),
-        ("network.maskRequestHost", network.mask_request_host.as_ref().is_some_and(|host| !host.is_empty())),
-        ("network.httpsPorts", network.https_ports.as_ref().is_some_and(|ports| !ports.is_empty())),
     ];
     if let Some((field, _)) = absent.into_iter().find(|(_, asked_for)| *asked_for) {
         return Err(ApiError::invalid(field, format!("`{field}` can't be had here")));
@@ -156,14 +176,37 @@ fn as_rules(headers: &[AddedHeader]) -> BTreeMap<String, Vec<wire::Rule>> {
 const OWN_SECRET: &str = "${secrets.";
 const IDENTITY: &str = "${e2b.identity.";
 
+/// How requests are to arrive at its ports.
+fn inbound(network: &wire::Network) -> ApiResult<Inbound> {
+    let host = network.mask_request_host.clone().filter(|host| !host.is_empty());
+    let is_host = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte);
+    if let Some(host) = &host
+        && (host.len() > MAX_HOST || !host.replace("${PORT}", "1").bytes().all(is_host))
+    {
+        let text = format!(
+            "maskRequestHost must be a host name of at most {MAX_HOST} characters, in which ${{PORT}} stands for the port"
+        );
+        return Err(ApiError::invalid("network.maskRequestHost", text));
+    }
+    let mut tls_ports = network.https_ports.clone().unwrap_or_default();
+    tls_ports.sort_unstable();
+    tls_ports.dedup();
+    if tls_ports.len() > MAX_TLS_PORTS || tls_ports.iter().any(|port| *port == 0 || *port == GUEST_PORT) {
+        let text = format!("httpsPorts must be at most {MAX_TLS_PORTS} ports from 1 to 65535, without {GUEST_PORT}");
+        return Err(ApiError::invalid("network.httpsPorts", text));
+    }
+    Ok(Inbound { host, tls_ports })
+}
+
 /// A number of seconds from now.
 fn lifetime(seconds: i64, least: i64) -> ApiResult<i64> {
     let most = u64::try_from(seconds).ok().filter(|_| seconds >= least);
     let seconds = most.ok_or_else(|| ApiError::invalid("timeout", format!("must be at least {least}")))?;
-    let checked = validate::timeout_sec(seconds).map_err(|mut error| {
-        error.field = Some("timeout".into());
-        error
-    })?;
+    let too_long = |_| {
+        let hours = validate::MAX_TIMEOUT_SEC / 3600;
+        ApiError::invalid("timeout", format!("Timeout cannot be greater than {hours} hours"))
+    };
+    let checked = validate::timeout_sec(seconds).map_err(too_long)?;
     Ok(i64::try_from(checked).unwrap_or(i64::MAX))
 }
 
@@ -256,6 +299,8 @@ pub async fn get(State(app): State<App>, named: Named, domain: Domain) -> ApiRes
             allow_out: Some(record.network.allow_out.clone()),
             deny_out: Some(record.network.deny_out.clone()),
             rules: Some(as_rules(&record.network.headers)).filter(|rules| !rules.is_empty()),
+            mask_request_host: record.network.inbound.host.clone(),
+            https_ports: Some(record.network.inbound.tls_ports.clone()).filter(|ports| !ports.is_empty()),
             ..wire::Network::default()
         },
         pause_mode: if found.keep() == Keep::Files { "filesystem" } else { "full" },
@@ -298,15 +343,31 @@ pub async fn refresh(
 }
 
 pub async fn pause(State(app): State<App>, named: Named, Json(options): Json<wire::Options>) -> ApiResult<StatusCode> {
-    named.find(&app).await?;
     let keep = if options.memory == Some(false) { Keep::Files } else { Keep::Memory };
-    match app.sandboxes.pause_keeping(&named.owner, &named.id, keep).await {
-        Ok(_) => Ok(StatusCode::NO_CONTENT),
-        Err(SandboxError::InvalidState { status: SandboxStatus::Paused | SandboxStatus::Pausing, .. }) => {
-            Err(ApiError::conflict("the sandbox is paused already"))
+    let until = tokio::time::Instant::now() + SETTLING;
+    loop {
+        let status = named.find(&app).await?.record.status();
+        match app.sandboxes.pause_keeping(&named.owner, &named.id, keep).await {
+            Ok(_) => return Ok(StatusCode::NO_CONTENT),
+            Err(SandboxError::InvalidState { .. } | SandboxError::Changed { .. }) => {}
+            Err(error) => return Err(error.into()),
         }
-        Err(error) => Err(error.into()),
+        // SDKs take a conflict for "it is paused already", so nothing else may be one.
+        match status {
+            SandboxStatus::Paused | SandboxStatus::Pausing => {
+                return Err(ApiError::conflict("the sandbox is paused already"));
+            }
+            SandboxStatus::Error => return Err(named.missing()),
+            SandboxStatus::Missing => return Err(passing(status)),
+            _ if tokio::time::Instant::now() >= until => return Err(passing(status)),
+            _ => tokio::time::sleep(LOOK_AGAIN).await,
+        }
     }
+}
+
+/// What can't be done in this status, which it will not stay in.
+fn passing(status: SandboxStatus) -> ApiError {
+    ApiError::overloaded(format!("the sandbox is {} at the moment; try again", status.as_str()))
 }
 
 /// Wakes a paused sandbox; one that runs is a conflict.
@@ -321,8 +382,7 @@ pub async fn resume(
     if found.record.status() == SandboxStatus::Running {
         return Err(ApiError::conflict("the sandbox is running already"));
     }
-    let record = awake(&app, &named, options.memory != Some(false)).await?.0;
-    app.sandboxes.set_lifetime(&named.owner, &named.id, seconds, false).await?;
+    let record = awake(&app, &named, seconds, options.memory != Some(false)).await?.0;
     Ok((StatusCode::CREATED, axum::Json(shown(&record, &domain))).into_response())
 }
 
@@ -335,15 +395,18 @@ pub async fn connect(
 ) -> ApiResult<Response> {
     let seconds = lifetime(options.timeout.unwrap_or(DEFAULT_CONNECT), 0)?;
     named.find(&app).await?;
-    let (record, woken) = awake(&app, &named, options.memory != Some(false)).await?;
-    app.sandboxes.set_lifetime(&named.owner, &named.id, seconds, !woken).await?;
+    let (record, woken) = awake(&app, &named, seconds, options.memory != Some(false)).await?;
+    if !woken {
+        app.sandboxes.set_lifetime(&named.owner, &named.id, seconds, true).await?;
+    }
     let status = if woken { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, axum::Json(shown(&record, &domain))).into_response())
 }
 
 /// The sandbox, running, and whether it had to be woken up. Several may ask at once: one of them wakes it. What a pause
-/// has kept of its memory is left behind when it is not wanted: then it starts anew, with its files.
-async fn awake(app: &App, named: &Named, with_memory: bool) -> ApiResult<(SandboxRecord, bool)> {
+/// has kept of its memory is left behind when it is not wanted: then it starts anew, with its files. Its lifetime is set
+/// before it wakes, since the former one may be over.
+async fn awake(app: &App, named: &Named, seconds: i64, with_memory: bool) -> ApiResult<(SandboxRecord, bool)> {
     let until = tokio::time::Instant::now() + SETTLING;
     let mut woken = false;
     loop {
@@ -353,6 +416,7 @@ async fn awake(app: &App, named: &Named, with_memory: bool) -> ApiResult<(Sandbo
             SandboxStatus::Paused => {
                 woken = true;
                 let (owner, id) = (&named.owner, &named.id);
+                app.sandboxes.set_lifetime(owner, id, seconds, false).await?;
                 let resumed = async {
                     let resumed = app.sandboxes.resume(owner, id).await?;
                     if with_memory {

@@ -15,8 +15,7 @@ use crate::http::error::{ApiError, ApiResult};
 use crate::http::extract::{Json, Pairs};
 use crate::http::page::{Cursor, page};
 use crate::sandboxes::{Fork, MAX_CHILDREN};
-use crate::snapshots::KIND;
-use crate::templates::store::{self, Template};
+use crate::templates::store::{self, Template, WantedSnapshots};
 
 /// Seconds that a fork lives when the client doesn't say.
 const FORK_LIFETIME: i64 = 300;
@@ -34,16 +33,13 @@ pub async fn fork(
     if !(1..=MAX_CHILDREN).contains(&count) {
         return Err(ApiError::invalid("count", format!("must be between 1 and {MAX_CHILDREN}")));
     }
-    let seconds = options.timeout.unwrap_or(FORK_LIFETIME).clamp(1, 31_536_000);
+    let seconds = options.timeout.unwrap_or(FORK_LIFETIME).clamp(1, 31_536_000).unsigned_abs();
     named.find(&app).await?;
-    let fork = Fork { count, timeout_sec: Some(0), metadata: None };
+    let fork = Fork { count, timeout_sec: Some(0), lifetime_sec: Some(seconds), metadata: None };
     let mut results = Vec::new();
     for child in app.sandboxes.fork(&named.owner, &named.id, fork).await?.each {
         results.push(match child {
-            Ok(record) => {
-                app.sandboxes.set_lifetime(&named.owner, &record.id, seconds, false).await?;
-                json!({ "sandbox": shown(&record, &domain) })
-            }
+            Ok(record) => json!({ "sandbox": shown(&record, &domain) }),
             Err(error) => {
                 let error = ApiError::from(error);
                 json!({ "error": { "code": error.status().as_u16(), "message": error.message } })
@@ -77,7 +73,7 @@ pub async fn create(State(app): State<App>, named: Named, Json(options): Json<wi
     Ok((StatusCode::CREATED, axum::Json(info(&made.name))).into_response())
 }
 
-/// A page of the team's snapshots.
+/// A page of the team's snapshots, newest first.
 pub async fn list(State(app): State<App>, Key(owner): Key, Pairs(pairs): Pairs) -> ApiResult<Response> {
     let (mut limit, mut after, mut sandbox, mut name) = (LIMIT, None, None, None);
     for (key, value) in pairs {
@@ -95,17 +91,11 @@ pub async fn list(State(app): State<App>, Key(owner): Key, Pairs(pairs): Pairs) 
             _ => {}
         }
     }
-    let of_it = match &sandbox {
-        Some(sandbox) => Some(store::snapshots_of(&app.db, sandbox).await?),
-        None => None,
-    };
-    let after = after.as_ref().map(|cursor| (cursor.at, cursor.id.as_str()));
-    let rows = store::list(&app.db, KIND, &owner.team, after, limit + 1).await?;
+    let after = after.map(|cursor: Cursor| (cursor.at, cursor.id));
+    let wanted = WantedSnapshots { sandbox, name, after };
+    let rows = store::snapshots(&app.db, &owner.team, &wanted, limit + 1).await?;
     let found = page(rows, limit, |row: &Template| Cursor { at: row.created_at, id: row.id.to_string() }, |row| row);
-    let wanted = |row: &&Template| {
-        name.as_ref().is_none_or(|name| row.name == *name) && of_it.as_ref().is_none_or(|ids| ids.contains(&row.id.0))
-    };
-    let items: Vec<_> = found.items.iter().filter(wanted).map(|row| info(&row.name)).collect();
+    let items: Vec<_> = found.items.iter().map(|row| info(&row.name)).collect();
     let mut response = axum::Json(items).into_response();
     if let Some(next) = found.next_cursor.and_then(|next| HeaderValue::from_str(&next).ok()) {
         response.headers_mut().insert(NEXT, next);

@@ -3,6 +3,7 @@
 use atoll_model::SandboxId;
 use serde_json::{Value, json};
 
+use crate::db::on;
 use crate::db::testing::databases;
 use crate::testing::{TestApp, app, insert_online_host};
 
@@ -159,5 +160,129 @@ async fn a_volume_is_made_mounted_shown_and_deleted() {
         test.client.delete(&volume).await.expect(204);
         test.client.delete(&volume).await.expect(404);
         test.another_team().await.get(&volume).await.expect(404);
+    }
+}
+
+/// What is written of a sandbox's end: its lifetime in seconds, and whether a pause then keeps its memory.
+async fn lifetime_of(test: &TestApp, id: &str) -> (Option<i64>, Option<bool>) {
+    let id: SandboxId = id.parse().unwrap();
+    let listed = test.app.sandboxes.listed(test.team(), &id).await.unwrap().unwrap();
+    (listed.lifetime_sec, listed.keep_memory)
+}
+
+#[tokio::test]
+async fn forks_have_an_end_from_the_moment_they_are_there() {
+    for db in databases().await {
+        let test = app(db).await;
+        test.fleet.add_host();
+        let wanted = json!({ "templateID": "base", "timeout": 900, "autoPause": true, "autoPauseMemory": false });
+        let parent = create(&test, wanted).await;
+        let parent = parent["sandboxID"].as_str().unwrap();
+        let others = async |known: &[String]| {
+            let all = test.client.get("/e2b/v2/sandboxes?state=running").await.expect(200).json();
+            let ids = all.as_array().unwrap().iter().map(|item| item["sandboxID"].as_str().unwrap().to_owned());
+            ids.filter(|id| !known.contains(id)).collect::<Vec<_>>()
+        };
+        let mut known = vec![parent.to_owned()];
+        test.client
+            .post(&format!("/e2b/sandboxes/{parent}/fork"), json!({ "timeout": 60, "count": 2 }))
+            .await
+            .expect(201);
+        let children = others(&known).await;
+        assert_eq!(children.len(), 2);
+        for child in &children {
+            assert_eq!(lifetime_of(&test, child).await, (Some(60), Some(false)));
+        }
+        // Our own way to fork hands the parent's lifetime on.
+        known.extend(children);
+        let ours = test.client.post(&format!("/v1/sandboxes/sb-{}/fork", &parent[1..]), json!({})).await;
+        assert!(ours.status.is_success(), "{}", String::from_utf8_lossy(&ours.body));
+        let child = others(&known).await.pop().unwrap();
+        assert_eq!(lifetime_of(&test, &child).await, (Some(900), Some(false)));
+    }
+}
+
+#[tokio::test]
+async fn what_wakes_up_has_time_to_live_whatever_its_former_end() {
+    for db in databases().await {
+        let test = app(db).await;
+        test.fleet.add_host();
+        let sandbox = async |resumes: bool| {
+            let wanted = json!({ "templateID": "base", "autoPause": true, "autoResume": { "enabled": resumes } });
+            let id = create(&test, wanted).await["sandboxID"].as_str().unwrap().to_owned();
+            let path = format!("/e2b/sandboxes/{id}");
+            test.client.post(&format!("{path}/timeout"), json!({ "timeout": 0 })).await.expect(204);
+            test.client.post(&format!("{path}/pause"), json!({})).await.expect(204);
+            test.client.post(&format!("{path}/pause"), json!({})).await.expect(409);
+            (id, path)
+        };
+        let (id, path) = sandbox(false).await;
+        test.client.post(&format!("{path}/connect"), json!({ "timeout": 60 })).await.expect(201);
+        assert_eq!(lifetime_of(&test, &id).await.0, Some(60));
+
+        let (id, _) = sandbox(true).await;
+        let port = test.client.anonymous().with("e2b-sandbox-id", &id).with("e2b-sandbox-port", "8080");
+        port.with("host", "127.0.0.1").get("/").await.expect(200);
+        assert_eq!(lifetime_of(&test, &id).await.0, Some(300));
+    }
+}
+
+#[tokio::test]
+async fn only_what_is_paused_answers_a_pause_with_a_conflict() {
+    let test = app(crate::db::testing::sqlite().await).await;
+    test.fleet.add_host();
+    let id = create(&test, json!({ "templateID": "base" })).await["sandboxID"].as_str().unwrap().to_owned();
+    for (status, answer) in [("missing", 503), ("error", 404), ("stopped", 404), ("paused", 409)] {
+        let own: SandboxId = id.parse().unwrap();
+        on!(write & test.app.db, |c| sqlx::query("UPDATE sandboxes SET status = $1 WHERE id = $2")
+            .bind(status)
+            .bind(own.as_str())
+            .execute(c)
+            .await
+            .map(|_| ()))
+        .unwrap();
+        let told = test.client.post(&format!("/e2b/sandboxes/{id}/pause"), json!({})).await.expect(answer);
+        assert_eq!(told.json()["code"], answer, "{status}");
+    }
+}
+
+#[tokio::test]
+async fn pages_of_snapshots_are_of_what_is_wanted_and_the_newest_come_first() {
+    for db in databases().await {
+        let test = app(db).await;
+        test.fleet.add_host();
+        let mut sandboxes = Vec::new();
+        for _ in 0..2 {
+            sandboxes
+                .push(create(&test, json!({ "templateID": "base" })).await["sandboxID"].as_str().unwrap().to_owned());
+        }
+        let mut made = Vec::new();
+        for number in 0..6 {
+            test.clock.advance(std::time::Duration::from_secs(1));
+            let path = format!("/e2b/sandboxes/{}/snapshots", sandboxes[number % 2]);
+            let snapshot = test.client.post(&path, json!({ "name": format!("s{number}") })).await.expect(201).json();
+            made.push(snapshot["snapshotID"].as_str().unwrap().to_owned());
+        }
+        let pages = async |filter: &str| {
+            let (mut seen, mut next) = (Vec::new(), String::new());
+            loop {
+                let page =
+                    test.client.get(&format!("/e2b/snapshots?limit=2&nextToken={next}{filter}")).await.expect(200);
+                let items = page.json().as_array().unwrap().clone();
+                let ids: Vec<String> =
+                    items.iter().map(|item| item["snapshotID"].as_str().unwrap().to_owned()).collect();
+                assert!(!ids.is_empty(), "a page of what is wanted has something of it");
+                seen.extend(ids);
+                match page.headers.get("x-next-token") {
+                    Some(token) => next = token.to_str().unwrap().to_owned(),
+                    None => return seen,
+                }
+            }
+        };
+        let newest: Vec<_> = made.iter().rev().cloned().collect();
+        assert_eq!(pages("").await, newest);
+        let of_first: Vec<_> = newest.iter().skip(1).step_by(2).cloned().collect();
+        assert_eq!(pages(&format!("&sandboxID={}", sandboxes[0])).await, of_first);
+        assert_eq!(pages("&name=s0").await, made[..1]);
     }
 }

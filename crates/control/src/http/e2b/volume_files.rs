@@ -120,8 +120,8 @@ pub async fn read(State(app): State<App>, files: Files, Query(asked): Query<Aske
     Ok(response)
 }
 
-/// Writes a file, in place of the one that is there. It is there when all of it has come; with `force`, the directories on
-/// the way too.
+/// Writes a file, in place of the one that is there unless `force` is said to be false. It is there when all of it has come;
+/// with `force`, the directories on the way too.
 pub async fn write(
     State(app): State<App>,
     files: Files,
@@ -153,8 +153,10 @@ impl Files {
                 query.append_pair(name, &number.to_string());
             }
         }
-        if asked.force == Some(true) {
-            query.append_pair("parents", "true");
+        match asked.force {
+            Some(true) => _ = query.append_pair("parents", "true"),
+            Some(false) => _ = query.append_pair("fresh", "true"),
+            None => {}
         }
         Ok(format!("/volumes/{}/{kind}?{}", self.volume.id.0, query.finish()))
     }

@@ -14,6 +14,7 @@ use super::target::Target;
 use super::{GUEST_PORT, link, peer_of};
 use crate::accounts::UserTokens;
 use crate::http::site::OverTls;
+use crate::sandboxes::Inbound;
 
 /// Prefixes of API keys: ours, and the form that older E2B SDKs insist on.
 const KEY_PREFIXES: [&str; 2] = ["atl_", "e2b_"];
@@ -23,7 +24,7 @@ const WEBSOCKET_BEARER: &str = "atoll.bearer.";
 const OUT: [&str; 4] = ["clear-site-data", "service-worker-allowed", "alt-svc", "x-atoll-proxy-error"];
 
 /// Makes the request one for the sandbox; answers with the host name that its cookies may be for.
-pub fn way_in(parts: &mut Parts, target: &Target, tokens: &UserTokens) -> Option<String> {
+pub fn way_in(parts: &mut Parts, target: &Target, inbound: &Inbound, tokens: &UserTokens) -> Option<String> {
     let peer = peer_of(parts);
     let scheme = if parts.extensions.get::<OverTls>().is_some() { "https" } else { "http" };
     let authority = parts.uri.authority().cloned();
@@ -46,6 +47,9 @@ pub fn way_in(parts: &mut Parts, target: &Target, tokens: &UserTokens) -> Option
     keep_cookies(headers);
     keep_protocols(headers);
     forwarded(headers, peer.as_deref(), scheme, target.port != GUEST_PORT);
+    if let Some(host) = inbound.host_of(target.port).filter(|_| target.port != GUEST_PORT) {
+        insert(headers, HOST, &host);
+    }
     target.name.clone()
 }
 

@@ -40,7 +40,7 @@ use self::target::Target;
 use super::places::TeamShare;
 use super::site::client_address;
 use crate::app::App;
-use crate::fleet::{FleetError, stands_still};
+use crate::fleet::{FleetError, Way, stands_still};
 use crate::sandboxes::{OpenGuard, SandboxError, SandboxRecord, Sandboxes, store};
 
 pub use lookup::Lookup;
@@ -103,7 +103,8 @@ async fn into_sandbox(app: &App, target: Target, request: Request) -> Result<Res
         Some(_) => Some(app.places.socket(&record.team_id).map_err(|_| Refusal::TooManyConnections)?),
         None => None,
     };
-    let own_name = hygiene::way_in(&mut parts, &target, app.accounts.tokens());
+    let inbound = &record.network.inbound;
+    let own_name = hygiene::way_in(&mut parts, &target, inbound, app.accounts.tokens());
     if let Some(to) = upgrade.clone() {
         hop::ask_upgrade(&mut parts.headers, to);
     }
@@ -144,7 +145,9 @@ async fn forward(
     let answer = if target.port == GUEST_PORT {
         fleet.guest_http_untrusted(host, &target.sandbox, request).await
     } else {
-        fleet.port_http(host, &target.sandbox, target.port, request).await
+        let inbound = &record.network.inbound;
+        let way = if inbound.tls_ports.contains(&target.port) { Way::Tls } else { Way::Plain };
+        fleet.port_http(host, &target.sandbox, (target.port, way), request).await
     };
     Ok(answer?)
 }
@@ -188,8 +191,8 @@ async fn awake(app: &App, record: SandboxRecord) -> Result<SandboxRecord, Refusa
         SandboxStatus::Running => return Ok(record),
         SandboxStatus::Pending | SandboxStatus::Starting => return Err(Refusal::Transitioning),
         SandboxStatus::Stopped | SandboxStatus::Missing | SandboxStatus::Error => return Err(Refusal::NotFound),
-        SandboxStatus::Paused if !record.auto_resume => return Err(Refusal::NotFound),
-        SandboxStatus::Pausing if !record.auto_resume => return Err(Refusal::Transitioning),
+        // Nothing brings it back but its owner: to whoever asks whether it runs, it doesn't.
+        SandboxStatus::Paused | SandboxStatus::Pausing if !record.auto_resume => return Err(Refusal::NotFound),
         SandboxStatus::Paused | SandboxStatus::Pausing | SandboxStatus::Resuming => {}
     }
     match app.sandboxes.usable(&record.team_id.0, &record.id.0, "reach").await {

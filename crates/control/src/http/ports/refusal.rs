@@ -16,9 +16,9 @@ pub enum Refusal {
     MissingHeader(&'static str),
     /// It is private, and the request brought nothing that opens it.
     Forbidden,
-    /// There is none, it has ended, it is paused, or it is somebody else's.
+    /// There is none, it has ended, it is paused or about to be, or it is somebody else's.
     NotFound,
-    /// It is starting, pausing or resuming.
+    /// It is starting or resuming.
     Transitioning,
     PortClosed(u16),
     TooManyConnections,
@@ -39,7 +39,7 @@ impl Refusal {
     pub fn of_agent(code: &[u8], port: u16) -> Self {
         match code {
             b"port_closed" => Self::PortClosed(port),
-            b"starting" | b"paused" => Self::Transitioning,
+            b"starting" => Self::Transitioning,
             b"too_many_connections" => Self::TooManyConnections,
             b"broken" => Self::Broken,
             b"bad_port" => Self::BadPort,

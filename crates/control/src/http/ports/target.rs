@@ -1,8 +1,9 @@
 //! Where a request into a sandbox goes: by its host name, or by two headers where the host name can say nothing.
 //!
-//! The headers count only when the host is `localhost`, an IP address or `sandbox.<domain>`: a page cannot make a
-//! browser send them to such an address without asking first, and that question (a CORS preflight) bears no headers and
-//! so goes to the API, which refuses.
+//! The headers count where the host is no name below the domain (`localhost`, an IP address, a server's name on a network
+//! of its own) or is `sandbox.<domain>`; the domain itself and names like `api.<domain>` are the API's. A page cannot make a
+//! browser send them to another address without asking first, and that question (a CORS preflight) bears no headers and so
+//! goes to the API, which refuses.
 
 use std::net::IpAddr;
 
@@ -76,7 +77,11 @@ fn is_shared(name: &str, domain: &str) -> bool {
 }
 
 fn is_unnamed(name: &str, domain: &str) -> bool {
-    name == "localhost" || is_shared(name, domain) || name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
+    let below = name == domain || name.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.'));
+    name == "localhost"
+        || is_shared(name, domain)
+        || name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
+        || (!below && !name.is_empty())
 }
 
 /// `{port}-{id}` of a single label. What doesn't begin with a digit is some other name below the domain.
@@ -159,12 +164,15 @@ mod tests {
     fn headers_count_only_where_the_name_says_nothing_and_only_both_together() {
         let id = format!("i{ID}");
         let both = [(ID_HEADER, id.as_str()), (PORT_HEADER, "49983")];
-        for host in ["localhost:7420", "127.0.0.1", "[::1]:80", "sandbox.sbx.test"] {
+        for host in ["localhost:7420", "127.0.0.1", "[::1]:80", "sandbox.sbx.test", "atoll.lan:7420", "notsbx.test"] {
             assert_eq!(of(host, &both).unwrap().map(|it| it.1), Some(49983), "{host}");
             assert_eq!(of(host, &both[..1]), Err(Refusal::MissingHeader("E2b-Sandbox-Port")), "{host}");
             assert_eq!(of(host, &both[1..]), Err(Refusal::MissingHeader("E2b-Sandbox-Id")), "{host}");
         }
-        assert_eq!(of("atoll.example.com", &both).unwrap(), None);
+        for host in ["sbx.test", "api.sbx.test", "API.SBX.test.:8443"] {
+            assert_eq!(of(host, &both).unwrap(), None, "{host}");
+        }
+        assert_eq!(of("atoll.lan", &[]).unwrap(), None);
         assert_eq!(of("sandbox.sbx.test", &[]), Err(Refusal::MissingHeader("E2b-Sandbox-Id")));
     }
 

@@ -179,6 +179,61 @@ async fn what_cannot_be_reached_is_told_in_the_words_that_sdks_look_for() {
 }
 
 #[tokio::test]
+async fn a_sandbox_that_is_being_paused_is_gone_for_who_asks_whether_it_runs() {
+    let rig = rig(json!({ "public": true })).await;
+    let id = rig.record.id.0.clone();
+    rig.agent.hang_pauses_of(&id);
+    let (client, path) = (rig.test.client.clone(), format!("/v1/sandboxes/{id}/pause"));
+    let pausing = tokio::spawn(async move { client.post(&path, json!({})).await });
+    let status = async || store::get_any(&rig.test.app.db, &id).await.unwrap().unwrap().status();
+    while status().await != atoll_model::SandboxStatus::Pausing {
+        tokio::task::yield_now().await;
+    }
+    let health = rig.test.client.anonymous().with("host", &rig.host(super::GUEST_PORT)).get("/health").await;
+    assert_eq!((health.status, message(&health).as_str()), (StatusCode::BAD_GATEWAY, "The sandbox was not found"));
+    // To SDKs a conflict says that it is paused already, which it is as good as.
+    let path = format!("/e2b/sandboxes/{}/pause", id.dns_label());
+    assert_eq!(rig.test.client.post(&path, json!({})).await.status, StatusCode::CONFLICT);
+    pausing.abort();
+}
+
+#[tokio::test]
+async fn a_request_is_for_the_host_name_that_its_sandbox_wants() {
+    let test = app_with(sqlite().await, |config| config.domain = "sbx.test".to_owned()).await;
+    test.fleet.add_host();
+    let network = json!({ "maskRequestHost": "own.example:${PORT}", "httpsPorts": [8443, 8443] });
+    let wanted = json!({ "templateID": "base", "network": network });
+    let made = test.client.post("/e2b/v2/sandboxes", wanted).await.expect(201).json();
+    let id = made["sandboxID"].as_str().unwrap();
+    let port = async |port: u16| {
+        let client = test.client.anonymous().with("host", &format!("{port}-{id}.sbx.test"));
+        let seen = client.get("/seen").await.expect(200).json();
+        (seen["headers"]["host"].clone(), seen["port"].clone())
+    };
+    assert_eq!(port(8080).await, (json!("own.example:8080"), json!("8080")));
+    assert_eq!(port(8443).await, (json!("own.example:8443"), json!("8443+tls")));
+
+    let info = async || test.client.get(&format!("/e2b/sandboxes/{id}")).await.expect(200).json()["network"].clone();
+    assert_eq!(info().await["maskRequestHost"], "own.example:${PORT}");
+    assert_eq!(info().await["httpsPorts"], json!([8443]));
+    // What it may reach has nothing to do with how it is reached.
+    let update = json!({ "denyOut": ["10.0.0.0/8"] });
+    test.client.put(&format!("/e2b/sandboxes/{id}/network"), update).await.expect(204);
+    assert_eq!(info().await["httpsPorts"], json!([8443]));
+    for (network, field) in [
+        (json!({ "maskRequestHost": "a\r\nb: c" }), "maskRequestHost"),
+        (json!({ "maskRequestHost": "a/b" }), "maskRequestHost"),
+        (json!({ "maskRequestHost": "x".repeat(256) }), "maskRequestHost"),
+        (json!({ "httpsPorts": [0] }), "httpsPorts"),
+        (json!({ "httpsPorts": [super::GUEST_PORT] }), "httpsPorts"),
+    ] {
+        let wanted = json!({ "templateID": "base", "network": network });
+        let refused = test.client.post("/e2b/v2/sandboxes", wanted).await.expect(400).json();
+        assert!(refused["message"].as_str().unwrap().contains(field), "{refused}");
+    }
+}
+
+#[tokio::test]
 async fn a_request_wakes_a_paused_sandbox_that_wakes_by_itself_but_not_for_strangers() {
     let rig = rig(json!({ "auto_resume": true })).await;
     let id = rig.record.id.as_str();
@@ -219,7 +274,9 @@ async fn two_headers_lead_into_a_sandbox_where_the_host_name_says_nothing() {
     let answer = client.with("host", "127.0.0.1:7420").get("/headers").await;
     assert_eq!(answer.status, StatusCode::OK);
     assert!(!answer.headers.contains_key("set-cookie"), "the name is the dashboard's too");
-    let api = client.with("host", "atoll.example.com").get("/healthz").await;
+    let named = client.with("host", "atoll.lan:7420").get("/headers").await;
+    assert_eq!(named.status, StatusCode::OK);
+    let api = client.with("host", "sbx.test").get("/healthz").await;
     assert_eq!(api.json()["status"], "ok");
 }
 

@@ -1,6 +1,7 @@
 //! The way into sandboxes: `/proxy/{sandbox_id}/{port}/{path}` on the agent's listener.
 //!
-//! Port `guest` is the sandbox's guest agent (a unix socket), a number is what listens there inside. The proxy adds
+//! Port `guest` is the sandbox's guest agent (a unix socket), a number is what listens there inside, and a number with
+//! `+tls` the same spoken to by TLS. The proxy adds
 //! nothing but routing and bounds: bodies stream both ways as they come, upgrades (WebSockets) become tunnels, and all
 //! streams of a sandbox are reset at the moment when it is destroyed. It never wakes a paused sandbox; that is control's
 //! decision. Only control can call it (see [`super::peer`]).
@@ -9,6 +10,7 @@ mod guest;
 mod port;
 mod refusal;
 mod stream;
+mod tls;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -30,6 +32,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use guest::GuestClient;
+use port::Speaks;
 pub use refusal::Refusal;
 use stream::{CutBody, Place};
 
@@ -85,7 +88,7 @@ async fn handle(State(proxy): State<Arc<Proxy>>, request: Request<Body>) -> Resp
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Port {
     Guest,
-    Number(u16),
+    Number(u16, Speaks),
 }
 
 /// The parts of `/proxy/{sandbox_id}/{port}/{path}?{query}`, still as text: what follows the port travels on as it is.
@@ -109,10 +112,14 @@ impl<'a> Target<'a> {
         let id = self.sandbox.parse().map_err(|_| Refusal::BadSandboxId)?;
         let port = match self.port {
             "guest" => Port::Guest,
-            text => match text.parse() {
-                Ok(number) if number != 0 && !text.starts_with('+') => Port::Number(number),
-                _ => return Err(Refusal::BadPort),
-            },
+            text => {
+                let (text, speaks) =
+                    text.strip_suffix("+tls").map_or((text, Speaks::Plain), |text| (text, Speaks::Tls));
+                match text.parse() {
+                    Ok(number) if number != 0 && !text.starts_with('+') => Port::Number(number, speaks),
+                    _ => return Err(Refusal::BadPort),
+                }
+            }
         };
         let path = self.path.parse().map_err(|_| Refusal::BadPort)?;
         Ok((id, port, path))
@@ -144,11 +151,11 @@ impl Proxy {
         let sent = async {
             match port {
                 Port::Guest => self.send_to_guest(id, path, request).await,
-                Port::Number(number) => {
+                Port::Number(number, speaks) => {
                     request.headers_mut().remove(TRUSTED);
                     *request.uri_mut() = Uri::from(path);
                     let address = SocketAddr::from((route.address, number));
-                    port::send(address, request, route.cut.clone()).await.map_err(|error| match error {
+                    port::send(address, speaks, request, route.cut.clone()).await.map_err(|error| match error {
                         port::PortError::Closed => Refusal::PortClosed(number),
                         port::PortError::Broken => Refusal::Broken,
                     })

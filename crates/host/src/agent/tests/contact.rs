@@ -46,6 +46,7 @@ impl Body for FakeBody {
             ready: true,
             going_offline: false,
             cached_images: Vec::new(),
+            vm_version: None,
         }
     }
 

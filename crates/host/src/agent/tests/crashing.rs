@@ -36,6 +36,7 @@ async fn is_let_in(store: &CredentialStore, control: &HttpControl) -> bool {
         ready: true,
         going_offline: false,
         cached_images: Vec::new(),
+        vm_version: None,
         drivers: Vec::new(),
     };
     let current = &store.load().unwrap().current;

@@ -166,6 +166,49 @@ async fn the_guest_and_ports_are_reached_with_path_query_and_body_as_they_are() 
     assert_eq!(text(root).await, "GET / trusted=false ");
 }
 
+/// Serves TLS on a port of 127.0.0.1 with a certificate that nobody has signed for.
+async fn behind_tls(router: Router) -> u16 {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::new(vec!["nobody".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let key = rustls_pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into();
+    let config = rustls::ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, router) = (acceptor.clone(), router.clone());
+            tokio::spawn(async move {
+                let stream = acceptor.accept(stream).await?;
+                let service = hyper_util::service::TowerToHyperService::new(router);
+                let serving =
+                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+                serving.with_upgrades().await.map_err(std::io::Error::other)
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn a_port_behind_tls_is_spoken_to_by_tls_whatever_its_certificate() {
+    let host = listening().await;
+    let (id, plain, _) = host.sandbox(Router::new()).await;
+    let secure = behind_tls(Router::new().fallback(any(|| async { "by TLS" }))).await;
+    let ask = async |port: String| host.send(to(&format!("/proxy/{id}/{port}/"))).await;
+    assert_eq!(text(ask(format!("{secure}+tls")).await).await, "by TLS");
+    for (port, code) in
+        [(format!("{plain}+tls"), "broken"), (secure.to_string(), "broken"), ("0+tls".to_owned(), "bad_port")]
+    {
+        assert_eq!(ask(port.clone()).await.headers()[PROXY_ERROR_HEADER], code, "{port}");
+    }
+}
+
 #[tokio::test]
 async fn what_cannot_be_reached_is_told_apart() {
     let host = listening().await;

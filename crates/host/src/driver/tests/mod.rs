@@ -77,6 +77,7 @@ impl Fixture {
             vcpus: 1,
             memory_bytes: 512 << 20,
             pids_max: 128,
+            start_from: StartFrom::Either,
             hostname: "island".to_owned(),
             guest_config: serde_json::json!({}),
             id,

@@ -4,6 +4,8 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use sha2::{Digest, Sha256};
+
 use crate::driver::{host_boot_id, kvm};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +49,16 @@ impl Accel {
         }
     }
 
+    /// What of this machine's processors a guest can see, and could not go on without on another machine.
+    pub(super) fn processor(self) -> String {
+        let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        match self {
+            Self::Kvm => format!("KVM, {}", kind(&text)),
+            // What kernels measure differs a little from boot to boot.
+            Self::Tcg => format!("software, {} MHz", (counter_khz(&text).unwrap_or_default() + 500) / 1000),
+        }
+    }
+
     /// Memory of the emulator itself, beyond the guest's.
     pub(super) const fn overhead_bytes(self) -> u64 {
         match self {
@@ -65,13 +77,32 @@ impl Accel {
     }
 }
 
+/// The first processor's name, and a digest of all lines that say what it is, and not how it is doing.
+fn kind(cpuinfo: &str) -> String {
+    let names = ["vendor_id", "cpu family", "model", "model name", "stepping", "flags"];
+    let first = cpuinfo.lines().take_while(|line| !line.is_empty());
+    let lines = first.filter_map(|line| line.split_once(':')).map(|(name, value)| (name.trim(), value.trim()));
+    let (mut hash, mut model) = (Sha256::new(), String::new());
+    for (name, value) in lines.filter(|(name, _)| names.contains(name)) {
+        hash.update(format!("{name}: {value}\n"));
+        if name == "model name" {
+            model = value.chars().filter(|letter| (' '..='~').contains(letter)).take(80).collect();
+        }
+    }
+    format!("{model}, {}", hex::encode(&hash.finalize()[..4]))
+}
+
 /// The guest's counter runs as the host's does. Linux measures 500 of its cycles as one "bogomips" and 250 ticks a second.
 fn clock(cpuinfo: &str) -> Option<String> {
-    let line = cpuinfo.lines().find(|line| line.starts_with("bogomips"))?;
-    let bogomips: f64 = line.split_once(':')?.1.trim().parse().ok()?;
-    let khz = (bogomips * 500.0).round() as u64;
+    let khz = counter_khz(cpuinfo)?;
     let per_tick = khz * 1000 / 250;
     Some(format!("no_timer_check tsc_early_khz={khz} lpj={per_tick}"))
+}
+
+fn counter_khz(cpuinfo: &str) -> Option<u64> {
+    let line = cpuinfo.lines().find(|line| line.starts_with("bogomips"))?;
+    let bogomips: f64 = line.split_once(':')?.1.trim().parse().ok()?;
+    Some((bogomips * 500.0).round() as u64)
 }
 
 #[cfg(test)]
@@ -83,6 +114,17 @@ mod tests {
         let text = "processor\t: 0\nbogomips\t: 5000.00\n";
         assert_eq!(clock(text).as_deref(), Some("no_timer_check tsc_early_khz=2500000 lpj=10000000"));
         assert_eq!(clock("nothing"), None);
+    }
+
+    #[test]
+    fn a_processor_is_told_by_what_it_can_and_not_by_how_fast_it_runs() {
+        let text = |mhz: u32, flags: &str| {
+            let one = format!("vendor_id\t: X\nmodel name\t: Y\ncpu MHz\t\t: {mhz}\nflags\t\t: {flags}\n\n");
+            kind(&one.repeat(2))
+        };
+        assert!(text(1000, "fpu avx").starts_with("Y, "));
+        assert_eq!(text(1000, "fpu avx"), text(2000, "fpu avx"));
+        assert_ne!(text(1000, "fpu avx"), text(1000, "fpu"));
     }
 
     #[test]

@@ -3,10 +3,10 @@
 //!
 //! Memory and disk are of one moment: the machine stands still while its layer is made. What was kept belongs to one
 //! [`Shape`] and to the layer as it is, so only a machine's first start may use it, on a disk that nobody has written to.
-//! It lies on this host, as the layer does (`<data>/memories/LAYER`), and goes with it.
+//! It lies beside the layer (`<data>/memories/LAYER`), goes with it, and travels with it to other hosts ([`bundle`]).
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -14,13 +14,17 @@ use atoll_model::{LayerId, SandboxId};
 use futures::future::BoxFuture;
 
 use super::qmp::Qmp;
-use super::stored::{DEVICES, MEMORY, Stored, blocking, go_on};
+use super::stored::{DEVICES, Drafts, MEMORY, Stored, blocking, go_on};
 use super::waiting::Shape;
-use super::{QMP_SOCKET, Shared, disk, remove_file};
+use super::{QMP_SOCKET, Shared, bundle, disk, remove_file};
 use crate::driver::LaunchSpec;
 
-/// Beside a machine's record, and with what is kept of it: its shape.
+/// Beside a machine's record, and with what is kept of it: its shape, and in a second line what it ran on.
 pub(super) const SHAPE: &str = "shape";
+
+fn version_in(text: &str) -> Option<&str> {
+    text.lines().nth(1).filter(|version| !version.is_empty())
+}
 
 impl Shared {
     fn kept_of(&self, layer: &LayerId) -> PathBuf {
@@ -43,6 +47,16 @@ impl Shared {
         }
     }
 
+    pub(super) fn kept_version(&self, layer: &LayerId) -> Option<String> {
+        let text = fs::read_to_string(self.kept_of(layer).join(SHAPE)).ok()?;
+        version_in(&text).filter(|_| self.has_kept(layer)).map(str::to_owned)
+    }
+
+    /// What the file [`SHAPE`] says of a machine of this shape that begins now.
+    pub(super) fn shape_text(&self, shape: &Shape) -> String {
+        format!("{}\n{}\n", shape.as_str(), self.version.now().unwrap_or_default())
+    }
+
     fn place_for(&self, layer: &LayerId) -> io::Result<PathBuf> {
         let place = self.kept_of(layer);
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&place)?;
@@ -61,8 +75,12 @@ impl Shared {
     ) -> io::Result<bool> {
         let begun = async {
             let place = self.place_for(layer)?;
-            // One that an older agent has started has none: nobody could go on as it.
-            fs::copy(self.socket(id, SHAPE), place.join(SHAPE))?;
+            // One that an older agent has started has none, or does not say what it runs on: nobody could go on as it.
+            let text = fs::read_to_string(self.socket(id, SHAPE))?;
+            version_in(&text).ok_or_else(|| io::Error::other("what it runs on is not known"))?;
+            let mut shape = File::create_new(place.join(SHAPE))?;
+            shape.write_all(text.as_bytes())?;
+            shape.sync_all()?;
             Ok((place, Qmp::connect(&self.socket(id, QMP_SOCKET)).await?))
         };
         let (place, mut qmp) = match begun.await {
@@ -86,6 +104,35 @@ impl Shared {
         gone_on.map(|()| kept.is_ok())
     }
 
+    /// A layer with this disk as one file, for other hosts.
+    pub(super) fn pack_kept(&self, layer: &LayerId, disk: &Path, into: &mut dyn io::Write) -> io::Result<()> {
+        let mut files = vec![(bundle::DISK, File::open(disk)?)];
+        let place = self.kept_of(layer);
+        if self.has_kept(layer) {
+            for name in [SHAPE, MEMORY, DEVICES] {
+                files.push((name, File::open(place.join(name))?));
+            }
+        }
+        bundle::write(&files, into)
+    }
+
+    /// The way back. Memory is there, whole and synced, before the caller names the layer.
+    pub(super) fn unpack_kept(&self, layer: &LayerId, from: &mut dyn io::Read, disk: &File) -> io::Result<()> {
+        let place = self.place_for(layer)?;
+        let drafts = Drafts::make(&place)?;
+        let names = bundle::read(from, &mut |name| match name {
+            MEMORY => drafts.memory.try_clone(),
+            DEVICES => drafts.devices.try_clone(),
+            SHAPE => File::create_new(place.join(SHAPE)),
+            _ => disk.try_clone(),
+        })?;
+        if !names.contains(&DEVICES) {
+            return self.forget_kept(layer);
+        }
+        File::open(place.join(SHAPE))?.sync_all()?;
+        drafts.keep()
+    }
+
     fn without_memory(&self, id: &SandboxId, layer: &LayerId, error: &io::Error) -> io::Result<()> {
         tracing::warn!(sandbox = %id, %error, "the memory of a machine could not be kept");
         self.forget_kept(layer)
@@ -98,7 +145,7 @@ impl Shared {
         let layer = name.and_then(|name| name.to_str()?.parse::<LayerId>().ok());
         let Some(place) = layer.map(|layer| self.kept_of(&layer)) else { return Ok(None) };
         match fs::read_to_string(place.join(SHAPE)) {
-            Ok(text) if text == shape.as_str() => Stored::open(&place),
+            Ok(text) if text.lines().next() == Some(shape.as_str()) => Stored::open(&place),
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(None),
         }
@@ -108,7 +155,14 @@ impl Shared {
 /// The same for a machine that is paused: it has been written down already, and nothing ever changes those files.
 pub(super) fn stored(layer: LayerId) -> impl FnOnce(&Shared, &SandboxId) -> io::Result<bool> + Send + 'static {
     move |shared, id| {
-        let linked = shared.place_for(&layer).and_then(|place| {
+        let usable = || {
+            let text = fs::read_to_string(shared.socket(id, SHAPE))?;
+            if version_in(&text) == Some(&*shared.version.now()?) {
+                return Ok(());
+            }
+            Err(io::Error::other("it was written down by another QEMU than there is now"))
+        };
+        let linked = usable().and_then(|()| shared.place_for(&layer)).and_then(|place| {
             let mut names = [SHAPE, MEMORY, DEVICES].into_iter();
             names.try_for_each(|name| fs::hard_link(shared.socket(id, name), place.join(name)))
         });

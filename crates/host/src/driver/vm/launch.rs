@@ -21,7 +21,7 @@ use super::waiting::Shape;
 use super::{GUEST_SOCKET, PORT_SOCKET, QMP_SOCKET, Shared, disk, jail, qemu};
 use crate::cgroup::Limits;
 use crate::driver::launch::{failpoint, machine_id};
-use crate::driver::{DriverError, InitProcess, LaunchSpec, NetworkAttach, Running, Steps, socket};
+use crate::driver::{DriverError, InitProcess, LaunchSpec, NetworkAttach, Running, StartFrom, Steps, socket};
 use crate::zygote::wire;
 
 /// From QEMU's first instruction to the guest's word that it is ready: two seconds in software on an idle machine,
@@ -177,6 +177,7 @@ impl Shared {
             };
         match instead {
             Instead::Nothing => return Err(Problem(step, error)),
+            Instead::Boot if spec.start_from == StartFrom::Memory => return Err(Problem(step, error)),
             Instead::Boot => {}
             Instead::BootWithout(shape) => self.waiting.remove(&shape),
         }
@@ -286,8 +287,13 @@ impl Shared {
         let running = self.shape_of(&command, false);
         // Never written over: it may be kept under another name too.
         super::remove_file(&self.socket(&spec.id, SHAPE)).in_step(step)?;
-        fs::write(self.socket(&spec.id, SHAPE), running.as_str()).in_step(step)?;
-        let kept = if copies && new { self.kept_for(spec, &running).in_step(step)? } else { None };
+        fs::write(self.socket(&spec.id, SHAPE), self.shape_text(&running)).in_step(step)?;
+        let wanted = copies && new && spec.start_from != StartFrom::Files;
+        let kept = if wanted { self.kept_for(spec, &running).in_step(step)? } else { None };
+        if new && kept.is_none() && spec.start_from == StartFrom::Memory {
+            let text = "no memory is kept here that a machine of this shape could go on with";
+            return Err(Problem(step.to_owned(), io::Error::new(io::ErrorKind::NotFound, text)).into());
+        }
         let waiting = || if copies { self.waiting.find(&shape) } else { None };
         let from = own.map(Origin::Own).or_else(|| kept.map(Origin::Other));
         let from = from.or_else(|| waiting().map(Origin::Waiting)).unwrap_or(Origin::Boot);

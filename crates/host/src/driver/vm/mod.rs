@@ -3,13 +3,14 @@
 //! Above the driver nothing differs from a container: the same guest agent answers on the same unix socket, the sandbox
 //! has the same address behind the same rules. docs/vm.md says how it is built. Files: [`launch`] the order of a start,
 //! [`jail`] where QEMU runs, [`qemu`] what it is told, [`qmp`] its own protocol, [`channel`] the talk with the guest,
-//! [`disk`] the writable disk, [`memory`] how memory is copied, [`stored`] pauses, [`kept`] memory for forks and snapshots, [`waiting`] what spares most machines a
-//! boot, [`patience`] how long a guest may be silent, [`kernel`] and [`initramfs`] what is booted, [`accel`] hardware or software.
+//! [`disk`] the writable disk, [`memory`] how memory is copied, [`stored`] pauses, [`kept`] memory for forks and snapshots, [`bundle`] how it
+//! travels and [`version`] where it goes on, [`waiting`] what spares most machines a boot, [`patience`] how long a guest may be silent, [`kernel`] and [`initramfs`] what is booted, [`accel`] hardware or software.
 //!
 //! QEMU is nobody's child. After an agent's restart it is found by pid, start time and boot id, and a new [`channel`]
 //! begins; nothing about machines is kept in memory but those channels.
 
 mod accel;
+pub mod bundle;
 mod channel;
 pub mod disk;
 mod initramfs;
@@ -24,10 +25,12 @@ mod qmp;
 mod stored;
 #[cfg(test)]
 mod tests;
+mod version;
 mod waiting;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -46,6 +49,7 @@ use channel::Bridge;
 pub use jail::{ARGUMENT as JAIL, jail_main};
 pub use kernel::Kernel;
 pub use launch::RESTORED;
+use version::Version;
 use waiting::Waiting;
 
 /// Guests that boot at the same time, per processor: each keeps one busy for a second where there is no hardware help.
@@ -97,6 +101,7 @@ struct Shared {
     kernel: Kernel,
     accel: Accel,
     qemu: PathBuf,
+    version: Version,
     jail: ZygoteCommand,
     bridges: Mutex<HashMap<SandboxId, Bridge>>,
     waiting: Arc<Waiting>,
@@ -159,6 +164,7 @@ impl VmDriver {
             waiting: Arc::new(Waiting::of_kernel(&config.kernel.image)),
             kernel: config.kernel,
             accel: config.accel,
+            version: Version::new(&qemu, config.accel),
             qemu,
             jail: config.jail,
             bridges: Mutex::default(),
@@ -308,8 +314,25 @@ impl Driver for VmDriver {
         self.shared.all_kept()
     }
 
+    fn vm_version(&self) -> Option<String> {
+        let version = self.shared.version.now();
+        version.inspect_err(|error| tracing::warn!(%error, "what machines run on here is not known")).ok()
+    }
+
+    fn memory_version(&self, layer: &LayerId) -> Option<String> {
+        self.shared.kept_version(layer)
+    }
+
     fn forget_memory(&self, layer: &LayerId) -> io::Result<()> {
         self.shared.forget_kept(layer)
+    }
+
+    fn pack_machine(&self, layer: &LayerId, disk: &Path, into: &mut dyn io::Write) -> io::Result<()> {
+        self.shared.pack_kept(layer, disk, into)
+    }
+
+    fn unpack_machine(&self, layer: &LayerId, from: &mut dyn io::Read, disk: &File) -> io::Result<()> {
+        self.shared.unpack_kept(layer, from, disk)
     }
 
     fn is_paused(&self, id: &SandboxId) -> bool {

@@ -34,6 +34,8 @@ pub(super) struct Command {
     pub descriptors: Vec<OwnedFd>,
 }
 
+/// What the kernel is told.
+const TOLD: &str = "-append";
 const NETWORK_DEVICE: &str = "virtio-net-device";
 
 /// Below are the standard streams; nothing else is open.
@@ -50,9 +52,13 @@ impl Command {
         self.arguments.extend(["-S", "-incoming", "defer"].map(str::to_owned));
     }
 
-    /// What machines have in common of which one can go on as the other: all but the address of its network.
-    pub fn shape(&self) -> impl Iterator<Item = &str> {
-        self.arguments.iter().map(String::as_str).filter(|word| !word.starts_with(NETWORK_DEVICE))
+    /// What machines have in common of which one can go on as the other: all but the address of its network, and what a
+    /// kernel is told only when it `boots`.
+    pub fn shape(&self, boots: bool) -> impl Iterator<Item = &str> {
+        let told = self.arguments.iter().position(|word| word == TOLD).map(|place| place + 1);
+        let words = self.arguments.iter().map(String::as_str).enumerate();
+        let words = words.filter(move |(place, _)| boots || Some(*place) != told);
+        words.map(|(_, word)| word).filter(|word| !word.starts_with(NETWORK_DEVICE))
     }
 }
 
@@ -71,7 +77,7 @@ impl Machine {
         say(self.accel.arguments());
         say(&["-smp", &self.vcpus.to_string(), "-m", &format!("{memory}M")]);
         say(&["-object", &format!("memory-backend-memfd,id=ram,size={memory}M,share=on")]);
-        say(&["-kernel", KERNEL, "-initrd", INITRAMFS, "-append", &kernel_command_line(self.accel)]);
+        say(&["-kernel", KERNEL, "-initrd", INITRAMFS, TOLD, &kernel_command_line(self.accel)]);
         say(&["-chardev", &format!("ringbuf,id=console,size={CONSOLE_BYTES}"), "-serial", "chardev:console"]);
 
         let lowers = self.lowers.into_iter().enumerate().map(|(number, fd)| (format!("lower{number}"), true, vec![fd]));
@@ -141,9 +147,12 @@ mod tests {
         assert_eq!(command.descriptors.len(), 7);
         assert!(text.contains("mac=02:61:74:6c:70:01,host_mtu=1400"));
         let other = Machine { tap: Some(Tap { fd: fd(), mtu: 1500, mac: [2; 6] }), ..machine() };
-        assert!(command.shape().eq(other.command().shape()));
+        let other = other.command();
+        assert!([true, false].into_iter().all(|boots| command.shape(boots).eq(other.shape(boots))));
+        assert!(command.shape(true).any(|word| word.starts_with("console=")));
+        assert!(!command.shape(false).any(|word| word.starts_with("console=")));
         let larger = Machine { memory_bytes: 512 << 20, ..machine() };
-        assert!(!command.shape().eq(larger.command().shape()));
+        assert!(!command.shape(false).eq(larger.command().shape(false)));
         assert!(text.contains("-sandbox on") && text.contains("serial=lower1") && text.contains("serial=disk"));
     }
 }

@@ -16,7 +16,7 @@ use base64::Engine;
 use tempfile::TempDir;
 
 use super::*;
-use crate::driver::{Kind, Lower};
+use crate::driver::{Kind, Lower, StartFrom};
 use crate::slots::{LAST_BLOCK, SandboxNetwork, Slot};
 use crate::storage::{Pool, PoolOptions};
 
@@ -125,6 +125,7 @@ impl Fixture {
             vcpus: 1,
             memory_bytes: 256 << 20,
             pids_max: 128,
+            start_from: StartFrom::Either,
             hostname: "island".to_owned(),
             guest_config: serde_json::json!({ "sandbox_id": id.as_str() }),
             id,
@@ -324,6 +325,86 @@ async fn a_copy_of_a_disk_has_its_files_and_goes_its_own_way() {
     }
     pool.delete_layer(&layer).unwrap();
     assert!(pool.close().unwrap());
+}
+
+/// Two hosts, each with a driver and a pool of its own: what one packs, the other goes on with.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_that_has_travelled_goes_on_elsewhere_with_memory_or_begins_with_its_files() {
+    let (here, there) = (Fixture::new(), Fixture::new());
+    let pool = |fixture: &Fixture| {
+        let data = fixture.dir.path().join("data");
+        fs::create_dir(&data).unwrap();
+        Pool::open(&data, &PoolOptions { reserve: 1 << 20, ..PoolOptions::default() }).unwrap()
+    };
+    let (pool_here, pool_there) = (pool(&here), pool(&there));
+    let on_pool = |pool: &Pool, mut spec: LaunchSpec| {
+        spec.volume = pool.create_volume(&spec.id, spec.disk_bytes).unwrap().path;
+        spec
+    };
+    let parent = on_pool(&pool_here, here.spec());
+    here.launch(&parent).await.unwrap();
+    ok(&parent, "echo parent > /root/file").await;
+    let mark = ok(&parent, "sleep 1000 > /dev/null 2>&1 & echo $!").await;
+    let layer = LayerId::new();
+    let files = async { pool_here.snapshot_volume(&parent.id, &layer).is_ok() };
+    assert!(here.driver.keep(&parent.id, &layer, true, Box::pin(files)).await.unwrap());
+    let version = here.driver.vm_version().unwrap();
+    assert!(version.starts_with("QEMU "), "{version}");
+    assert_eq!(here.driver.memory_version(&layer).as_ref(), Some(&version));
+
+    let disk = disk::of_layer(&pool_here.layer(&layer).unwrap()).unwrap();
+    let packed = || {
+        let mut bytes = Vec::new();
+        here.driver.pack_machine(&layer, &disk, &mut bytes).unwrap();
+        bytes
+    };
+    let (bundle, size) = (packed(), packed().len() as u64);
+    assert!(bundle == packed(), "the same layer gives the same bytes");
+    println!("{} MiB for a machine of 256 MiB", size >> 20);
+    let import = |bytes: &[u8]| {
+        let unpack = |disk: &File| there.driver.unpack_machine(&layer, &mut &*bytes, disk);
+        pool_there.import_disk(&layer, "of this", size, unpack)
+    };
+    assert!(import(&bundle[..bundle.len() / 2]).is_err() && pool_there.layer(&layer).is_none());
+    assert!(!there.driver.has_memory(&layer));
+    import(&bundle).unwrap();
+    assert_eq!(there.driver.memory_version(&layer).as_ref(), Some(&version));
+
+    let child = |start_from: StartFrom| {
+        let mut spec = on_pool(&pool_there, there.spec());
+        spec.lowers = vec![pool_there.layer(&layer).unwrap().into(), parent.lowers[0].clone()];
+        spec.start_from = start_from;
+        spec
+    };
+    let sleeping = "for it in /proc/[0-9]*/comm; do read -r name < $it; [ $name != sleep ] || echo yes; done 2>&-";
+    let alive = child(StartFrom::Memory);
+    there.launch(&alive).await.unwrap();
+    assert_eq!(ok(&alive, &format!("cat /proc/{mark}/comm /root/file")).await, "sleep\nparent");
+    assert_ne!(ok(&alive, "cat /etc/machine-id").await, ok(&parent, "cat /etc/machine-id").await);
+    let anew = child(StartFrom::Files);
+    there.launch(&anew).await.unwrap();
+    assert_eq!(ok(&anew, &format!("cat /root/file; {sleeping}")).await, "parent");
+    // Memory of a machine of another size is none to it.
+    let larger = LaunchSpec { memory_bytes: 320 << 20, ..child(StartFrom::Memory) };
+    let error = there.launch(&larger).await.unwrap_err().to_string();
+    assert!(error.contains("no memory is kept here"), "{error}");
+    let larger = LaunchSpec { memory_bytes: 320 << 20, ..child(StartFrom::Either) };
+    there.launch(&larger).await.unwrap();
+    assert_eq!(ok(&larger, &format!("cat /root/file; {sleeping}")).await, "parent");
+
+    for (fixture, specs) in [(&here, vec![&parent]), (&there, vec![&alive, &anew, &larger])] {
+        for spec in specs {
+            fixture.driver.clean_up(&spec.id).await.unwrap();
+        }
+    }
+    for (fixture, pool) in [(&here, pool_here), (&there, pool_there)] {
+        fixture.driver.forget_memory(&layer).unwrap();
+        pool.delete_layer(&layer).unwrap();
+        for id in pool.list_volumes().unwrap() {
+            pool.delete_volume(&id).unwrap();
+        }
+        assert!(pool.close().unwrap());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -160,13 +160,14 @@ impl Shared {
             hash.update(text);
         };
         add(&VERSION.to_string());
-        let qemu = fs::metadata(&self.qemu).map(|it| format!("{} {}", it.len(), it.mtime()));
-        add(&qemu.unwrap_or_default());
-        add(&self.qemu.display().to_string());
-        for file in [&self.kernel.image, &self.kernel.initramfs].into_iter().filter(|_| boots) {
-            add(&file.display().to_string());
+        add(&self.version.now().unwrap_or_default());
+        if boots {
+            add(&self.version.stamp().unwrap_or_default());
+            for file in [&self.qemu, &self.kernel.image, &self.kernel.initramfs] {
+                add(&file.display().to_string());
+            }
         }
-        command.shape().for_each(add);
+        command.shape(boots).for_each(add);
         Shape(hex::encode(&hash.finalize()[..16]))
     }
 

@@ -402,6 +402,11 @@ async fn what_is_stored_by_a_pause_has_no_processes_and_goes_on_with_its_memory(
 async fn a_pause_of_the_files_alone_ends_its_processes_and_a_resume_starts_new_ones() {
     let house = House::new().await;
     let id = house.created().await;
+    // What it has not yet written to its disk must get there first, or it runs on.
+    house.machine.fail_at("settle");
+    assert!(house.keeper.pause_files(&id, 2, "user".to_owned()).await.is_err());
+    assert_eq!(state_of(&house.keeper, &id).map(|it| it.0), Some(State::Running));
+    house.machine.heal();
     for _ in 0..2 {
         let paused = house.keeper.pause_files(&id, 2, "user".to_owned()).await.unwrap();
         assert_eq!((paused.view.state, paused.kept), (State::Paused, Kept::Files));
@@ -458,4 +463,26 @@ async fn an_exclusive_volume_has_one_user_until_its_processes_are_gone() {
     for _ in 0..2 {
         house.keeper.create(SandboxId::new(), 1, with(false)).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn layers_of_other_hosts_make_room_and_go_with_their_image_but_not_from_under_a_sandbox() {
+    let house = House::new().await;
+    let [used, old, new] = ["a", "b", "c"].map(|digest| house.machine.import(digest, 10));
+    let layers = vec![wire::Layer { id: used.to_string(), ..Default::default() }];
+    let id = SandboxId::new();
+    house.keeper.create(id.clone(), 1, wire::SandboxSpec { layers, ..wish() }).await.unwrap();
+    let there = || [&used, &old, &new].map(|layer| house.machine.has_layer(layer));
+    assert_eq!(house.keeper.trim_imports(30).await.unwrap(), 0);
+    assert_eq!(house.keeper.trim_imports(25).await.unwrap(), 1);
+    assert_eq!(there(), [true, false, true]);
+    let refused = house.keeper.delete_imported("a").await;
+    assert!(matches!(refused, Err(OrderError::Busy { .. })), "{refused:?}");
+    house.keeper.delete_imported("nothing of that").await.unwrap();
+    house.keeper.delete_imported("c").await.unwrap();
+    assert_eq!((there(), house.keeper.trim_imports(0).await.unwrap()), ([true, false, false], 0));
+    house.keeper.destroy(&id, 2).await.unwrap();
+    house.nothing_is_left().await;
+    house.keeper.delete_imported("a").await.unwrap();
+    assert_eq!(there(), [false; 3]);
 }

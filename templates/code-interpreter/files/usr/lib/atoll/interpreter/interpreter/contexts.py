@@ -180,10 +180,10 @@ class Contexts:
         there = languages.available()
         if language not in there:
             raise Refused(f"there is no language {language!r} here, only {', '.join(there)}")
-        if not os.path.isdir(cwd):
-            raise Refused(f"there is no directory {cwd!r}")
         if len(self.by_id) >= MAX_CONTEXTS:
             raise Overloaded(f"there are {MAX_CONTEXTS} contexts already; delete some")
-        context = Context(language, cwd, languages.kernel(language, cwd))
+        # What can't be entered is no reason to have no context: code begins at home then, as with E2B.
+        entered = cwd if os.path.isdir(cwd) and os.access(cwd, os.X_OK) else HOME
+        context = Context(language, cwd, languages.kernel(language, entered))
         self.by_id[context.id] = context
         return context

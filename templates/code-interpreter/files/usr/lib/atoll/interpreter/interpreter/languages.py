@@ -1,4 +1,5 @@
-"""Which language is run by what. R is there when the template was made with it."""
+"""Which language is run by what. R is there when the template was made with it; `deno` is TypeScript on Node, with what
+programs ask of Deno most."""
 
 import shutil
 from pathlib import Path
@@ -23,7 +24,7 @@ def canonical(language: str) -> str:
 
 
 def available() -> list[str]:
-    languages = ["python", "javascript", "typescript", "bash"]
+    languages = ["python", "javascript", "typescript", "deno", "bash"]
     if shutil.which("R"):
         languages.append("r")
     return languages
@@ -38,8 +39,8 @@ def kernel(language: str, cwd: str) -> Kernel:
             return JupyterKernel("r", cwd)
         case "javascript":
             return PipeKernel(_JAVASCRIPT, cwd, JsonPipe)
-        case "typescript":
-            return PipeKernel([*_JAVASCRIPT, "typescript"], cwd, JsonPipe)
+        case "typescript" | "deno":
+            return PipeKernel([*_JAVASCRIPT, language], cwd, JsonPipe)
         case "bash":
             return PipeKernel(["bash", str(KERNELS / "bash/kernel.sh")], cwd, BashPipe)
     raise ValueError(language)

@@ -1,9 +1,11 @@
 // The JavaScript kernel: evaluates cells as a console does, so that `let` and `const` may be declared again and `await`
-// stands anywhere. With the argument `typescript`, cells are TypeScript.
+// stands anywhere. With the argument `typescript`, cells are TypeScript; with `deno` too, and they find the environment and
+// the directory where Deno has them.
 //
 // Descriptor 3 carries lines of JSON: {"code", "env"} comes in; {"result", "main"}, {"error"} and {"done"} go out.
 // What is printed goes to descriptors 1 and 2, as in any program.
 'use strict'
+const fs = require('node:fs')
 const inspector = require('node:inspector')
 const path = require('node:path')
 const readline = require('node:readline')
@@ -14,7 +16,8 @@ const { createRequire } = require('node:module')
 const { pathToFileURL } = require('node:url')
 const { translated } = require('./translate.js')
 
-const typescript = process.argv[2] === 'typescript'
+const deno = process.argv[2] === 'deno'
+const typescript = deno || process.argv[2] === 'typescript'
 const socket = new net.Socket({ fd: 3 })
 const session = new inspector.Session()
 session.connect()
@@ -37,8 +40,30 @@ globalThis.display = Object.assign((value) => say({ result: shown(value) }), {
 const hidden = (name, value) => Object.defineProperty(globalThis, name, { value, enumerable: false })
 hidden('__import', async (name) => {
   const { resolved } = await import('./loader.mjs')
-  return import(await resolved(name, here()))
+  return import(await resolved(deno ? String(name).replace(/^npm:/, '') : name, here()))
 })
+
+if (deno) {
+  hidden('Deno', {
+    args: [],
+    pid: process.pid,
+    build: { os: 'linux' },
+    cwd: () => process.cwd(),
+    chdir: (directory) => process.chdir(directory),
+    exit: (code) => process.exit(code),
+    env: {
+      get: (name) => process.env[name],
+      set: (name, value) => void (process.env[name] = value),
+      has: (name) => name in process.env,
+      delete: (name) => void delete process.env[name],
+      toObject: () => ({ ...process.env }),
+    },
+    readTextFile: (file) => fs.promises.readFile(file, 'utf8'),
+    readTextFileSync: (file) => fs.readFileSync(file, 'utf8'),
+    writeTextFile: (file, text) => fs.promises.writeFile(file, text),
+    writeTextFileSync: (file, text) => fs.writeFileSync(file, text),
+  })
+}
 
 /** What a value looks like, by mime type. */
 function shown(value) {

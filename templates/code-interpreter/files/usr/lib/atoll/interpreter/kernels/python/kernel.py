@@ -4,11 +4,14 @@ import math
 import os
 import sys
 from contextlib import contextmanager
+from functools import wraps
+from importlib.machinery import PathFinder
 
 # The directory of this file is not where programs look for their modules; the working directory is.
 sys.path[0] = ""
 
 from IPython.core.formatters import BaseFormatter  # noqa: E402
+from IPython.display import display  # noqa: E402
 from ipykernel.ipkernel import IPythonKernel  # noqa: E402
 from ipykernel.kernelapp import IPKernelApp  # noqa: E402
 from traitlets import Type, Unicode  # noqa: E402
@@ -90,6 +93,40 @@ def environment(variables):
                 os.environ[name] = value
 
 
+class PicturesShown:
+    """Sees to it, once Pillow is loaded, that a picture which is saved as a file is shown too."""
+
+    @staticmethod
+    def find_spec(name, path, target=None):
+        if name != "PIL.Image":
+            return None
+        specification = PathFinder.find_spec(name, path, target)
+        if specification:
+            execute = specification.loader.exec_module
+
+            def exec_module(module):
+                execute(module)
+                module.Image.save = shown_when_saved(module.Image.save)
+
+            specification.loader.exec_module = exec_module
+        return specification
+
+
+def shown_when_saved(save):
+    kernel = os.getpid()
+
+    @wraps(save)
+    def saved(image, where, *arguments, **options):
+        result = save(image, where, *arguments, **options)
+        # Figures are shown as figures; and other processes have nobody to show anything to.
+        by = sys._getframe(1).f_globals.get("__name__", "")
+        if isinstance(where, (str, os.PathLike)) and os.getpid() == kernel and by.partition(".")[0] != "matplotlib":
+            display(image)
+        return result
+
+    return saved
+
+
 class Kernel(IPythonKernel):
     def __init__(self, **settings):
         super().__init__(**settings)
@@ -112,5 +149,6 @@ class App(IPKernelApp):
 
 
 if __name__ == "__main__":
+    sys.meta_path.insert(0, PicturesShown)
     # Tracebacks are read by programs: no colours. What people run later may still ask for them.
     App.launch_instance(argv=[*sys.argv[1:], "--InteractiveShell.colors=nocolor", "--HistoryManager.enabled=False"])

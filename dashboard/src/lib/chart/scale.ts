@@ -1,0 +1,9 @@
+// How far the axis of a chart reaches.
+
+/** With room above what was measured, so that a little can be seen to change; against the limit when half of that is
+ *  nearly used. */
+export function highest(top: number, least: number, limit?: number): number {
+	const room = Math.max(least, top * 1.25);
+	if (limit !== undefined && room > limit / 2) return Math.max(limit, top * 1.08);
+	return room || 1;
+}
