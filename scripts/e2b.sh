@@ -25,23 +25,6 @@ export E2B_API_KEY=e2b_${ATOLL_API_KEY#atl_}
 # The newest SDK opens 200 connections at most unless it is told, which 200 open terminals use up.
 export E2B_MAX_CONNECTIONS=500
 unset E2B_DOMAIN E2B_API_URL E2B_SANDBOX_URL E2B_VOLUME_API_URL E2B_DEBUG
-if [ -n "${ATOLL_E2B_TLS:-}" ]; then
-    export E2B_DOMAIN=$ATOLL_DOMAIN:${ATOLL_URL##*:}
-    export SSL_CERT_FILE=$ATOLL_E2B_TLS/ca.pem NODE_EXTRA_CA_CERTS=$ATOLL_E2B_TLS/ca.pem
-    # Names are looked up at a resolver of the test's own, in a mount namespace of its own.
-    within() {
-        # shellcheck disable=SC2016
-        unshare --mount sh -c 'mount --bind "$0/resolv.conf" /etc/resolv.conf && exec "$@"' "$ATOLL_E2B_TLS" "$@"
-    }
-    setup="TLS and host names"
-else
-    export E2B_API_URL=$ATOLL_URL/e2b E2B_SANDBOX_URL=$ATOLL_URL E2B_VOLUME_API_URL=$ATOLL_URL/e2b
-    within() { "$@"; }
-    setup="plain HTTP"
-fi
-
-folder_of() { echo "$cache/$1-$(sha256sum "$2" | cut -c1-16)"; }
-
 # once FOLDER LANGUAGE LIST: installs an SDK where it isn't yet. Others may run beside this one.
 once() {
     local lock
@@ -60,14 +43,40 @@ once() {
     fi
     exec {lock}>&-
 }
+list_of() { if [ "$1" = python ]; then echo "requirements-$2.txt"; else echo "js/package-$2.json"; fi; }
+folder_of() { # LANGUAGE GENERATION
+    local list
+    list=$(list_of "$1" "$2")
+    [ "$1" = python ] && echo "$cache/$2-$(sha256sum "$list" | cut -c1-16)" || echo "$cache/js-$2-$(sha256sum "$list" | cut -c1-16)"
+}
+# Before the variables for TLS: whoever installs trusts the machine's certificates, not the test's.
+for generation in $generations; do
+    for language in $languages; do
+        once "$(folder_of "$language" "$generation")" "$language" "$(list_of "$language" "$generation")"
+    done
+done
+
+if [ -n "${ATOLL_E2B_TLS:-}" ]; then
+    export E2B_DOMAIN=$ATOLL_DOMAIN:${ATOLL_URL##*:}
+    export SSL_CERT_FILE=$ATOLL_E2B_TLS/ca.pem NODE_EXTRA_CA_CERTS=$ATOLL_E2B_TLS/ca.pem
+    # Names are looked up at a resolver of the test's own, in a mount namespace of its own.
+    within() {
+        # shellcheck disable=SC2016
+        unshare --mount sh -c 'mount --bind "$0/resolv.conf" /etc/resolv.conf && exec "$@"' "$ATOLL_E2B_TLS" "$@"
+    }
+    setup="TLS and host names"
+else
+    export E2B_API_URL=$ATOLL_URL/e2b E2B_SANDBOX_URL=$ATOLL_URL E2B_VOLUME_API_URL=$ATOLL_URL/e2b
+    within() { "$@"; }
+    setup="plain HTTP"
+fi
 
 failed=0
 for generation in $generations; do
     for language in $languages; do
         if [ "$language" = python ]; then
-            list=requirements-$generation.txt
-            folder=$(folder_of "$generation" "$list")
-            once "$folder" python "$list"
+            list=$(list_of python "$generation")
+            folder=$(folder_of python "$generation")
             if [ -n "$bench" ]; then
                 "$folder/bin/python" -B ../../bench/through_sdk.py
                 exec ../../scripts/interpreter.sh bench
@@ -82,9 +91,8 @@ for generation in $generations; do
                 rm -rf "$calls"
             fi
         else
-            list=js/package-$generation.json
-            folder=$(folder_of "js-$generation" "$list")
-            once "$folder" javascript "$list"
+            list=$(list_of javascript "$generation")
+            folder=$(folder_of javascript "$generation")
             echo "E2B SDK, JavaScript, $(sed -n 's/.*"e2b": "\([^"]*\)".*/\1/p' "$list"), $setup"
             calls=
             [ $# -gt 0 ] || calls=$(mktemp -d /tmp/atoll-e2b-calls.XXXXXX)

@@ -142,7 +142,7 @@ it(
 				await inspect(page, 'byoc-delete-empty');
 				const { id } = await api<{ id: string }>('POST', '/v1/sandboxes', { memory_mb: 128 });
 				await page.getByRole('button', { name: 'Delete host' }).click();
-				await page.getByText('Sandboxes have come to this host since you looked.').waitFor();
+				await page.getByText('Something has come to this host since you looked.').waitFor();
 				await page.locator('[data-doomed]').getByText(id).waitFor();
 				const amber = page.locator('[data-doomed]').locator('..');
 				const [is, warning] = await amber.evaluate((one) => {
@@ -171,7 +171,7 @@ it(
 				expect(await page.getByRole('button', { name: 'Delete host' }).isDisabled()).toBe(true);
 				answer();
 				await page.locator('[data-doomed]').getByText(id).waitFor();
-				expect(await page.getByText('Sandboxes have come to this host since you looked.').count()).toBe(0);
+				expect(await page.getByText('Something has come to this host since you looked.').count()).toBe(0);
 				await page.getByLabel('Type reef-1 to go on').fill('reef-2');
 				expect(await force.isDisabled()).toBe(true);
 				await page.getByLabel('Type reef-1 to go on').fill('reef-1');

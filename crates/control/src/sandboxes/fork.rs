@@ -82,6 +82,8 @@ impl Sandboxes {
             let (name, sandboxes) = (mount.volume.name.clone(), vec![parent.id.0.clone()]);
             return Err(VolumeError::Exclusive { name, sandboxes }.into());
         }
+        // A secret that is gone is said before anything is kept.
+        let headers = self.secrets.fill(&owner.team, &parent.network.headers).await?;
         let wanted = Wanted { memory: parent.can_keep_memory(), children: fork.count };
         let (made, host) = self.keep(owner, &parent, "fork", wanted).await?;
         let memory = made.layer.memory;
@@ -96,7 +98,6 @@ impl Sandboxes {
                 Err(error) => refused.push(Err(error)),
             }
         }
-        let headers = self.secrets.fill(&owner.team, &parent.network.headers).await?;
         let ground = Ground { template: &template, layers: &chain, mounts: &mounts, headers: &headers };
         let (children, without_room) =
             self.insert_children(owner, &parent, &host, (children, lifetime), &ground).await?;

@@ -113,6 +113,14 @@ async fn a_secret_in_a_header_is_filled_in_for_the_host_alone() {
             let refused = test.client.post("/v1/sandboxes", json!({ "network": { "headers": headers } })).await;
             assert_eq!(refused.expect(400).field(), "network.headers", "{domain} {name}");
         }
+        // Nothing is kept for children that can't have it.
+        test.client.put(&format!("{path}/network"), json!({ "headers": header("${secrets.key}") })).await.expect(200);
+        test.client.delete("/v1/secrets/key").await.expect(204);
+        let refused = test.client.post(&format!("{path}/fork"), json!({})).await.expect(404);
+        assert_eq!(refused.field(), "network.headers");
+        let (layers,): (i64,) =
+            on!(read & test.app.db, |c| sqlx::query_as("SELECT COUNT(*) FROM layers").fetch_one(c).await).unwrap();
+        assert_eq!(layers, 1, "that of the children before");
         test.client.post("/v1/secrets", json!({ "name": "lines", "value": "a\nb" })).await.expect(201);
         let ask = json!({ "network": { "headers": header("${secrets.lines}") } });
         assert_eq!(test.client.post("/v1/sandboxes", ask).await.expect(400).field(), "network.headers");

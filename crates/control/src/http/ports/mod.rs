@@ -25,7 +25,7 @@ use atoll_rpc::hop;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
-use axum::http::{StatusCode, Version};
+use axum::http::{Method, StatusCode, Version};
 use axum::middleware::Next;
 use axum::response::Response;
 use http_body::Body as _;
@@ -47,6 +47,10 @@ pub use lookup::Lookup;
 
 /// The guest agent's own port, by the E2B protocol.
 pub const GUEST_PORT: u16 = 49983;
+/// Where SDKs ask the guest agent whether it runs.
+const HEALTH: &str = "/health";
+/// Between two looks at a sandbox that somebody waits for.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 const COPY_BUFFER: usize = 64 * 1024;
 /// Of a request that is refused, so much is taken.
 const REFUSED_BODY: usize = 64 * 1024;
@@ -142,7 +146,14 @@ async fn forward(
 ) -> Result<axum::http::Response<Incoming>, Refusal> {
     let host = Sandboxes::host_of(record).map_err(|_| Refusal::NotFound)?;
     let fleet = app.sandboxes.fleet();
-    let answer = if target.port == GUEST_PORT {
+    let asks_for_health = request.method() == Method::GET && request.uri().path() == HEALTH;
+    let answer = if target.port == GUEST_PORT && asks_for_health {
+        // Whoever asks whether it runs wants to hear that it doesn't any more, not to wait until it does again.
+        tokio::select! {
+            answer = fleet.guest_http_untrusted(host, &target.sandbox, request) => answer,
+            () = stopped_running(app, target) => return Err(Refusal::NotFound),
+        }
+    } else if target.port == GUEST_PORT {
         fleet.guest_http_untrusted(host, &target.sandbox, request).await
     } else {
         let inbound = &record.network.inbound;
@@ -159,6 +170,18 @@ async fn twice(body: Body) -> Result<(Body, Option<Body>), Refusal> {
     }
     let bytes = body.collect().await.map_err(|_| Refusal::Broken)?.to_bytes();
     Ok((Body::from(bytes.clone()), Some(Body::from(bytes))))
+}
+
+/// Returns when the sandbox does not run any more.
+async fn stopped_running(app: &App, target: &Target) {
+    loop {
+        tokio::time::sleep(LOOK_AGAIN).await;
+        if let Ok(found) = store::get_any(&app.db, &target.sandbox).await
+            && found.is_none_or(|record| record.status() != SandboxStatus::Running)
+        {
+            return;
+        }
+    }
 }
 
 /// The sandbox, which runs and may be asked by whoever asks, and a place among its team's requests; or an answer that
