@@ -328,6 +328,7 @@ fn demand(owner: &Owner, record: &SandboxRecord, from: &HostId) -> Demand {
         memory_mb: size(record.memory_mb),
         disk_mb: size(record.disk_mb),
         image: Some(record.digest.clone()),
+        vm_version: None,
         only: None,
         volumes_on: None,
         tried: vec![from.clone()],
