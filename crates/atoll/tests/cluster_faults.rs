@@ -193,7 +193,9 @@ impl Rig {
         .await;
         let settled = until(&format!("every sandbox to be something whole after {point}"), || async {
             let all = client.list_sandboxes(&ListSandboxes::default()).await.ok()?.items;
-            let whole = |status| matches!(status, SandboxStatus::Running | SandboxStatus::Paused);
+            // What was not there yet, and whose maker has died, is said to be in error.
+            let whole =
+                |status| matches!(status, SandboxStatus::Running | SandboxStatus::Paused | SandboxStatus::Error);
             all.iter().all(|sandbox| whole(sandbox.status)).then_some(all)
         })
         .await;
@@ -201,6 +203,11 @@ impl Rig {
             until("it to go on", || async { client.resume_sandbox(&self.id).await.ok() }).await;
         }
         for sandbox in &settled {
+            if sandbox.status == SandboxStatus::Error {
+                assert_ne!(sandbox.id, self.id, "{point}: {sandbox:?}");
+                until("it to be destroyed", || async { client.destroy_sandbox(&sandbox.id).await.ok() }).await;
+                continue;
+            }
             until(&format!("{} to have its files after {point}", sandbox.id), || async {
                 if sandbox.status == SandboxStatus::Paused && sandbox.id != self.id {
                     let _ = client.resume_sandbox(&sandbox.id).await;
@@ -226,9 +233,9 @@ impl Rig {
                 client.create_sandbox(&request).await.inspect_err(|error| println!("{point}: {error}")).ok()
             })
             .await;
-            let answer = client
-                .exec(&made.id, &command("/bin/bash", ["-c", "cat ~/file; sha256sum -c --status ~/sum && echo same"]));
-            assert_eq!(answer.await.expect("exec").stdout, "here\nsame\n", "{point}");
+            let check = command("/bin/bash", ["-c", "cat ~/file; sha256sum -c --status ~/sum && echo same"]);
+            let answer = client.exec(&made.id, &check).await.expect("exec");
+            assert_eq!(answer.stdout, "here\nsame\n", "{point}");
             client.destroy_sandbox(&made.id).await.expect("destroying");
             client.delete_snapshot(&snapshot.name).await.expect("deleting");
         }

@@ -15,6 +15,8 @@ const LAYERS_EVERY: Duration = Duration::from_secs(30);
 const LAYERS_LEASE: &str = "layers";
 const STORING_LEASE: &str = "storing";
 const MOVES_LEASE: &str = "moves";
+/// A replica that dies is replaced after this.
+const HELD: Duration = Duration::from_secs(20);
 /// From a nudge to the look at what is to move: what comes at once is looked at once, and a host that is opened again at
 /// once keeps everything.
 const MOVES_SETTLE: Duration = Duration::from_secs(1);
@@ -90,7 +92,7 @@ async fn store_layers(app: App) {
 /// Moves what is paused away from hosts that are drained; when nudged, and now and then.
 async fn move_paused(app: App) {
     let round = async || -> Result<(), LayerError> {
-        while app.sandboxes.move_due().await? > 0 {}
+        while app.sandboxes.move_due(app.config.resume_on_reconnect).await? > 0 {}
         Ok(())
     };
     loop {
@@ -119,13 +121,13 @@ async fn under_lease(
     lease: &str,
     work: impl Future<Output = Result<(), LayerError>>,
 ) -> Result<(), LayerError> {
-    let take = || leases::take(&app.db, lease, &app.replica, app.clock.now(), LAYERS_EVERY * 4);
+    let take = || leases::take(&app.db, lease, &app.replica, app.clock.now(), HELD);
     if take().await?.is_none() {
         return Ok(());
     }
     let hold = async {
         loop {
-            tokio::time::sleep(LAYERS_EVERY).await;
+            tokio::time::sleep(HELD / 4).await;
             match take().await {
                 Ok(Some(_)) => {}
                 Ok(None) => return tracing::warn!(lease, "another replica took over what this one was at"),

@@ -18,7 +18,7 @@ use crate::app::{App, Parts};
 use crate::builds::Builds;
 use crate::clock::Clock;
 use crate::config::{ControlConfig, SchedulerKind};
-use crate::db::Db;
+use crate::db::{Db, leases};
 use crate::fleet::{Fleet, FleetSettings, LeastLoaded, Limits, Placement, RoundRobin, Scheduler, TcpDialer, Tunnels};
 use crate::hosts::{Hosts, Loopback, objection};
 use crate::http::listener::{self, Tls};
@@ -203,6 +203,10 @@ async fn wire(
     let hosts = Hosts::open(db.clone(), clock.clone(), config.hosts.clone(), authority, loopback)
         .await
         .context("opening the hosts")?;
+    // SQLite is one server's own, and the one before this has ended.
+    if matches!(db, Db::Sqlite { .. }) {
+        leases::end_all(&db).await?;
+    }
     let replica = format!("{}-{}", std::process::id(), hex::encode(rand::random::<[u8; 4]>()));
     let tunnels = Tunnels::new(replica.clone(), &client_tls, Arc::new(hosts.clone()));
     let dialer = TcpDialer::new(&client_tls)

@@ -25,6 +25,11 @@ pub async fn take(db: &Db, name: &str, holder: &str, now: Millis, duration: Dura
     Ok(row.map(|row| row.0))
 }
 
+/// Ends all leases: whoever held them is gone.
+pub async fn end_all(db: &Db) -> Result<(), DbError> {
+    on!(write db, |c| sqlx::query("UPDATE leases SET expires_at = 0").execute(c).await.map(|_| ())).during("end leases")
+}
+
 /// Gives the lease up early, so that another replica needn't wait for it to expire.
 pub async fn release(db: &Db, name: &str, holder: &str) -> Result<(), DbError> {
     on!(write db, |c| sqlx::query("UPDATE leases SET expires_at = 0 WHERE name = $1 AND holder = $2")

@@ -111,11 +111,15 @@ impl HostRow {
     }
 }
 
-/// Hosts that are draining and have nothing any more.
+/// Hosts that are draining and have nothing any more that would be lost with them (see [`super::holdings`]).
 pub async fn drained(db: &Db) -> Result<BTreeSet<HostId>, DbError> {
     let rows: Vec<(Text<HostId>,)> = on!(read db, |c| sqlx::query_as(
         "SELECT h.id FROM hosts h WHERE h.draining
-         AND NOT EXISTS (SELECT 1 FROM sandboxes s WHERE s.host_id = h.id AND s.status <> 'stopped')"
+         AND NOT EXISTS (SELECT 1 FROM sandboxes s WHERE s.host_id = h.id AND s.status <> 'stopped')
+         AND NOT EXISTS (SELECT 1 FROM volumes v WHERE v.host_id = h.id)
+         AND NOT EXISTS (SELECT 1 FROM layers l JOIN layer_refs r ON r.layer_id = l.id
+             WHERE l.host_id = h.id AND NOT l.stored AND NOT l.lost
+             AND (r.holder LIKE 'snap-%' OR r.holder LIKE 'tpl-%'))"
     )
     .fetch_all(c)
     .await)

@@ -222,7 +222,7 @@ pub async fn renew_token(
     responses((status = 200, body = HostDrain), (status = 403)), security(("bearer" = [])))]
 pub async fn drain_status(State(app): State<App>, user: User, Id(id): Id<HostId>) -> ApiResult<axum::Json<HostDrain>> {
     let row = manageable(&app, &user, &id).await?;
-    let count = moves::store::count(&app.db, &id).await?;
+    let holdings = Holdings::of(&mut app.db.begin().await?, &id).await?;
     let staying = moves::store::staying(&app.db, &id, MAX_PREVIEW as i64).await?;
     let one = |it: &moves::store::Staying| HostDrainSandbox {
         id: it.id.0.clone(),
@@ -232,9 +232,11 @@ pub async fn drain_status(State(app): State<App>, user: User, Id(id): Id<HostId>
     };
     Ok(axum::Json(HostDrain {
         draining: row.draining,
-        drained: row.draining && count == 0,
-        sandbox_count: u64::try_from(count).unwrap_or(0),
+        drained: row.draining && holdings.is_empty(),
+        sandbox_count: holdings.sandboxes.len() as u64,
         sandboxes: staying.iter().map(one).collect(),
+        volume_ids: holdings.volumes,
+        image_ids: holdings.images,
     }))
 }
 

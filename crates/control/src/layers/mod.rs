@@ -27,6 +27,7 @@ use tokio::sync::Notify;
 
 pub use collect::Dead;
 pub use store::LayerRow;
+pub use work::never_will;
 
 use crate::clock::Clock;
 use crate::db::{Db, DbError, Text, Tx};

@@ -219,15 +219,19 @@ impl Layers {
 }
 
 /// When what failed is tried again.
-fn pause_after(attempts: i64, error: &LayerError) -> Duration {
-    let never_will = matches!(
+/// Whether its host has said that it can't be packed, not that it couldn't just now.
+pub fn never_will(error: &LayerError) -> bool {
+    matches!(
         error,
         LayerError::Host(FleetError::Agent {
             code: RpcCode::FailedPrecondition | RpcCode::InvalidArgument | RpcCode::Unimplemented,
             ..
         })
-    );
-    if never_will {
+    )
+}
+
+fn pause_after(attempts: i64, error: &LayerError) -> Duration {
+    if never_will(error) {
         return LAST_PAUSE;
     }
     let doubled = u32::try_from(attempts.clamp(0, 20)).unwrap_or(20);

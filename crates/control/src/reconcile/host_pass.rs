@@ -132,8 +132,10 @@ impl HostPass {
             }
         }
         // Before anything goes on that may not reach what it reached.
-        let policies = untold.iter().map(|id| self.set_network(host, id).boxed()).collect();
-        bounded(PARALLEL, policies).await;
+        let policies = untold.iter().map(|id| async move { (id, self.set_network(host, id).await) }.boxed()).collect();
+        let told = bounded(PARALLEL, policies).await;
+        let still_open: HashSet<&SandboxId> = told.into_iter().filter(|(_, told)| !told).map(|(id, _)| id).collect();
+        resumes.retain(|row| !still_open.contains(&row.id));
         outcome.resumed = self.resume(host, resumes).await;
         let strays: Vec<&Seen> = inventory.sandboxes.iter().filter(|seen| !known.contains(&seen.id)).collect();
         outcome.destroyed = self.judge_strays(host, &strays, &rules).await?;
@@ -146,20 +148,21 @@ impl HostPass {
         Ok(outcome)
     }
 
-    /// Tells a host what a sandbox may reach, which it has missed.
-    async fn set_network(&self, host: &HostId, id: &SandboxId) {
+    /// Tells a host what a sandbox may reach, which it has missed. Whether that is in force now.
+    async fn set_network(&self, host: &HostId, id: &SandboxId) -> bool {
         let told = match self.records.network(id).await {
             Ok(Some((network, generation))) => self.agents.set_network(host, id, generation, network).await,
-            Ok(None) => return,
+            Ok(None) => return false,
             Err(error) => {
                 tracing::warn!(sandbox = %id, %host, %error, "what a sandbox may reach can't be read");
-                return;
+                return false;
             }
         };
-        match told {
+        match &told {
             Ok(()) => tracing::info!(sandbox = %id, %host, "its host has heard what a sandbox may reach"),
             Err(error) => tracing::warn!(sandbox = %id, %host, %error, "what a sandbox may reach is not in force yet"),
         }
+        told.is_ok()
     }
 
     /// Orders the resume of sandboxes that were paused for loss of contact; how many run.

@@ -136,7 +136,7 @@ pub fn judge(row: &Row, seen: Option<&Seen>, rules: &Rules) -> Verdict {
 /// Whether a host is to be told what a sandbox may reach: it has not heard of the last change.
 #[must_use]
 pub fn lacks_policy(row: &Row, seen: &Seen) -> bool {
-    matches!(row.status, SandboxStatus::Running | SandboxStatus::Paused)
+    row.status != SandboxStatus::Stopped
         && matches!(seen.state, State::Running | State::Paused)
         && seen.network_generation < row.network_generation
 }

@@ -154,12 +154,12 @@ impl Records for SqlRecords {
         let Some(record) = store::get_any(&self.db, id).await? else { return Ok(None) };
         let headers = match &self.secrets {
             _ if record.network.headers.is_empty() => Vec::new(),
-            Some(secrets) => match secrets.fill(&record.team_id, &record.network.headers).await {
+            Some(secrets) => match secrets.fill_what_can_be(&record.team_id, &record.network.headers).await {
                 Ok(headers) => headers,
                 Err(SecretError::Db(error)) => return Err(error),
                 Err(error) => {
-                    tracing::warn!(sandbox = %id, %error, "what a sandbox's policy needs is not there any more");
-                    return Ok(None);
+                    tracing::warn!(sandbox = %id, %error, "a sandbox's headers can't be filled: it goes without them");
+                    Vec::new()
                 }
             },
             None => return Ok(None),

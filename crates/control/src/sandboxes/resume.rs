@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use atoll_model::{SandboxId, SandboxStatus, TeamId};
-use atoll_rpc::atoll::host::v1::ResumeSandboxRequest;
+use atoll_rpc::atoll::host::v1::{NetworkPolicy, ResumeSandboxRequest};
 use atoll_rpc::connectrpc::client::CallOptions;
 
 use super::timing::StepTimes;
@@ -13,6 +13,8 @@ use crate::fleet::FleetError;
 /// How long a request waits for somebody else's resume.
 const WAKE_LIMIT: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// A sandbox that moves changes its place this often at most while somebody resumes it.
+const LOOKS: usize = 8;
 
 /// What a resume came to.
 #[derive(Debug, Clone)]
@@ -34,8 +36,30 @@ impl Sandboxes {
             return Err(SandboxError::InvalidState { attempted: "resume", status: record.status() });
         }
         let service = self.clone();
-        let task = self.tasks.spawn(async move { service.resume_now(record, asked_by.as_ref()).await });
+        let task = self.tasks.spawn(async move { service.resume_while_paused(record, asked_by.as_ref()).await });
         task.await.map_err(|_| SandboxError::Interrupted)?
+    }
+
+    /// One that has moved to another host between the look and the decision is still paused, and resumed there.
+    async fn resume_while_paused(
+        &self,
+        mut record: SandboxRecord,
+        asked_by: Option<&Owner>,
+    ) -> Result<Resumed, SandboxError> {
+        for _ in 0..LOOKS {
+            let (id, generation) = (record.id.0.clone(), record.generation);
+            match self.resume_now(record, asked_by).await {
+                Err(SandboxError::InvalidState { status: SandboxStatus::Paused, attempted }) => {
+                    let now = store::get_any(&self.db, &id).await?.ok_or(SandboxError::NotFound)?;
+                    if now.status() != SandboxStatus::Paused || now.generation == generation {
+                        return Err(SandboxError::InvalidState { attempted, status: now.status() });
+                    }
+                    record = now;
+                }
+                other => return other,
+            }
+        }
+        Err(SandboxError::Changed { attempted: "resume" })
     }
 
     async fn resume_now(&self, record: SandboxRecord, asked_by: Option<&Owner>) -> Result<Resumed, SandboxError> {
@@ -48,9 +72,12 @@ impl Sandboxes {
         };
         crate::failpoint!("control::resume::before_host");
         let host = resuming.host().cloned().ok_or(SandboxError::Changed { attempted: "resume" })?;
+        let policy = self.changed_policy(&resuming).await?;
         let request = ResumeSandboxRequest {
             id: resuming.id.to_string(),
             generation: resuming.host_generation(),
+            network: policy.into(),
+            network_generation: resuming.host_network_generation(),
             ..Default::default()
         };
         let options = CallOptions::default().with_timeout(HOST_DEADLINE);
@@ -75,6 +102,15 @@ impl Sandboxes {
                 Err(error.into())
             }
         }
+    }
+
+    /// What it may reach, if that has changed since it was made: its host may have missed it.
+    async fn changed_policy(&self, record: &SandboxRecord) -> Result<Option<NetworkPolicy>, SandboxError> {
+        if record.network_generation == 0 {
+            return Ok(None);
+        }
+        let headers = self.secrets.fill_what_can_be(&record.team_id, &record.network.headers).await?;
+        Ok(Some(record.network.to_wire(&headers)))
     }
 
     /// A team's sandbox that requests can be sent into: running, woken up first when it is one that wakes by itself.

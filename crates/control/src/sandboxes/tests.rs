@@ -559,6 +559,16 @@ async fn a_policy_is_written_down_before_its_host_hears_it_and_an_older_one_neve
         let told = agent.spec_of(&record.id).unwrap();
         assert!(told.network.as_option().is_some_and(|network| network.deny_egress));
         assert_eq!(told.network_generation, 1);
+        // One that is paused goes on under what was asked for, or not at all.
+        service.pause(&owner(&test), &record.id).await.unwrap();
+        agent.fail_policies(2);
+        service.set_network(&owner(&test), &record.id, Network::default()).await.unwrap_err();
+        service.resume(&owner(&test), &record.id).await.unwrap_err();
+        assert_eq!(agent.spec_of(&record.id).unwrap().network_generation, 1);
+        agent.fail_policies(1);
+        service.set_network(&owner(&test), &record.id, closed.clone()).await.unwrap_err();
+        service.resume(&owner(&test), &record.id).await.unwrap();
+        assert_eq!(agent.spec_of(&record.id).unwrap().network_generation, 3);
         // Many at once: the host ends with what the row says.
         let many = (0..8).map(|n| {
             let network = Network { allow_out: vec![format!("10.0.0.{n}/32")], ..closed.clone() };
@@ -567,7 +577,7 @@ async fn a_policy_is_written_down_before_its_host_hears_it_and_an_older_one_neve
         });
         futures::future::join_all(many).await.into_iter().for_each(|done| drop(done.unwrap()));
         let (row, told) = (read(&test, &record.id).await, agent.spec_of(&record.id).unwrap());
-        assert_eq!((row.network_generation, told.network_generation), (9, 9));
+        assert_eq!((row.network_generation, told.network_generation), (11, 11));
         assert_eq!(told.network.into_option(), Some(row.network.to_wire(&[])));
         // What has ended has no network.
         let record = read(&test, &record.id).await;

@@ -104,6 +104,28 @@ impl Secrets {
         });
         filled.collect()
     }
+
+    /// The same without those that can't be filled any more, as when their secret has been deleted: what a sandbox may
+    /// reach must not stay as it was for that.
+    ///
+    /// # Errors
+    /// [`SecretError`], but for what a header lacks.
+    pub async fn fill_what_can_be(&self, team: &TeamId, headers: &[AddedHeader]) -> Result<Vec<Filled>, SecretError> {
+        let mut left = headers.to_vec();
+        loop {
+            let before = left.len();
+            match self.fill(team, &left).await {
+                Err(SecretError::NotForHeader(gone)) => {
+                    left.retain(|header| !secret_names(&header.value).contains(&gone.as_str()));
+                }
+                Err(SecretError::Unfit { header: unfit }) => left.retain(|header| header.name != unfit),
+                other => return other,
+            }
+            if left.len() == before {
+                return Ok(Vec::new());
+            }
+        }
+    }
 }
 
 #[cfg(test)]

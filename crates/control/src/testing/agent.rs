@@ -167,6 +167,24 @@ impl FakeAgent {
         self.state().specs.get(id.as_str()).cloned()
     }
 
+    fn take_policy(&self, id: &str, network: Option<NetworkPolicy>, generation: u64) -> Result<(), ConnectError> {
+        let mut state = self.state();
+        if state.failing_policies > 0 {
+            state.failing_policies -= 1;
+            return Err(ConnectError::internal("told to fail"));
+        }
+        let spec = state.specs.get_mut(id).ok_or_else(|| ConnectError::not_found("no such sandbox"))?;
+        if generation < spec.network_generation {
+            return Err(ConnectError::aborted("an older policy"));
+        }
+        spec.network = network.into();
+        spec.network_generation = generation;
+        if let Some(sandbox) = state.sandboxes.get_mut(id) {
+            sandbox.network_generation = generation;
+        }
+        Ok(())
+    }
+
     fn spec_of_id(&self, id: &str) -> Option<SandboxSpec> {
         self.state().specs.get(id).cloned()
     }
@@ -240,6 +258,7 @@ impl FakeAgent {
                 drop(state);
                 async move {
                     if paused {
+                        let _taken = axum::body::to_bytes(request.into_body(), 8 << 20).await;
                         return (StatusCode::CONFLICT, [(PROXY_ERROR_HEADER, "paused")]).into_response();
                     }
                     match lie {
@@ -402,6 +421,9 @@ impl HostService for FakeAgent {
     ) -> ServiceResult<ResumeSandboxResponse> {
         self.note("resume");
         let request = request.to_owned_message();
+        if request.network.is_set() {
+            self.take_policy(&request.id, request.network.as_option().cloned(), request.network_generation)?;
+        }
         let sandbox = self.move_to(&request.id, request.generation, SandboxState::SANDBOX_STATE_RUNNING)?;
         Response::ok(ResumeSandboxResponse { sandbox: sandbox.into(), kept: "memory".to_owned(), ..Default::default() })
     }
@@ -526,21 +548,7 @@ impl HostService for FakeAgent {
     ) -> ServiceResult<SetNetworkResponse> {
         self.note("network");
         let request = request.to_owned_message();
-        let mut state = self.state();
-        if state.failing_policies > 0 {
-            state.failing_policies -= 1;
-            return Err(ConnectError::internal("told to fail"));
-        }
-        let spec = state.specs.get_mut(&request.id).ok_or_else(|| ConnectError::not_found("no such sandbox"))?;
-        if request.generation < spec.network_generation {
-            return Err(ConnectError::aborted("an older policy"));
-        }
-        spec.network = request.network;
-        spec.network_generation = request.generation;
-        if let Some(sandbox) = state.sandboxes.get_mut(&request.id) {
-            sandbox.network_generation = request.generation;
-        }
-        drop(state);
+        self.take_policy(&request.id, request.network.into_option(), request.generation)?;
         Response::ok(SetNetworkResponse::default())
     }
 

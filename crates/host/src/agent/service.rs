@@ -180,7 +180,14 @@ impl wire::HostService for HostService {
         _: RequestContext,
         request: ServiceRequest<'_, wire::ResumeSandboxRequest>,
     ) -> ServiceResult<wire::ResumeSandboxResponse> {
-        let answer = self.keeper.resume(&id(request.id)?, request.generation).await?;
+        let request = request.to_owned_message();
+        let sandbox = id(&request.id)?;
+        if request.network_generation > self.keeper.get(&sandbox)?.policy_generation
+            && let Some(network) = request.network.into_option()
+        {
+            self.keeper.set_policy(&sandbox, request.network_generation, spec::policy(network)?).await?;
+        }
+        let answer = self.keeper.resume(&sandbox, request.generation).await?;
         Response::ok(wire::ResumeSandboxResponse {
             sandbox: described(&answer).into(),
             kept: answer.kept.as_str().to_owned(),

@@ -89,12 +89,16 @@ pub struct HostDeletePreview {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct HostDrain {
     pub draining: bool,
-    /// Nothing is left on it.
+    /// It drains, and nothing is left on it that would be lost with it: neither sandboxes nor volumes nor images.
     pub drained: bool,
     /// Sandboxes on it that are not stopped.
     pub sandbox_count: u64,
     /// The first 1,000 of them, those that have waited longest first.
     pub sandboxes: Vec<HostDrainSandbox>,
+    /// Volumes that lie on it: they don't move.
+    pub volume_ids: Vec<VolumeId>,
+    /// Snapshots and templates that are stored nowhere else yet.
+    pub image_ids: Vec<String>,
 }
 
 /// A sandbox that a drained host still has.
@@ -134,7 +138,7 @@ pub struct Host {
     pub id: HostId,
     pub name: String,
     pub draining: bool,
-    /// It is draining, and nothing is left on it.
+    /// It is draining, and nothing is left on it that would be lost with it.
     #[serde(default)]
     #[cfg_attr(feature = "openapi", schema(required = true))]
     pub drained: bool,

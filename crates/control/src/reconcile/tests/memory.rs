@@ -116,6 +116,7 @@ pub struct MemoryAgents {
     /// They answer all but orders to resume.
     pub hanging: Mutex<HashSet<HostId>>,
     pub terminated: AtomicBool,
+    pub policies_fail: AtomicBool,
     /// Runs while the agent makes its list: what happens between the two looks.
     meanwhile: Mutex<Option<(Arc<MemoryRecords>, Hook)>>,
 }
@@ -133,6 +134,7 @@ impl MemoryAgents {
             images_in_use: Mutex::default(),
             hanging: Mutex::default(),
             terminated: AtomicBool::new(false),
+            policies_fail: AtomicBool::new(false),
             meanwhile: Mutex::default(),
         })
     }
@@ -232,6 +234,9 @@ impl Agents for MemoryAgents {
         _: NetworkPolicy,
     ) -> Result<(), FleetError> {
         self.answer(host)?;
+        if self.policies_fail.load(Ordering::SeqCst) {
+            return Err(FleetError::Timeout { host: host.clone(), attempted: "set a network".to_owned() });
+        }
         if let Some(seen) = self.sandboxes.lock().unwrap().get_mut(sandbox) {
             seen.network_generation = seen.network_generation.max(generation);
         }

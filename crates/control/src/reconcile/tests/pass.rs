@@ -50,6 +50,23 @@ async fn a_host_that_comes_back_brings_all_its_sandboxes_back() {
 }
 
 #[tokio::test]
+async fn what_was_out_of_sight_goes_on_under_what_it_was_told_meanwhile_or_not_at_all() {
+    let rig = rig();
+    let [told, plain] = [(); 2].map(|()| {
+        let id = rig.records.put(&rig.host, Missing, 1);
+        rig.agents.put(&id, State::Paused, DISCONNECTED, 1);
+        id
+    });
+    rig.records.rows.lock().unwrap().get_mut(&told).unwrap().network_generation = 1;
+    rig.agents.policies_fail.store(true, Ordering::SeqCst);
+    assert_eq!(rig.pass.run(&rig.host).await.unwrap().resumed, 1);
+    assert_eq!((rig.agents.state(&told), rig.agents.state(&plain)), (Some(State::Paused), Some(State::Running)));
+    rig.agents.policies_fail.store(false, Ordering::SeqCst);
+    assert_eq!(rig.pass.run(&rig.host).await.unwrap().resumed, 1);
+    assert_eq!((rig.agents.state(&told), rig.records.row(&told).status), (Some(State::Running), Running));
+}
+
+#[tokio::test]
 async fn a_delete_a_pause_and_a_create_that_race_with_the_pass_win() {
     let rig = rig();
     let deleted = rig.records.put(&rig.host, Running, 1);

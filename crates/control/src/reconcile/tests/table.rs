@@ -195,6 +195,8 @@ fn a_host_is_told_what_a_sandbox_may_reach_when_it_has_missed_that() {
     let at = |state, network_generation| Seen { network_generation, ..seen(state, "").unwrap() };
     assert!(lacks_policy(&newer(Running), &at(State::Running, 3)));
     assert!(lacks_policy(&newer(Paused), &at(State::Paused, 0)));
+    // One that was out of sight goes on under what it was told meanwhile.
+    assert!(lacks_policy(&newer(Missing), &at(State::Paused, 3)));
     assert!(!lacks_policy(&newer(Running), &at(State::Running, 4)));
     // A change that came after the rows were read.
     assert!(!lacks_policy(&newer(Running), &at(State::Running, 5)));

@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use atoll_model::{HostId, HostType, SandboxStatus};
-use atoll_rpc::atoll::host::v1::{CreateSandboxRequest, ReadEnvironmentRequest};
+use atoll_rpc::atoll::host::v1::{CreateSandboxRequest, ReadEnvironmentRequest, SandboxState};
 use atoll_rpc::connectrpc::client::CallOptions;
 use futures::{FutureExt, StreamExt};
 use serde_json::json;
@@ -42,10 +42,11 @@ use crate::{hosts, teams, volumes};
 /// Moved at once: each has a host pack, and another fetch.
 const AT_ONCE: usize = 4;
 /// Looked at in one round.
-const BATCH: i64 = 64;
+const BATCH: i64 = 16;
 /// After the first failure; each further one doubles it.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LAST_PAUSE: Duration = Duration::from_secs(300);
+const HOPELESS_PAUSE: Duration = Duration::from_secs(3600);
 /// Of those for which there is no host: another may come at any time.
 const NO_HOST_PAUSE: Duration = Duration::from_secs(15);
 const READ_DEADLINE: Duration = Duration::from_secs(20);
@@ -66,21 +67,35 @@ enum Stays {
     Layers(#[from] LayerError),
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
-    #[error(transparent)]
-    Host(#[from] FleetError),
+    /// The host that it is to leave did not do its part.
+    #[error("the host that it is on did not do its part: {0}")]
+    Former(#[source] FleetError),
+    /// The host that it was to go to.
+    #[error("its new place could not be made: {0}")]
+    New(#[source] FleetError),
+    /// An agent of an older version, which makes nothing that stands still.
+    #[error("the agent of {0} can't take a sandbox that stands still: update it")]
+    TooOld(HostId),
     #[error(transparent)]
     Db(#[from] DbError),
+}
+
+fn cause(error: &FleetError) -> String {
+    match error {
+        FleetError::Agent { message, .. } => message.clone(),
+        FleetError::Unavailable { cause, .. } => cause.to_string(),
+        other => other.to_string(),
+    }
 }
 
 impl Stays {
     /// For whoever drains the host: no more than a line.
     fn problem(&self) -> String {
         let text = match self {
-            Self::Layers(LayerError::Host(error)) | Self::Host(error) => match error {
-                FleetError::Agent { message, .. } => format!("its new place could not be made: {message}"),
-                FleetError::Unavailable { cause, .. } => format!("a host did not do its part: {cause}"),
-                other => other.to_string(),
-            },
+            Self::Layers(LayerError::Host(error)) | Self::Former(error) => {
+                format!("the host that it is on did not do its part: {}", cause(error))
+            }
+            Self::New(error) => format!("its new place could not be made: {}", cause(error)),
             other => other.to_string(),
         };
         text.chars().filter(|letter| !letter.is_control()).take(300).collect()
@@ -89,6 +104,8 @@ impl Stays {
     fn pause(&self, attempts: i64) -> Duration {
         match self {
             Self::Machine | Self::Volumes | Self::NotElsewhere => LAST_PAUSE,
+            // What can't be packed now can't be packed in five minutes.
+            Self::Layers(error) if layers::never_will(error) => HOPELESS_PAUSE,
             Self::Sandbox(SandboxError::NoHost(_)) => NO_HOST_PAUSE,
             _ => {
                 let doubled = u32::try_from(attempts.clamp(0, 16)).unwrap_or(16);
@@ -109,15 +126,16 @@ impl Sandboxes {
         self.moves.notified().await;
     }
 
-    /// Moves what is paused on hosts that are drained, once around. How many moved.
+    /// Moves what is paused on hosts that are drained, once around. How many moved. What its host has paused for loss of
+    /// contact is not for it where that is resumed on reconnect.
     ///
     /// # Errors
     /// The database's. What can't move is noted with its reason.
-    pub async fn move_due(&self) -> Result<usize, DbError> {
+    pub async fn move_due(&self, resumes_on_reconnect: bool) -> Result<usize, DbError> {
         if store::any(&self.db).await? {
             store::end_needless(&self.db).await?;
         }
-        let due = store::due(&self.db, self.clock.now(), BATCH).await?;
+        let due = store::due(&self.db, self.clock.now(), resumes_on_reconnect, BATCH).await?;
         let moves = due.into_iter().map(|id| async move { self.move_one(&id.0).await }.boxed());
         let moves: Vec<_> = futures::stream::iter(moves).buffer_unordered(AT_ONCE).collect().await;
         let mut moved = 0;
@@ -137,8 +155,8 @@ impl Sandboxes {
             Some(found) => Some(found),
             None => store::begin(&self.db, &record, self.clock.now()).await?,
         };
-        let Some(it) = found else { return Ok(false) };
-        match self.carry(&it, record).await {
+        let Some(mut it) = found else { return Ok(false) };
+        match self.carry(&mut it, record).await {
             Ok(()) => Ok(true),
             Err(Stays::Db(error)) => Err(error),
             Err(stays) => {
@@ -150,7 +168,7 @@ impl Sandboxes {
         }
     }
 
-    async fn carry(&self, it: &Move, record: SandboxRecord) -> Result<(), Stays> {
+    async fn carry(&self, it: &mut Move, record: SandboxRecord) -> Result<(), Stays> {
         let from = record.host().cloned().ok_or(Stays::Changed)?;
         if record.can_keep_memory() {
             return Err(Stays::Machine);
@@ -166,20 +184,25 @@ impl Sandboxes {
         if layers::pinned(&chain, owner.team_is_byoc).map_err(|_| Stays::NotElsewhere)?.is_some() {
             return Err(Stays::Layers(LayerError::Elsewhere));
         }
-        let env = self.environment_of(&record, &from).await?;
+        let env = self.environment_of(&record, &from).await.map_err(Stays::Former)?;
+        let template = self.template_of(&record, &owner).await?;
+        let headers = self.secrets.fill_what_can_be(&owner.team, &record.network.headers).await;
+        let headers = headers.map_err(SandboxError::from)?;
+        let ground = Ground { template: &template, layers: &chain, mounts: &[], headers: &headers };
         let to = self.placer.place(&demand).await?;
         crate::failpoint!("control::move::before_aim");
         let mut tx = self.db.begin().await?;
         let (aimed, record) = store::aim(&mut tx, it, &to).await?.ok_or(Stays::Changed)?;
         tx.commit().await?;
+        *it = aimed;
         crate::failpoint!("control::move::before_host");
-        if let Err(error) = self.make_at_rest(&record, &to, env, &chain, &owner).await {
+        if let Err(error) = self.make_at_rest(&record, &to, env, &ground).await {
             self.placer.failed(&to);
             self.take_back(&record, &to).await;
             return Err(error);
         }
         crate::failpoint!("control::move::after_host");
-        match self.arrive(&aimed, &record, &from, &to, &chain).await {
+        match self.arrive(it, &record, &from, &to, &chain).await {
             Ok(moved) => {
                 crate::failpoint!("control::move::after_row");
                 tracing::info!(sandbox = %moved.id.0, %from, %to, "a paused sandbox has moved; its files were kept");
@@ -187,6 +210,9 @@ impl Sandboxes {
                 self.layers.nudge();
                 Ok(())
             }
+            // Whether that was written down is not known, so nothing is destroyed: the next round, or `reconcile`, sees
+            // which of the two is the orphan.
+            Err(error @ Stays::Db(_)) => Err(error),
             Err(error) => {
                 self.take_back(&record, &to).await;
                 Err(error)
@@ -248,13 +274,9 @@ impl Sandboxes {
         record: &SandboxRecord,
         to: &HostId,
         env: BTreeMap<String, String>,
-        chain: &[LayerRow],
-        owner: &Owner,
+        ground: &Ground<'_>,
     ) -> Result<(), Stays> {
-        let template = self.template_of(record, owner).await?;
-        let headers = self.secrets.fill(&owner.team, &record.network.headers).await.map_err(SandboxError::from)?;
-        let ground = Ground { template: &template, layers: chain, mounts: &[], headers: &headers };
-        let mut spec = spec(record, BTreeMap::new(), &ground);
+        let mut spec = spec(record, BTreeMap::new(), ground);
         // Its host has said all of it, the template's too.
         spec.env = env.into_iter().collect();
         let request = CreateSandboxRequest {
@@ -266,7 +288,11 @@ impl Sandboxes {
         };
         let options = CallOptions::default().with_timeout(HOST_DEADLINE);
         let answer = self.fleet.host_client(to).create_sandbox_with_options(request, options).await;
-        answer.map_err(|error| FleetError::from_rpc(to, "make a sandbox that moves there", error))?;
+        let answer = answer.map_err(|error| FleetError::from_rpc(to, "make a sandbox that moves there", error));
+        let made = answer.map_err(Stays::New)?.into_owned().sandbox.into_option().unwrap_or_default();
+        if made.state.as_known() != Some(SandboxState::SANDBOX_STATE_PAUSED) {
+            return Err(Stays::TooOld(to.clone()));
+        }
         Ok(())
     }
 
@@ -287,7 +313,7 @@ impl Sandboxes {
     ) -> Result<SandboxRecord, Stays> {
         let now = self.clock.now();
         let mut tx = self.db.begin().await?;
-        if !rows::takes_something_new(&mut tx, to).await? {
+        if !store::hold(&mut tx, it).await? || !rows::takes_something_new(&mut tx, to).await? {
             return Err(Stays::Changed);
         }
         let moved = store::arrive(&mut tx, it, record, to).await?.ok_or(Stays::Changed)?;

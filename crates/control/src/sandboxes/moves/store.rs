@@ -24,16 +24,19 @@ impl Move {
 }
 
 /// Paused sandboxes of hosts that drain and can be reached, which are due to be tried: the least often tried first.
-pub async fn due(db: &Db, now: Millis, limit: i64) -> Result<Vec<Text<SandboxId>>, DbError> {
+///
+/// Those that their hosts have paused for loss of contact go on there, where control resumes such ones.
+pub async fn due(db: &Db, now: Millis, resumed: bool, limit: i64) -> Result<Vec<Text<SandboxId>>, DbError> {
     let rows: Vec<(Text<SandboxId>,)> = on!(read db, |c| sqlx::query_as(
         "SELECT s.id FROM hosts h JOIN sandboxes s ON s.host_id = h.id AND s.status = 'paused'
          LEFT JOIN sandbox_moves m ON m.sandbox_id = s.id
          WHERE h.draining AND h.deletion_id IS NULL AND h.status = 'online'
-         AND COALESCE(s.reason, '') <> 'host_disconnected' AND COALESCE(m.try_at, 0) <= $1
+         AND (NOT $3 OR COALESCE(s.reason, '') <> 'host_disconnected') AND COALESCE(m.try_at, 0) <= $1
          ORDER BY COALESCE(m.attempts, 0), s.status_changed_at, s.id LIMIT $2"
     )
     .bind(now)
     .bind(limit)
+    .bind(resumed)
     .fetch_all(c)
     .await)
     .during("look for sandboxes that are to move")?;
@@ -44,7 +47,7 @@ pub async fn due(db: &Db, now: Millis, limit: i64) -> Result<Vec<Text<SandboxId>
 pub async fn end_needless(db: &Db) -> Result<(), DbError> {
     on!(write db, |c| sqlx::query(
         "DELETE FROM sandbox_moves WHERE NOT EXISTS (SELECT 1 FROM sandboxes s JOIN hosts h ON h.id = s.host_id
-         WHERE s.id = sandbox_moves.sandbox_id AND h.draining)"
+         WHERE s.id = sandbox_moves.sandbox_id AND s.status = 'paused' AND h.draining)"
     )
     .execute(c)
     .await
@@ -76,6 +79,13 @@ pub async fn find(db: &Db, record: &SandboxRecord) -> Result<Option<Move>, DbErr
 pub async fn begin(db: &Db, record: &SandboxRecord, now: Millis) -> Result<Option<Move>, DbError> {
     let id = hex::encode(rand::random::<[u8; 10]>());
     let mut tx = db.begin().await?;
+    // Nothing new, but nobody resumes it before this is written down: else there were a move of what runs.
+    on!(tx &mut tx, |c| sqlx::query("UPDATE sandboxes SET generation = generation WHERE id = $1")
+        .bind(record.id.as_str())
+        .execute(c)
+        .await
+        .map(|_| ()))
+    .during("hold a sandbox")?;
     on!(tx &mut tx, |c| sqlx::query("DELETE FROM sandbox_moves WHERE sandbox_id = $1")
         .bind(record.id.as_str())
         .execute(c)
@@ -103,12 +113,13 @@ pub async fn begin(db: &Db, record: &SandboxRecord, now: Millis) -> Result<Optio
 pub async fn set_problem(db: &Db, it: &Move, problem: &str, again: Millis) -> Result<(), DbError> {
     on!(write db, |c| sqlx::query(
         "UPDATE sandbox_moves SET problem = $3, try_at = $4, attempts = attempts + 1, to_host = NULL
-         WHERE sandbox_id = $1 AND id = $2"
+         WHERE sandbox_id = $1 AND id = $2 AND generation = $5"
     )
     .bind(it.sandbox_id.as_str())
     .bind(&it.id)
     .bind(problem)
     .bind(again)
+    .bind(it.generation)
     .execute(c)
     .await
     .map(|_| ()))
@@ -260,15 +271,4 @@ pub async fn staying(db: &Db, host: &HostId, limit: i64) -> Result<Vec<Staying>,
     .fetch_all(c)
     .await)
     .during("list what stays on a host")
-}
-
-/// How many of a host's sandboxes are not stopped.
-pub async fn count(db: &Db, host: &HostId) -> Result<i64, DbError> {
-    let row: (i64,) =
-        on!(read db, |c| sqlx::query_as("SELECT COUNT(*) FROM sandboxes WHERE host_id = $1 AND status <> 'stopped'")
-            .bind(host.as_str())
-            .fetch_one(c)
-            .await)
-        .during("count what stays on a host")?;
-    Ok(row.0)
 }

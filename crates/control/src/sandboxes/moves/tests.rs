@@ -44,7 +44,7 @@ impl Rig {
     }
 
     async fn move_due(&self) -> usize {
-        self.test.app.sandboxes.move_due().await.unwrap()
+        self.test.app.sandboxes.move_due(true).await.unwrap()
     }
 
     async fn shown(&self) -> Sandbox {
@@ -117,7 +117,7 @@ async fn one_that_is_resumed_on_its_way_stays_where_it_runs_and_leaves_nothing_e
         let (_, agent) = rig.second().await;
         let held = rig.first.1.hold_packs().await;
         let service = rig.test.app.sandboxes.clone();
-        let moving = tokio::spawn(async move { service.move_due().await.unwrap() });
+        let moving = tokio::spawn(async move { service.move_due(true).await.unwrap() });
         while !rig.first.1.calls().contains(&"pack".to_owned()) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -178,6 +178,8 @@ async fn what_has_nowhere_to_go_stays_and_says_why() {
         waits("virtual machine").await;
         set("driver = 'container', reason = 'host_disconnected'").await;
         assert_eq!(rig.move_due().await, 0, "its host resumes it");
+        let due = super::store::due(&rig.test.app.db, rig.test.clock.now(), false, 9).await.unwrap();
+        assert_eq!(due.len(), 1, "where nobody resumes it, it moves as any other");
         // Opened again, the host keeps it.
         set("reason = 'user'").await;
         let path = format!("/v1/hosts/{}/undrain", rig.first.0);
@@ -203,8 +205,16 @@ async fn volumes_keep_a_sandbox_on_their_host() {
         admin.post(&format!("/v1/hosts/{host}/drain"), json!({})).await.expect(200);
         let (other, _) = test.fleet.add_host();
         insert_online_host(&test, &other).await;
-        assert_eq!(test.app.sandboxes.move_due().await.unwrap(), 0);
+        assert_eq!(test.app.sandboxes.move_due(true).await.unwrap(), 0);
         let drain: HostDrain = admin.get(&format!("/v1/hosts/{host}/drain")).await.expect(200).parsed();
         assert_eq!(drain.sandboxes[0].waits_for, "its volumes lie on this host");
+        // Without the sandbox the volume is still there: whoever takes the machine away then would lose it.
+        test.client.delete(&format!("/v1/sandboxes/{}", made.id)).await.expect(204);
+        let drain: HostDrain = admin.get(&format!("/v1/hosts/{host}/drain")).await.expect(200).parsed();
+        assert_eq!((drain.drained, drain.sandbox_count, drain.volume_ids.len()), (false, 0, 1));
+        assert_eq!(admin.get(&format!("/v1/hosts/{host}")).await.expect(200).json()["drained"], false);
+        test.client.delete(&format!("/v1/volumes/{}", drain.volume_ids[0])).await.expect(204);
+        let drain: HostDrain = admin.get(&format!("/v1/hosts/{host}/drain")).await.expect(200).parsed();
+        assert!(drain.drained, "{drain:?}");
     }
 }

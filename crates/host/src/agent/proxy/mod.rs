@@ -15,6 +15,7 @@ mod tls;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use atoll_model::SandboxId;
 use atoll_model::api::hosts::PROXY_ERROR_HEADER;
@@ -26,6 +27,7 @@ use axum::response::Response;
 use axum::routing::any;
 use http::uri::{PathAndQuery, Uri};
 use http::{HeaderName, Request, StatusCode, Version};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::sync::Semaphore;
@@ -35,6 +37,10 @@ use guest::GuestClient;
 use port::Speaks;
 pub use refusal::Refusal;
 use stream::{CutBody, Place};
+
+/// Of a request that is refused, so much is taken, and for so long.
+const REFUSED_BODY: usize = 8 << 20;
+const REFUSED_TIME: Duration = Duration::from_secs(1);
 
 /// Control vouches for a request with it; the guest agent believes it, so it goes nowhere else.
 const TRUSTED: HeaderName = HeaderName::from_static("x-atoll-trusted");
@@ -78,10 +84,23 @@ async fn handle(State(proxy): State<Arc<Proxy>>, request: Request<Body>) -> Resp
     let target = Target::of(request.uri());
     let asked_for = target.sandbox.to_owned();
     let result = match target.parse() {
-        Ok((id, port, path)) => proxy.forward(&id, port, path, request).await,
+        Ok((id, port, path)) => match proxy.directory.route(&id) {
+            Ok(route) => proxy.forward(&id, route, (port, path), request).await,
+            Err(refusal) => {
+                drain(request.into_body()).await;
+                Err(refusal)
+            }
+        },
         Err(refusal) => Err(refusal),
     };
     result.unwrap_or_else(|refusal| refusal.answer(&asked_for))
+}
+
+/// Takes what was sent along with a request that is refused: whoever still sends when the connection is closed may never
+/// read why.
+async fn drain(body: Body) {
+    let whole = Limited::new(body, REFUSED_BODY).collect();
+    let _taken = tokio::time::timeout(REFUSED_TIME, whole).await;
 }
 
 /// Where in a sandbox a request goes.
@@ -130,11 +149,10 @@ impl Proxy {
     async fn forward(
         &self,
         id: &SandboxId,
-        port: Port,
-        path: PathAndQuery,
+        route: Route,
+        (port, path): (Port, PathAndQuery),
         mut request: Request<Body>,
     ) -> Result<Response, Refusal> {
-        let route = self.directory.route(id)?;
         let place = self.place(&route)?;
         let upgrade = hop::upgrade_of(request.headers()).filter(|_| request.version() == Version::HTTP_11);
         let client_side = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
