@@ -163,7 +163,7 @@ fi
 if wants unit; then
     # A real OpenID provider, for the tests of signing in elsewhere.
     run "Installing the OpenID provider of the tests" "It comes from npm." npm --prefix tests/oidc ci --no-audit --no-fund
-    stage "Unit tests" cargo nextest run "${workspace[@]}" -E 'not package(atoll-tests)'
+    stage "Unit tests" cargo nextest run "${workspace[@]}" -E 'not (package(atoll-tests) | binary(cluster_faults))'
 fi
 if wants system; then
     plain() { scripts/with-atoll.sh --program "$program" scripts/e2b.sh; }
@@ -177,7 +177,7 @@ if wants system; then
     together "E2B's code interpreter" interpreter "MCP" tools
     stage "Examples" examples
     # Most of these wait more than they work.
-    stage "Tests of the real binary" cargo nextest run "${workspace[@]}" --test-threads 4 -E 'package(atoll-tests)'
+    stage "Tests of the real binary" cargo nextest run "${workspace[@]}" --test-threads 4 -E 'package(atoll-tests) | binary(cluster_faults)'
     # But for one: what a dead replica was making is judged after 2 minutes when another lives, at once when it was alone.
     stage "Tests of the real binary, two replicas behind a load balancer" env ATOLL_TEST_REPLICAS=2 \
         cargo nextest run "${workspace[@]}" --test-threads 4 \

@@ -172,6 +172,8 @@ impl Rig {
 
     async fn store_a_snapshot(&self) {
         let name = format!("fetched-{}", self.round);
+        // Of files that no host has seen: what is the same has the same digest, and is there already.
+        self.cluster.sh(&self.id, &format!("echo {name} > ~/round; sync")).await;
         let request = CreateSnapshotRequest { sandbox_id: self.id.clone(), name: Some(name.clone()), memory: None };
         until("a snapshot", || async { self.cluster.client.create_snapshot(&request, true).await.ok() }).await;
         until("it to be stored", || async {

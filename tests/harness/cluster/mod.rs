@@ -50,7 +50,7 @@ const CONTROL: [&str; 14] = [
 ];
 const AGENT: [&str; 5] = ["host", "--disconnect-after", "2500ms", "--log", "info,atoll_host::sandboxes::durable=debug"];
 /// Unless a test wants others.
-const AGENT_ENV: [(&str, &str); 2] = [("ATOLL_POOL_SIZE", "2G"), ("ATOLL_MAX_SANDBOXES", "64")];
+const AGENT_ENV: [(&str, &str); 2] = [("ATOLL_POOL_SIZE", "8G"), ("ATOLL_MAX_SANDBOXES", "64")];
 const PORT: u16 = 7420;
 const AGENT_PORT: u16 = 7421;
 const EMAIL: &str = "admin@cluster.test";

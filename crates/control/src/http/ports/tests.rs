@@ -255,12 +255,12 @@ async fn a_pause_that_lands_between_the_look_and_the_request_wakes_it_once_more(
     assert_eq!(rig.with_key().send(Method::POST, "/a", Body::from("brought")).await.status, StatusCode::OK);
     rig.agent.refuse_as_paused(1);
     let large = Body::from(vec![b'x'; 1 << 20]);
-    assert_eq!(rig.with_key().send(Method::POST, "/a", large).await.status, StatusCode::CONFLICT);
+    assert_eq!(rig.with_key().send(Method::POST, "/a", large).await.status, StatusCode::BAD_GATEWAY);
     rig.agent.refuse_as_paused(1);
     rig.test.client.post(&exec, json!({ "cmd": "true" })).await.expect(200);
     // Once, and not for ever.
     rig.agent.refuse_as_paused(2);
-    assert_eq!(rig.with_key().get("/a").await.status, StatusCode::CONFLICT);
+    assert_eq!(rig.with_key().get("/a").await.status, StatusCode::BAD_GATEWAY);
     rig.agent.refuse_as_paused(2);
     let refused = rig.test.client.post(&exec, json!({ "cmd": "true" })).await.expect(409);
     assert_eq!(refused.code(), "conflict");
