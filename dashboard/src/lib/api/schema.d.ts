@@ -38,6 +38,7 @@ export type Route =
     | "GET /v1/hosts"
     | "GET /v1/hosts/{id}"
     | "GET /v1/hosts/{id}/delete-preview"
+    | "GET /v1/hosts/{id}/drain"
     | "GET /v1/hosts/{id}/images/{digest}"
     | "GET /v1/hosts/{id}/tags"
     | "GET /v1/hosts/{id}/tunnel"
@@ -446,6 +447,8 @@ export interface components {
                 created_by?: components["schemas"]["UserId"] | null;
                 /** Format: int64 */
                 disk_gb?: number | null;
+                /** @description It is draining, and nothing is left on it that would be lost with it. */
+                drained: boolean;
                 draining: boolean;
                 id: components["schemas"]["HostId"];
                 /** Format: date-time */
@@ -953,6 +956,8 @@ export interface components {
             created_by?: components["schemas"]["UserId"] | null;
             /** Format: int64 */
             disk_gb?: number | null;
+            /** @description It is draining, and nothing is left on it that would be lost with it. */
+            drained: boolean;
             draining: boolean;
             id: components["schemas"]["HostId"];
             /** Format: date-time */
@@ -1005,6 +1010,31 @@ export interface components {
             sandboxes: components["schemas"]["Sandbox"][];
             /** @description Volumes that lie on it. */
             volumes: components["schemas"]["VolumeId"][];
+        };
+        /** @description How far a host that is drained has come. */
+        HostDrain: {
+            /** @description It drains, and nothing is left on it that would be lost with it: neither sandboxes nor volumes nor images. */
+            drained: boolean;
+            draining: boolean;
+            /** @description Snapshots and templates that are stored nowhere else yet. */
+            image_ids: string[];
+            /**
+             * Format: int64
+             * @description Sandboxes on it that are not stopped.
+             */
+            sandbox_count: number;
+            /** @description The first 1,000 of them, those that have waited longest first. */
+            sandboxes: components["schemas"]["HostDrainSandbox"][];
+            /** @description Volumes that lie on it: they don't move. */
+            volume_ids: components["schemas"]["VolumeId"][];
+        };
+        /** @description A sandbox that a drained host still has. */
+        HostDrainSandbox: {
+            id: components["schemas"]["SandboxId"];
+            status: components["schemas"]["SandboxStatus"];
+            to_host_id?: components["schemas"]["HostId"] | null;
+            /** @description What it waits for, or why it can't leave. */
+            waits_for: string;
         };
         HostId: string;
         /** @description Settings that control hands to its hosts. */
@@ -1353,6 +1383,8 @@ export interface components {
                 created_by?: components["schemas"]["UserId"] | null;
                 /** Format: int64 */
                 disk_gb?: number | null;
+                /** @description It is draining, and nothing is left on it that would be lost with it. */
+                drained: boolean;
                 draining: boolean;
                 id: components["schemas"]["HostId"];
                 /** Format: date-time */
