@@ -211,6 +211,10 @@ impl Rig {
                 continue;
             }
             until(&format!("{} to have its files after {point}", sandbox.id), || async {
+                // Nobody waited for its creation any more, so control has destroyed it.
+                if sandbox.id != self.id && cluster.sandbox(&sandbox.id).await.status == SandboxStatus::Stopped {
+                    return Some(());
+                }
                 if sandbox.status == SandboxStatus::Paused && sandbox.id != self.id {
                     let _ = client.resume_sandbox(&sandbox.id).await;
                 }
