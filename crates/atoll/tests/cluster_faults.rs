@@ -344,19 +344,33 @@ fn volumes(data: &Path) -> Vec<String> {
     names
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_dies_at_any_point_leaves_everything_before_or_after_and_nothing_half_written() {
-    let strike_all = async |database, faults: &[(Victim, &'static str, Deed)]| {
-        let mut rig = Rig::start(database).await;
-        for fault in faults {
-            rig.strike(*fault).await;
-        }
-        rig.end().await;
-    };
-    tokio::join!(strike_all(Database::Sqlite, &AGENTS), strike_all(Database::Postgres, &CONTROLS));
+/// Everything is before or after, and nothing half written.
+async fn strike_all(database: Database, faults: &[(Victim, &'static str, Deed)]) {
+    let mut rig = Rig::start(database).await;
+    for fault in faults {
+        rig.strike(*fault).await;
+    }
+    rig.end().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
+async fn an_agent_that_dies_at_any_point_of_a_life_leaves_it_before_or_after() {
+    let lives: Vec<_> = AGENTS.into_iter().filter(|(.., deed)| matches!(deed, Create | Pause | Resume)).collect();
+    strike_all(Database::Sqlite, &lives).await;
+}
+
+#[tokio::test]
+async fn an_agent_that_dies_at_any_point_of_keeping_or_ending_leaves_it_before_or_after() {
+    let others: Vec<_> = AGENTS.into_iter().filter(|(.., deed)| !matches!(deed, Create | Pause | Resume)).collect();
+    strike_all(Database::Sqlite, &others).await;
+}
+
+#[tokio::test]
+async fn a_control_plane_that_dies_at_any_point_leaves_everything_before_or_after() {
+    strike_all(Database::Postgres, &CONTROLS).await;
+}
+
+#[tokio::test]
 async fn whoever_dies_while_a_sandbox_moves_it_is_at_one_place_whole() {
     let mut rig = Rig::start(Database::Sqlite).await;
     for (round, (victim, point)) in MOVES.into_iter().enumerate() {

@@ -16,7 +16,7 @@ const LAYERS_LEASE: &str = "layers";
 const STORING_LEASE: &str = "storing";
 const MOVES_LEASE: &str = "moves";
 /// A replica that dies is replaced after this.
-const HELD: Duration = Duration::from_secs(20);
+const HELD: Duration = Duration::from_secs(12);
 /// From a nudge to the look at what is to move: what comes at once is looked at once, and a host that is opened again at
 /// once keeps everything.
 const MOVES_SETTLE: Duration = Duration::from_secs(1);
@@ -45,15 +45,17 @@ async fn tend_layers(app: App) {
     {
         tracing::error!(error = &error as &dyn std::error::Error, "ending interrupted builds failed");
     }
+    let mut again = LAYERS_EVERY;
     loop {
         tokio::select! {
             () = app.shutdown.cancelled() => return,
             () = app.layers.loose() => {}
-            () = tokio::time::sleep(LAYERS_EVERY) => {}
+            () = tokio::time::sleep(again) => {}
         }
-        if let Err(error) = under_lease(&app, LAYERS_LEASE, tend_once(&app)).await {
+        again = under_lease(&app, LAYERS_LEASE, tend_once(&app)).await.unwrap_or_else(|error| {
             tracing::error!(error = &error as &dyn std::error::Error, "tending layers failed");
-        }
+            LAYERS_EVERY
+        });
     }
 }
 
@@ -72,20 +74,22 @@ async fn tend_once(app: &App) -> Result<(), LayerError> {
 /// Stores what snapshots and templates stand on; when nudged, and now and then. Beside [`tend_layers`], for it takes as
 /// long as hosts need to pack.
 async fn store_layers(app: App) {
+    let mut again = LAYERS_EVERY;
     loop {
         tokio::select! {
             () = app.shutdown.cancelled() => return,
             () = app.layers.due() => {}
-            () = tokio::time::sleep(LAYERS_EVERY) => {}
+            () = tokio::time::sleep(again) => {}
         }
         let storing = async { app.layers.store_due().await.map(|_| ()) };
         let stored = tokio::select! {
             () = app.shutdown.cancelled() => return,
             stored = under_lease(&app, STORING_LEASE, storing) => stored,
         };
-        if let Err(error) = stored {
+        again = stored.unwrap_or_else(|error| {
             tracing::error!(error = &error as &dyn std::error::Error, "storing layers failed");
-        }
+            LAYERS_EVERY
+        });
     }
 }
 
@@ -95,6 +99,7 @@ async fn move_paused(app: App) {
         while app.sandboxes.move_due(app.config.resume_on_reconnect).await? > 0 {}
         Ok(())
     };
+    let mut again = LAYERS_EVERY;
     loop {
         let nudged = async {
             app.sandboxes.moves_due().await;
@@ -103,27 +108,29 @@ async fn move_paused(app: App) {
         tokio::select! {
             () = app.shutdown.cancelled() => return,
             () = nudged => {}
-            () = tokio::time::sleep(LAYERS_EVERY) => {}
+            () = tokio::time::sleep(again) => {}
         }
         let moved = tokio::select! {
             () = app.shutdown.cancelled() => return,
             moved = under_lease(&app, MOVES_LEASE, round()) => moved,
         };
-        if let Err(error) = moved {
+        again = moved.unwrap_or_else(|error| {
             tracing::error!(error = &error as &dyn std::error::Error, "moving paused sandboxes failed");
-        }
+            LAYERS_EVERY
+        });
     }
 }
 
-/// Does what one replica must do alone, if no other one is at it, and holds the lease for as long as that takes.
+/// Does what one replica must do alone, if no other one is at it, and holds the lease for as long as that takes. When to
+/// look again: soon where another is at it, for it may die.
 async fn under_lease(
     app: &App,
     lease: &str,
     work: impl Future<Output = Result<(), LayerError>>,
-) -> Result<(), LayerError> {
+) -> Result<Duration, LayerError> {
     let take = || leases::take(&app.db, lease, &app.replica, app.clock.now(), HELD);
     if take().await?.is_none() {
-        return Ok(());
+        return Ok(HELD / 4);
     }
     let hold = async {
         loop {
@@ -137,9 +144,10 @@ async fn under_lease(
     };
     tokio::select! {
         worked = work => worked?,
-        () = hold => return Ok(()),
+        () = hold => return Ok(HELD / 4),
     }
-    Ok(leases::release(&app.db, lease, &app.replica).await?)
+    leases::release(&app.db, lease, &app.replica).await?;
+    Ok(LAYERS_EVERY)
 }
 
 /// Looks for signing keys that another replica, or `atoll server keys rotate`, has made.
