@@ -144,7 +144,7 @@ it(
 				await page.getByRole('button', { name: 'Delete host' }).click();
 				await page.getByText('Something has come to this host since you looked.').waitFor();
 				await page.locator('[data-doomed]').getByText(id).waitFor();
-				const amber = page.locator('[data-doomed]').locator('..');
+				const amber = page.locator('[data-consequences]');
 				const [is, warning] = await amber.evaluate((one) => {
 					const probe = one.appendChild(document.createElement('i'));
 					probe.style.background = 'var(--warn-soft)';

@@ -19,6 +19,7 @@ export type SignedIn = Schemas['AuthResponse'];
 export type Me = Schemas['Me'];
 export type AuthConfig = Schemas['AuthConfig'];
 export type BrowserSession = Schemas['Session'];
+export type EndedSessions = Schemas['EndedSessions'];
 export type Team = Schemas['Team'];
 export type Role = Schemas['Role'];
 export type ApiKey = Schemas['ApiKey'];
