@@ -52,6 +52,7 @@ export type Snapshot = Schemas['Snapshot'];
 export type ForkResponse = Schemas['ForkResponse'];
 export type Build = Schemas['Build'];
 export type BuildLogLine = Schemas['BuildLogLine'];
+export type RegistryLogin = Schemas['RegistryLogin'];
 export type StartedBuild = Schemas['StartedBuild'];
 export type Usage = Schemas['Usage'];
 export type Invitation = Schemas['Invitation'];
