@@ -145,13 +145,14 @@ it(
 		withPage(async (page) => {
 			const { id } = await api<{ id: string }>('POST', '/v1/sandboxes', { memory_mb: 128 });
 			await enter(page);
-			const team = ['sandboxes', 'templates', 'volumes', 'usage', 'keys', 'team', 'audit', 'settings'];
+			const team =
+				'sandboxes templates snapshots volumes secrets usage webhooks keys team audit settings'.split(' ');
 			const paths = [
 				...team.map((name) => `/dashboard/${name}`),
 				...['', '/metrics', '/files', '/logs', '/events'].map(
 					(below) => `/dashboard/sandboxes/${id}${below}`
 				),
-				...['hosts', 'teams', 'users'].map((name) => `/admin/${name}`)
+				...['hosts', 'teams', 'users', 'sandboxes', 'audit'].map((name) => `/admin/${name}`)
 			];
 			/** Of a long list the first are enough. */
 			const MOST = 45;
