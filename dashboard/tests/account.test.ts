@@ -1,6 +1,18 @@
 import { afterEach, expect, it } from 'vitest';
 
-import { admin, api, credentials, enter, inspect, logIn, server, useBrowser, withPage } from './harness';
+import {
+	admin,
+	api,
+	ask,
+	credentials,
+	enter,
+	inspect,
+	logIn,
+	server,
+	tokenOf,
+	useBrowser,
+	withPage
+} from './harness';
 import { joins, newPerson } from './people';
 
 useBrowser();
@@ -216,7 +228,7 @@ it('makes an account, a team, and switches between teams', () =>
 		await inspect(page, 'team-switcher');
 	}));
 
-it('renames the person, ends another session, and changes the password', () =>
+it('renames the person, ends another session, then all others, and changes the password', () =>
 	withPage(async (page) => {
 		const person = await newPerson('Dee');
 		await page.goto('/login?next=/dashboard/settings');
@@ -229,6 +241,21 @@ it('renames the person, ends another session, and changes the password', () =>
 		await inspect(page, 'settings');
 		await page.getByRole('button', { name: 'End', exact: true }).click();
 		await page.getByText('The session has ended').waitFor();
+		// And all others in one go: they are out at once, this one is not.
+		const tokens = await Promise.all([1, 2, 3].map(() => tokenOf(person.email, person.password)));
+		const asked = tokens.map((token) => ask('GET', '/v1/me', { authorization: `Bearer ${token}` }));
+		await Promise.all(asked);
+		await page.reload();
+		await page.locator('[data-session]').nth(3).waitFor();
+		await page.getByRole('button', { name: 'End all others' }).click();
+		await page.getByText(/This browser stays in\./).waitFor();
+		await inspect(page, 'settings-end-others');
+		await page.getByRole('dialog').getByRole('button', { name: 'End 3 sessions' }).click();
+		await page.getByText('Ended 3 sessions').waitFor();
+		await expect.poll(() => page.locator('[data-session]').count()).toBe(1);
+		expect(await page.getByRole('button', { name: 'End all others' }).count()).toBe(0);
+		for (const token of tokens)
+			await expect(ask('GET', '/v1/me', { authorization: `Bearer ${token}` })).rejects.toThrow(/401/);
 		await page.getByLabel('Current password').fill(person.password);
 		await page.getByLabel('New password').fill('an even longer one');
 		await page.getByRole('button', { name: 'Change the password' }).click();

@@ -218,7 +218,19 @@ it('shows what runs and ends it, the log, the history, and charts of what it use
 			background: true,
 			tag: 'nap'
 		});
-		await enter(page, `/dashboard/sandboxes/${id}/processes`);
+		// What it does now is on its first page, which leads on to all of it.
+		await enter(page, `/dashboard/sandboxes/${id}`);
+		await page.locator('[data-at-work=processes]').getByText('sleep 4242').waitFor();
+		await page
+			.getByRole('log', { name: 'Last in its log' })
+			.getByText(/started as/)
+			.waitFor();
+		await inspect(page, 'sandbox-at-work', true);
+		await page.getByRole('link', { name: 'Whole log' }).click();
+		await page.waitForURL(/\/logs$/);
+		await page.goBack();
+		await page.getByRole('link', { name: 'All processes' }).click();
+		await page.waitForURL(/\/processes$/);
 		const row = page.locator('[data-row]').filter({ hasText: '4242' });
 		await row.getByText('nap').waitFor();
 		await inspect(page, 'processes');

@@ -140,11 +140,20 @@ it(
 				await page.getByRole('menuitem', { name: 'Delete' }).click();
 				await page.getByText('No sandboxes are on it.').waitFor();
 				await inspect(page, 'byoc-delete-empty');
-				const { id } = await api<{ id: string }>('POST', '/v1/sandboxes', { memory_mb: 128 });
+				const volume = await api<{ id: string }>('POST', '/v1/volumes', { name: 'reef-data', size_mb: 64 });
+				const { id } = await api<{ id: string }>('POST', '/v1/sandboxes', {
+					memory_mb: 128,
+					volumes: [{ volume: 'reef-data', path: '/mnt/data' }]
+				});
 				await page.getByRole('button', { name: 'Delete host' }).click();
 				await page.getByText('Something has come to this host since you looked.').waitFor();
 				await page.locator('[data-doomed]').getByText(id).waitFor();
-				const amber = page.locator('[data-doomed]').locator('..');
+				// What lies on it goes too, by name, to be copied and looked for.
+				const lost = page.locator('[data-lost=volumes]');
+				await lost.getByText(volume.id).waitFor();
+				await lost.getByRole('button', { name: 'Copy volume id' }).click();
+				await expect.poll(() => page.evaluate('navigator.clipboard.readText()')).toBe(volume.id);
+				const amber = page.locator('[data-consequences]');
 				const [is, warning] = await amber.evaluate((one) => {
 					const probe = one.appendChild(document.createElement('i'));
 					probe.style.background = 'var(--warn-soft)';
@@ -179,6 +188,8 @@ it(
 				await page.getByRole('heading', { name: 'Bring your own cloud' }).waitFor();
 				await agent.ended();
 				expect((await api<{ status: string }>('GET', `/v1/sandboxes/${id}`)).status).toBe('stopped');
+				expect((await api<{ lost: boolean }>('GET', '/v1/volumes/reef-data')).lost).toBe(true);
+				await api('DELETE', '/v1/volumes/reef-data');
 			},
 			{ expected: /409/ }
 		),

@@ -35,6 +35,12 @@ it('has the theme of the system until one is chosen, and keeps that one from the
 			await page.getByRole('option', { name: 'Dark theme' }).click();
 			await expect.poll(() => page.evaluate(SHOWN)).toBe('dark');
 			expect(await background()).not.toBe(light);
+			// By arrows in the settings, as in every group of which one is chosen.
+			await page.goto('/dashboard/settings');
+			await page.getByRole('radio', { name: 'Dark' }).focus();
+			await page.keyboard.press('ArrowRight');
+			await page.locator('[role=radio][aria-checked=true]:focus').getByText('Light').waitFor();
+			await expect.poll(() => page.evaluate(SHOWN)).toBe('light');
 		},
 		{ scheme: 'light' }
 	));
@@ -105,6 +111,103 @@ it('keeps the keyboard in a dialog, and gives it back to where it was', () =>
 			'(({ outlineStyle, outlineWidth }) => [outlineStyle, outlineWidth])(getComputedStyle(document.activeElement))'
 		);
 		expect(ring).toEqual(['solid', '2px']);
+	}));
+
+/** What can be pressed or typed into, in the order of Tab, each by a number of its own. */
+const REACHABLE = `[...document.querySelectorAll('a[href], button, input, select, textarea, summary, [tabindex]')]
+	.filter((one) => one.tabIndex >= 0 && !one.disabled && one.checkVisibility({ visibilityProperty: true })
+		&& one.getClientRects().length > 0 && (one.type !== 'radio' || one.checked))
+	.map((one, at) => ((one.dataset.at ??= String(at)), one.dataset.at))`;
+/** Notes where the keyboard comes, and whether one sees it. */
+const WATCH = `(() => {
+	window.steps = [];
+	document.addEventListener('focusin', ({ target }) => {
+		const { outlineStyle, outlineWidth } = getComputedStyle(target);
+		const { top, bottom, left, right } = target.getBoundingClientRect();
+		window.steps.push({
+			at: target.dataset.at ?? '',
+			what: target.outerHTML.slice(0, 120),
+			ring: (outlineStyle !== 'none' && parseFloat(outlineWidth) >= 1) || target.matches('input, textarea'),
+			inView: bottom > 0 && right > 0 && top < innerHeight && left < innerWidth
+		});
+	});
+})()`;
+interface Step {
+	at: string;
+	what: string;
+	ring: boolean;
+	inView: boolean;
+}
+
+it(
+	'lets the keyboard alone reach everything on every page, and shows where it is',
+	() =>
+		withPage(async (page) => {
+			const { id } = await api<{ id: string }>('POST', '/v1/sandboxes', { memory_mb: 128 });
+			await enter(page);
+			const team =
+				'sandboxes templates snapshots volumes secrets usage webhooks keys team audit settings'.split(' ');
+			const paths = [
+				...team.map((name) => `/dashboard/${name}`),
+				...['', '/metrics', '/files', '/logs', '/events'].map(
+					(below) => `/dashboard/sandboxes/${id}${below}`
+				),
+				...['hosts', 'teams', 'users', 'sandboxes', 'audit'].map((name) => `/admin/${name}`)
+			];
+			/** Of a long list the first are enough. */
+			const MOST = 45;
+			for (const path of paths) {
+				await page.goto(path);
+				await page.locator('h1').first().waitFor();
+				await expect.poll(() => page.locator('[aria-busy=true]').count()).toBe(0);
+				if (path.endsWith('/files')) await page.getByRole('treeitem', { name: /\.bashrc/ }).waitFor();
+				const all = await page.evaluate<string[]>(REACHABLE);
+				expect(all.length, path).toBeGreaterThan(10);
+				await page.evaluate(WATCH);
+				const count = Math.min(all.length, MOST);
+				for (let step = 0; step < count + 2; step += 1) await page.keyboard.press('Tab');
+				const steps = await page.evaluate<Step[]>('steps');
+				expect(
+					steps.filter(({ ring }) => !ring).map(({ what }) => what),
+					`the focus can't be seen on ${path}`
+				).toEqual([]);
+				expect(
+					steps.filter(({ inView }) => !inView).map(({ what }) => what),
+					`the focus is out of sight on ${path}`
+				).toEqual([]);
+				const reached = new Set(steps.map(({ at }) => at));
+				const missed = all.slice(0, count).filter((at) => !reached.has(at));
+				const names = await page.evaluate(
+					(of) => of.map((at) => document.querySelector(`[data-at="${at}"]`)?.outerHTML.slice(0, 120)),
+					missed
+				);
+				expect(names.filter(Boolean), `Tab does not reach these of ${path}`).toEqual([]);
+			}
+		}),
+	600_000
+);
+
+it('makes one sandbox on a slow line, however often one presses', () =>
+	withPage(async (page) => {
+		await enter(page);
+		let asked = 0;
+		await page.route(/\/v1\/sandboxes$/, async (route) => {
+			if (route.request().method() === 'POST') {
+				asked += 1;
+				await new Promise((resolve) => setTimeout(resolve, 1500));
+			}
+			await route.continue();
+		});
+		await page.keyboard.press('c');
+		const dialog = page.getByRole('dialog');
+		await dialog.getByLabel('Labels').fill('task=once');
+		for (let press = 0; press < 4; press += 1) await page.keyboard.press('Enter');
+		// It says that it is at work, and can't be pressed meanwhile.
+		await dialog.locator('button[type=submit][aria-busy=true]:disabled').waitFor();
+		await page.waitForURL(/\/sandboxes\/sb-[a-z0-9]{20}$/);
+		expect(asked).toBe(1);
+		const { items } = await api<{ items: unknown[] }>('GET', '/v1/sandboxes');
+		expect(items.length).toBe(1);
 	}));
 
 it('asks again when the server was away, and shows what came meanwhile', async () => {

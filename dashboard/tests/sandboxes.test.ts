@@ -206,7 +206,7 @@ it('says of each what it is, how it is and why, where, since when, and what it u
 		// The reason of a status stands beside it.
 		await api('POST', `/v1/sandboxes/${one.id}/timeout`, { timeout_sec: 1, on_timeout: 'pause' });
 		await it.getByText('Paused').waitFor({ timeout: 60_000 });
-		await it.getByText('idle for its whole timeout').waitFor();
+		await it.getByText('idle past its timeout').waitFor();
 	}));
 
 it('finds by label and keeps the search in the address', () =>

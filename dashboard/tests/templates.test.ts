@@ -103,12 +103,12 @@ it(
 				await inspect(page, 'template-builds');
 				await builds.nth(2).getByText('error', { exact: true }).waitFor();
 				await builds.nth(1).getByText('ready', { exact: true }).waitFor();
-				await builds.first().getByRole('button').click();
+				await builds.first().getByRole('button').first().click();
 				await dialog.getByRole('log').getByText('begun', { exact: true }).waitFor();
 				await dialog.getByRole('button', { name: 'End it' }).click();
 				await dialog.getByRole('status').getByText('cancelled', { exact: true }).waitFor({ timeout: 60_000 });
 				await dialog.getByRole('button', { name: 'All builds' }).click();
-				await builds.nth(2).getByRole('button').click();
+				await builds.nth(2).getByRole('button').first().click();
 				await dialog
 					.getByRole('log')
 					.getByText(/a private address/)

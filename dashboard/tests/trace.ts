@@ -20,7 +20,7 @@ export async function frames(
 	browser: Browser,
 	page: Page,
 	work: () => Promise<unknown>
-): Promise<{ work: number[]; script: number; layout: number; paint: number }> {
+): Promise<{ work: number[]; script: number; layout: number; paint: number; layouts: number }> {
 	await browser.startTracing(page, {
 		categories: ['toplevel', 'devtools.timeline', 'disabled-by-default-devtools.timeline', '__metadata']
 	});
@@ -53,6 +53,8 @@ export async function frames(
 		work: each,
 		script: sum(/^(FireAnimationFrame|FunctionCall|EventDispatch)$/),
 		layout: sum(/^(UpdateLayoutTree|Layout)$/),
+		/** How often a frame is laid out. */
+		layouts: main.filter(({ name, ph }) => name === 'Layout' && ph !== 'E').length / each.length,
 		paint: sum(/^(PrePaint|Paint|Layerize|Commit)$/)
 	};
 }

@@ -37,6 +37,7 @@ const WHOLE: Record<string, string> = {
 	'user.active': 'User enabled or disabled',
 	'user.admin': 'Platform admin made or unmade',
 	'user.switch_team': 'Team switched',
+	'session.revoke_others': 'Other sessions ended',
 	'user.password_change': 'Password changed',
 	'user.password_reset': 'Password set anew',
 	'user.password_reset_link': 'Password link made',

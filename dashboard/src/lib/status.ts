@@ -40,8 +40,8 @@ export const TONE_TEXT: Record<Tone, string> = {
 
 const REASONS: Record<string, string> = {
 	user: 'on request',
-	ttl: 'idle for its whole timeout',
-	timeout: 'idle for its whole timeout',
+	ttl: 'idle past its timeout',
+	timeout: 'idle past its timeout',
 	host_disconnected: 'its host lost contact',
 	host_deleted: 'its host was deleted',
 	out_of_memory: 'out of memory',

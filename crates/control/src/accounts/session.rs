@@ -14,7 +14,7 @@ use super::rights::{self, Person};
 use super::session_store::{self, LiveSession, NewSession, SessionRow};
 use super::store::LoginRow;
 use super::token::Subject;
-use super::{Accounts, store};
+use super::{Accounts, ending, store};
 use crate::audit::{self, Actor, Entry, Origin};
 use crate::db::{DbError, Millis, Tx};
 use crate::signing::SigningError;
@@ -269,6 +269,26 @@ impl Accounts {
         audit::record(&mut tx, now, &entry).await?;
         tx.commit().await?;
         Ok(true)
+    }
+
+    /// Ends all sessions of `user` but `kept`, with what else was opened. Answers how many.
+    pub async fn end_other_sessions(&self, user: &UserId, kept: &SessionId, origin: &Origin) -> Result<u64, DbError> {
+        let now = self.clock.now();
+        let mut tx = self.db.begin().await?;
+        let ended = ending::end_access(&mut tx, user, Some(kept), now).await?;
+        let entry = Entry {
+            team: None,
+            actor: &Actor::User(user.clone()),
+            origin,
+            action: "session.revoke_others",
+            target_kind: "user",
+            target_id: Some(user.as_str()),
+            result: "ok",
+            details: json!({ "sessions_ended": ended }),
+        };
+        audit::record(&mut tx, now, &entry).await?;
+        tx.commit().await?;
+        Ok(ended)
     }
 
     /// A page of a person's live sessions, newest first.

@@ -202,6 +202,26 @@ async fn sessions_are_listed_and_ended_one_by_one_and_that_acts_at_once() {
 }
 
 #[tokio::test]
+async fn all_other_sessions_end_at_once_and_only_ones_own() {
+    for database in databases().await {
+        let test = open(database).await;
+        let (kept, other) = (browser(&test).await, browser(&test).await);
+        let token = test.client.login("admin@example.test", &test.admin.password).await;
+        let (ada, _) = sign_up(&test, "ada@example.test").await;
+        assert_error(&kept.client.delete("/v1/sessions").await, 403, "csrf_token_invalid");
+        assert_eq!(other.client.get("/v1/me").await.status, StatusCode::OK);
+        let end = async || kept.page().delete("/v1/sessions").await;
+        assert_eq!(end().await.expect(200).json(), json!({ "ended": 2 }));
+        assert_error(&other.client.get("/v1/me").await, 401, "unauthorized");
+        assert_error(&test.client.with_token(&token).get("/v1/me").await, 401, "unauthorized");
+        let left = kept.client.get("/v1/sessions").await.json();
+        assert_eq!((left["items"].as_array().unwrap().len(), &left["items"][0]["current"]), (1, &json!(true)));
+        assert_eq!(ada.get("/v1/me").await.status, StatusCode::OK, "another person's stays");
+        assert_eq!(end().await.json(), json!({ "ended": 0 }));
+    }
+}
+
+#[tokio::test]
 async fn nobody_ends_or_sees_the_session_of_another() {
     for database in databases().await {
         let test = open(database).await;

@@ -142,6 +142,7 @@ const ROWS: &[(&str, For)] = &[
     ("get /v1/secrets", Key),
     ("post /v1/secrets", Key),
     ("delete /v1/secrets/{name}", Key),
+    ("delete /v1/sessions", For::Person),
     ("get /v1/sessions", For::Person),
     ("delete /v1/sessions/{id}", For::Person),
     ("get /v1/snapshots", Key),

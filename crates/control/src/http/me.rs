@@ -2,7 +2,7 @@
 
 use atoll_model::SessionId;
 use atoll_model::api::Page;
-use atoll_model::api::auth::{ChangePasswordRequest, Me, Session, SessionKind, UpdateMeRequest};
+use atoll_model::api::auth::{ChangePasswordRequest, EndedSessions, Me, Session, SessionKind, UpdateMeRequest};
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::request::Parts;
@@ -23,7 +23,7 @@ pub fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(me, update))
         .routes(routes!(change_password))
-        .routes(routes!(sessions))
+        .routes(routes!(sessions, end_other_sessions))
         .routes(routes!(end_session))
 }
 
@@ -100,6 +100,15 @@ pub async fn sessions(
         expires_at: row.expires_at.to_utc(),
     };
     Ok(axum::Json(page(rows, limit, cursor, convert)))
+}
+
+/// Ends all of one's sessions but the one that asks, with programs that were let in and have not come for theirs yet and
+/// links that set a password. API keys stay.
+#[utoipa::path(delete, path = "/v1/sessions", tag = "accounts", responses((status = 200, body = EndedSessions)),
+    security(("bearer" = [])))]
+pub async fn end_other_sessions(State(app): State<App>, user: User) -> ApiResult<axum::Json<EndedSessions>> {
+    let ended = app.accounts.end_other_sessions(&user.id, &user.session, &user.origin).await?;
+    Ok(axum::Json(EndedSessions { ended }))
 }
 
 /// Ends one of one's sessions: its token or cookie is refused from the next request on.

@@ -1,5 +1,5 @@
 import { all, request } from './client';
-import type { AuthConfig, BrowserSession, Me, SignedIn } from './types';
+import type { AuthConfig, BrowserSession, EndedSessions, Me, SignedIn } from './types';
 
 const COOKIE = { 'x-session': 'cookie' };
 
@@ -33,4 +33,6 @@ export const renameMe = (name: string) => request<Me>('PATCH /v1/me', { body: { 
 export const changePassword = (current_password: string | null, new_password: string) =>
 	request<undefined>('POST /v1/me/password', { body: { current_password, new_password } });
 export const listSessions = (signal?: AbortSignal) => all<BrowserSession>('GET /v1/sessions', { signal });
+/** All but the one that asks. Answers how many. */
+export const endOtherSessions = async () => (await request<EndedSessions>('DELETE /v1/sessions')).ended;
 export const endSession = (id: string) => request<undefined>('DELETE /v1/sessions/{id}', { path: { id } });

@@ -8,6 +8,7 @@ export type Route =
     | "DELETE /v1/sandboxes/{id}"
     | "DELETE /v1/sandboxes/{id}/processes/{process}"
     | "DELETE /v1/secrets/{name}"
+    | "DELETE /v1/sessions"
     | "DELETE /v1/sessions/{id}"
     | "DELETE /v1/snapshots/{name}"
     | "DELETE /v1/teams/{id}"
@@ -788,6 +789,13 @@ export interface components {
          * @enum {string}
          */
         Encoding: "utf-8" | "base64";
+        EndedSessions: {
+            /**
+             * Format: int64
+             * @description How many.
+             */
+            ended: number;
+        };
         /** @description The body of every error answer. */
         ErrorBody: {
             error: components["schemas"]["ErrorDetail"];

@@ -1,12 +1,12 @@
 import { all, open, request } from './client';
-import type { Build, BuildLogLine, StartedBuild, Template } from './types';
+import type { Build, BuildLogLine, RegistryLogin, StartedBuild, Template } from './types';
 import { readEvents } from '$lib/sse';
 
 export const listTemplates = (signal?: AbortSignal) => all<Template>('GET /v1/templates', { signal });
 
 /** From a recipe, or from an image of a registry. Answers at once; the log tells how it goes. */
 export const buildTemplate = (
-	spec: { name: string; recipe?: string; image?: string },
+	spec: { name: string; recipe?: string; image?: string; registry?: RegistryLogin },
 	idempotencyKey: string
 ) => request<StartedBuild>('POST /v1/templates', { body: spec, idempotencyKey });
 export const deleteTemplate = (name: string) =>
