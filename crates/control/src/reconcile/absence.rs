@@ -11,6 +11,8 @@ use crate::events;
 
 /// Hosts handled per transaction.
 const CHUNK: i64 = 500;
+/// Sandboxes changed in one statement: others write in between.
+const AT_ONCE: i64 = 10_000;
 
 /// Marks hosts whose last heartbeat is from before `now - stale_after` as unreachable. Their ids.
 pub async fn mark_unreachable(db: &Db, now: Millis, stale_after: Duration) -> Result<Vec<HostId>, DbError> {
@@ -46,18 +48,28 @@ pub async fn mark_unreachable(db: &Db, now: Millis, stale_after: Duration) -> Re
 
 /// Makes the live sandboxes of all hosts that are away `missing`, keeping what they were. How many.
 pub async fn mark_missing(db: &Db, now: Millis) -> Result<u64, DbError> {
-    on!(write db, |c| sqlx::query(
-        "UPDATE sandboxes SET former_status = status, status = 'missing', status_changed_at = $1,
-             reason = CASE (SELECT h.status FROM hosts h WHERE h.id = sandboxes.host_id)
-                 WHEN 'offline' THEN 'host_offline' ELSE 'host_unreachable' END
-         WHERE status IN ('pending', 'starting', 'running', 'pausing', 'resuming')
-             AND host_id IN (SELECT id FROM hosts WHERE status IN ('unreachable', 'offline'))"
-    )
-    .bind(now)
-    .execute(c)
-    .await
-    .map(|done| done.rows_affected()))
-    .during("mark sandboxes missing")
+    let mut marked = 0;
+    loop {
+        let some = on!(write db, |c| sqlx::query(
+            "UPDATE sandboxes SET former_status = status, status = 'missing', status_changed_at = $1,
+                 reason = CASE (SELECT h.status FROM hosts h WHERE h.id = sandboxes.host_id)
+                     WHEN 'offline' THEN 'host_offline' ELSE 'host_unreachable' END
+             WHERE status IN ('pending', 'starting', 'running', 'pausing', 'resuming')
+                 AND id IN (SELECT s.id FROM sandboxes s
+                     WHERE s.status IN ('pending', 'starting', 'running', 'pausing', 'resuming')
+                     AND s.host_id IN (SELECT id FROM hosts WHERE status IN ('unreachable', 'offline')) LIMIT $2)"
+        )
+        .bind(now)
+        .bind(AT_ONCE)
+        .execute(c)
+        .await
+        .map(|done| done.rows_affected()))
+        .during("mark sandboxes missing")?;
+        marked += some;
+        if some == 0 {
+            return Ok(marked);
+        }
+    }
 }
 
 /// Rows that were never given to a host by whoever made them (it crashed): an error says so. How many.
@@ -79,10 +91,13 @@ pub async fn stop_on_deleted_hosts(db: &Db, since: Millis, now: Millis) -> Resul
     on!(write db, |c| sqlx::query(
         "UPDATE sandboxes SET status = 'stopped', reason = 'host_deleted', generation = generation + 1,
              status_changed_at = $2
-         WHERE status <> 'stopped' AND host_id IN (SELECT host_id FROM host_tombstones WHERE deleted_at >= $1)"
+         WHERE status <> 'stopped' AND id IN (SELECT s.id FROM sandboxes s
+             JOIN host_tombstones t ON t.host_id = s.host_id
+             WHERE t.deleted_at >= $1 AND s.status <> 'stopped' LIMIT $3)"
     )
     .bind(since)
     .bind(now)
+    .bind(AT_ONCE)
     .execute(c)
     .await
     .map(|done| done.rows_affected()))

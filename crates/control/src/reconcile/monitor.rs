@@ -34,6 +34,8 @@ use crate::hosts::{HostChange, purge};
 const PARALLEL: usize = 256;
 const LEASE: &str = "host_monitor";
 const LAST_PASS: &str = "host_monitor.last_pass_ms";
+/// What is shorter is no gap in hearing, however short the interval.
+const SHORTEST_GAP: Duration = Duration::from_secs(4);
 const PURGE_EVERY: Duration = Duration::from_secs(3600);
 /// A host that is back may still be finding its sandboxes: it is asked again so often.
 const SETTLE_TRIES: usize = 20;
@@ -71,6 +73,8 @@ struct Memory {
     /// Hosts could be heard since then, without a gap.
     hearing_since: Option<Millis>,
     purged_at: Option<Millis>,
+    /// The last pass of this replica while it leads.
+    passed_at: Option<tokio::time::Instant>,
 }
 
 impl Monitor {
@@ -90,7 +94,7 @@ impl Monitor {
 
     /// Runs until `stop`. What is under way then is left where it is.
     pub async fn run(self, mut changes: Receiver<HostChange>, stop: CancellationToken) {
-        let mut ticks = tokio::time::interval(self.shared.times.monitor_interval);
+        let mut ticks = tokio::time::interval(self.pulse());
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // Silent hosts are noticed on time however long other hosts take to answer.
         let mut work = JoinSet::new();
@@ -112,12 +116,45 @@ impl Monitor {
     }
 
     async fn tick(&self, work: &mut JoinSet<()>) -> Result<(), DbError> {
-        if self.lead().await? {
-            let monitor = self.clone();
-            work.spawn(async move { monitor.finish().await });
-            self.begin(work).await?;
+        if !self.holds_lease().await? || !self.is_due() {
+            return Ok(());
         }
-        Ok(())
+        self.judge_absence().await?;
+        let monitor = self.clone();
+        work.spawn(async move { monitor.finish().await });
+        self.begin(work).await
+    }
+
+    /// How long a replica that died keeps the others from leading: less than an interval, so that whoever takes over is
+    /// in time.
+    fn lease(&self) -> Duration {
+        (self.shared.times.monitor_interval / 2).max(Duration::from_secs(2))
+    }
+
+    /// Between two looks at the lease.
+    fn pulse(&self) -> Duration {
+        (self.lease() / 4).min(self.shared.times.monitor_interval)
+    }
+
+    /// Takes or renews the lease. False when another replica leads.
+    async fn holds_lease(&self) -> Result<bool, DbError> {
+        let shared = &self.shared;
+        let holds = leases::take(&shared.db, LEASE, &shared.holder, shared.clock.now(), self.lease()).await?.is_some();
+        if !holds {
+            shared.memory.lock().unwrap_or_else(PoisonError::into_inner).passed_at = None;
+        }
+        Ok(holds)
+    }
+
+    /// Whether it is time for a pass: at once for whoever has just taken the lease.
+    fn is_due(&self) -> bool {
+        let (now, interval) = (tokio::time::Instant::now(), self.shared.times.monitor_interval);
+        let mut memory = self.shared.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = memory.passed_at.is_none_or(|at| now - at + self.pulse() / 2 >= interval);
+        if due {
+            memory.passed_at = Some(now);
+        }
+        due
     }
 
     /// False when nothing will be heard any more.
@@ -184,16 +221,19 @@ impl Monitor {
     ///
     /// # Errors
     /// The database's.
+    #[cfg(any(test, feature = "simulation"))]
     pub async fn lead(&self) -> Result<bool, DbError> {
-        let shared = &self.shared;
-        let lease = (shared.times.monitor_interval * 3).max(Duration::from_secs(2));
-        let now = shared.clock.now();
-        if leases::take(&shared.db, LEASE, &shared.holder, now, lease).await?.is_none() {
-            return Ok(false);
+        let leads = self.holds_lease().await?;
+        if leads {
+            self.judge_absence().await?;
         }
-        self.passive(now, lease).await?;
-        self.sweep(now).await?;
-        Ok(true)
+        Ok(leads)
+    }
+
+    async fn judge_absence(&self) -> Result<(), DbError> {
+        let now = self.shared.clock.now();
+        self.passive(now).await?;
+        self.sweep(now).await
     }
 
     /// Begins to look at every host that is online, but for those that are being looked at still.
@@ -237,12 +277,12 @@ impl Monitor {
         }
     }
 
-    async fn passive(&self, now: Millis, lease: Duration) -> Result<(), DbError> {
+    async fn passive(&self, now: Millis) -> Result<(), DbError> {
         let shared = &self.shared;
         let last = settings::get(&shared.db, LAST_PASS).await?.and_then(|text| text.parse().ok()).map(Millis);
         settings::set(&shared.db, LAST_PASS, &now.0.to_string(), now).await?;
-        // A takeover takes up to a lease; anything longer is a time in which nobody could be heard.
-        let gap = last.is_none_or(|last| now.since(last) > lease * 2);
+        // A takeover takes less than two intervals; much longer is a time in which nobody could be heard.
+        let gap = last.is_none_or(|last| now.since(last) > (shared.times.monitor_interval * 6).max(SHORTEST_GAP));
         let hearing_since = {
             let mut memory = shared.memory.lock().unwrap_or_else(PoisonError::into_inner);
             if gap {
