@@ -22,8 +22,8 @@ mkdir -p "$cache"
 
 # The older generation only takes keys that look like E2B's own.
 export E2B_API_KEY=e2b_${ATOLL_API_KEY#atl_}
-# The newest SDK opens 200 connections at most unless it is told, which 200 open terminals use up.
-export E2B_MAX_CONNECTIONS=500
+# The SDKs open 200 connections at most unless they are told, which open terminals and watches use up.
+export E2B_MAX_CONNECTIONS=1500 E2B_ENVD_RPC_CONNECTIONS=500
 unset E2B_DOMAIN E2B_API_URL E2B_SANDBOX_URL E2B_VOLUME_API_URL E2B_DEBUG
 # once FOLDER LANGUAGE LIST: installs an SDK where it isn't yet. Others may run beside this one.
 once() {
@@ -71,6 +71,20 @@ else
     setup="plain HTTP"
 fi
 
+# by_a_name PYTHON: one port again, and a name of the machine's own in the place of its address.
+by_a_name() {
+    local port=${ATOLL_URL##*:} hosts code=0
+    hosts=$(mktemp /tmp/atoll-e2b-hosts.XXXXXX)
+    printf '127.0.0.1 localhost atoll.lan\n' >"$hosts"
+    echo "The same by a name, http://atoll.lan:$port"
+    # shellcheck disable=SC2016
+    E2B_API_URL=http://atoll.lan:$port/e2b E2B_SANDBOX_URL=http://atoll.lan:$port E2B_VOLUME_API_URL=http://atoll.lan:$port/e2b \
+        unshare --mount sh -c 'mount --bind "$0" /etc/hosts && exec "$@"' "$hosts" \
+        "$1" -B -m pytest -n 2 test_inside.py test_ports.py test_volumes.py || code=1
+    rm -f "$hosts"
+    return "$code"
+}
+
 failed=0
 for generation in $generations; do
     for language in $languages; do
@@ -89,6 +103,7 @@ for generation in $generations; do
             if [ -n "$calls" ]; then
                 python3 -B calls.py "$calls" || failed=1
                 rm -rf "$calls"
+                [ -n "${ATOLL_E2B_TLS:-}" ] || by_a_name "$folder/bin/python" || failed=1
             fi
         else
             list=$(list_of javascript "$generation")

@@ -113,6 +113,30 @@ def test_a_thousand_watches_each_see_their_own(sandbox):
         watch.stop()
 
 
+async def test_a_thousand_open_streams_of_watches_each_see_their_own():
+    sandbox = await AsyncSandbox.create(timeout=600)
+    try:
+        await sandbox.commands.run("mkdir -p w; cd w; mkdir $(seq 1000)")
+        seen = {number: set() for number in range(1, 1001)}
+
+        async def watch(number):
+            return await sandbox.files.watch_dir(
+                f"w/{number}", on_event=lambda event: seen[number].add(event.name), timeout=0, request_timeout=120
+            )
+
+        handles = []
+        for begin in range(1, 1001, 100):
+            handles += await asyncio.gather(*(watch(number) for number in range(begin, begin + 100)))
+        await sandbox.commands.run("cd w; for i in $(seq 1000); do echo > $i/of-$i; done")
+        deadline = asyncio.get_running_loop().time() + 60
+        while missing := [number for number, names in seen.items() if names != {f"of-{number}"}]:
+            assert asyncio.get_running_loop().time() < deadline, f"{len(missing)} saw something else, {seen[missing[0]]}"
+            await asyncio.sleep(0.1)
+        await asyncio.gather(*(handle.stop() for handle in handles))
+    finally:
+        await sandbox.kill()
+
+
 async def test_two_hundred_terminals_at_once():
     name = f"roomy-{uuid.uuid4().hex}"
     await AsyncTemplate.build(AsyncTemplate().from_template("base"), name, memory_mb=2048)

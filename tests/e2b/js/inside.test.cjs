@@ -1,8 +1,8 @@
 // What runs and lies in a sandbox: commands, terminals, files, watches, git.
 const assert = require('node:assert/strict')
 const { test } = require('node:test')
-const { CommandExitError, InvalidArgumentError, NotFoundError, TimeoutError } = require('e2b')
-const { make, until } = require('./helper.cjs')
+const { CommandExitError, InvalidArgumentError, NotFoundError, Sandbox, Template, TimeoutError } = require('e2b')
+const { make, unique, until } = require('./helper.cjs')
 
 test('commands answer with output and code', async (t) => {
   const { commands } = await make(t)
@@ -46,6 +46,27 @@ test('a terminal shows what is typed', async (t) => {
   await terminal.wait()
   assert.match(shown, /40 100/)
   assert.equal(await pty.kill(terminal.pid), false)
+})
+
+test('two hundred terminals at once', { timeout: 240_000 }, async (t) => {
+  const name = unique('roomy')
+  await Template.build(Template().fromTemplate('base'), name, { memoryMB: 2048 })
+  t.after(() => Sandbox.deleteSnapshot(name))
+  const { pty } = await make(t, name, { timeoutMs: 240_000 })
+  const open = async (number) => {
+    const terminal = { number, shown: '' }
+    const onData = (data) => void (terminal.shown += Buffer.from(data).toString())
+    terminal.handle = await pty.create({ cols: 80, rows: 24, onData, timeoutMs: 200_000 })
+    return terminal
+  }
+  const opened = await Promise.all(Array.from({ length: 200 }, (_, number) => open(number)))
+  assert.equal(new Set(opened.map(({ handle }) => handle.pid)).size, 200)
+  const say = ({ handle, number }) => pty.sendInput(handle.pid, Buffer.from(`echo $((${number}+1000000)); exit\n`))
+  await Promise.all(opened.map(say))
+  for (const terminal of opened) {
+    await terminal.handle.wait()
+    assert.match(terminal.shown, new RegExp(`${terminal.number + 1_000_000}`))
+  }
 })
 
 test('files come back as they were', async (t) => {

@@ -1,0 +1,118 @@
+"""The exact words that clients of E2B's API match on, as they come over the wire."""
+
+import json
+import os
+import urllib.error
+import urllib.request
+import uuid
+
+import e2b
+import pytest
+from e2b import Sandbox
+
+API = os.environ.get("E2B_API_URL") or f"https://api.{os.environ['E2B_DOMAIN']}"
+NOBODY = "i" + "0" * 20
+
+
+def asked(method, path, body=None, base=API, headers=None):
+    """Status and body of a request to the API."""
+    data = None if body is None else json.dumps(body).encode()
+    headers = {"X-API-Key": os.environ["E2B_API_KEY"], "Content-Type": "application/json"} | (headers or {})
+    request = urllib.request.Request(base + path, data, headers, method=method)
+    try:
+        with urllib.request.urlopen(request) as answer:
+            return answer.status, json.loads(answer.read() or b"null")
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())
+
+
+def within(sandbox, method, path, body=None, headers=None):
+    """The same of a request to the agent in the sandbox."""
+    if "E2B_DOMAIN" in os.environ:
+        base = f"https://{sandbox.get_host(49983)}"
+    else:
+        base = os.environ["E2B_SANDBOX_URL"]
+    known = {"E2b-Sandbox-Id": sandbox.sandbox_id, "E2b-Sandbox-Port": "49983"}
+    return asked(method, path, body, base, known | (headers or {}))
+
+
+ABSENT = (404, f'Sandbox "{NOBODY}" doesn\'t exist or you don\'t have access to it')
+OF_THE_API = [
+    (("GET", f"/sandboxes/{NOBODY}"), *ABSENT),
+    (("DELETE", f"/sandboxes/{NOBODY}"), *ABSENT),
+    (("POST", f"/sandboxes/{NOBODY}/timeout", {"timeout": 5}), *ABSENT),
+    (("POST", f"/v2/sandboxes/{NOBODY}/connect", {}), *ABSENT),
+    (("POST", f"/sandboxes/{NOBODY}/pause", {}), *ABSENT),
+    (("POST", "/v2/sandboxes", {"templateID": "nobody-s"}), 404, "template 'nobody-s' not found"),
+    (("POST", "/v2/sandboxes", {"templateID": "base", "timeout": 10**8}), 400, "Timeout cannot be greater than 8760 hours"),
+    (("GET", "/sandboxes/Not_An_Id"), 400, "Invalid sandbox ID"),
+]
+
+
+@pytest.mark.parametrize(("request_", "status", "message"), OF_THE_API, ids=lambda value: str(value)[:60])
+def test_the_api_says_it_in_these_words(request_, status, message):
+    found, body = asked(*request_)
+    assert (found, body["code"], body["message"]) == (status, status, message)
+
+
+def test_without_a_key_there_is_nothing(make):
+    status, body = asked("GET", "/v2/sandboxes", headers={"X-API-Key": "e2b_" + "0" * 40})
+    assert (status, body["code"]) == (401, 401)
+
+
+def test_the_agent_says_it_in_these_words(sandbox):
+    token = {"X-Access-Token": sandbox._envd_access_token}
+    connect = token | {"Connect-Protocol-Version": "1"}
+    rpc = lambda method, body, **headers: within(sandbox, "POST", method, body, connect | headers)  # noqa: E731
+    closed = "unauthorized access, please provide a valid access token or method signing if supported"
+    assert within(sandbox, "GET", "/envs") == (401, {"code": 401, "message": closed})
+    assert within(sandbox, "GET", "/files?path=/nothing", headers=token) == (
+        404,
+        {"code": 404, "message": "path '/nothing' does not exist"},
+    )
+    assert within(sandbox, "GET", "/files?path=/etc", headers=token) == (
+        400,
+        {"code": 400, "message": "path '/etc' is a directory"},
+    )
+    assert within(sandbox, "GET", "/files?path=x&signature=v1_no") == (
+        401,
+        {"code": 401, "message": "invalid signature"},
+    )
+    assert within(sandbox, "GET", "/files?path=x") == (401, {"code": 401, "message": "missing signature query parameter"})
+    assert rpc("/filesystem.Filesystem/Stat", {"path": "/nothing"})[1]["code"] == "not_found"
+    assert rpc("/filesystem.Filesystem/MakeDir", {"path": "/etc"})[1]["code"] == "already_exists"
+    assert rpc("/process.Process/SendSignal", {"process": {"pid": 999999}, "signal": "SIGNAL_SIGKILL"})[1]["code"] == "not_found"
+    nobody = rpc("/process.Process/List", {}, Authorization="Basic bm9ib2R5LXM6")
+    assert nobody[0] in (200, 401), nobody
+
+
+def test_what_a_program_ended_with_is_said_so(sandbox):
+    with pytest.raises(e2b.CommandExitException) as ended:
+        sandbox.commands.run("exit 3")
+    assert (ended.value.exit_code, ended.value.error) == (3, "exit status 3")
+    with pytest.raises(e2b.CommandExitException) as ended:
+        sandbox.commands.run("kill -9 $$")
+    assert (ended.value.exit_code, ended.value.error) == (-1, "signal: killed")
+    with pytest.raises(e2b.InvalidArgumentException, match="cwd '/nowhere' does not exist"):
+        sandbox.commands.run("true", cwd="/nowhere")
+
+
+def test_snapshots_of_one_sandbox_come_page_by_page_newest_first(make):
+    one, other = make(), make()
+    made = []
+    for number in range(5):
+        made.append(one.create_snapshot(name=f"page-{number}-{uuid.uuid4().hex}").snapshot_id)
+        other.create_snapshot()
+    try:
+        seen, pages = [], 0
+        listing = Sandbox.list_snapshots(sandbox_id=one.sandbox_id, limit=2)
+        while listing.has_next:
+            page = listing.next_items()
+            assert 0 < len(page) <= 2, "no page of a filter is empty"
+            seen += [item.snapshot_id for item in page]
+            pages += 1
+        assert (seen, pages) == (made[::-1], 3)
+    finally:
+        for sandbox in (one, other):
+            for item in Sandbox.list_snapshots(sandbox_id=sandbox.sandbox_id).next_items():
+                Sandbox.delete_snapshot(item.snapshot_id)
