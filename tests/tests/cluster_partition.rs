@@ -6,8 +6,7 @@ use atoll_model::{HostStatus, SandboxId, SandboxStatus};
 use atoll_tests::cluster::Cluster;
 use atoll_tests::until;
 
-/// How long a partition lasts beyond what it takes to be noticed. None in the suite; `ATOLL_PARTITION_SECONDS=300` is
-/// for people with time.
+/// How long a partition lasts beyond what it takes to be noticed: 300 s in `scripts/test.sh`.
 fn partition() -> Duration {
     let seconds = std::env::var("ATOLL_PARTITION_SECONDS").ok();
     Duration::from_secs(seconds.map_or(0, |seconds| seconds.parse().expect("ATOLL_PARTITION_SECONDS is a number")))
