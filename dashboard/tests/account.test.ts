@@ -248,7 +248,8 @@ it('renames the person, ends another session, then all others, and changes the p
 		await page.reload();
 		await page.locator('[data-session]').nth(3).waitFor();
 		await page.getByRole('button', { name: 'End all others' }).click();
-		await page.getByText(/This browser stays in\./).waitFor();
+		await page.getByRole('heading', { name: 'End all other sessions?' }).waitFor();
+		await page.getByText('API keys go on working.').waitFor();
 		await inspect(page, 'settings-end-others');
 		await page.getByRole('dialog').getByRole('button', { name: 'End 3 sessions' }).click();
 		await page.getByText('Ended 3 sessions').waitFor();
