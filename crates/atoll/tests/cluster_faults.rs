@@ -1,4 +1,4 @@
-//! Every fault point of a sandbox's life, of layers and of moves, fired once: the agent or control dies at that very place,
+//! Every fault point of a sandbox's life, of layers, of moves and of hosts, fired once: the agent or control dies at that very place,
 //! starts again, and everything is before or after. Sandboxes are whole, with their files; nothing that is half written is
 //! ever served; and in the end nothing is left.
 //!
@@ -10,11 +10,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use atoll_client::{ListSandboxes, command};
-use atoll_model::api::sandboxes::{CreateSandboxRequest, ForkRequest};
+use atoll_model::api::hosts::CreateHostRequest;
+use atoll_model::api::sandboxes::{CreateSandboxRequest, ForkRequest, SetNetworkRequest};
 use atoll_model::api::snapshots::CreateSnapshotRequest;
 use atoll_model::api::templates::{BuildStatus, CreateTemplateRequest};
-use atoll_model::{SandboxId, SandboxStatus};
-use atoll_tests::cluster::{Cluster, Database, Node, tiny};
+use atoll_model::{HostStatus, SandboxId, SandboxStatus};
+use atoll_tests::cluster::{Cluster, Database, Node, Reach, tiny};
 use atoll_tests::until;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,11 +35,13 @@ enum Deed {
     Build,
     /// A snapshot, until it is stored.
     Store,
+    /// Snapshots, until the sandbox stands on so many layers that they are packed into one.
+    Squash,
     /// A sandbox on the second host, of what lies in the object store alone.
     Fetch,
 }
 
-use Deed::{Build, Create, Destroy, Fetch, Fork, Pause, Resume, Snapshot, Store};
+use Deed::{Build, Create, Destroy, Fetch, Fork, Pause, Resume, Snapshot, Squash, Store};
 use Victim::{Agent, Control};
 
 const AGENTS: [(Victim, &str, Deed); 19] = [
@@ -63,7 +66,7 @@ const AGENTS: [(Victim, &str, Deed); 19] = [
     (Agent(1), "agent.fetch.before_persist", Fetch),
 ];
 
-const CONTROLS: [(Victim, &str, Deed); 20] = [
+const CONTROLS: [(Victim, &str, Deed); 22] = [
     (Control, "control::create::before_host", Create),
     (Control, "control::create::after_host", Create),
     (Control, "control::pause::before_host", Pause),
@@ -77,6 +80,8 @@ const CONTROLS: [(Victim, &str, Deed); 20] = [
     (Control, "control::build::after_step", Build),
     (Control, "control::build::before_commit", Build),
     (Control, "control::build::after_commit", Build),
+    (Control, "control::squash::before_pack", Squash),
+    (Control, "control::squash::after_pack", Squash),
     (Control, "control::store::after_pack", Store),
     (Control, "control::store::after_digest", Store),
     (Control, "control::store::halfway", Store),
@@ -87,6 +92,12 @@ const CONTROLS: [(Victim, &str, Deed); 20] = [
 ];
 
 /// Who dies where, on the way from one host to the other. 0 is the one that is drained, 1 where it goes.
+const REGISTER: [&str; 3] =
+    ["hosts::register::consumed", "hosts::register::before_commit", "hosts::register::after_commit"];
+const REFRESH: [&str; 3] = ["hosts::refresh::issued", "hosts::refresh::before_commit", "hosts::refresh::after_commit"];
+const DELETE: [&str; 4] =
+    ["hosts::delete::marked", "hosts::delete::destroyed", "hosts::delete::terminated", "hosts::delete::before_commit"];
+
 const MOVES: [(Victim, &str); 12] = [
     (Control, "control::move::before_store"),
     (Control, "control::store::halfway"),
@@ -293,7 +304,8 @@ async fn do_once(client: &atoll_client::Client, id: &SandboxId, deed: Deed, doom
         Create => drop(client.create_sandbox(&tiny()).await),
         Pause => drop(client.pause_sandbox(id).await),
         Resume => drop(client.resume_sandbox(id).await),
-        Snapshot => drop(client.create_snapshot(&snapshot, false).await),
+        // With each the sandbox stands on one layer more.
+        Snapshot | Squash => drop(client.create_snapshot(&snapshot, false).await),
         Fork => drop(client.fork_sandbox(id, &ForkRequest { count: Some(3), ..ForkRequest::default() }).await),
         Destroy => {
             if let Some(doomed) = doomed {
@@ -418,5 +430,100 @@ async fn whoever_dies_while_a_sandbox_moves_it_is_at_one_place_whole() {
         .await;
         println!("{point}: {:?}", before.elapsed());
     }
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_control_plane_that_dies_while_a_host_enrols_renews_or_goes_leaves_it_before_or_after() {
+    atoll_tests::atoll::use_binary(env!("CARGO_BIN_EXE_atoll"));
+    let mut cluster = Cluster::start_on(Database::Postgres, 1, 1, &[("ATOLL_ACCESS_TOKEN_TTL", "4s")]).await;
+    let kept = cluster.sandbox_on(0).await;
+    let process = cluster.long_process(&kept).await;
+
+    // A token lets its host in once, whatever became of the answer.
+    for point in REGISTER {
+        let made = cluster.admin.create_host(&CreateHostRequest::default()).await.expect("making a host");
+        arm(&mut cluster, Control, point);
+        let number = cluster.new_agent(Reach::Address, made.host.id.clone());
+        let enrol = [("ATOLL_REGISTER", made.registration_token.as_str())];
+        cluster.hosts[number].node.run(&enrol);
+        revive(&mut cluster, Control, point).await;
+        let (admin, node) = (cluster.admin_of(0), tokio::sync::Mutex::new(&mut cluster.hosts[number].node));
+        until(&format!("the host to be in after {point}"), || async {
+            // As systemd does.
+            let mut node = node.lock().await;
+            if !node.is_running() {
+                node.run(&enrol);
+            }
+            admin.get_host(&made.host.id).await.ok().filter(|host| host.status == HostStatus::Online).map(drop)
+        })
+        .await;
+    }
+
+    // Nobody is locked out by a renewal that got lost.
+    for point in REFRESH {
+        arm(&mut cluster, Control, point);
+        revive(&mut cluster, Control, point).await;
+        let revived = chrono::Utc::now();
+        for number in 0..cluster.hosts.len() {
+            until(&format!("host {number} to be heard with renewed credentials after {point}"), || async {
+                let host = cluster.admin.get_host(&cluster.hosts[number].id).await.ok()?;
+                (host.last_heartbeat_at? > revived + chrono::TimeDelta::seconds(6)).then_some(())
+            })
+            .await;
+        }
+        cluster.wait_sandbox(&kept, SandboxStatus::Running).await;
+        assert_eq!(cluster.start_time(&kept, process.0).await, process.1, "{point}");
+    }
+
+    // What somebody has begun to delete goes, and leaves nothing.
+    let last = cluster.add_host(Reach::Address).await;
+    cluster.wait_host(last, HostStatus::Online).await;
+    for number in 1..=DELETE.len() {
+        cluster.sandbox_on(number).await;
+    }
+    for (number, point) in (1..).zip(DELETE) {
+        let (id, mark) = (cluster.hosts[number].id.clone(), cluster.hosts[number].node.mark());
+        arm(&mut cluster, Control, point);
+        let (admin, doomed) = (cluster.admin_of(0), id.clone());
+        let deleting = tokio::spawn(async move {
+            while admin.delete_host(&doomed, true).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        });
+        revive(&mut cluster, Control, point).await;
+        deleting.abort();
+        until(&format!("the host to be gone after {point}"), || async {
+            match cluster.admin.get_host(&id).await {
+                Ok(_) => None,
+                Err(error) => error.to_string().contains("no such host").then_some(()),
+            }
+        })
+        .await;
+        cluster.hosts[number].node.ended().await;
+        until(&format!("nothing to be left of it: {:?}", mark.left()), || async {
+            mark.left().is_empty().then_some(())
+        })
+        .await;
+    }
+    assert_eq!(cluster.start_time(&kept, process.0).await, process.1);
+}
+
+#[tokio::test]
+async fn a_policy_that_its_host_did_not_hear_is_in_force_when_control_is_back() {
+    let point = "control::network::after_row";
+    let mut rig = Rig::start(Database::Sqlite).await;
+    arm(&mut rig.cluster, Control, point);
+    let (client, id) = (rig.cluster.client_of(0), rig.id.clone());
+    let closed = SetNetworkRequest { internet: Some(false), ..SetNetworkRequest::default() };
+    let closing = tokio::spawn(async move {
+        while client.set_network(&id, &closed).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    revive(&mut rig.cluster, Control, point).await;
+    closing.abort();
+    rig.cluster.controls[0].says("its host has heard what a sandbox may reach").await;
+    rig.check(point).await;
     rig.end().await;
 }

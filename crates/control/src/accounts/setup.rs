@@ -124,7 +124,7 @@ impl Accounts {
         let made = api_keys::insert(&mut tx, &new, &actor, origin, now).await?;
         let first = FirstAdmin { user_id, team_id, email, password, api_key: made.secret };
         keep(&first).map_err(SetupError::Unkept)?;
-        fail::fail_point!("control::setup::kept");
+        crate::failpoint!("control::setup::kept");
         tx.commit().await?;
         Ok(Some(first))
     }

@@ -155,7 +155,7 @@ impl Hosts {
             Some(host) => (host, false),
             None => (asked_again(&mut tx, &hash, &key.to_hex(), now).await?.ok_or(HostError::Unauthorized)?, true),
         };
-        fail::fail_point!("hosts::register::consumed");
+        crate::failpoint!("hosts::register::consumed");
         let before = store::lock(&mut tx, &host).await?.ok_or(HostError::Unauthorized)?;
         let status = before.status.0;
         if before.deletion_id.is_some() || !(status == HostStatus::Online || status.can_become(HostStatus::Online)) {
@@ -220,9 +220,9 @@ impl Hosts {
             events::publish(&mut tx, now, team, "host.online", host.as_str(), json!({})).await?;
         }
         let credentials = self.credentials(&host, &before.name, &token, &certificate, now)?;
-        fail::fail_point!("hosts::register::before_commit");
+        crate::failpoint!("hosts::register::before_commit");
         tx.commit().await?;
-        fail::fail_point!("hosts::register::after_commit");
+        crate::failpoint!("hosts::register::after_commit");
         self.directory.forget(&host);
         self.announce(HostChange::Returned(host));
         Ok(credentials)

@@ -72,7 +72,7 @@ impl Hosts {
         let successor =
             NewToken::of(token.family_id.clone(), Some(token.id.clone()), now, self.times.refresh_token_ttl);
         insert(&mut tx, &host, &successor).await?;
-        fail::fail_point!("hosts::refresh::issued");
+        crate::failpoint!("hosts::refresh::issued");
         on!(tx &mut tx, |c| sqlx::query("UPDATE host_refresh_tokens SET successor_id = $2 WHERE id = $1")
             .bind(&token.id)
             .bind(&successor.id)
@@ -91,9 +91,9 @@ impl Hosts {
             .map(|_| ()))
         .during("note a host's certificate")?;
         let credentials = self.credentials(&host, &row.name, &successor, &certificate, now)?;
-        fail::fail_point!("hosts::refresh::before_commit");
+        crate::failpoint!("hosts::refresh::before_commit");
         tx.commit().await?;
-        fail::fail_point!("hosts::refresh::after_commit");
+        crate::failpoint!("hosts::refresh::after_commit");
         self.directory.forget(&host);
         Ok(credentials)
     }

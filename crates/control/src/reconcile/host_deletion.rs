@@ -108,7 +108,7 @@ impl HostDeletion {
             self.mark(&mut tx, &row, requester, sandboxes, now).await?;
         }
         tx.commit().await?;
-        fail::fail_point!("hosts::delete::marked");
+        crate::failpoint!("hosts::delete::marked");
         self.carry_out(host).await
     }
 
@@ -174,11 +174,11 @@ impl HostDeletion {
         if tokio::time::timeout(DESTROYING, bounded(PARALLEL, destroys)).await.is_err() {
             tracing::warn!(%host, "a host that is being deleted does not destroy its sandboxes one by one in time");
         }
-        fail::fail_point!("hosts::delete::destroyed");
+        crate::failpoint!("hosts::delete::destroyed");
         if let Err(error) = self.agents.terminate(host, "host_deleted").await {
             tracing::info!(%host, %error, "the agent could not be told to terminate; its tombstone will");
         }
-        fail::fail_point!("hosts::delete::terminated");
+        crate::failpoint!("hosts::delete::terminated");
 
         let now = self.clock.now();
         let mut tx = self.db.begin().await?;
@@ -198,7 +198,7 @@ impl HostDeletion {
         let deleted_by = row.deletion_requested_by.as_ref().map(|user| &user.0);
         let deceased = Deceased { host, kind: row.kind.0, team, deletion_id, deleted_by };
         tombstone::bury(&mut tx, &deceased, now).await?;
-        fail::fail_point!("hosts::delete::before_commit");
+        crate::failpoint!("hosts::delete::before_commit");
         tx.commit().await?;
         self.forget(host);
         Ok(())
