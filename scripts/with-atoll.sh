@@ -34,6 +34,8 @@ trap 'exit 130' INT TERM
 # Settings of another Atoll must not reach this one, nor its client.
 unset ATOLL_URL ATOLL_API_KEY ATOLL_LISTEN ATOLL_DATABASE_URL
 export ATOLL_DATA_DIR=$data
+# Nothing that the command didn't ask for.
+export ATOLL_BUILD_AHEAD=${ATOLL_BUILD_AHEAD:-false}
 "$program" up --data-dir "$data" --listen 127.0.0.1:0 >"$data/up.log" 2>&1 </dev/null &
 pid=$!
 credential() { sed -n "s/.*\"$1\": *\"\([^\"]*\)\".*/\1/p" "$data/credentials.json" 2>/dev/null | head -n 1; }

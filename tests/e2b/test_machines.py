@@ -13,7 +13,7 @@ import uuid
 
 import e2b
 import pytest
-from e2b import AsyncSandbox, Sandbox, SandboxQuery, SandboxState
+from e2b import AsyncSandbox, Sandbox, SandboxQuery, SandboxState, Template
 
 pytestmark = pytest.mark.skipif(os.environ.get("ATOLL_DRIVER") != "vm", reason="of virtual machines alone")
 SLOW = {"request_timeout": 280}
@@ -133,3 +133,37 @@ async def test_a_machine_the_same_without_waiting():
         assert await sandbox.files.read(BOOT, request_timeout=120) == boot, "a request has woken it up"
     finally:
         await sandbox.kill()
+
+
+def test_templates_are_built_where_there_are_machines_alone(make, tmp_path):
+    """Each step in a machine; what comes of it is the disk of others, and a later build goes on from it."""
+    (tmp_path / "brought").write_text("from outside\n")
+    name, lines = f"machined-{uuid.uuid4().hex}", []
+    recipe = Template(file_context_path=tmp_path).from_template("base").copy("brought", "brought")
+    recipe = recipe.run_cmd("cat brought > both; echo and built >> both").set_envs({"SET": "by the recipe"})
+    Template.build(recipe, name, on_build_logs=lines.append)
+    said = " ".join(str(line) for line in lines)
+    assert "virtual machine" in said, said
+    sandbox = make(name, timeout=900, **SLOW)
+    assert driver_of(sandbox) == "vm"
+    assert sandbox.commands.run("cat both; echo $SET", timeout=120).stdout == "from outside\nand built\nby the recipe\n"
+    # What it has in common with the first is not built again, and a template may stand on another.
+    more, lines = f"more-{uuid.uuid4().hex}", []
+    Template.build(recipe.run_cmd("echo more >> both"), more, on_build_logs=lines.append)
+    assert any("as it was built before" in str(line) for line in lines), lines
+    third = f"third-{uuid.uuid4().hex}"
+    Template.build(Template().from_template(more).run_cmd("echo third >> both"), third)
+    last = make(third, timeout=900, **SLOW)
+    assert last.commands.run("tail -n 2 both", timeout=120).stdout == "more\nthird\n"
+    for template in (name, more, third):
+        assert Sandbox.delete_snapshot(template) is True
+
+
+def test_the_code_interpreter_runs_in_a_machine(make):
+    sandbox = make("code-interpreter-v1", timeout=900, **SLOW)
+    assert driver_of(sandbox) == "vm"
+    ask = "until curl -fs -o /dev/null http://127.0.0.1:49999/health; do sleep 1; done; "
+    ask += """curl -fsS -H 'Content-Type: application/json' -d '{"code": "6 * 7"}' http://127.0.0.1:49999/execute"""
+    lines = [json.loads(line) for line in sandbox.commands.run(ask, timeout=280, **SLOW).stdout.splitlines()]
+    results = [line["text"] for line in lines if line["type"] == "result"]
+    assert results == ["42"], lines

@@ -116,3 +116,27 @@ def test_snapshots_of_one_sandbox_come_page_by_page_newest_first(make):
         for sandbox in (one, other):
             for item in Sandbox.list_snapshots(sandbox_id=sandbox.sandbox_id).next_items():
                 Sandbox.delete_snapshot(item.snapshot_id)
+
+
+def test_what_programs_write_is_in_the_log(make):
+    sandbox = make()
+    sandbox.commands.run("echo to be found; echo and this >&2")
+    body = asked("GET", f"/v2/sandboxes/{sandbox.sandbox_id}/logs?search=found")[1]
+    (line,) = body["logs"]
+    assert line["message"] == "to be found" and line["level"] == "info"
+    assert line["fields"]["event_type"] == "stdout" and line["fields"]["logger"] == "process"
+    both = asked("GET", f"/sandboxes/{sandbox.sandbox_id}/logs")[1]
+    assert [entry["message"] for entry in both["logEntries"]] == [entry["line"] for entry in both["logs"]]
+    streams = {entry["message"]: entry["fields"].get("event_type") for entry in both["logEntries"]}
+    assert streams["and this"] == "stderr"
+
+
+@pytest.mark.skipif(not hasattr(e2b, "AsyncCommandInputHandle"), reason="the older SDK knows no servers for names")
+def test_servers_for_names_are_kept_and_shown(make):
+    rules = {"allow_out": ["example.com"], "deny_out": ["0.0.0.0/0"], "dns_servers": ["192.0.2.53"]}
+    sandbox = make(network=rules)
+    assert sandbox.get_info().network["dns_servers"] == ["192.0.2.53"]
+    sandbox.update_network({"allow_out": ["example.com"], "deny_out": ["0.0.0.0/0"], "dns_servers": []})
+    assert sandbox.get_info().network["dns_servers"] == []
+    with pytest.raises(Exception, match="dnsServers must be IPv4 addresses"):
+        make(network=rules | {"dns_servers": ["::1"]})

@@ -59,6 +59,10 @@ fn spawn(dir: &Path, args: &[String], env: &[(String, String)]) -> Child {
     for name in ["ATOLL_URL", "ATOLL_API_KEY", "ATOLL_DATA_DIR"] {
         command.env_remove(name);
     }
+    // Nothing that a test didn't ask for.
+    if !env.iter().any(|(name, _)| name == "ATOLL_BUILD_AHEAD") {
+        command.env("ATOLL_BUILD_AHEAD", "false");
+    }
     command.stdin(Stdio::null()).stdout(log.try_clone().expect("up.log")).stderr(log).current_dir(dir);
     command.process_group(0).spawn().expect("starting atoll up")
 }

@@ -246,6 +246,8 @@ pub struct ControlConfig {
     pub dashboard: DashboardLookup,
     /// The templates that ship besides `base`; none without.
     pub shipped: Option<ShippedRecipes>,
+    /// They are built before anybody asks for them, when there is nothing else to do. Default true.
+    pub build_ahead: bool,
     /// Of the whole product, for `/healthz` and logs.
     pub version: &'static str,
     pub signup: SignupMode,
@@ -304,6 +306,7 @@ impl ControlConfig {
             tls: None,
             dashboard: |_| None,
             shipped: None,
+            build_ahead: true,
             version: env!("CARGO_PKG_VERSION"),
             signup: SignupMode::default(),
             scheduler: SchedulerKind::default(),

@@ -136,7 +136,11 @@ impl Control {
     pub async fn register_base(&self, image: &BaseImage) -> anyhow::Result<()> {
         self.shipped.share(image).await?;
         templates::register_base(&self.app.db, image, self.app.clock.now()).await?;
-        Ok(self.shipped.announce().await?)
+        self.shipped.announce().await?;
+        if self.app.config.build_ahead {
+            self.shipped.build_ahead(&self.app.replica);
+        }
+        Ok(())
     }
 
     /// Waits until `shutdown` has been cancelled and everything has ended: requests under way are answered, work that

@@ -203,6 +203,8 @@ impl GuestService for Control {
             timestamp_ms: line.timestamp_ms,
             level: line.level.as_str().to_owned(),
             message: line.message,
+            pid: line.said.map_or(0, |said| said.pid),
+            stream: line.said.map_or_else(String::new, |said| said.stream.to_owned()),
             ..Default::default()
         };
         Response::ok(LogsResponse { lines: lines.into_iter().map(line).collect(), ..Default::default() })

@@ -145,6 +145,9 @@ pub struct ControlArgs {
     pub registry_allow: Vec<String>,
     #[command(flatten)]
     pub interpreter: super::client::InterpreterArgs,
+    /// Whether the code interpreter's template is built before anybody asks for it, when the machine has nothing else to do
+    #[arg(long, env = "ATOLL_BUILD_AHEAD", value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    pub build_ahead: bool,
     /// How many sandboxes a team may have that has no limit of its own (not counting stopped ones)
     #[arg(long, env = "ATOLL_QUOTA_SANDBOXES", value_name = "N")]
     pub quota_sandboxes: Option<u64>,

@@ -1,7 +1,7 @@
 //! `atoll template prepare`: builds a template that ships into this machine's cache, ahead of its first use.
 
 use anyhow::Context;
-use atoll_control::templates::ensure_base;
+use atoll_control::templates::{Haste, ensure_base};
 use serde_json::json;
 
 use super::progress::Progress;
@@ -22,7 +22,7 @@ async fn prepare(args: &PrepareArgs, json: bool) -> anyhow::Result<u8> {
     let image = if args.name == "base" {
         ensure_base(&args.cache_dir, &recipes.base, &say).await
     } else {
-        recipes.code_interpreter(&args.cache_dir, &say).await
+        recipes.code_interpreter(&args.cache_dir, Haste::Waited, &say).await
     };
     let image = image.with_context(|| format!("preparing the template {}", args.name))?;
     drop(progress);

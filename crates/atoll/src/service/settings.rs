@@ -37,6 +37,7 @@ pub fn control(
 ) -> anyhow::Result<ControlConfig> {
     let mut config = ControlConfig::new(data_dir, cache_dir, args.listen);
     config.shipped = Some(shipped(&args.interpreter)?);
+    config.build_ahead = args.build_ahead;
     config.database_url = args.database_url.clone().map(Into::into);
     config.public_url.clone_from(&args.public_url);
     config.domain.clone_from(&args.domain);

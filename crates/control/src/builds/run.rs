@@ -16,10 +16,10 @@ use super::recipe::{From, Recipe, Step};
 use super::store::{self, BuildRow, Heard, Product};
 use super::{Builds, PURPOSE};
 use super::{steps, tags};
-use crate::fleet::Demand;
+use crate::fleet::{ANY_DRIVER, Demand};
 use crate::layers::{self, LayerRow, Wanted};
 use crate::oci::{Login, Reference};
-use crate::sandboxes::{Network, NewSandbox, Owner, SandboxRecord};
+use crate::sandboxes::{DEFAULT_DISK_MB, Network, NewSandbox, Owner, SandboxRecord, StartFrom, VM};
 use crate::templates::store::{self as templates, Template};
 
 /// How often a build looks whether somebody wants it to end, and says that it is alive.
@@ -41,6 +41,20 @@ struct Ground {
     workdir: String,
     env: BTreeMap<String, String>,
     key: String,
+    /// `container` or `vm`: what its steps run in. Layers of one are nothing to the other.
+    driver: String,
+}
+
+impl Ground {
+    /// How large the disk of a build's sandbox is. That of a machine becomes the disk of those that are made of it, so it
+    /// is as large as theirs; and one that began as another's is as large as that.
+    fn disk_mb(&self, build: &BuildRow) -> u64 {
+        if self.driver != VM {
+            return DISK_MB;
+        }
+        let inherited = self.template.disk_mb.filter(|_| !self.chain.is_empty());
+        inherited.or(build.disk_mb).and_then(|size| u64::try_from(size).ok()).unwrap_or(DEFAULT_DISK_MB)
+    }
 }
 
 /// Why a build has no product.
@@ -142,6 +156,11 @@ impl Builds {
         let recipe = &build.spec.0;
         let plan = Plan::of(recipe);
         let mut ground = self.base(owner, &recipe.from, login, log).await?;
+        if ground.driver == VM {
+            log.info("its steps run in a virtual machine: there is no host for containers");
+            ground.key = key(&[&ground.key, VM]);
+        }
+        let disk_mb = ground.disk_mb(build);
         if recipe.as_user {
             // The same steps come out otherwise than as root.
             ground.key = key(&[&ground.key, "as user"]);
@@ -157,7 +176,7 @@ impl Builds {
                 && steps::cached(&self.db, &at.key, &owner.team, self.clock.now()).await?
             {
                 at.chain = self.layers.chain(&at.key).await?;
-                if at.chain.is_empty() || !self.can_go_on_from(owner, &at).await {
+                if at.chain.is_empty() || !self.can_go_on_from(owner, &at, disk_mb).await {
                     break;
                 }
                 first = number + 1;
@@ -172,13 +191,13 @@ impl Builds {
             if ground.chain.len() >= layers::MAX_LAYERS {
                 ground.chain = vec![self.layers.pack_stack(&ground.chain).await?];
             }
-            let sandbox = self.sandbox(owner, &build.id.0, &ground).await?;
+            let sandbox = self.sandbox(owner, &build.id.0, &ground, disk_mb).await?;
             let id = sandbox.id.0.clone();
             let result = self.steps(owner, &plan, &mut ground, sandbox, first, log).await;
             self.sandboxes.destroy_now(&id, "build_over").await;
             result?;
         }
-        self.complete(build, &ground, log).await
+        self.complete(build, &ground, disk_mb, log).await
     }
 
     async fn base(&self, owner: &Owner, from: &From, login: Option<&Login>, log: &Log) -> Result<Ground, Ended> {
@@ -190,7 +209,8 @@ impl Builds {
                 let ids: Vec<_> = chain.iter().map(|layer| layer.id.to_string()).collect();
                 let key = first_key(&owner.team, &template.digest, &ids);
                 let (user, workdir) = (template.default_user.clone(), template.default_workdir.clone());
-                Ok(Ground { chain, user, workdir, env: template.env.0.clone(), key, template })
+                let driver = self.driver(owner, &template).await?;
+                Ok(Ground { chain, user, workdir, env: template.env.0.clone(), key, driver, template })
             }
             From::Image(text) => {
                 let reference: Reference = text.parse()?;
@@ -209,14 +229,23 @@ impl Builds {
                     ..template
                 };
                 Ok(Ground {
-                    template,
                     chain: Vec::new(),
                     user: pulled.config.user,
                     workdir: pulled.config.workdir,
                     env: pulled.config.env,
                     key: first_key(&owner.team, &pulled.digest, &[]),
+                    driver: self.driver(owner, &template).await?,
+                    template,
                 })
             }
+        }
+    }
+
+    /// What the steps of a build from this template run in: what it belongs to, or what there is.
+    async fn driver(&self, owner: &Owner, template: &Template) -> Result<String, Ended> {
+        match template.driver.as_str() {
+            ANY_DRIVER => Ok(self.sandboxes.driver_for_builds(owner).await?.to_owned()),
+            driver => Ok(driver.to_owned()),
         }
     }
 
@@ -235,19 +264,18 @@ impl Builds {
 
     /// Whether a sandbox can stand on these layers now. They may lie on one host alone, which is away, drains, is full or
     /// gone; then the steps are built anew elsewhere.
-    async fn can_go_on_from(&self, owner: &Owner, ground: &Ground) -> bool {
+    async fn can_go_on_from(&self, owner: &Owner, ground: &Ground, disk_mb: u64) -> bool {
         match layers::pinned(&ground.chain, owner.team_is_byoc) {
             Ok(None) => true,
             Ok(Some(host)) => {
-                let (driver, team) = ("container".to_owned(), owner.team.clone());
                 let demand = Demand {
-                    team,
+                    team: owner.team.clone(),
                     team_is_byoc: owner.team_is_byoc,
-                    driver,
+                    driver: ground.driver.clone(),
                     vm_version: None,
                     vcpus: VCPUS,
                     memory_mb: MEMORY_MB,
-                    disk_mb: DISK_MB,
+                    disk_mb,
                     image: Some(ground.template.digest.clone()),
                     only: Some(host),
                     volumes_on: None,
@@ -259,21 +287,27 @@ impl Builds {
         }
     }
 
-    async fn sandbox(&self, owner: &Owner, build: &BuildId, ground: &Ground) -> Result<SandboxRecord, Ended> {
+    async fn sandbox(
+        &self,
+        owner: &Owner,
+        build: &BuildId,
+        ground: &Ground,
+        disk_mb: u64,
+    ) -> Result<SandboxRecord, Ended> {
         let new = NewSandbox {
             lifetime_sec: None,
             template: ground.template.name.clone(),
             vcpus: Some(VCPUS),
             memory_mb: Some(MEMORY_MB),
-            disk_mb: Some(DISK_MB),
+            disk_mb: Some(disk_mb),
             // A build that is killed with everything around it leaves a sandbox that ends by itself.
             timeout_sec: 7200,
             on_timeout: OnTimeout::Kill,
             auto_resume: false,
             on_reboot: OnReboot::Stop,
-            // Its steps are kept as layers, which other sandboxes stand on: containers make such.
-            driver: Some("container".to_owned()),
-            start_from: None,
+            driver: Some(ground.driver.clone()),
+            // Of a snapshot of a machine, what ran in it is nothing to a build.
+            start_from: (ground.driver == VM).then_some(StartFrom::Files),
             env: BTreeMap::new(),
             secrets: BTreeMap::new(),
             volumes: Vec::new(),
@@ -369,13 +403,16 @@ impl Builds {
         Ok(())
     }
 
-    async fn complete(&self, build: &BuildRow, ground: &Ground, log: &Log) -> Result<(), Ended> {
+    async fn complete(&self, build: &BuildRow, ground: &Ground, disk_mb: u64, log: &Log) -> Result<(), Ended> {
         log.info("the template is ready");
         log.flush().await;
         let recipe = &build.spec.0;
         let mut tags = build.tags.0.clone();
         let now = self.clock.now();
+        let is_disk = ground.driver == VM && !ground.chain.is_empty();
         let product = Product {
+            driver: if is_disk { VM } else { ANY_DRIVER }.to_owned(),
+            disk_mb: is_disk.then(|| i64::try_from(disk_mb).unwrap_or(i64::MAX)),
             digest: ground.template.digest.clone(),
             size_bytes: ground.template.size_bytes + ground.chain.iter().map(|layer| layer.size_bytes).sum::<i64>(),
             default_user: ground.user.clone(),

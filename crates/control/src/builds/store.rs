@@ -44,6 +44,10 @@ impl BuildRow {
 pub struct Product {
     pub digest: String,
     pub size_bytes: i64,
+    /// `auto`, or `vm`: its layers are the disk of a virtual machine.
+    pub driver: String,
+    /// Of that disk, which is as large as it is; none where a sandbox's own size counts.
+    pub disk_mb: Option<i64>,
     pub default_user: String,
     pub default_workdir: String,
     pub env: BTreeMap<String, String>,
@@ -283,7 +287,8 @@ pub async fn fail(
 pub async fn complete(tx: &mut Tx, id: &BuildId, product: &Product, now: Millis) -> Result<bool, DbError> {
     on!(tx tx, |c| sqlx::query(
         "UPDATE template_builds SET status = 'ready', finished_at = $2, digest = $3, size_bytes = $4,
-         default_user = $5, default_workdir = $6, env = $7, start_cmd = $8, ready_cmd = $9
+         default_user = $5, default_workdir = $6, env = $7, start_cmd = $8, ready_cmd = $9, driver = $10,
+         disk_mb = COALESCE($11, disk_mb)
          WHERE id = $1 AND status = 'building' AND NOT cancel"
     )
     .bind(id.as_str())
@@ -295,6 +300,8 @@ pub async fn complete(tx: &mut Tx, id: &BuildId, product: &Product, now: Millis)
     .bind(Json(&product.env))
     .bind(&product.start_cmd)
     .bind(&product.ready_cmd)
+    .bind(&product.driver)
+    .bind(product.disk_mb)
     .execute(c)
     .await
     .map(|done| done.rows_affected() > 0))
@@ -311,7 +318,7 @@ pub async fn point_template_to(
     on!(tx tx, |c| sqlx::query(
         "UPDATE templates SET digest = b.digest, size_bytes = b.size_bytes, default_user = b.default_user,
          default_workdir = b.default_workdir, env = b.env, start_cmd = b.start_cmd, ready_cmd = b.ready_cmd,
-         vcpus = b.vcpus, memory_mb = b.memory_mb, disk_mb = b.disk_mb, updated_at = $3
+         vcpus = b.vcpus, memory_mb = b.memory_mb, disk_mb = b.disk_mb, driver = b.driver, updated_at = $3
          FROM template_builds b WHERE templates.id = $1 AND b.id = $2 AND b.status = 'ready'"
     )
     .bind(template.as_str())
@@ -333,7 +340,7 @@ pub async fn point_template(
 ) -> Result<(), DbError> {
     on!(tx tx, |c| sqlx::query(
         "UPDATE templates SET digest = $2, size_bytes = $3, default_user = $4, default_workdir = $5, env = $6,
-         start_cmd = $7, ready_cmd = $8, vcpus = $9, memory_mb = $10, disk_mb = $11, updated_at = $12 WHERE id = $1"
+         start_cmd = $7, ready_cmd = $8, vcpus = $9, memory_mb = $10, disk_mb = $11, updated_at = $12, driver = $13 WHERE id = $1"
     )
     .bind(template.as_str())
     .bind(&product.digest)
@@ -345,8 +352,9 @@ pub async fn point_template(
     .bind(&product.ready_cmd)
     .bind(build.vcpus)
     .bind(build.memory_mb)
-    .bind(build.disk_mb)
+    .bind(product.disk_mb.or(build.disk_mb))
     .bind(now)
+    .bind(&product.driver)
     .execute(c)
     .await
     .map(|_| ()))

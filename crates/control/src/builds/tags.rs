@@ -77,10 +77,11 @@ pub async fn tagged(db: &Db, template: &Template, tag: &str) -> Result<Option<(T
         vcpus: Option<i64>,
         memory_mb: Option<i64>,
         disk_mb: Option<i64>,
+        driver: String,
     }
     let row: Option<Row> = on!(read db, |c| sqlx::query_as(
         "SELECT b.id, b.digest, b.size_bytes, b.default_user, b.default_workdir, b.env, b.start_cmd, b.ready_cmd,
-         b.vcpus, b.memory_mb, b.disk_mb FROM template_tags t JOIN template_builds b ON b.id = t.build_id
+         b.vcpus, b.memory_mb, b.disk_mb, b.driver FROM template_tags t JOIN template_builds b ON b.id = t.build_id
          WHERE t.template_id = $1 AND t.tag = $2 AND b.status = 'ready'"
     )
     .bind(template.id.as_str())
@@ -101,6 +102,7 @@ pub async fn tagged(db: &Db, template: &Template, tag: &str) -> Result<Option<(T
             vcpus: row.vcpus,
             memory_mb: row.memory_mb,
             disk_mb: row.disk_mb,
+            driver: row.driver,
             ..template.clone()
         };
         (found, row.id.0)

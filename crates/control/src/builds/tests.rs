@@ -223,3 +223,35 @@ async fn rows_of_the_build_cache_are_a_teams_own() {
         assert!(test.app.layers.chain(key).await.unwrap().is_empty());
     }
 }
+
+#[tokio::test]
+async fn where_there_are_machines_alone_builds_run_in_them_and_what_they_make_is_theirs() {
+    for test in databases().await {
+        let test = app(test).await;
+        let (_, agent) = test.fleet.add_host();
+        agent.run_machines_on("QEMU 1");
+        let recipe = "FROM base\nRUN make it";
+        let first = built(&test.client, "mine", recipe).await;
+        assert!(messages(&test, &first).await.iter().any(|line| line.contains("virtual machine")));
+        let made = test.client.post("/v1/sandboxes", json!({ "template": "mine" })).await.expect(201);
+        let made: serde_json::Value = made.parsed();
+        assert_eq!((&made["driver"], &made["disk_mb"]), (&json!("vm"), &json!(5120)));
+        let other = json!({ "template": "mine", "driver": "container" });
+        test.client.post("/v1/sandboxes", other).await.expect(409);
+        // A build from it goes on in a machine, also where there are containers by now.
+        let (_, container) = test.fleet.add_host();
+        let second = built(&test.client, "next", "FROM mine\nRUN make more").await;
+        assert!(messages(&test, &second).await.iter().any(|line| line.contains("virtual machine")));
+        // One of base does not, and goes on from nothing that a machine has left.
+        let third = built(&test.client, "third", recipe).await;
+        let said = messages(&test, &third).await;
+        assert!(
+            !said.iter().any(|line| line.contains("virtual machine") || line.contains("as it was built before")),
+            "{said:?}"
+        );
+        let made = |agent: &crate::testing::FakeAgent| {
+            agent.programs().iter().filter(|it| it.script.contains("make it")).count()
+        };
+        assert_eq!(made(&agent) + made(&container), 2);
+    }
+}

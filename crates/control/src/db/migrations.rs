@@ -45,6 +45,7 @@ const SQLITE: &[Listed] = &[
     (160, "layers and builds", include_str!("../../migrations/sqlite/0160_layers_and_builds.sql")),
     (170, "vm versions", include_str!("../../migrations/sqlite/0170_vm_versions.sql")),
     (180, "moves of sandboxes", include_str!("../../migrations/sqlite/0180_moves.sql")),
+    (190, "build drivers", include_str!("../../migrations/sqlite/0190_build_drivers.sql")),
 ];
 const POSTGRES: &[Listed] = &[
     (1, "init", include_str!("../../migrations/postgres/0001_init.sql")),
@@ -74,6 +75,7 @@ const POSTGRES: &[Listed] = &[
     (160, "layers and builds", include_str!("../../migrations/postgres/0160_layers_and_builds.sql")),
     (170, "vm versions", include_str!("../../migrations/postgres/0170_vm_versions.sql")),
     (180, "moves of sandboxes", include_str!("../../migrations/postgres/0180_moves.sql")),
+    (190, "build drivers", include_str!("../../migrations/postgres/0190_build_drivers.sql")),
 ];
 
 /// The version that this program was built for.

@@ -8,13 +8,13 @@
 //!
 //! Nothing here is a promise: other replicas place at the same time, and the agent has the last word on its room.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use atoll_model::HostId;
 use atoll_model::api::hosts::Capacity;
+use atoll_model::{HostId, HostStatus, TeamId};
 
 use super::scheduler::{Candidate, Demand, HostList, Limits, NoHost, Scheduler};
 use crate::db::Millis;
@@ -95,6 +95,16 @@ impl<S: CandidateSource> Placement<S> {
         let (_, list) = state.list.as_ref()?;
         let index = list.hosts.binary_search_by(|candidate| candidate.id.cmp(host)).ok()?;
         list.hosts[index].drivers.first().cloned()
+    }
+
+    /// The drivers that hosts of this team offer which are online, whether or not they have room now.
+    ///
+    /// # Errors
+    /// [`PlaceError::Source`] when the hosts could not be listed.
+    pub async fn offered(&self, team: &TeamId, team_is_byoc: bool) -> Result<BTreeSet<String>, PlaceError<S::Error>> {
+        let hosts = self.source.candidates().await.map_err(PlaceError::Source)?;
+        let ours = |host: &Candidate| host.status == HostStatus::Online && host.is_for(team, team_is_byoc);
+        Ok(hosts.into_iter().filter(ours).flat_map(|host| host.drivers).collect())
     }
 
     /// The create failed on this host: pass it over for a moment, and take back what it was promised.

@@ -63,6 +63,15 @@ pub struct Candidate {
 }
 
 impl Candidate {
+    /// Whether it takes sandboxes of this team at all.
+    #[must_use]
+    pub fn is_for(&self, team: &TeamId, team_is_byoc: bool) -> bool {
+        match self.kind {
+            HostType::Regular => !team_is_byoc,
+            HostType::Byoc => team_is_byoc && self.team.as_ref() == Some(team),
+        }
+    }
+
     /// Adds to what it has been promised.
     pub fn commit(&mut self, more: &Capacity) {
         let sum = &mut self.committed;
@@ -121,10 +130,7 @@ impl HostList {
     #[must_use]
     pub fn objection(&self, demand: &Demand, host: &Candidate) -> Option<Objection> {
         // Isolation comes first: a host of somebody else is not even counted.
-        let ours = match host.kind {
-            HostType::Regular => !demand.team_is_byoc,
-            HostType::Byoc => demand.team_is_byoc && host.team.as_ref() == Some(&demand.team),
-        };
+        let ours = host.is_for(&demand.team, demand.team_is_byoc);
         let (limits, have, used) = (&self.limits, &host.capacity, &host.committed);
         let fits = |have: u64, factor: u64, used: u64, wanted: u64| {
             used.saturating_add(wanted) <= have.saturating_mul(factor.max(1))

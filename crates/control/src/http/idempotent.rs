@@ -18,6 +18,7 @@ use crate::db::{Db, DbError};
 
 const HEADER: &str = "idempotency-key";
 const MAX_KEY: usize = 255;
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Pauses between attempts to note an answer while the database is away.
 const NOTE_AGAIN: Duration = Duration::from_millis(100);
 const NOTE_AGAIN_AT_MOST: Duration = Duration::from_secs(5);
@@ -35,8 +36,7 @@ pub fn key(headers: &HeaderMap, owner: &str, route: &str, request: &impl Seriali
     Ok(Some(Key { owner: owner.to_owned(), key: key.to_owned(), request_hash }))
 }
 
-/// Runs `work` once for all requests with this key, in a task of its own, so that it is completed although the client
-/// has gone. `remembered` is what a repeated request is answered with: the answer without its secrets.
+/// Runs `work` once, as [`once_within`] does; who comes while another one is at it is told so at once.
 pub async fn once<T, F>(
     app: &App,
     key: Option<Key>,
@@ -48,10 +48,34 @@ where
     T: Serialize + Send + 'static,
     F: Future<Output = ApiResult<T>> + Send + 'static,
 {
+    once_within(app, key, Duration::ZERO, status, work, remembered).await
+}
+
+/// Runs `work` once for all requests with this key, in a task of its own, so that it is completed although the client
+/// has gone. Who comes while another one is at it waits for `patience`, and then gets the same answer. `remembered` is what a repeated request is answered with: the answer without its secrets.
+pub async fn once_within<T, F>(
+    app: &App,
+    key: Option<Key>,
+    patience: Duration,
+    status: StatusCode,
+    work: F,
+    remembered: fn(&T) -> T,
+) -> ApiResult<Response>
+where
+    T: Serialize + Send + 'static,
+    F: Future<Output = ApiResult<T>> + Send + 'static,
+{
     let Some(key) = key else {
         return work.await.map(|value| (status, axum::Json(value)).into_response());
     };
-    match idempotency::begin(&app.db, &key, app.clock.now()).await? {
+    let until = tokio::time::Instant::now() + patience;
+    let begun = loop {
+        match idempotency::begin(&app.db, &key, app.clock.now()).await? {
+            Begun::UnderWay if tokio::time::Instant::now() < until => tokio::time::sleep(LOOK_AGAIN).await,
+            begun => break begun,
+        }
+    };
+    match begun {
         Begun::Fresh => {}
         Begun::Done { status, response } => return Ok(replay(status, response)),
         Begun::UnderWay => return Err(ApiError::conflict("the first request with this Idempotency-Key is under way")),

@@ -145,7 +145,7 @@ pub async fn now(app: &App, host: &HostId, ids: &[SandboxId]) -> ApiResult<Vec<(
     Ok(answer.metrics.iter().filter_map(|read| Some((read.id.parse().ok()?, point(read)))).collect())
 }
 
-/// Log lines of the sandbox's guest agent, oldest first.
+/// The sandbox's last log lines, oldest first: what its guest agent did, and what programs that it started wrote.
 #[utoipa::path(get, path = "/v1/sandboxes/{id}/logs", tag = "sandboxes", params(("id" = SandboxId, Path), PageQuery),
     responses((status = 200, body = Page<LogLine>), (status = 409), (status = 502)),
     security(("api_key" = []), ("bearer" = [])))]
@@ -171,6 +171,8 @@ pub async fn logs(
         timestamp: Millis(line.timestamp_ms).to_utc(),
         level: line.level,
         message: line.message,
+        pid: Some(line.pid).filter(|pid| *pid != 0),
+        stream: Some(line.stream).filter(|stream| !stream.is_empty()),
     });
     Ok(axum::Json(Page { items: items.collect(), next_cursor }))
 }

@@ -48,8 +48,9 @@ const READY_AGAIN: Duration = Duration::from_millis(100);
 pub const DEFAULT_VCPUS: u32 = 1;
 pub const DEFAULT_MEMORY_MB: u64 = 512;
 pub const DEFAULT_DISK_MB: u64 = 5120;
-/// The driver of hosts that don't say which they offer.
-const DEFAULT_DRIVER: &str = "container";
+/// The drivers by their names.
+pub const CONTAINER: &str = "container";
+pub const VM: &str = "vm";
 
 /// What a sandbox begins with, of a snapshot of a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,7 +185,7 @@ impl Sandboxes {
             let host = self.placer.place(&demand).await?;
             if any_driver {
                 // From here on it is that one, wherever it is tried.
-                demand.driver = self.placer.preferred_driver(&host).unwrap_or_else(|| DEFAULT_DRIVER.to_owned());
+                demand.driver = self.placer.preferred_driver(&host).unwrap_or_else(|| CONTAINER.to_owned());
             }
             times.end("place", placing);
             let inserting = Instant::now();

@@ -37,7 +37,7 @@ use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 pub use activity::{Activity, OpenGuard};
-pub use create::{DEFAULT_DISK_MB, DEFAULT_MEMORY_MB, DEFAULT_VCPUS, NewSandbox, StartFrom};
+pub use create::{CONTAINER, DEFAULT_DISK_MB, DEFAULT_MEMORY_MB, DEFAULT_VCPUS, NewSandbox, StartFrom, VM};
 pub use error::SandboxError;
 pub use fork::{Child, Fork, MAX_CHILDREN};
 pub use lifetime::{Listed, Wanted};
@@ -132,6 +132,15 @@ impl Sandboxes {
     /// Whether some host would take this now.
     pub(crate) async fn has_place_for(&self, demand: &Demand) -> bool {
         self.placer.place(demand).await.is_ok()
+    }
+
+    /// The driver that builds for this team run on: containers where there are any, else virtual machines.
+    ///
+    /// # Errors
+    /// When the hosts could not be listed.
+    pub(crate) async fn driver_for_builds(&self, owner: &Owner) -> Result<&'static str, SandboxError> {
+        let offered = self.placer.offered(&owner.team, owner.team_is_byoc).await?;
+        Ok(if offered.contains(VM) && !offered.contains(CONTAINER) { VM } else { CONTAINER })
     }
 
     /// Inserts a new sandbox's row, if the team's quotas have room for it. False when its host takes nothing new any more.

@@ -1,7 +1,9 @@
 //! The seam to the scheduler: who picks a host for a new sandbox.
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
-use atoll_model::HostId;
+use atoll_model::{HostId, TeamId};
 
 use super::SandboxError;
 use crate::fleet::{CandidateSource, Demand, PlaceError, Placement};
@@ -10,6 +12,8 @@ use crate::fleet::{CandidateSource, Demand, PlaceError, Placement};
 pub trait Placer: Send + Sync + 'static {
     /// Picks a host.
     async fn place(&self, demand: &Demand) -> Result<HostId, SandboxError>;
+    /// The drivers that hosts of this team offer which are online.
+    async fn offered(&self, team: &TeamId, team_is_byoc: bool) -> Result<BTreeSet<String>, SandboxError>;
     /// The driver that the host offers first.
     fn preferred_driver(&self, _host: &HostId) -> Option<String> {
         None
@@ -26,6 +30,13 @@ where
 {
     async fn place(&self, demand: &Demand) -> Result<HostId, SandboxError> {
         Placement::place(self, demand).await.map_err(|error| match error {
+            PlaceError::NoHost(none) => SandboxError::NoHost(none),
+            PlaceError::Source(source) => SandboxError::ListHosts(Box::new(source)),
+        })
+    }
+
+    async fn offered(&self, team: &TeamId, team_is_byoc: bool) -> Result<BTreeSet<String>, SandboxError> {
+        Placement::offered(self, team, team_is_byoc).await.map_err(|error| match error {
             PlaceError::NoHost(none) => SandboxError::NoHost(none),
             PlaceError::Source(source) => SandboxError::ListHosts(Box::new(source)),
         })

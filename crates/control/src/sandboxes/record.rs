@@ -1,6 +1,7 @@
 //! A sandbox's row.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 use atoll_model::api::sandboxes::{AddedHeader, Mount, NetworkPolicy, Sandbox};
 use atoll_model::sandbox::OnReboot;
@@ -31,6 +32,10 @@ pub struct Network {
     pub headers: Vec<AddedHeader>,
     #[serde(default, skip_serializing_if = "Inbound::is_plain")]
     pub inbound: Inbound,
+    /// Addresses that may be reached beside those of `allow_out`, if that has names: to ask them for these. None when
+    /// nobody said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns_servers: Option<Vec<Ipv4Addr>>,
 }
 
 /// How requests arrive at a sandbox's ports.
@@ -77,7 +82,10 @@ impl Network {
     pub fn to_wire(&self, headers: &[Filled]) -> atoll_rpc::atoll::host::v1::NetworkPolicy {
         let is_name = |text: &&String| text.bytes().any(|byte| byte.is_ascii_alphabetic() || byte == b'*');
         let split = |rules: &[String]| rules.iter().cloned().partition::<Vec<_>, _>(|text| is_name(&text));
-        let (allow_domains, allow_cidrs) = split(&self.allow_out);
+        let (allow_domains, mut allow_cidrs) = split(&self.allow_out);
+        if !allow_domains.is_empty() {
+            allow_cidrs.extend(self.dns_servers.iter().flatten().map(ToString::to_string));
+        }
         let (deny_domains, deny_cidrs) = split(&self.deny_out);
         atoll_rpc::atoll::host::v1::NetworkPolicy {
             deny_egress: self.deny_egress,

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::build;
+use super::build::{self, Haste};
 use super::cache::ImageCache;
 use super::recipe::Recipe;
 
@@ -64,7 +64,7 @@ pub async fn ensure_base(
     recipe: &Recipe,
     progress: &(dyn Fn(&str) + Send + Sync),
 ) -> Result<BaseImage, BaseError> {
-    ensure_on(cache_dir, recipe, None, progress).await
+    ensure_on(cache_dir, recipe, None, Haste::Waited, progress).await
 }
 
 /// What the recipe became on this machine, if it was ever built here.
@@ -78,6 +78,7 @@ pub async fn ensure_on(
     cache_dir: &Path,
     recipe: &Recipe,
     ground: Option<&BaseImage>,
+    haste: Haste,
     progress: &(dyn Fn(&str) + Send + Sync),
 ) -> Result<BaseImage, BaseError> {
     let cache = ImageCache::open(cache_dir).map_err(|source| BaseError::io("prepare the cache", cache_dir, source))?;
@@ -97,7 +98,7 @@ pub async fn ensure_on(
         .map_err(|source| BaseError::io("write the recipe to", &building, source))?;
     build::check_machine(&building, ground)?;
     let shared = lock.try_clone().map_err(|source| BaseError::io("share the lock of", &building, source))?;
-    let built = build::run(&building, ground.map(|image| image.path.as_path()), shared, progress).await;
+    let built = build::run(&building, ground.map(|image| image.path.as_path()), shared, haste, progress).await;
     let adopted = match built {
         Ok(image) => {
             progress("storing the image");

@@ -64,15 +64,30 @@ fn find_program(program: &str) -> Option<PathBuf> {
         .find(|candidate| candidate.is_file())
 }
 
+/// What a build may take from others on its machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Haste {
+    /// Somebody waits for it.
+    Waited,
+    /// Nobody does: it gets the processor time and the disk that nobody else wants.
+    Spare,
+}
+
 /// Runs `directory/recipe/build.sh`; the image is at the returned path. Dropping the future ends the build.
 pub(super) async fn run(
     directory: &Path,
     ground: Option<&Path>,
     lock: File,
+    haste: Haste,
     progress: &(dyn Fn(&str) + Send + Sync),
 ) -> Result<PathBuf, BaseError> {
     let image = directory.join("image.erofs");
-    let mut child = Command::new("unshare")
+    let words: &[&str] = match haste {
+        Haste::Waited => &["unshare"],
+        Haste::Spare => &["nice", "-n", "19", "ionice", "-c", "3", "unshare"],
+    };
+    let mut child = Command::new(words[0])
+        .args(&words[1..])
         .args(["--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--"])
         .arg("sh")
         .arg(directory.join("recipe/build.sh"))

@@ -5,6 +5,7 @@
 //! Neighbours: `http/templates.rs` (the route), `sandboxes` (a create looks its template up), the host agent (mounts
 //! `<cache>/images/<digest>.erofs`).
 
+mod ahead;
 mod base;
 mod build;
 mod cache;
@@ -15,4 +16,5 @@ pub mod store;
 mod tests;
 
 pub use base::{BaseError, BaseImage, cached, ensure_base, ensure_on};
+pub use build::Haste;
 pub use recipe::{Recipe, RecipeError, is_template_name};

@@ -2,7 +2,8 @@
 //!
 //! A row without an image stands for one that is not built yet. The first create from it begins the build, on the
 //! machine of the replica that was asked, and is told to come back; so is everybody who asks meanwhile. A failed build is
-//! told as well, and tried again by whoever asks after a while. `atoll template prepare` builds ahead, with no server.
+//! told as well, and tried again by whoever asks after a while. [`ahead`] begins it before anybody asks, when the machine
+//! has nothing else to do; `atoll template prepare` builds with no server at all.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,10 +12,11 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::build::Haste;
 use super::store::{self, Template};
-use super::{BaseError, BaseImage, Recipe, cached, ensure_base, ensure_on};
+use super::{BaseError, BaseImage, Recipe, ahead, cached, ensure_base, ensure_on};
 use crate::clock::Clock;
-use crate::db::{Db, DbError};
+use crate::db::{Db, DbError, settings};
 use crate::objects::{ObjectError, Objects};
 
 /// Other names that programs know a shipped template by; a team's own template of that name comes first.
@@ -24,6 +26,10 @@ const ALIASES: [(&str, &str); 2] = [("code-interpreter-v1", "code-interpreter"),
 const TRY_AGAIN: Duration = Duration::from_secs(60);
 /// A build that takes longer is ended.
 const DEADLINE: Duration = Duration::from_secs(30 * 60);
+
+/// The recipe whose image the row has.
+const BUILT_FROM: &str = "code_interpreter_recipe";
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// The name that a template ships under, when `name` is another name of it.
 #[must_use]
@@ -52,13 +58,14 @@ impl ShippedRecipes {
     pub async fn code_interpreter(
         &self,
         cache_dir: &std::path::Path,
+        haste: Haste,
         progress: &(dyn Fn(&str) + Send + Sync),
     ) -> Result<BaseImage, BaseError> {
         if let Some(image) = cached(cache_dir, &self.code_interpreter)? {
             return Ok(image);
         }
         let base = ensure_base(cache_dir, &self.base, progress).await?;
-        ensure_on(cache_dir, &self.code_interpreter, Some(&base), progress).await
+        ensure_on(cache_dir, &self.code_interpreter, Some(&base), haste, progress).await
     }
 }
 
@@ -137,7 +144,59 @@ impl Shipped {
         if let Some(image) = image {
             self.share(image).await?;
         }
-        Ok(store::register_shipped(&self.0.db, recipe.name(), image, self.0.clock.now()).await?)
+        let (db, now) = (&self.0.db, self.0.clock.now());
+        let template = store::register_shipped(db, recipe.name(), image, now).await?;
+        if image.is_some() {
+            settings::set(db, BUILT_FROM, &recipe.hash(), now).await?;
+        }
+        Ok(template)
+    }
+
+    /// Has it built when there is time for it, in a task of its own.
+    pub fn build_ahead(&self, replica: &str) {
+        if self.0.recipes.is_some() {
+            let (shipped, replica, shutdown) = (self.clone(), replica.to_owned(), self.0.shutdown.clone());
+            self.0.tasks.spawn(async move {
+                tokio::select! {
+                    () = ahead::run(&shipped, &replica) => {}
+                    () = shutdown.cancelled() => {}
+                }
+            });
+        }
+    }
+
+    /// Whether this replica need not build: the image is here, or another one has put it where all find it.
+    pub(super) async fn is_there(&self) -> Result<bool, DbError> {
+        let Some(recipes) = &self.0.recipes else { return Ok(true) };
+        let hash = recipes.code_interpreter.hash();
+        if matches!(cached(&self.0.cache_dir, &recipes.code_interpreter), Ok(Some(_))) {
+            return Ok(true);
+        }
+        Ok(self.0.objects.is_shared()
+            && settings::get(&self.0.db, BUILT_FROM).await?.is_some_and(|built| built == hash))
+    }
+
+    /// Builds it now, in spare time; to its end, whoever began it.
+    ///
+    /// # Errors
+    /// Why there is no image.
+    pub(super) async fn build_in_spare_time(&self) -> Result<(), String> {
+        let Some(recipes) = &self.0.recipes else { return Ok(()) };
+        if self.claim() {
+            self.build(recipes, Haste::Spare).await;
+        }
+        loop {
+            match &*self.state() {
+                State::Idle => return Ok(()),
+                State::Failed { problem, .. } => return Err(problem.clone()),
+                State::Building { .. } => {}
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    pub(super) fn db(&self) -> (&Db, &Clock) {
+        (&self.0.db, &self.0.clock)
     }
 
     /// Puts an image of this machine's cache where the other replicas find it, if they share an object store: a host
@@ -188,14 +247,24 @@ impl Shipped {
             let shutdown = shipped.0.shutdown.clone();
             // Cut off, a build leaves nothing that runs, and the next one begins afresh.
             tokio::select! {
-                () = shipped.build(&recipes) => {}
+                () = shipped.build(&recipes, Haste::Waited) => {}
                 () = shutdown.cancelled() => {}
             }
         });
         ShippedError::BeingBuilt { name, step, seconds: 0 }
     }
 
-    async fn build(&self, recipes: &ShippedRecipes) {
+    /// Whether the build is this caller's to do: nobody is at it.
+    fn claim(&self) -> bool {
+        let mut state = self.state();
+        if matches!(&*state, State::Building { .. }) {
+            return false;
+        }
+        *state = State::Building { step: "beginning".to_owned(), since: Instant::now() };
+        true
+    }
+
+    async fn build(&self, recipes: &ShippedRecipes, haste: Haste) {
         let name = recipes.code_interpreter.name();
         let say = |line: &str| {
             tracing::info!(template = name, step = line, "building a template that ships");
@@ -203,7 +272,7 @@ impl Shipped {
                 line.clone_into(step);
             }
         };
-        let building = tokio::time::timeout(DEADLINE, recipes.code_interpreter(&self.0.cache_dir, &say)).await;
+        let building = tokio::time::timeout(DEADLINE, recipes.code_interpreter(&self.0.cache_dir, haste, &say)).await;
         let result = match building {
             Ok(Ok(image)) => {
                 self.register(&recipes.code_interpreter, Some(&image)).await.map_err(|error| error.to_string())

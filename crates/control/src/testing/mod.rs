@@ -9,7 +9,7 @@ mod mail;
 mod people;
 mod process;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -166,6 +166,12 @@ impl Placer for FakeFleet {
         let host = free.ok_or(SandboxError::NoHost(none))?;
         self.needs_row(&host).await;
         Ok(host)
+    }
+
+    async fn offered(&self, _: &TeamId, _: bool) -> Result<BTreeSet<String>, SandboxError> {
+        let machines = self.0.lock().unwrap();
+        let offers = |agent: &FakeAgent| if agent.vm_version().is_some() { "vm" } else { "container" };
+        Ok(machines.agents.values().map(|agent| offers(agent).to_owned()).collect())
     }
 
     fn failed(&self, host: &HostId) {

@@ -4,6 +4,7 @@
 //! - this file: one process: its configuration, who listens to it, its input, its signals.
 //! - `pump`: the task that carries output to the listeners and tells them the end.
 //! - `descriptors`: reading and writing pipes and terminals without blocking.
+//! - `transcript`: what of the output goes into the log.
 //! - `service`: the RPCs. `start` is the way in for them and for `exec`.
 
 mod descriptors;
@@ -12,6 +13,7 @@ pub mod service;
 mod start;
 mod stream;
 pub mod table;
+mod transcript;
 
 use std::io;
 use std::sync::Mutex;

@@ -14,8 +14,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::descriptors::Output;
+use super::transcript::Transcript;
 use super::{End, Event, Process};
 use crate::guest::Guest;
+use crate::logs::Logs;
 use crate::reaper::Exit;
 
 /// How long output that a signalled process left behind is still collected while others hold the pipes.
@@ -28,19 +30,35 @@ pub enum Outputs {
 }
 
 impl Outputs {
-    async fn drain(&self, process: &Process) {
+    async fn drain(&self, logs: &Logs, process: &Process) {
         match self {
             Self::Pipes { stdout, stderr } => {
-                futures::join!(carry(stdout, process, Event::Stdout), carry(stderr, process, Event::Stderr));
+                let transcript = |stream| Some(Transcript::new(logs, process.pid, stream));
+                futures::join!(
+                    carry(stdout, process, Event::Stdout, transcript("stdout")),
+                    carry(stderr, process, Event::Stderr, transcript("stderr"))
+                );
             }
-            Self::Terminal(output) => carry(output, process, Event::Terminal).await,
+            // What somebody types is on the screen, too: it is not kept.
+            Self::Terminal(output) => carry(output, process, Event::Terminal, None).await,
         }
     }
 }
 
-async fn carry(output: &Output, process: &Process, event: fn(bytes::Bytes) -> Event) {
+async fn carry(
+    output: &Output,
+    process: &Process,
+    event: fn(bytes::Bytes) -> Event,
+    mut transcript: Option<Transcript<'_>>,
+) {
     while let Some(data) = output.next().await {
+        if let Some(transcript) = &mut transcript {
+            transcript.write(&data);
+        }
         process.publish(event(data)).await;
+    }
+    if let Some(transcript) = &mut transcript {
+        transcript.end();
     }
 }
 
@@ -52,7 +70,7 @@ pub async fn run(
     exit: oneshot::Receiver<Exit>,
     deadline: Option<Instant>,
 ) {
-    let mut drain = pin!(outputs.drain(&process));
+    let mut drain = pin!(outputs.drain(&guest.logs, &process));
     let mut exit = pin!(exit);
     let mut deadline = pin!(crate::awake::sleep_until_some(deadline));
     let mut ended: Option<Exit> = None;

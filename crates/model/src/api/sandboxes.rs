@@ -516,6 +516,12 @@ pub struct LogLine {
     pub timestamp: DateTime<Utc>,
     pub level: String,
     pub message: String,
+    /// The program that wrote it; absent of the guest agent's own lines.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// `stdout` or `stderr`, where that program wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -1152,6 +1152,13 @@ export interface components {
         LogLine: {
             level: string;
             message: string;
+            /**
+             * Format: int32
+             * @description The program that wrote it; absent of the guest agent's own lines.
+             */
+            pid?: number | null;
+            /** @description `stdout` or `stderr`, where that program wrote it. */
+            stream?: string | null;
             /** Format: date-time */
             timestamp: string;
         };
@@ -1440,6 +1447,13 @@ export interface components {
             items: {
                 level: string;
                 message: string;
+                /**
+                 * Format: int32
+                 * @description The program that wrote it; absent of the guest agent's own lines.
+                 */
+                pid?: number | null;
+                /** @description `stdout` or `stderr`, where that program wrote it. */
+                stream?: string | null;
                 /** Format: date-time */
                 timestamp: string;
             }[];

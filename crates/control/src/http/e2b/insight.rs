@@ -96,7 +96,11 @@ pub async fn metrics_of_many(
 
 fn entry(line: &LogLine) -> wire::LogEntry {
     let level = LEVELS.into_iter().find(|level| line.level.eq_ignore_ascii_case(level)).unwrap_or("info");
-    wire::LogEntry { timestamp: line.timestamp, message: line.message.clone(), level, fields: BTreeMap::new() }
+    let logger = if line.stream.is_some() { "process" } else { "guest" };
+    let mut fields = BTreeMap::from([("logger".to_owned(), logger.to_owned())]);
+    fields.extend(line.pid.map(|pid| ("pid".to_owned(), pid.to_string())));
+    fields.extend(line.stream.clone().map(|stream| ("event_type".to_owned(), stream)));
+    wire::LogEntry { timestamp: line.timestamp, message: line.message.clone(), level, fields }
 }
 
 /// Log lines, oldest first. A sandbox that stands still has none to give.

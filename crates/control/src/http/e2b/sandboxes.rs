@@ -1,6 +1,7 @@
 //! The lives of sandboxes in E2B's words: create, get, kill, timeout, pause, resume, connect, network.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use atoll_model::api::sandboxes::{AddedHeader, CreateSandboxRequest, Mount, NetworkPolicy, VolumeMount};
@@ -35,6 +36,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Characters of the host name that requests are made for.
 const MAX_HOST: usize = 255;
 const MAX_TLS_PORTS: usize = 64;
+const MAX_DNS_SERVERS: usize = 10;
+/// How long a request waits for an earlier one with its `Idempotency-Key`.
+const FIRST_ONE: Duration = Duration::from_secs(55);
 /// The end of what has none, in days from its start: SDKs want a date.
 const FAR: i64 = 3650;
 
@@ -50,6 +54,7 @@ pub async fn create(
     let lifetime = lifetime(request.timeout.unwrap_or(DEFAULT_LIFETIME), 1)?;
     let without_memory = request.auto_pause_memory == Some(false);
     let inbound = request.network.as_ref().map(inbound).transpose()?.unwrap_or_default();
+    let dns_servers = request.network.as_ref().map(dns_servers).transpose()?.flatten();
     let mut wanted = translated(request)?;
     if let Some(template) = &mut wanted.template {
         *template = names::without_namespace(&app, &owner, template).await?.ok_or_else(|| names::missing(template))?;
@@ -57,6 +62,7 @@ pub async fn create(
     let mut new = validate::new_sandbox(wanted, owner.team_network.as_ref(), key.is_some())?;
     new.lifetime_sec = Some(lifetime.unsigned_abs());
     new.network.inbound = inbound;
+    new.network.dns_servers = dns_servers;
     let (service, times) = (app.sandboxes.clone(), new.times.clone());
     let work = async move {
         let template = new.template.clone();
@@ -72,7 +78,7 @@ pub async fn create(
         }
     };
     let remembered = |sandbox: &wire::Sandbox| sandbox.clone();
-    let mut response = idempotent::once(&app, key, StatusCode::CREATED, work, remembered).await?;
+    let mut response = idempotent::once_within(&app, key, FIRST_ONE, StatusCode::CREATED, work, remembered).await?;
     if let Ok(value) = HeaderValue::from_str(&times.header())
         && !value.is_empty()
     {
@@ -130,16 +136,23 @@ pub fn without_tag(name: &str) -> &str {
 }
 
 fn policy(network: &wire::Network) -> ApiResult<NetworkPolicy> {
-    let absent = [
-        ("network.dnsServers", network.dns_servers.as_ref().is_some_and(|list| !list.is_empty())),
-        ("network.egressProxy", network.egress_proxy.as_ref().is_some_and(|proxy| !proxy.is_null())),
-    ];
-    if let Some((field, _)) = absent.into_iter().find(|(_, asked_for)| *asked_for) {
-        return Err(ApiError::invalid(field, format!("`{field}` can't be had here")));
+    if network.egress_proxy.as_ref().is_some_and(|proxy| !proxy.is_null()) {
+        return Err(ApiError::invalid("network.egressProxy", "`network.egressProxy` can't be had here"));
     }
     let list = |rules: &Option<Vec<String>>| rules.clone().unwrap_or_default();
     let headers = added(network.rules.clone().unwrap_or_default())?;
     Ok(NetworkPolicy { allow_out: list(&network.allow_out), deny_out: list(&network.deny_out), headers })
+}
+
+/// The servers that names may be asked of; none when nobody says.
+fn dns_servers(network: &wire::Network) -> ApiResult<Option<Vec<Ipv4Addr>>> {
+    let Some(given) = &network.dns_servers else { return Ok(None) };
+    let invalid = |text: String| ApiError::invalid("network.dnsServers", text);
+    if given.len() > MAX_DNS_SERVERS {
+        return Err(invalid(format!("dnsServers must have at most {MAX_DNS_SERVERS} entries")));
+    }
+    let parsed: Result<_, _> = given.iter().map(|text| text.parse()).collect();
+    parsed.map(Some).map_err(|_| invalid("dnsServers must be IPv4 addresses".to_owned()))
 }
 
 /// The rules for names, in our words.
@@ -301,6 +314,8 @@ pub async fn get(State(app): State<App>, named: Named, domain: Domain) -> ApiRes
             rules: Some(as_rules(&record.network.headers)).filter(|rules| !rules.is_empty()),
             mask_request_host: record.network.inbound.host.clone(),
             https_ports: Some(record.network.inbound.tls_ports.clone()).filter(|ports| !ports.is_empty()),
+            dns_servers: (record.network.dns_servers.as_ref())
+                .map(|list| list.iter().map(ToString::to_string).collect()),
             ..wire::Network::default()
         },
         pause_mode: if found.keep() == Keep::Files { "filesystem" } else { "full" },
@@ -448,6 +463,7 @@ pub async fn network(State(app): State<App>, named: Named, Json(update): Json<wi
     let public = named.find(&app).await?.record.network.public;
     let mut network = validate::network(update.allow_internet_access, policy(&update)?)?;
     network.public = public;
+    network.dns_servers = dns_servers(&update)?;
     app.sandboxes.set_network(&named.owner, &named.id, network).await?;
     Ok(StatusCode::NO_CONTENT)
 }
