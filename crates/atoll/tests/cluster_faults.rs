@@ -35,13 +35,11 @@ enum Deed {
     Build,
     /// A snapshot, until it is stored.
     Store,
-    /// Snapshots, until the sandbox stands on so many layers that they are packed into one.
-    Squash,
     /// A sandbox on the second host, of what lies in the object store alone.
     Fetch,
 }
 
-use Deed::{Build, Create, Destroy, Fetch, Fork, Pause, Resume, Snapshot, Squash, Store};
+use Deed::{Build, Create, Destroy, Fetch, Fork, Pause, Resume, Snapshot, Store};
 use Victim::{Agent, Control};
 
 const AGENTS: [(Victim, &str, Deed); 19] = [
@@ -66,7 +64,7 @@ const AGENTS: [(Victim, &str, Deed); 19] = [
     (Agent(1), "agent.fetch.before_persist", Fetch),
 ];
 
-const CONTROLS: [(Victim, &str, Deed); 22] = [
+const CONTROLS: [(Victim, &str, Deed); 20] = [
     (Control, "control::create::before_host", Create),
     (Control, "control::create::after_host", Create),
     (Control, "control::pause::before_host", Pause),
@@ -80,8 +78,6 @@ const CONTROLS: [(Victim, &str, Deed); 22] = [
     (Control, "control::build::after_step", Build),
     (Control, "control::build::before_commit", Build),
     (Control, "control::build::after_commit", Build),
-    (Control, "control::squash::before_pack", Squash),
-    (Control, "control::squash::after_pack", Squash),
     (Control, "control::store::after_pack", Store),
     (Control, "control::store::after_digest", Store),
     (Control, "control::store::halfway", Store),
@@ -304,8 +300,7 @@ async fn do_once(client: &atoll_client::Client, id: &SandboxId, deed: Deed, doom
         Create => drop(client.create_sandbox(&tiny()).await),
         Pause => drop(client.pause_sandbox(id).await),
         Resume => drop(client.resume_sandbox(id).await),
-        // With each the sandbox stands on one layer more.
-        Snapshot | Squash => drop(client.create_snapshot(&snapshot, false).await),
+        Snapshot => drop(client.create_snapshot(&snapshot, false).await),
         Fork => drop(client.fork_sandbox(id, &ForkRequest { count: Some(3), ..ForkRequest::default() }).await),
         Destroy => {
             if let Some(doomed) = doomed {
