@@ -93,7 +93,8 @@ if [ "${1:-}" = --hosts ]; then
 fi
 
 ATOLL_CACHE_DIR=${ATOLL_CACHE_DIR:-/var/cache/atoll}
-export ATOLL_CACHE_DIR
+# Nothing is built beside what is measured.
+export ATOLL_CACHE_DIR ATOLL_BUILD_AHEAD=false
 # 1,000 idle sandboxes of one processor each are more than the defaults promise on a small machine.
 "$program" up --data-dir "$dir/data" --listen 127.0.0.1:0 --log info,atoll_host::driver::vm=debug \
     --cpu-overcommit 1000 --memory-overcommit 100 --disk-overcommit 1000 >"$dir/up.log" 2>&1 &
@@ -109,8 +110,9 @@ for _ in $(seq 600); do
 done
 curl -fsS -o /dev/null "$url/readyz" || die "Atoll is not ready; see $dir/up.log"
 
-image=$(find "$ATOLL_CACHE_DIR/images" -name '*.erofs' -printf '%T@ %p\n' | sort -rn | sed -n '1s/^[^ ]* //p')
-[ -n "$image" ] || die "no base image in $ATOLL_CACHE_DIR/images"
+digest=$(ATOLL_DATA_DIR="$dir/data" "$program" template get base --json | sed -n 's/.*"digest" *: *"\([0-9a-f]*\)".*/\1/p')
+image=$ATOLL_CACHE_DIR/images/$digest.erofs
+[ -f "$image" ] || die "the image of base is not at $image"
 if [ "${1:-}" = --only ]; then
   target/release/atoll-bench --data-dir "$dir/data" --pid "$pid" --log "$dir/up.log" --image "$image" "$@"
   exit
