@@ -128,7 +128,19 @@ it(
 				expect(await page.getByRole('menuitem', { name: /Enrol again/ }).getAttribute('aria-disabled')).toBe(
 					'true'
 				);
+				const running = await api<{ id: string }>('POST', '/v1/sandboxes', { memory_mb: 128 });
 				await page.getByRole('menuitem', { name: /Drain/ }).click();
+				await row.getByText('draining').waitFor();
+				// What is left on it, and what that waits for; live until nothing is.
+				await row.getByRole('button', { name: 'Actions for reef-1' }).click();
+				await page.getByRole('menuitem', { name: 'What is left' }).click();
+				await page.getByText('1 sandbox is left.').waitFor();
+				const left = page.getByRole('dialog').locator('li').filter({ hasText: running.id });
+				await left.locator('[data-waits]').getByText('it runs; it moves when it is paused').waitFor();
+				await inspect(page, 'byoc-draining');
+				await api('DELETE', `/v1/sandboxes/${running.id}`);
+				await page.getByText('Nothing is left on it.').waitFor();
+				await page.getByRole('dialog').getByRole('button', { name: 'Close' }).last().click();
 				await row.getByText('drained').waitFor();
 				await row.getByRole('button', { name: 'Actions for reef-1' }).click();
 				await page.getByRole('menuitem', { name: 'Take sandboxes again' }).click();

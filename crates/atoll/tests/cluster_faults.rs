@@ -91,6 +91,8 @@ const CONTROLS: [(Victim, &str, Deed); 20] = [
 const REGISTER: [&str; 3] =
     ["hosts::register::consumed", "hosts::register::before_commit", "hosts::register::after_commit"];
 const REFRESH: [&str; 3] = ["hosts::refresh::issued", "hosts::refresh::before_commit", "hosts::refresh::after_commit"];
+const AGENT_ENROLS: [&str; 3] = ["agent.enrol.before_request", "agent.enrol.before_save", "agent.enrol.after_save"];
+const AGENT_RENEWS: [&str; 2] = ["agent.refresh.before_save", "agent.refresh.after_save"];
 const DELETE: [&str; 4] =
     ["hosts::delete::marked", "hosts::delete::destroyed", "hosts::delete::terminated", "hosts::delete::before_commit"];
 
@@ -455,10 +457,21 @@ async fn a_control_plane_that_dies_while_a_host_enrols_renews_or_goes_leaves_it_
         .await;
     }
 
+    for point in AGENT_ENROLS {
+        let made = cluster.admin.create_host(&CreateHostRequest::default()).await.expect("making a host");
+        let number = cluster.new_agent(Reach::Address, made.host.id.clone());
+        let (token, fault) = (made.registration_token.as_str(), format!("{point}=return(abort)"));
+        cluster.hosts[number].node.run(&[("ATOLL_REGISTER", token), ("FAILPOINTS", &fault)]);
+        cluster.hosts[number].node.ended().await;
+        cluster.hosts[number].node.run(&[("ATOLL_REGISTER", token), ("FAILPOINTS", "")]);
+        cluster.wait_host(number, HostStatus::Online).await;
+    }
+
     // Nobody is locked out by a renewal that got lost.
-    for point in REFRESH {
-        arm(&mut cluster, Control, point);
-        revive(&mut cluster, Control, point).await;
+    let agents = AGENT_RENEWS.map(|point| (Agent(0), point));
+    for (victim, point) in REFRESH.map(|point| (Control, point)).into_iter().chain(agents) {
+        arm(&mut cluster, victim, point);
+        revive(&mut cluster, victim, point).await;
         let revived = chrono::Utc::now();
         for number in 0..cluster.hosts.len() {
             until(&format!("host {number} to be heard with renewed credentials after {point}"), || async {

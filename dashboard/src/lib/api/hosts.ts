@@ -1,5 +1,13 @@
 import { all, request } from './client';
-import type { CreatedHost, CreateHost, Host, HostDeletePreview, HostTags, RegistrationToken } from './types';
+import type {
+	CreatedHost,
+	CreateHost,
+	Host,
+	HostDeletePreview,
+	HostDrain,
+	HostTags,
+	RegistrationToken
+} from './types';
 
 export const listHosts = (signal?: AbortSignal) => all<Host>('GET /v1/hosts', { signal });
 export const listAllHosts = (signal?: AbortSignal) => all<Host>('GET /v1/admin/hosts', { signal });
@@ -15,6 +23,9 @@ export const previewDeletion = (id: string, signal?: AbortSignal) =>
 	request<HostDeletePreview>('GET /v1/hosts/{id}/delete-preview', { path: { id }, signal });
 export const newToken = (id: string) =>
 	request<RegistrationToken>('POST /v1/hosts/{id}/token', { path: { id } });
+/** How far a host that is drained has come. */
+export const drainOf = (id: string, signal?: AbortSignal) =>
+	request<HostDrain>('GET /v1/hosts/{id}/drain', { path: { id }, signal });
 export const drainHost = (id: string) => request<Host>('POST /v1/hosts/{id}/drain', { path: { id } });
 export const undrainHost = (id: string) => request<Host>('POST /v1/hosts/{id}/undrain', { path: { id } });
 

@@ -27,6 +27,7 @@ export type Host = Schemas['Host'];
 export type HostStatus = Schemas['HostStatus'];
 export type CreateHost = Schemas['CreateHostRequest'];
 export type CreatedHost = Schemas['CreateHostResponse'];
+export type HostDrain = Schemas['HostDrain'];
 export type HostDeletePreview = Schemas['HostDeletePreview'];
 export type RegistrationToken = Schemas['RegistrationTokenResponse'];
 
