@@ -5,6 +5,7 @@ ATOLL_STREAM_SECONDS=3600 scripts/with-atoll.sh scripts/e2b.sh python -k stream_
 """
 
 import asyncio
+import fcntl
 import hashlib
 import os
 import threading
@@ -28,7 +29,15 @@ def resident():
     return int(line.split()[1]) * 1024
 
 
-def test_large_files_stream_both_ways_and_no_memory_is_taken(make, tmp_path):
+@pytest.fixture
+def by_itself():
+    """Of those that take much of Atoll's memory and those that measure it, one at a time."""
+    with open(__file__) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def test_large_files_stream_both_ways_and_no_memory_is_taken(by_itself, make, tmp_path):
     sandbox = make(timeout=1800)
     local, wanted = tmp_path / "large", hashlib.sha256()
     with open(local, "wb") as file:
@@ -113,7 +122,7 @@ def test_a_thousand_watches_each_see_their_own(sandbox):
         watch.stop()
 
 
-async def test_a_thousand_open_streams_of_watches_each_see_their_own():
+async def test_a_thousand_open_streams_of_watches_each_see_their_own(by_itself):
     sandbox = await AsyncSandbox.create(timeout=600)
     try:
         await sandbox.commands.run("mkdir -p w; cd w; mkdir $(seq 1000)")
