@@ -52,7 +52,8 @@ where
 }
 
 /// Runs `work` once for all requests with this key, in a task of its own, so that it is completed although the client
-/// has gone. Who comes while another one is at it waits for `patience`, and then gets the same answer. `remembered` is what a repeated request is answered with: the answer without its secrets.
+/// has gone. Who comes while another one is at it waits for `patience` at most, and gets the same answer. `remembered` is
+/// what a repeated request is answered with: the answer without its secrets.
 pub async fn once_within<T, F>(
     app: &App,
     key: Option<Key>,

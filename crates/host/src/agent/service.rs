@@ -185,7 +185,11 @@ impl wire::HostService for HostService {
         if request.network_generation > self.keeper.get(&sandbox)?.policy_generation
             && let Some(network) = request.network.into_option()
         {
-            self.keeper.set_policy(&sandbox, request.network_generation, spec::policy(network)?).await?;
+            match self.keeper.set_policy(&sandbox, request.network_generation, spec::policy(network)?).await {
+                // A later one came meanwhile: that is what it goes on under.
+                Ok(_) | Err(OrderError::Stale { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         let answer = self.keeper.resume(&sandbox, request.generation).await?;
         Response::ok(wire::ResumeSandboxResponse {
