@@ -1,8 +1,34 @@
 //! What would be lost with a host: it is there alone.
 
+use std::collections::BTreeSet;
+
+use atoll_model::api::hosts::Host;
 use atoll_model::{HostId, SandboxId, VolumeId};
 
-use crate::db::{DbError, During, Text, Tx, on};
+use crate::db::{Db, DbError, During, Text, Tx, on};
+
+macro_rules! sandboxes {
+    ($host:literal) => {
+        concat!("FROM sandboxes WHERE host_id = ", $host, " AND status <> 'stopped'")
+    };
+}
+
+macro_rules! volumes {
+    ($host:literal) => {
+        concat!("FROM volumes WHERE host_id = ", $host)
+    };
+}
+
+/// Those of its sandboxes are counted with them, and what was built on the way to a template can be built again.
+macro_rules! images {
+    ($host:literal) => {
+        concat!(
+            "FROM layers l JOIN layer_refs r ON r.layer_id = l.id WHERE l.host_id = ",
+            $host,
+            " AND NOT l.stored AND NOT l.lost AND (r.holder LIKE 'snap-%' OR r.holder LIKE 'tpl-%')"
+        )
+    };
+}
 
 /// Of one host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -25,25 +51,26 @@ impl Holdings {
     /// # Errors
     /// The database's.
     pub async fn of(tx: &mut Tx, host: &HostId) -> Result<Self, DbError> {
-        let sandboxes: Vec<(Text<SandboxId>,)> = on!(tx tx, |c| sqlx::query_as(
-            "SELECT id FROM sandboxes WHERE host_id = $1 AND status <> 'stopped' ORDER BY id"
-        )
+        let sandboxes: Vec<(Text<SandboxId>,)> = on!(tx tx, |c| sqlx::query_as(concat!(
+            "SELECT id ",
+            sandboxes!("$1"),
+            " ORDER BY id"
+        ))
         .bind(host.as_str())
         .fetch_all(c)
         .await)
         .during("list a host's sandboxes")?;
         let volumes: Vec<(Text<VolumeId>,)> =
-            on!(tx tx, |c| sqlx::query_as("SELECT id FROM volumes WHERE host_id = $1 ORDER BY id")
+            on!(tx tx, |c| sqlx::query_as(concat!("SELECT id ", volumes!("$1"), " ORDER BY id"))
                 .bind(host.as_str())
                 .fetch_all(c)
                 .await)
             .during("list a host's volumes")?;
-        // Those of its sandboxes are counted with them, and what was built on the way to a template can be built again.
-        let images: Vec<(String,)> = on!(tx tx, |c| sqlx::query_as(
-            "SELECT DISTINCT holder FROM layer_refs WHERE layer_id IN
-                 (SELECT id FROM layers WHERE host_id = $1 AND NOT stored AND NOT lost)
-                 AND (holder LIKE 'snap-%' OR holder LIKE 'tpl-%') ORDER BY holder"
-        )
+        let images: Vec<(String,)> = on!(tx tx, |c| sqlx::query_as(concat!(
+            "SELECT DISTINCT r.holder ",
+            images!("$1"),
+            " ORDER BY r.holder"
+        ))
         .bind(host.as_str())
         .fetch_all(c)
         .await)
@@ -75,6 +102,35 @@ impl Holdings {
             None => "nothing".to_owned(),
         }
     }
+}
+
+/// Hosts that are draining and hold nothing any more.
+async fn drained(db: &Db) -> Result<BTreeSet<HostId>, DbError> {
+    let rows: Vec<(Text<HostId>,)> = on!(read db, |c| sqlx::query_as(concat!(
+        "SELECT h.id FROM hosts h WHERE h.draining AND NOT EXISTS (SELECT 1 ",
+        sandboxes!("h.id"),
+        ") AND NOT EXISTS (SELECT 1 ",
+        volumes!("h.id"),
+        ") AND NOT EXISTS (SELECT 1 ",
+        images!("h.id"),
+        ")"
+    ))
+    .fetch_all(c)
+    .await)
+    .during("look for hosts that are drained")?;
+    Ok(rows.into_iter().map(|(id,)| id.0).collect())
+}
+
+/// Says of those that are drained that they are.
+///
+/// # Errors
+/// The database's.
+pub async fn mark_drained(db: &Db, hosts: &mut [Host]) -> Result<(), DbError> {
+    if hosts.iter().any(|host| host.draining) {
+        let drained = drained(db).await?;
+        hosts.iter_mut().for_each(|host| host.drained = drained.contains(&host.id));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,7 +1,5 @@
 //! SQL of hosts: reading them, and the changes that belong to no other subject.
 
-use std::collections::BTreeSet;
-
 use atoll_model::api::hosts::{Host, SandboxCounts};
 use atoll_model::{HostId, HostStatus, HostType, TeamId, UserId};
 use sqlx::types::Json;
@@ -109,31 +107,6 @@ impl HostRow {
             updated_at: self.updated_at.to_utc(),
         }
     }
-}
-
-/// Hosts that are draining and have nothing any more that would be lost with them (see [`super::holdings`]).
-pub async fn drained(db: &Db) -> Result<BTreeSet<HostId>, DbError> {
-    let rows: Vec<(Text<HostId>,)> = on!(read db, |c| sqlx::query_as(
-        "SELECT h.id FROM hosts h WHERE h.draining
-         AND NOT EXISTS (SELECT 1 FROM sandboxes s WHERE s.host_id = h.id AND s.status <> 'stopped')
-         AND NOT EXISTS (SELECT 1 FROM volumes v WHERE v.host_id = h.id)
-         AND NOT EXISTS (SELECT 1 FROM layers l JOIN layer_refs r ON r.layer_id = l.id
-             WHERE l.host_id = h.id AND NOT l.stored AND NOT l.lost
-             AND (r.holder LIKE 'snap-%' OR r.holder LIKE 'tpl-%'))"
-    )
-    .fetch_all(c)
-    .await)
-    .during("look for hosts that are drained")?;
-    Ok(rows.into_iter().map(|(id,)| id.0).collect())
-}
-
-/// Says of those that are drained that they are.
-pub async fn mark_drained(db: &Db, hosts: &mut [Host]) -> Result<(), DbError> {
-    if hosts.iter().any(|host| host.draining) {
-        let drained = drained(db).await?;
-        hosts.iter_mut().for_each(|host| host.drained = drained.contains(&host.id));
-    }
-    Ok(())
 }
 
 pub async fn get(db: &Db, host: &HostId) -> Result<Option<HostRow>, DbError> {

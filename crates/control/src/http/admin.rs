@@ -129,7 +129,7 @@ pub async fn hosts(
     let rows = admin::hosts(&app.db, &filter, &after, limit as i64 + 1).await?;
     let cursor = |row: &admin::NamedHost| Cursor { at: Millis(0), id: row.host.id.to_string() };
     let mut page = counted(rows, limit, cursor, admin::NamedHost::into_api);
-    hosts::store::mark_drained(&app.db, &mut page.items).await?;
+    hosts::holdings::mark_drained(&app.db, &mut page.items).await?;
     Ok(axum::Json(page))
 }
 

@@ -23,7 +23,7 @@ use super::{idempotent, validate};
 use crate::app::App;
 use crate::audit::{self, Actor, Entry};
 use crate::db::Millis;
-use crate::hosts::holdings::Holdings;
+use crate::hosts::holdings::{self, Holdings};
 use crate::hosts::{HostRow, NewHost, made_up_name, store};
 use crate::reconcile::Requester;
 use crate::sandboxes::{self, moves};
@@ -103,7 +103,7 @@ pub async fn list(
         ..row.to_api()
     };
     let mut page = page(rows, limit, cursor, shown);
-    store::mark_drained(&app.db, &mut page.items).await?;
+    holdings::mark_drained(&app.db, &mut page.items).await?;
     Ok(axum::Json(page))
 }
 
@@ -122,7 +122,7 @@ async fn shown(app: &App, user: &User, row: &HostRow) -> ApiResult<Host> {
         _ => None,
     };
     let mut host = [Host { team_name, ..row.to_api() }];
-    store::mark_drained(&app.db, &mut host).await?;
+    holdings::mark_drained(&app.db, &mut host).await?;
     let [host] = host;
     Ok(host)
 }
