@@ -99,8 +99,12 @@ for generation in $generations; do
             # Of a run of all tests it is asked whether they have called every method of the SDK.
             calls=
             [ $# -gt 0 ] || calls=$(mktemp -d /tmp/atoll-e2b-calls.XXXXXX)
-            ATOLL_E2B_CALLS=$calls within "$folder/bin/python" -B -m pytest -n 2 "$@" || failed=1
-            if [ -n "$calls" ]; then
+            tests() { ATOLL_E2B_CALLS=$calls within "$folder/bin/python" -B -m pytest "$@" || failed=1; }
+            if [ -z "$calls" ]; then
+                tests -n 2 "$@"
+            else
+                tests -n 2 -m "not alone"
+                tests -m alone
                 python3 -B calls.py "$calls" || failed=1
                 rm -rf "$calls"
                 [ -n "${ATOLL_E2B_TLS:-}" ] || by_a_name "$folder/bin/python" || failed=1

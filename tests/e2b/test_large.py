@@ -5,7 +5,6 @@ ATOLL_STREAM_SECONDS=3600 scripts/with-atoll.sh scripts/e2b.sh python -k stream_
 """
 
 import asyncio
-import fcntl
 import hashlib
 import os
 import threading
@@ -23,21 +22,14 @@ GROWTH = 96 * MEGABYTE
 
 
 def resident():
-    """Bytes in memory of the Atoll under test."""
+    """Bytes in memory of the Atoll under test: nothing else may run beside a test that asks (`alone`)."""
     with open(f"/proc/{os.environ['ATOLL_PID']}/status") as status:
         line = next(line for line in status if line.startswith("VmRSS:"))
     return int(line.split()[1]) * 1024
 
 
-@pytest.fixture
-def by_itself():
-    """Of those that take much of Atoll's memory and those that measure it, one at a time."""
-    with open(__file__) as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def test_large_files_stream_both_ways_and_no_memory_is_taken(by_itself, make, tmp_path):
+@pytest.mark.alone
+def test_large_files_stream_both_ways_and_no_memory_is_taken(make, tmp_path):
     sandbox = make(timeout=1800)
     local, wanted = tmp_path / "large", hashlib.sha256()
     with open(local, "wb") as file:
@@ -93,6 +85,7 @@ class Watcher(threading.Thread):
         return max(settled) - settled[0]
 
 
+@pytest.mark.alone
 def test_a_stream_goes_on_for_as_long_as_its_program_does(make):
     sandbox = make(timeout=SECONDS + 300)
     sandbox.files.write("printer.py", PRINTER)
@@ -122,7 +115,7 @@ def test_a_thousand_watches_each_see_their_own(sandbox):
         watch.stop()
 
 
-async def test_a_thousand_open_streams_of_watches_each_see_their_own(by_itself):
+async def test_a_thousand_open_streams_of_watches_each_see_their_own():
     sandbox = await AsyncSandbox.create(timeout=600)
     try:
         await sandbox.commands.run("mkdir -p w; cd w; mkdir $(seq 1000)")

@@ -99,21 +99,22 @@ fn refuse_newer(error: MigrateError) -> OpenError {
     }
 }
 
-/// Two programs that start on one file migrate it one after the other: SQLite has no lock for this, so a file
-/// beside the database is locked.
-pub(super) async fn migrate_sqlite(path: &Path, pool: &Pool<Sqlite>) -> Result<(), OpenError> {
+/// Programs that start on one file open it one after the other: neither switching it to its write-ahead log nor
+/// migrating it waits for whoever does the same, so a file beside the database is locked until the guard is dropped.
+pub(super) async fn lock_opening(path: &Path) -> Result<File, OpenError> {
     let mut lock_name = path.as_os_str().to_owned();
     lock_name.push(".lock");
     let lock_path = PathBuf::from(lock_name);
     let failed = |source| OpenError::File { path: lock_path.display().to_string(), source };
     let lock = open_private(&lock_path).map_err(failed)?;
-    let lock = tokio::task::spawn_blocking(move || lock.lock().map(|()| lock))
+    tokio::task::spawn_blocking(move || lock.lock().map(|()| lock))
         .await
         .map_err(|error| failed(io::Error::other(error)))?
-        .map_err(failed)?;
-    let result = migrator(SQLITE).run(pool).await.map_err(refuse_newer);
-    drop(lock);
-    result
+        .map_err(failed)
+}
+
+pub(super) async fn migrate_sqlite(pool: &Pool<Sqlite>) -> Result<(), OpenError> {
+    migrator(SQLITE).run(pool).await.map_err(refuse_newer)
 }
 
 /// PostgreSQL: sqlx takes an advisory lock.
@@ -126,9 +127,14 @@ fn open_private(path: &Path) -> io::Result<File> {
 }
 
 /// The file holds private keys and password hashes: it is its owner's alone. SQLite gives its log the same mode.
+/// One that is there isn't opened: closing it would let go of the locks that this process has on it.
 pub(super) fn prepare_private_file(path: &Path) -> io::Result<()> {
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent)?;
     }
-    open_private(path)?.set_permissions(Permissions::from_mode(0o600))
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        made => drop(made?),
+    }
+    std::fs::set_permissions(path, Permissions::from_mode(0o600))
 }

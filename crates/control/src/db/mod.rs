@@ -127,6 +127,7 @@ impl Db {
     async fn open_sqlite(path: &Path) -> Result<Self, OpenError> {
         let at = || path.display().to_string();
         migrations::prepare_private_file(path).map_err(|source| OpenError::File { path: at(), source })?;
+        let _alone = migrations::lock_opening(path).await?;
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
@@ -148,7 +149,7 @@ impl Db {
             .connect_with(options.clone())
             .await
             .map_err(connect)?;
-        migrations::migrate_sqlite(path, &writer).await?;
+        migrations::migrate_sqlite(&writer).await?;
         let readers = SqlitePoolOptions::new()
             .min_connections(1)
             .max_connections(SQLITE_READERS)
