@@ -20,7 +20,7 @@ target=${CARGO_TARGET_DIR:-$PWD/target}
 program=$(realpath -m "$target/release/atoll")
 export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-never} CARGO_INCREMENTAL=0
 passed=0 failed=0
-results=() broken=()
+results=() broken=() flaky=()
 
 # stage NAME COMMAND...: one test of its own, whose output is shown as it comes; a failure doesn't stop the others.
 stage() {
@@ -62,6 +62,7 @@ ended() {
         results+=("FAILED  $(printf '%5d s' "$3")  $1")
     fi
     count "$4"
+    second_try "$4"
     [[ ${results[-1]} == ok* ]] || failing "$4"
 }
 # Keeps the names of the tests that failed for the end, where they are looked for; else the last lines of the stage.
@@ -71,6 +72,14 @@ failing() {
         sed -E 's/^ +//; s/\[ *[0-9.]+s\] *//; s/\( *[0-9]+\/[0-9]+\) *//; s/^/    /' | sort -u || true)
     [ -n "$names" ] || names=$(tail -n 5 "$1" | sed 's/^/    /')
     broken+=("${results[-1]:17}"$'\n'"$names")
+}
+# Keeps the names of the tests that passed only when they were asked again: each is a race, in the test or in Atoll.
+second_try() {
+    local name
+    while read -r name; do
+        flaky+=("    $name")
+    done < <(sed 's/\x1b\[[0-9;]*m//g' "$1" | grep -E '^ +FLAKY [0-9]|\(retry x[0-9]+\)' |
+        sed -E 's/^ +//; s/\[ *[0-9.]+s\] *//; s/\( *[0-9]+\/[0-9]+\) *//' | sort -u || true)
 }
 # Adds what nextest and vitest counted to the total. Of a stage that counts its own tests, its own count is enough.
 count() {
@@ -233,5 +242,6 @@ printf '%s\n' "${results[@]}"
 # A stage can fail without a failing test, when it does not compile for one.
 [ "$failed" -ge "${#broken[@]}" ] || failed=${#broken[@]}
 [ "${#broken[@]}" -eq 0 ] || printf '\n%s\n' "What failed:" "${broken[@]}"
+[ "${#flaky[@]}" -eq 0 ] || printf '\n%s\n' "What passed only at the second attempt:" "${flaky[@]}"
 say "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]

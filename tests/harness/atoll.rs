@@ -91,6 +91,22 @@ impl Atoll {
         atoll
     }
 
+    /// Starts one that dies at a fault point of its first start, and then starts it again as it always was.
+    pub async fn start_after_dying_at(point: &str) -> Self {
+        let dir = tempfile::Builder::new().prefix("atoll-test-").tempdir_in("/var/tmp").expect("temporary directory");
+        let fault = [("FAILPOINTS".to_owned(), format!("{point}=return(abort)"))];
+        let mut dying = spawn(dir.path(), &[], &fault);
+        let begin = Instant::now();
+        while dying.try_wait().expect("waiting for atoll up").is_none() {
+            assert!(begin.elapsed() < PATIENCE, "it did not die at {point}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let child = spawn(dir.path(), &[], &[]);
+        let mut atoll = Self { dir, child, args: Vec::new(), env: Vec::new(), client: None, second: None };
+        atoll.wait_ready().await;
+        atoll
+    }
+
     async fn wait_ready(&mut self) {
         let begin = Instant::now();
         // The first start on a machine makes the base template.

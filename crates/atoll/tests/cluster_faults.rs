@@ -346,12 +346,22 @@ fn names(directory: &Path) -> Vec<String> {
     entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
+/// How many layers a host has mounted below a sandbox, its template apart.
+fn layers_below(data: &Path, id: &SandboxId) -> usize {
+    let record = std::fs::read(data.join("sandboxes").join(id.as_str()).join("record.json")).expect("a record");
+    let record: serde_json::Value = serde_json::from_slice(&record).expect("JSON");
+    record["spec"]["layers"].as_array().map_or(0, Vec::len)
+}
+
 /// Disks of sandboxes in a host's pool.
 fn volumes(data: &Path) -> Vec<String> {
     let mut names = names(&data.join("pool"));
     names.retain(|name| name.parse::<SandboxId>().is_ok());
     names
 }
+
+/// As many snapshots, each of a sandbox of the one before, as make a stack of layers that control packs into one.
+const TALL: usize = 8;
 
 /// Everything is before or after, and nothing half written.
 async fn strike_all(database: Database, faults: &[(Victim, &'static str, Deed)]) {
@@ -377,6 +387,49 @@ async fn an_agent_that_dies_at_any_point_of_keeping_or_ending_leaves_it_before_o
 #[tokio::test]
 async fn a_control_plane_that_dies_at_any_point_leaves_everything_before_or_after() {
     strike_all(Database::Postgres, &CONTROLS).await;
+}
+
+#[tokio::test]
+async fn a_control_plane_that_dies_while_a_tall_stack_is_packed_packs_it_later() {
+    let mut rig = Rig::start(Database::Sqlite).await;
+    for floor in 0..TALL {
+        let name = format!("floor-{floor}");
+        rig.cluster.sh(&rig.id, &format!("echo {floor} > ~/floor-{floor}; sync")).await;
+        let request = CreateSnapshotRequest { sandbox_id: rig.id.clone(), name: Some(name.clone()), memory: None };
+        rig.cluster.client.create_snapshot(&request, false).await.expect("a snapshot");
+        // What isn't stored yet is begun as a clone, which stands on nothing.
+        until("it to be stored", || async {
+            rig.cluster.client.get_snapshot(&name).await.ok().filter(|snapshot| snapshot.stored).map(drop)
+        })
+        .await;
+        let request = CreateSandboxRequest { template: Some(name.clone()), ..tiny() };
+        let above = rig.cluster.client.create_sandbox(&request).await.expect("a sandbox of it").id;
+        rig.cluster.client.destroy_sandbox(&rig.id).await.expect("destroying");
+        rig.cluster.client.delete_snapshot(&name).await.expect("deleting");
+        rig.id = above;
+    }
+    for point in ["control::squash::before_pack", "control::squash::after_pack"] {
+        rig.strike((Control, point, Fork)).await;
+    }
+    // Now nobody dies of it.
+    arm(&mut rig.cluster, Control, "nowhere");
+    let one = ForkRequest { count: Some(1), ..ForkRequest::default() };
+    let parent = rig.id.clone();
+    let child = until("a fork that stands on what was packed", || async {
+        let forked = rig.cluster.client.fork_sandbox(&parent, &one).await.ok()?;
+        let child = forked.items.into_iter().find_map(|each| each.sandbox)?.id;
+        let below = layers_below(&rig.cluster.hosts[0].node.data_dir(), &child);
+        // Its parent's own files, and all that is below them.
+        (below == 2).then_some(child)
+    })
+    .await;
+    let read = rig
+        .cluster
+        .sh(&child, "cat ~/floor-* | tr -d '\\n'; cat ~/file; sha256sum -c --status ~/sum && echo same")
+        .await;
+    assert_eq!(read, "01234567here\nsame\n");
+    rig.check("nowhere").await;
+    rig.end().await;
 }
 
 #[tokio::test]
@@ -534,4 +587,16 @@ async fn a_policy_that_its_host_did_not_hear_is_in_force_when_control_is_back() 
     rig.cluster.controls[0].says("its host has heard what a sandbox may reach").await;
     rig.check(point).await;
     rig.end().await;
+}
+
+#[tokio::test]
+async fn a_first_start_that_dies_with_its_credentials_written_writes_others_that_work() {
+    atoll_tests::atoll::use_binary(env!("CARGO_BIN_EXE_atoll"));
+    let atoll = atoll_tests::Atoll::start_after_dying_at("control::setup::kept").await;
+    let (email, password) = atoll.credentials().admin.expect("an admin");
+    let admin = atoll.client().signed_in(&email, &password).await.expect("signing in");
+    assert!(admin.me().await.expect("who it is").is_admin);
+    let made = atoll.sandbox().await;
+    assert_eq!(atoll.sh(&made.id, "echo whole").await.stdout, "whole\n");
+    atoll.stop_and_check().await;
 }
