@@ -116,11 +116,19 @@ async fn main() -> Result<()> {
     let dir = tempfile::Builder::new().prefix("atoll-bench-").tempdir_in("/var/tmp")?;
     let (mut server, address, setup) = start(&args, dir.path()).await?;
     let hosts = enrol(&args, &address, &setup).await?;
-    // The first heartbeat with new credentials costs more: it ends the former ones.
-    let mut connection = Connection::open(&address).await?;
-    for host in &hosts {
-        connection.post(&host.path, &host.header, &host.body).await?;
-    }
+    // The first heartbeat with new credentials costs more: it ends the former ones. Each waits for a write that it shares
+    // with others, so many are under way.
+    let firsts = (0..args.at_once).map(|first| {
+        let (hosts, address) = (&hosts, &address);
+        async move {
+            let mut connection = Connection::open(address).await?;
+            for host in hosts.iter().skip(first).step_by(args.at_once) {
+                connection.post(&host.path, &host.header, &host.body).await?;
+            }
+            Ok::<_, anyhow::Error>(())
+        }
+    });
+    futures::future::try_join_all(firsts).await?;
     let (kind, many) = if args.database_url.is_some() { ("PostgreSQL", 100_000) } else { ("SQLite", 10_000) };
     let rate = args.rate.unwrap_or(f64::from(many) / 30.0 * 1.02);
     println!("{} hosts enrolled; {} heartbeats at once for {} s", hosts.len(), args.at_once, args.seconds);
