@@ -346,10 +346,12 @@ fn names(directory: &Path) -> Vec<String> {
     entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
-/// How many layers a host has mounted below a sandbox, its template apart.
-fn layers_below(data: &Path, id: &SandboxId) -> usize {
-    let record = std::fs::read(data.join("sandboxes").join(id.as_str()).join("record.json")).expect("a record");
-    let record: serde_json::Value = serde_json::from_slice(&record).expect("JSON");
+/// How many layers its host has mounted below a sandbox, its template apart.
+fn layers_below(cluster: &Cluster, id: &SandboxId) -> usize {
+    let record = cluster.hosts.iter().find_map(|host| {
+        std::fs::read(host.node.data_dir().join("sandboxes").join(id.as_str()).join("record.json")).ok()
+    });
+    let record: serde_json::Value = serde_json::from_slice(&record.expect("a record")).expect("JSON");
     record["spec"]["layers"].as_array().map_or(0, Vec::len)
 }
 
@@ -418,7 +420,7 @@ async fn a_control_plane_that_dies_while_a_tall_stack_is_packed_packs_it_later()
     let child = until("a fork that stands on what was packed", || async {
         let forked = rig.cluster.client.fork_sandbox(&parent, &one).await.ok()?;
         let child = forked.items.into_iter().find_map(|each| each.sandbox)?.id;
-        let below = layers_below(&rig.cluster.hosts[0].node.data_dir(), &child);
+        let below = layers_below(&rig.cluster, &child);
         // Its parent's own files, and all that is below them.
         (below == 2).then_some(child)
     })
@@ -599,4 +601,44 @@ async fn a_first_start_that_dies_with_its_credentials_written_writes_others_that
     let made = atoll.sandbox().await;
     assert_eq!(atoll.sh(&made.id, "echo whole").await.stdout, "whole\n");
     atoll.stop_and_check().await;
+}
+
+/// The connection to the database breaks at the commit: whether it was made is known to nobody.
+#[tokio::test]
+async fn a_move_whose_commit_gets_no_answer_ends_with_one_whole_sandbox() {
+    let mut rig = Rig::start(Database::Sqlite).await;
+    for (round, point) in ["control::move::unanswered", "control::move::before_commit"].into_iter().enumerate() {
+        let (from, to) = (round % 2, (round + 1) % 2);
+        rig.cluster.client.pause_sandbox(&rig.id).await.expect("pausing");
+        let control = &mut rig.cluster.controls[0];
+        control.kill_9();
+        control.run(&[("FAILPOINTS", &format!("{point}=1*return(lost)"))]);
+        until("the host to be closed", || async {
+            rig.cluster.admin.drain_host(&rig.cluster.hosts[from].id, true).await.ok()
+        })
+        .await;
+        let there = rig.cluster.hosts[to].id.clone();
+        until(&format!("it to have moved although {point} got no answer"), || async {
+            let sandbox = rig.cluster.client.get_sandbox(&rig.id).await.ok()?;
+            assert_eq!(sandbox.status, SandboxStatus::Paused, "{point}");
+            (sandbox.host_id.as_ref() == Some(&there)).then_some(())
+        })
+        .await;
+        until(&format!("one copy of it after {point}"), || async {
+            let at = |number: usize| rig.cluster.hosts[number].node.data_dir();
+            let gone = names(&at(from).join("sandboxes")).is_empty() && volumes(&at(from)).is_empty();
+            let known = vec![rig.id.to_string()];
+            (gone && names(&at(to).join("sandboxes")) == known && volumes(&at(to)) == known).then_some(())
+        })
+        .await;
+        let resumed = until("it to go on", || async { rig.cluster.client.resume_sandbox(&rig.id).await.ok() }).await;
+        assert_eq!(resumed.kept.as_deref(), Some("files"), "{point}");
+        let read = rig.cluster.sh(&rig.id, "cat ~/file; sha256sum -c --status ~/sum && echo same").await;
+        assert_eq!(read, "here\nsame\n", "{point}");
+        until("the host to be opened", || async {
+            rig.cluster.admin.drain_host(&rig.cluster.hosts[from].id, false).await.ok()
+        })
+        .await;
+    }
+    rig.end().await;
 }

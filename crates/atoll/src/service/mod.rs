@@ -8,6 +8,7 @@ pub mod install;
 pub mod keys;
 mod lock;
 mod logging;
+mod memory;
 pub mod prepare;
 pub mod private_file;
 mod progress;
@@ -22,8 +23,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-/// What every service does first: a private data directory, the log, room for many open files, one TLS library.
+/// What every service does first: bounds of the allocator, a private data directory, the log, room for many open files, one TLS library.
 fn prepare(place: &crate::cli::settings::PlaceArgs, default_log: &str) -> anyhow::Result<PathBuf> {
+    memory::be_thrifty();
     let directory = &place.data_dir;
     std::fs::DirBuilder::new()
         .recursive(true)
@@ -54,6 +56,7 @@ fn raise_open_files() {
 fn block_on<T>(service: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the async runtime")?;
+    runtime.spawn(memory::keep_tidy());
     let result = runtime.block_on(service);
     // What still runs has been asked to end, and was waited for.
     runtime.shutdown_background();

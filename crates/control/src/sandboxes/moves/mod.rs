@@ -338,10 +338,17 @@ impl Sandboxes {
         };
         audit::record(&mut tx, now, &entry).await?;
         store::tell(&mut tx, &moved, from, now).await?;
-        crate::failpoint!("control::move::before_commit");
+        crate::failpoint!("control::move::before_commit", Err(lost_connection()));
         tx.commit().await?;
+        crate::failpoint!("control::move::unanswered", Err(lost_connection()));
         Ok(moved)
     }
+}
+
+/// What a commit says whose connection broke before the answer.
+#[cfg(feature = "failpoints")]
+fn lost_connection() -> Stays {
+    Stays::Db(DbError::Statement { operation: "commit a transaction", source: sqlx::Error::WorkerCrashed })
 }
 
 fn demand(owner: &Owner, record: &SandboxRecord, from: &HostId) -> Demand {
