@@ -404,8 +404,13 @@ async fn a_control_plane_that_dies_while_a_tall_stack_is_packed_packs_it_later()
             rig.cluster.client.get_snapshot(&name).await.ok().filter(|snapshot| snapshot.stored).map(drop)
         })
         .await;
+        // Each on another host than the one before, so that what it stands on was made elsewhere.
+        let host = rig.cluster.sandbox(&rig.id).await.host_id.expect("a host");
+        rig.cluster.admin.drain_host(&host, true).await.expect("closing its host");
         let request = CreateSandboxRequest { template: Some(name.clone()), ..tiny() };
-        let above = rig.cluster.client.create_sandbox(&request).await.expect("a sandbox of it").id;
+        let made = until("a sandbox of it", || async { rig.cluster.client.create_sandbox(&request).await.ok() }).await;
+        let above = made.id;
+        rig.cluster.admin.drain_host(&host, false).await.expect("opening its host");
         rig.cluster.client.destroy_sandbox(&rig.id).await.expect("destroying");
         rig.cluster.client.delete_snapshot(&name).await.expect("deleting");
         rig.id = above;

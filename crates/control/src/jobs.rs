@@ -20,6 +20,8 @@ const HELD: Duration = Duration::from_secs(12);
 /// From a nudge to the look at what is to move: what comes at once is looked at once, and a host that is opened again at
 /// once keeps everything.
 const MOVES_SETTLE: Duration = Duration::from_secs(1);
+/// The database may be away for a moment.
+const AFTER_ERROR: Duration = Duration::from_secs(3);
 /// How long events can be read from the outbox.
 const EVENTS_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -114,10 +116,15 @@ async fn move_paused(app: App) {
             () = app.shutdown.cancelled() => return,
             moved = under_lease(&app, MOVES_LEASE, round()) => moved,
         };
-        again = moved.unwrap_or_else(|error| {
-            tracing::error!(error = &error as &dyn std::error::Error, "moving paused sandboxes failed");
-            LAYERS_EVERY
-        });
+        // Those that could not move yet have a time at which each is tried again.
+        let next = app.sandboxes.next_move().await.unwrap_or(None).unwrap_or(LAYERS_EVERY);
+        again = moved.map_or_else(
+            |error| {
+                tracing::error!(error = &error as &dyn std::error::Error, "moving paused sandboxes failed");
+                AFTER_ERROR
+            },
+            |again| again.min(next.max(MOVES_SETTLE)),
+        );
     }
 }
 

@@ -145,7 +145,7 @@ impl Builds {
         let (layers, holders) = (self.layers.clone(), [build.template_id.to_string(), build.id.to_string()]);
         self.sandboxes.tasks().spawn(async move {
             for holder in holders {
-                if let Err(error) = layers.squash_if_tall(&holder).await {
+                if let Err(error) = layers.squash_if_tall(&holder, None).await {
                     tracing::warn!(holder, %error, "a stack of layers could not be packed into one yet");
                 }
             }
@@ -189,7 +189,7 @@ impl Builds {
         let rest = &plan.steps[first..];
         if !rest.is_empty() || recipe.start_cmd.is_some() || recipe.ready_cmd.is_some() {
             if ground.chain.len() >= layers::MAX_LAYERS {
-                ground.chain = vec![self.layers.pack_stack(&ground.chain).await?];
+                ground.chain = vec![self.layers.pack_stack(&ground.chain, None).await?];
             }
             let sandbox = self.sandbox(owner, &build.id.0, &ground, disk_mb).await?;
             let id = sandbox.id.0.clone();

@@ -175,7 +175,8 @@ impl Layers {
             below = self.chain(holder).await?;
         }
         if below.len() >= MAX_LAYERS {
-            below = vec![self.squash(holder, &below).await?];
+            let host = made.layer.host_id.as_ref().map(|host| &host.0);
+            below = vec![self.squash(holder, &below, host).await?];
         }
         below.insert(0, made.layer);
         Ok(below)

@@ -132,7 +132,7 @@ async fn a_stack_that_is_no_longer_its_holders_is_packed_for_nobody() {
         let packing: Vec<_> = ["tpl-changed", "tpl-gone", "tpl-same"]
             .map(|holder| {
                 let layers = test.app.layers.clone();
-                tokio::spawn(async move { layers.squash_if_tall(holder).await })
+                tokio::spawn(async move { layers.squash_if_tall(holder, None).await })
             })
             .into_iter()
             .collect();

@@ -154,19 +154,24 @@ impl Layers {
         Ok(())
     }
 
-    /// Packs a holder's layers into one, if there are many, for whoever comes next.
-    pub async fn squash_if_tall(&self, holder: &str) -> Result<(), LayerError> {
+    /// Packs a holder's layers into one, if there are many, for whoever comes next; on the holder's host, if it has one.
+    pub async fn squash_if_tall(&self, holder: &str, host: Option<&HostId>) -> Result<(), LayerError> {
         let chain = self.chain(holder).await?;
         // The disk of a machine goes into no image.
         if chain.len() < SQUASH_AT || chain.iter().any(|layer| layer.vm_version.is_some()) {
             return Ok(());
         }
-        self.squash(holder, &chain).await.map(|_| ())
+        self.squash(holder, &chain, host).await.map(|_| ())
     }
 
-    /// Packs a holder's layers into one on their host, for whoever comes next too if they still are its layers then.
-    pub async fn squash(&self, holder: &str, chain: &[LayerRow]) -> Result<LayerRow, LayerError> {
-        let whole = self.pack_stack(chain).await?;
+    /// Packs a holder's layers into one, for whoever comes next too if they still are its layers then.
+    pub async fn squash(
+        &self,
+        holder: &str,
+        chain: &[LayerRow],
+        host: Option<&HostId>,
+    ) -> Result<LayerRow, LayerError> {
+        let whole = self.pack_stack(chain, host).await?;
         let these: Vec<LayerId> = chain.iter().map(|layer| layer.id.0.clone()).collect();
         let mut tx = self.db.begin().await?;
         if !store::refer_squashed(&mut tx, holder, &these, &whole.id.0).await? {
@@ -176,13 +181,19 @@ impl Layers {
         Ok(whole)
     }
 
-    /// Packs these layers into one on their host. They stay while that takes, for it stands on them: its row is there
-    /// before the host is asked, and goes with what it stands on if nobody ever stands on it.
-    pub async fn pack_stack(&self, chain: &[LayerRow]) -> Result<LayerRow, LayerError> {
+    /// Packs these layers into one on the host that alone has some of them, else on this one, else on one that made some.
+    /// For now the result lies there alone: a sandbox's stack is packed where the sandbox is.
+    ///
+    /// They stay while that takes, for it stands on them: its row is there before the host is asked, and goes with what
+    /// it stands on if nobody ever stands on it.
+    pub async fn pack_stack(&self, chain: &[LayerRow], host: Option<&HostId>) -> Result<LayerRow, LayerError> {
         let top = chain.first().ok_or(LayerError::Elsewhere)?;
         let host = match pinned(chain, true)? {
             Some(host) => host,
-            None => chain.iter().find_map(|layer| layer.host_id.as_ref()).ok_or(LayerError::Elsewhere)?.0.clone(),
+            None => {
+                let made_some = || chain.iter().find_map(|layer| layer.host_id.as_ref()).map(|host| &host.0);
+                host.or_else(made_some).ok_or(LayerError::Elsewhere)?.clone()
+            }
         };
         let mut whole = LayerRow {
             id: Text(LayerId::new()),

@@ -106,9 +106,9 @@ impl Sandboxes {
         let starts = children.into_iter().map(|child| self.start_child(child, &host, &ground, &parent).boxed());
         let mut results: Vec<Child> = futures::stream::iter(starts).buffered(AT_ONCE).collect().await;
         results.extend(refused);
-        let (layers, holder) = (self.layers.clone(), parent.id.to_string());
+        let (layers, holder, host) = (self.layers.clone(), parent.id.to_string(), host.clone());
         self.tasks.spawn(async move {
-            if let Err(error) = layers.squash_if_tall(&holder).await {
+            if let Err(error) = layers.squash_if_tall(&holder, Some(&host)).await {
                 tracing::warn!(sandbox = holder, %error, "a stack of layers could not be packed into one yet");
             }
         });

@@ -145,6 +145,15 @@ impl Sandboxes {
         Ok(moved)
     }
 
+    /// How long it is until one that could not move is tried again; none when none waits.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn next_move(&self) -> Result<Option<Duration>, DbError> {
+        let now = self.clock.now();
+        Ok(store::next(&self.db, now).await?.map(|at| at.since(now)))
+    }
+
     /// Whether it moved.
     async fn move_one(&self, id: &atoll_model::SandboxId) -> Result<bool, DbError> {
         let Some(record) = rows::get_any(&self.db, id).await? else { return Ok(false) };

@@ -63,6 +63,17 @@ pub async fn any(db: &Db) -> Result<bool, DbError> {
     Ok(row.is_some())
 }
 
+/// When the next of those that wait is tried again.
+pub async fn next(db: &Db, now: Millis) -> Result<Option<Millis>, DbError> {
+    let row: (Option<Millis>,) =
+        on!(read db, |c| sqlx::query_as("SELECT MIN(try_at) FROM sandbox_moves WHERE try_at > $1")
+            .bind(now)
+            .fetch_one(c)
+            .await)
+        .during("look for moves that wait")?;
+    Ok(row.0)
+}
+
 /// The sandbox's move, if its files are still those that it began with.
 pub async fn find(db: &Db, record: &SandboxRecord) -> Result<Option<Move>, DbError> {
     on!(read db, |c| sqlx::query_as(
