@@ -19,9 +19,10 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{Notify, Semaphore};
+use tokio::time::Instant;
 
 pub use fetch::{Fetch, FetchError, ImageSink};
 
@@ -84,6 +85,10 @@ pub struct Mounted {
 /// Images that are packed at the same time; each takes a processor.
 const PACKS: usize = 2;
 
+/// What was packed is not deleted for so long: whoever had it packed has yet to hear of it and to write down that it is
+/// wanted, while an order to delete an older image of the same content may be on its way.
+const PACKED_STAYS: Duration = Duration::from_secs(10);
+
 /// One image; the lock is held while it is fetched, mounted or deleted.
 type Entry = Arc<tokio::sync::Mutex<Slot>>;
 
@@ -113,6 +118,8 @@ pub struct Images {
     fetches: Semaphore,
     /// Apart from fetches: these take long, and nobody's create waits for them.
     packs: Semaphore,
+    /// When what was packed lately was put into place.
+    packed: Arc<Mutex<HashMap<String, Instant>>>,
     /// Something was fetched.
     grown: Notify,
 }
@@ -133,8 +140,8 @@ impl Images {
         let fetches = Semaphore::new(options.max_fetches.max(1));
         let packs = Semaphore::new(PACKS);
         let cache = cache_dir.join("images");
-        let (entries, grown) = (Mutex::default(), Notify::new());
-        Ok(Self { store, fetched, cache, mounts, options, entries, fetches, packs, grown })
+        let (entries, packed, grown) = (Mutex::default(), Arc::default(), Notify::new());
+        Ok(Self { store, fetched, cache, mounts, options, entries, fetches, packs, packed, grown })
     }
 
     /// The image, mounted; fetched first when it isn't here. Callers that come at once wait for one fetch.
@@ -198,9 +205,12 @@ impl Images {
     /// Deletes the data directory's copies. Success when there are none; the machine-wide cache is left alone.
     ///
     /// # Errors
-    /// `InUse` while somebody holds the mount.
+    /// `InUse` while somebody holds the mount, and right after it was packed.
     pub async fn delete(&self, digest: &str) -> Result<(), ImageError> {
         check_digest(digest)?;
+        if pack::is_new(&self.packed, digest) {
+            return Err(ImageError::InUse(digest.to_owned()));
+        }
         let name = format!("{digest}.erofs");
         self.remove(digest, &[&self.store.join(&name), &self.fetched.join(&name)]).await
     }

@@ -1,14 +1,18 @@
 //! Packing layers into an image of this store: their digest becomes its name.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use atoll_image::{Limits, Spool, Tree, Written, read_directory, write};
 use sha2::{Digest, Sha256};
 
 use super::fetch::{DRAFT_PREFIX, SPACE_CHECK_BYTES};
-use super::{ImageError, Images, io_error};
+use tokio::time::Instant;
+
+use super::{ImageError, Images, PACKED_STAYS, io_error};
 use crate::failpoint;
 
 /// Files in all layers together; each takes some hundred bytes of memory while they are packed.
@@ -27,14 +31,30 @@ impl Images {
             self.store.clone(),
             Limits { bytes: self.options.max_image_bytes, inodes: MAX_FILES, ..Limits::default() },
         );
-        let reserve = self.options.reserve;
+        let (reserve, packed) = (self.options.reserve, Arc::clone(&self.packed));
         let packing = tokio::task::spawn_blocking(move || {
             leave_room(&store, &layers, reserve)?;
-            let named = |written: &Written| store.join(format!("{}.erofs", written.digest));
+            let named = |written: &Written| {
+                note_new(&packed, &written.digest);
+                store.join(format!("{}.erofs", written.digest))
+            };
             pack_into(&store, &layers, limits, named)
         });
         packing.await.map_err(|_| ImageError::Lost)?
     }
+}
+
+/// Notes, before it is put into place, that an image is packed now.
+fn note_new(packed: &Mutex<HashMap<String, Instant>>, digest: &str) {
+    let mut packed = packed.lock().unwrap_or_else(PoisonError::into_inner);
+    packed.retain(|_, at| at.elapsed() < PACKED_STAYS);
+    packed.insert(digest.to_owned(), Instant::now());
+}
+
+/// Whether an image was packed so lately that nobody can have written down yet whether it is wanted.
+pub(super) fn is_new(packed: &Mutex<HashMap<String, Instant>>, digest: &str) -> bool {
+    let packed = packed.lock().unwrap_or_else(PoisonError::into_inner);
+    packed.get(digest).is_some_and(|at| at.elapsed() < PACKED_STAYS)
 }
 
 /// A file system below the pool that is full takes all sandboxes with it, so twice the reserve stays free.
@@ -85,6 +105,7 @@ impl Images {
         // Never closed, so this can't fail but by a bug; then the bound is what is lost.
         let _permit = self.packs.acquire().await.ok();
         let (store, most, reserve) = (self.fetched.clone(), self.options.max_image_bytes, self.options.reserve);
+        let packed = Arc::clone(&self.packed);
         let keeping = tokio::task::spawn_blocking(move || {
             leave_room(&store, &[], reserve)?;
             let draft = tempfile::Builder::new().prefix(DRAFT_PREFIX).tempfile_in(&store);
@@ -100,6 +121,7 @@ impl Images {
             fill(&mut file).map_err(io_error("packing into", &store))?;
             let draft = file.file.into_inner().map_err(|error| io_error("writing into", &store)(error.into_error()))?;
             let digest = hex::encode(file.hasher.finalize());
+            note_new(&packed, &digest);
             let path = store.join(format!("{digest}.erofs"));
             draft.as_file().sync_all().map_err(io_error("writing out", &path))?;
             draft.persist(&path).map_err(|error| io_error("putting into place", &path)(error.error))?;
