@@ -257,6 +257,74 @@ it('shows what runs and ends it, the log, the history, and charts of what it use
 		await page.getByText('Nothing runs that was started from outside').waitFor();
 	}));
 
+it('says of one that stands still what was kept, since when, by whom, and what a resume does; of one that is over what is left', () =>
+	withPage(async (page) => {
+		const id = await sandbox();
+		await api('POST', `/v1/sandboxes/${id}/exec`, {
+			cmd: 'sh',
+			args: ['-c', 'head -c 8M /dev/urandom > /home/user/data; sync']
+		});
+		const metrics = () => api<{ points: unknown[] }>('GET', `/v1/sandboxes/${id}/metrics?range=5m`);
+		await expect.poll(async () => (await metrics()).points.length, { timeout: 60_000 }).toBeGreaterThan(3);
+		const asked: string[] = [];
+		page.on('request', (request) => asked.push(new URL(request.url()).pathname.split('/').pop() ?? ''));
+		await enter(page, `/dashboard/sandboxes/${id}`);
+		await page.locator('[data-at-work=log]').waitFor();
+		await page.getByRole('button', { name: 'Pause' }).click();
+		const rest = page.locator('[data-at-rest=paused]');
+		await rest.getByText(/^Resumed, it goes on where it was/).waitFor();
+		await rest.getByText('on request').waitFor();
+		await rest.getByText(`by ${credentials.admin_email}`, { exact: true }).first().waitFor();
+		const fact = (name: string) => rest.locator('dl > div', { hasText: name }).locator('dd');
+		await expect.poll(() => fact('Files written').innerText()).toMatch(/^[\d.]+ [kM]?B of 5 GB$/);
+		await expect.poll(() => fact('Memory used last').innerText()).toMatch(/^[\d.]+ [kM]?B of 256 MB$/);
+		expect(await fact('Since').locator('time').getAttribute('title')).toMatch(/\d{4}.*\d\d:\d\d/);
+		await rest.locator('figure canvas').nth(1).waitFor();
+		await rest.getByRole('listitem').filter({ hasText: 'Sandbox paused' }).waitFor();
+		await inspect(page, 'sandbox-paused', true);
+		await page.setViewportSize({ width: 1920, height: 1080 });
+		await inspect(page, 'sandbox-paused-wide', true);
+		// Looking has not woken it.
+		expect((await api<{ status: string }>('GET', `/v1/sandboxes/${id}`)).status).toBe('paused');
+
+		await page.getByRole('button', { name: 'Resume' }).click();
+		await rest.waitFor({ state: 'detached' });
+		await page.locator('[data-at-work=log]').waitFor();
+		await api('DELETE', `/v1/sandboxes/${id}`);
+		const over = page.locator('[data-at-rest=stopped]');
+		await over.getByText('Nothing', { exact: true }).waitFor();
+		await over.getByRole('listitem').filter({ hasText: 'Sandbox deleted' }).waitFor();
+		await over.getByText(/^atoll sandbox create --template base --vcpus 1 --memory 256/).waitFor();
+		expect(await over.locator('dl > div', { hasText: 'Ran' }).locator('dd').innerText()).toMatch(
+			/, 2 times$/
+		);
+		await inspect(page, 'sandbox-stopped', true);
+		// Of what is over nothing is measured: a fresh look asks for it.
+		asked.length = 0;
+		await page.reload();
+		await over.getByRole('listitem').filter({ hasText: 'Sandbox deleted' }).waitFor();
+		expect(asked).not.toContain('metrics');
+	}));
+
+it('breaks commands between words, not at the hyphens of names', () =>
+	withPage(
+		async (page) => {
+			const id = await sandbox();
+			await enter(page, `/dashboard/sandboxes/${id}`);
+			const command = page.locator('code', { hasText: 'atoll cp' });
+			await command.waitFor();
+			expect(await command.innerText()).toBe(`atoll cp ./data ${id}:/home/user/data`);
+			for (const width of [768, 1024, 1280]) {
+				await page.setViewportSize({ width, height: 800 });
+				const lines = await command.evaluate((code) =>
+					[...code.children].map((word) => Math.round(word.getBoundingClientRect().height / 18))
+				);
+				expect(lines, `at ${width}`).toEqual(lines.map(() => 1));
+			}
+		},
+		{ width: 768 }
+	));
+
 it('draws only the files in view of a folder with thousands, and reaches the last by a key', () =>
 	withPage(async (page) => {
 		const id = await sandbox();

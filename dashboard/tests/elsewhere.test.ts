@@ -5,6 +5,7 @@ import { afterAll, beforeAll, expect, it } from 'vitest';
 
 import { inspect, logIn, useBrowser, withPage } from './harness';
 import { end, firstLine, Own } from './own';
+import { walk } from './walk';
 
 useBrowser();
 
@@ -39,6 +40,8 @@ it('leads a fresh installation to its setup, refuses a wrong token at its field,
 		async (page) => {
 			await page.goto('/');
 			await page.waitForURL(/\/setup/);
+			await page.getByLabel('Setup token').waitFor();
+			await walk(page, '/setup', 3);
 			await page.getByLabel('Setup token').fill('not the token');
 			await page.getByLabel('Email').fill('root@example.org');
 			await page.getByLabel('Password').fill('the first of many');

@@ -1,14 +1,17 @@
 // What every page owes to those who use it: their theme, their peace, their keyboard, and news after a lost connection.
 import { afterEach, expect, it } from 'vitest';
 
-import { api, enter, inspect, server, useBrowser, withPage } from './harness';
+import { admin, api, ask, enter, inspect, server, useBrowser, withPage } from './harness';
 import { Line } from './line';
+import { walk } from './walk';
 
 useBrowser();
 
 afterEach(async () => {
 	const { items } = await api<{ items: { id: string }[] }>('GET', '/v1/sandboxes');
 	await Promise.all(items.map(({ id }) => api('DELETE', `/v1/sandboxes/${id}`)));
+	const { team_id } = await admin<{ team_id: string }>('GET', '/v1/me');
+	await admin('PUT', `/v1/admin/teams/${team_id}/byoc`, { enabled: false }).catch(() => undefined);
 });
 
 const SHOWN = 'document.documentElement.dataset.theme';
@@ -113,79 +116,68 @@ it('keeps the keyboard in a dialog, and gives it back to where it was', () =>
 		expect(ring).toEqual(['solid', '2px']);
 	}));
 
-/** What can be pressed or typed into, in the order of Tab, each by a number of its own. */
-const REACHABLE = `[...document.querySelectorAll('a[href], button, input, select, textarea, summary, [tabindex]')]
-	.filter((one) => one.tabIndex >= 0 && !one.disabled && one.checkVisibility({ visibilityProperty: true })
-		&& one.getClientRects().length > 0 && (one.type !== 'radio' || one.checked))
-	.map((one, at) => ((one.dataset.at ??= String(at)), one.dataset.at))`;
-/** Notes where the keyboard comes, and whether one sees it. */
-const WATCH = `(() => {
-	window.steps = [];
-	document.addEventListener('focusin', ({ target }) => {
-		const { outlineStyle, outlineWidth } = getComputedStyle(target);
-		const { top, bottom, left, right } = target.getBoundingClientRect();
-		window.steps.push({
-			at: target.dataset.at ?? '',
-			what: target.outerHTML.slice(0, 120),
-			ring: (outlineStyle !== 'none' && parseFloat(outlineWidth) >= 1) || target.matches('input, textarea'),
-			inView: bottom > 0 && right > 0 && top < innerHeight && left < innerWidth
-		});
-	});
-})()`;
-interface Step {
-	at: string;
-	what: string;
-	ring: boolean;
-	inView: boolean;
-}
-
 it(
 	'lets the keyboard alone reach everything on every page, and shows where it is',
 	() =>
 		withPage(async (page) => {
 			const { id } = await api<{ id: string }>('POST', '/v1/sandboxes', { memory_mb: 128 });
+			const { team_id } = await admin<{ team_id: string }>('GET', '/v1/me');
+			const byoc = (enabled: boolean) => admin('PUT', `/v1/admin/teams/${team_id}/byoc`, { enabled });
+			await byoc(true);
+			const { host } = await admin<{ host: { id: string } }>('POST', '/v1/hosts', { type: 'byoc', team_id });
+			const { user_code } = await ask<{ user_code: string }>('POST', '/v1/auth/device', {}, {});
 			await enter(page);
 			const team =
-				'sandboxes templates snapshots volumes secrets usage webhooks keys team audit settings'.split(' ');
+				'sandboxes templates snapshots volumes secrets usage webhooks keys team audit settings byoc'.split(
+					' '
+				);
 			const paths = [
 				...team.map((name) => `/dashboard/${name}`),
 				...['', '/metrics', '/files', '/logs', '/events'].map(
 					(below) => `/dashboard/sandboxes/${id}${below}`
 				),
-				...['hosts', 'teams', 'users', 'sandboxes', 'audit'].map((name) => `/admin/${name}`)
+				...['hosts', 'hosts?tab=byoc', 'teams', 'users', 'sandboxes', 'audit'].map((name) => `/admin/${name}`)
 			];
-			/** Of a long list the first are enough. */
-			const MOST = 45;
 			for (const path of paths) {
 				await page.goto(path);
-				await page.locator('h1').first().waitFor();
-				await expect.poll(() => page.locator('[aria-busy=true]').count()).toBe(0);
 				if (path.endsWith('/files')) await page.getByRole('treeitem', { name: /\.bashrc/ }).waitFor();
-				const all = await page.evaluate<string[]>(REACHABLE);
-				expect(all.length, path).toBeGreaterThan(10);
-				await page.evaluate(WATCH);
-				const count = Math.min(all.length, MOST);
-				for (let step = 0; step < count + 2; step += 1) await page.keyboard.press('Tab');
-				const steps = await page.evaluate<Step[]>('steps');
-				expect(
-					steps.filter(({ ring }) => !ring).map(({ what }) => what),
-					`the focus can't be seen on ${path}`
-				).toEqual([]);
-				expect(
-					steps.filter(({ inView }) => !inView).map(({ what }) => what),
-					`the focus is out of sight on ${path}`
-				).toEqual([]);
-				const reached = new Set(steps.map(({ at }) => at));
-				const missed = all.slice(0, count).filter((at) => !reached.has(at));
-				const names = await page.evaluate(
-					(of) => of.map((at) => document.querySelector(`[data-at="${at}"]`)?.outerHTML.slice(0, 120)),
-					missed
-				);
-				expect(names.filter(Boolean), `Tab does not reach these of ${path}`).toEqual([]);
+				await walk(page, path, 10);
 			}
+			await page.goto('/device');
+			await page.getByLabel('Code').waitFor();
+			await walk(page, '/device', 2);
+			await page.goto(`/device?code=${user_code}`);
+			await page.getByRole('button', { name: 'Let it in' }).waitFor();
+			await walk(page, '/device with a code', 1);
+			await api('POST', `/v1/sandboxes/${id}/pause`);
+			await page.goto(`/dashboard/sandboxes/${id}`);
+			await page.locator('[data-at-rest=paused]').waitFor();
+			await walk(page, 'the page of a paused one', 10);
+			await admin('DELETE', `/v1/hosts/${host.id}?force=true`);
+			await byoc(false);
 		}),
 	600_000
 );
+
+it('lets the keyboard alone reach everything before the log-in', () =>
+	withPage(
+		async (page) => {
+			for (const [path, shows, least] of [
+				['/login', 'Forgot your password?', 4],
+				['/signup', 'Make the account', 4],
+				['/reset', 'Back to the login', 0],
+				['/reset#a-token', 'Set the password', 2],
+				['/setup', 'Log in', 0],
+				['/nowhere', '', 0]
+			] as const) {
+				await page.goto('about:blank');
+				await page.goto(path);
+				if (shows) await page.getByText(shows, { exact: true }).first().waitFor();
+				await walk(page, path, least);
+			}
+		},
+		{ expected: /404/ }
+	));
 
 it('makes one sandbox on a slow line, however often one presses', () =>
 	withPage(async (page) => {

@@ -238,6 +238,20 @@ it('moves through the list by keys', () =>
 		await page.waitForURL(new RegExp(older.id));
 	}));
 
+it('copies an id in its row, says so there and to those who listen, and is as before a moment later', () =>
+	withPage(async (page) => {
+		const { id } = await api<Sandbox>('POST', '/v1/sandboxes', { memory_mb: 128 });
+		await enter(page);
+		await page.context().grantPermissions(['clipboard-read', 'clipboard-write']);
+		const one = page.locator(row(id));
+		await one.hover();
+		await one.getByRole('button', { name: 'Copy id', exact: true }).click();
+		await one.getByRole('button', { name: 'Copied' }).waitFor();
+		await page.getByRole('status').getByText('Copied').waitFor({ state: 'attached' });
+		expect(await page.evaluate('navigator.clipboard.readText()')).toBe(id);
+		await one.getByRole('button', { name: 'Copy id', exact: true }).waitFor();
+	}));
+
 it('runs what is typed into the terminal', () =>
 	withPage(async (page) => {
 		const { id } = await api<Sandbox>('POST', '/v1/sandboxes', {});

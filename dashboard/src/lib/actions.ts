@@ -1,8 +1,11 @@
 // What people do to sandboxes, with its words: one place, used by the list and by the page of one. The list shows at once
 // what will be, and takes it back when it could not be done.
 import { describe } from '$api/errors';
-import { destroySandbox, pauseSandbox, resumeSandbox } from '$api/sandboxes';
+import { createSandbox, destroySandbox, pauseSandbox, resumeSandbox } from '$api/sandboxes';
 import type { Sandbox, SandboxStatus } from '$api/types';
+import { goto } from '$app/navigation';
+import { act } from '$lib/act';
+import { randomKey } from '$lib/random';
 import { shortId } from '$lib/short';
 import { toasts } from '$lib/toasts.svelte';
 
@@ -51,3 +54,14 @@ export const resume = (sandboxes: Sandbox[], show?: Show) =>
 	each(sandboxes, { done: 'Resumed', infinitive: 'resume', meanwhile: 'resuming' }, resumeSandbox, show);
 export const destroy = (sandboxes: Sandbox[], show?: Show) =>
 	each(sandboxes, { done: 'Destroyed', infinitive: 'destroy', meanwhile: 'stopped' }, destroySandbox, show);
+
+/** Makes a sandbox from a template or snapshot as it is, and goes there. */
+export function startFrom(template: string): void {
+	void act(
+		async () => {
+			const sandbox = await createSandbox({ template }, randomKey());
+			await goto(`/dashboard/sandboxes/${sandbox.id}`);
+		},
+		{ failed: `Could not start a sandbox from ${template}` }
+	);
+}

@@ -50,5 +50,8 @@ export class Measured {
 	}
 }
 
+/** Of an axis: what a sandbox that does nothing uses is little, and is to look like it. */
+export const memoryFloor = (megabytes: number) => megabytes * 131_072;
+
 export const percent = (value: number) =>
 	`${value < 10 ? value.toFixed(1).replace(/\.0$/, '') : Math.round(value)} %`;

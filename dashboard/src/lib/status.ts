@@ -40,13 +40,21 @@ export const TONE_TEXT: Record<Tone, string> = {
 
 const REASONS: Record<string, string> = {
 	user: 'on request',
+	deleted: 'on request',
+	create_failed: 'it could not be made',
+	client_gone: 'whoever asked for it went away',
+	lost: 'its host had it no longer',
+	snapshot_lost: 'what was kept of it is gone',
+	restart_failed: 'it could not be started again',
+	record_damaged: 'its record was damaged',
 	ttl: 'idle past its timeout',
 	timeout: 'idle past its timeout',
 	host_disconnected: 'its host lost contact',
 	host_deleted: 'its host was deleted',
 	out_of_memory: 'out of memory',
 	exited: 'its first process ended',
-	reboot: 'its host restarted'
+	reboot: 'its host restarted',
+	host_rebooted: 'its host restarted'
 };
 
 /** A reason as people say it. */
