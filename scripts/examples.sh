@@ -4,18 +4,9 @@
 #   scripts/with-atoll.sh scripts/examples.sh [pytest arguments]
 set -euo pipefail
 cd "$(dirname "$0")/../tests/examples"
-: "${ATOLL_URL:?scripts/with-atoll.sh sets it}" "${ATOLL_API_KEY:?scripts/with-atoll.sh sets it}"
-cache=${ATOLL_CACHE_DIR:-/var/cache/atoll}/e2b
-export E2B_API_KEY=e2b_${ATOLL_API_KEY#atl_} E2B_API_URL=$ATOLL_URL/e2b E2B_SANDBOX_URL=$ATOLL_URL
-
+# shellcheck source=sdks.sh
+. ../../scripts/sdks.sh
 atoll template prepare code-interpreter
-
-list=../../examples/requirements.txt
-venv=$cache/examples-$(sha256sum "$list" | cut -c1-16)
-if [ ! -e "$venv/ready" ]; then
-    mkdir -p "$cache"
-    python3 -m venv "$venv"
-    "$venv/bin/pip" install --quiet --disable-pip-version-check -r "$list" pytest==8.4.2
-    touch "$venv/ready"
-fi
+venv=$(installed examples ../../examples/requirements.txt pytest==8.4.2)
+e2b_finds_it
 "$venv/bin/python" -B -m pytest -p no:cacheprovider "$@"

@@ -6,58 +6,36 @@
 #   scripts/with-atoll.sh scripts/interpreter.sh [pytest arguments]
 #   scripts/with-atoll.sh scripts/interpreter.sh bench      the figure through the Python SDK instead
 #   scripts/e2b-tls.sh scripts/with-atoll.sh scripts/interpreter.sh
+#   scripts/e2b-tls.sh scripts/with-atoll.sh scripts/interpreter.sh few      what differs with TLS, by the newest SDKs
 set -euo pipefail
 cd "$(dirname "$0")/../tests/interpreter"
-: "${ATOLL_URL:?scripts/with-atoll.sh sets it}" "${ATOLL_API_KEY:?scripts/with-atoll.sh sets it}"
-cache=${ATOLL_CACHE_DIR:-/var/cache/atoll}/e2b
-export E2B_API_KEY=e2b_${ATOLL_API_KEY#atl_}
-unset E2B_DOMAIN E2B_API_URL E2B_SANDBOX_URL E2B_DEBUG
-failed=0
-
+# shellcheck source=sdks.sh
+. ../../scripts/sdks.sh
 atoll template prepare code-interpreter >&2
-
-# Before the variables for TLS: whoever installs trusts the machine's certificates, not the test's.
-venv_of() { echo "$cache/interpreter-$(sha256sum "requirements-$1.txt" | cut -c1-16)"; }
-for generation in new old; do
-    venv=$(venv_of "$generation")
-    if [ ! -e "$venv/ready" ]; then
-        mkdir -p "$cache"
-        python3 -m venv "$venv"
-        "$venv/bin/pip" install --quiet --disable-pip-version-check -r "requirements-$generation.txt"
-        touch "$venv/ready"
-    fi
+generations="new old"
+case ${1:-} in
+    bench) generations=new ;;
+    few) generations=new && shift && set -- -m few "$@" ;;
+esac
+declare -A venv
+for generation in $generations; do
+    venv[$generation]=$(installed interpreter "requirements-$generation.txt")
 done
-packages=$cache/interpreter-js-$(sha256sum package-lock.json | cut -c1-16)
-if [ ! -e "$packages/ready" ]; then
-    mkdir -p "$packages"
-    cp package.json package-lock.json "$packages/"
-    npm --prefix "$packages" ci --silent --no-audit --no-fund
-    touch "$packages/ready"
-fi
-
-if [ -n "${ATOLL_E2B_TLS:-}" ]; then
-    export E2B_DOMAIN=$ATOLL_DOMAIN:${ATOLL_URL##*:}
-    export SSL_CERT_FILE=$ATOLL_E2B_TLS/ca.pem NODE_EXTRA_CA_CERTS=$ATOLL_E2B_TLS/ca.pem
-    # Names are looked up at a resolver of the test's own, in a mount namespace of its own.
-    within() {
-        # shellcheck disable=SC2016
-        unshare --mount sh -c 'mount --bind "$0/resolv.conf" /etc/resolv.conf && exec "$@"' "$ATOLL_E2B_TLS" "$@"
-    }
-    setup="TLS and host names"
-else
-    export E2B_API_URL=$ATOLL_URL/e2b E2B_SANDBOX_URL=$ATOLL_URL
-    within() { "$@"; }
-    setup="plain HTTP"
-fi
+packages=$(installed interpreter-js package-lock.json)
+e2b_finds_it
 
 if [ "${1:-}" = bench ]; then
-    exec "$(venv_of new)/bin/python" -B ../../bench/through_interpreter.py
+    exec "${venv[new]}/bin/python" -B ../../bench/through_interpreter.py
 fi
-for generation in new old; do
+failed=0
+for generation in $generations; do
     echo "E2B's code interpreter SDK, Python, $(sed -n 's/^e2b-code-interpreter==//p' "requirements-$generation.txt"), $setup"
-    within "$(venv_of "$generation")/bin/python" -B -m pytest -n 2 "$@" || failed=1
+    within "${venv[$generation]}/bin/python" -B -m pytest -n 2 "$@" || failed=1
 done
-echo "E2B's code interpreter SDK, JavaScript, $(sed -n 's/.*"@e2b.code-interpreter": "\([^"]*\)".*/\1/p' package.json), $setup"
-cp interpreter.test.mjs "$packages/"
-within npm --prefix "$packages" test --silent || failed=1
+# A selection among the tests in Python says nothing about those in JavaScript.
+if [ $# -eq 0 ] || [ "$1" = -m ]; then
+    echo "E2B's code interpreter SDK, JavaScript, $(sed -n 's/.*"@e2b.code-interpreter": "\([^"]*\)".*/\1/p' package.json), $setup"
+    cp interpreter.test.mjs "$packages/"
+    within npm --prefix "$packages" test --silent || failed=1
+fi
 exit "$failed"

@@ -5,21 +5,15 @@
 #   scripts/with-atoll.sh scripts/mcp.sh [pytest arguments]
 set -euo pipefail
 cd "$(dirname "$0")/../tests/mcp"
-: "${ATOLL_URL:?scripts/with-atoll.sh sets it}" "${ATOLL_API_KEY:?scripts/with-atoll.sh sets it}"
-cache=${ATOLL_CACHE_DIR:-/var/cache/atoll}/mcp
+# shellcheck source=sdks.sh
+. ../../scripts/sdks.sh
 failed=0
 
 atoll template prepare code-interpreter
 
 for generation in new old; do
     list=requirements-$generation.txt
-    venv=$cache/$generation-$(sha256sum "$list" | cut -c1-16)
-    if [ ! -e "$venv/ready" ]; then
-        mkdir -p "$cache"
-        python3 -m venv "$venv"
-        "$venv/bin/pip" install --quiet --disable-pip-version-check -r "$list"
-        touch "$venv/ready"
-    fi
+    venv=$(installed "mcp-$generation" "$list")
     echo "The MCP SDK, Python, $(sed -n 's/^mcp==//p' "$list")"
     "$venv/bin/python" -B -m pytest "$@" || failed=1
 done
