@@ -66,6 +66,9 @@ step "installing the server"
     install -D -o root -g root -m 0644 "$recipe/files/$file" "$root/$file"
 done
 chmod 0755 "$root$home/start"
+if grep -qsx java "$recipe/with"; then
+    inside sh -c "javac -nowarn -d $home/kernels/java/classes $home/kernels/java/atoll/*.java"
+fi
 cp "$recipe/server.txt" "$recipe/requirements.txt" "$root/tmp/"
 inside python3 -m venv --without-pip "$home/venv"
 pip --python "$home/venv/bin/python" install --quiet --no-cache-dir --no-compile --no-deps --only-binary :all: \

@@ -27,6 +27,8 @@ test('values, output, results and errors', async () => {
 test('languages and environments', async () => {
   assert.equal((await sandbox.runCode('const a = await 1; a + 1', { language: 'js' })).text, '2')
   assert.equal((await sandbox.runCode('let n: number = 3; n', { language: 'ts' })).text, '3')
+  assert.equal((await sandbox.runCode('1 + 1', { language: 'java' })).text, '2')
+  assert.equal((await sandbox.runCode('1 + 1', { language: 'r' })).results[0].text, '[1] 2')
   assert.deepEqual((await sandbox.runCode('echo $A', { language: 'bash', envs: { A: 'b' } })).logs.stdout, ['b\n'])
   assert.equal((await sandbox.runCode("import os; os.getenv('A', 'none')")).text, 'none')
   await assert.rejects(sandbox.runCode('1', { language: 'cobol' }), /400/)

@@ -1,7 +1,10 @@
 """Every method of the synchronous Sandbox that runs code, and what it is answered with."""
 
+import os
 import threading
 import time
+import urllib.error
+import urllib.request
 
 import pytest
 from e2b import InvalidArgumentException, NotFoundException, SandboxException, TimeoutException
@@ -35,6 +38,7 @@ def test_output_comes_in_its_streams_and_in_order(sandbox: Sandbox):
     assert "".join(line for line, error in seen if error) == "err\n"
 
 
+@pytest.mark.few
 def test_output_is_streamed_while_code_runs(sandbox: Sandbox):
     first = []
     began = threading.Event()
@@ -63,6 +67,7 @@ def test_an_error_has_name_value_and_traceback(sandbox: Sandbox):
     assert sandbox.run_code("def f(:").error.name == "SyntaxError"
 
 
+@pytest.mark.few
 def test_results_by_kind(sandbox: Sandbox):
     code = """
 from IPython.display import HTML, JSON, Image, Javascript, Latex, Markdown, SVG, display
@@ -167,6 +172,7 @@ def test_typescript(sandbox: Sandbox):
     assert sandbox.run_code("const n: = 4", language="typescript").error.name == "SyntaxError"
 
 
+@pytest.mark.few
 def test_contexts(fresh: Sandbox):
     assert sorted(context.language for context in fresh.list_code_contexts()) == ["javascript", "python"]
     context = fresh.create_code_context(cwd="/tmp")
@@ -189,6 +195,7 @@ def test_contexts(fresh: Sandbox):
     fresh.remove_code_context(script.id)
 
 
+@pytest.mark.few
 def test_what_is_wrong_is_said(sandbox: Sandbox):
     context = sandbox.create_code_context()
     with pytest.raises(InvalidArgumentException):
@@ -326,7 +333,25 @@ def test_a_killed_sandbox_is_a_timeout():
         sandbox.create_code_context()
 
 
+@pytest.mark.few
 def test_a_kill_in_the_middle_of_an_execution_is_said():
     sandbox = Sandbox.create(timeout=60)
     with pytest.raises(TimeoutException):
         sandbox.run_code("import time; print(1, flush=True); time.sleep(60)", on_stdout=lambda _: sandbox.kill())
+
+
+@pytest.mark.few
+def test_private_ports_are_opened_by_the_sdk_alone():
+    with Sandbox.create(timeout=120, network={"allow_public_traffic": False}) as private:
+        assert private.traffic_access_token
+        context = private.create_code_context(cwd="/tmp")
+        private.run_code("x = 3", context=context)
+        assert private.run_code("x", context=context).text == "3"
+        assert context.id in [known.id for known in private.list_code_contexts()]
+        private.restart_code_context(context)
+        private.remove_code_context(context)
+        known = {"E2b-Sandbox-Id": private.sandbox_id, "E2b-Sandbox-Port": "49999"}
+        base = os.environ.get("E2B_SANDBOX_URL") or f"https://{private.get_host(49999)}"
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(urllib.request.Request(f"{base}/contexts", headers=known))
+        assert refused.value.code == 403

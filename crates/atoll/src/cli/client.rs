@@ -281,7 +281,7 @@ pub enum TemplateCommand {
     #[command(after_help = "\
 Examples:
   atoll template prepare                          the code interpreter
-  ATOLL_INTERPRETER_WITH=r,java atoll template prepare    the same with R and Java; start the server with it, too
+  ATOLL_INTERPRETER_WITH=none atoll template prepare      the same without R and Java; start the server with it, too
 
 The image lands in the cache that all Atolls of this machine share; a server finds it there when somebody
 first makes a sandbox from the template.")]
@@ -303,8 +303,8 @@ pub struct PrepareArgs {
 /// What the code interpreter is made with.
 #[derive(Debug, Clone, Default, Args)]
 pub struct InterpreterArgs {
-    /// Further languages of the code interpreter's template: r, java
-    #[arg(long, env = "ATOLL_INTERPRETER_WITH", value_name = "PARTS", value_delimiter = ',')]
+    /// Further languages of the code interpreter's template: r and java (0.3 GB), one of them, or none
+    #[arg(long, env = "ATOLL_INTERPRETER_WITH", value_name = "PARTS", value_delimiter = ',', default_value = "r,java")]
     pub interpreter_with: Vec<String>,
 }
 

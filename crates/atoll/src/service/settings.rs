@@ -106,9 +106,10 @@ pub fn shipped(interpreter: &InterpreterArgs) -> anyhow::Result<ShippedRecipes> 
         Recipe::new(name, files.iter().copied()).with_context(|| format!("reading the recipe of the template {name}"))
     };
     let base = read("base", atoll_assets::BASE_RECIPE)?;
+    let parts = interpreter.interpreter_with.iter().filter(|part| !part.is_empty() && *part != "none");
     let code_interpreter = read("code-interpreter", atoll_assets::CODE_INTERPRETER_RECIPE)?
         .on(&base)
-        .with(&interpreter.interpreter_with)
+        .with(&parts.cloned().collect::<Vec<_>>())
         .context("--interpreter-with")?;
     Ok(ShippedRecipes { base, code_interpreter })
 }

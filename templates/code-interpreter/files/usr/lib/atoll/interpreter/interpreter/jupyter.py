@@ -49,6 +49,7 @@ class JupyterKernel:
         self.manager: OwnKernelManager | None = None
         self.client: Any = None
         self.pending: str | None = None
+        self.has_changed_environment = False
 
     async def start(self) -> None:
         self.directory = tempfile.mkdtemp(prefix="kernel-")
@@ -106,12 +107,19 @@ class JupyterKernel:
 
     async def execute(self, code: str, env: Mapping[str, str], emit: Emit) -> None:
         if env and not self.environment_in_metadata:
-            await self._run(f"Sys.setenv({', '.join(_r_pairs(env))})", {}, None)
+            self.has_changed_environment = True
+            await self._run(_r_set(env), {}, None)
         try:
             await self._run(code, {"env": dict(env)} if self.environment_in_metadata and env else {}, emit)
         finally:
-            if env and not self.environment_in_metadata and self.alive() and self.pending is None:
-                await self._run(f"Sys.unsetenv(c({', '.join(map(json.dumps, env))}))", {}, None)
+            # What was interrupted is settled first.
+            if self.pending is None:
+                await self._restore_environment()
+
+    async def _restore_environment(self) -> None:
+        if self.has_changed_environment and self.alive():
+            self.has_changed_environment = False
+            await self._run(_R_RESTORE, {}, None)
 
     async def _run(self, code: str, metadata: dict[str, Any], emit: Emit | None) -> None:
         """One request, to its end. Without `emit` it leaves no trace in the history."""
@@ -170,10 +178,12 @@ class JupyterKernel:
         if self.pending:
             await self._follow(self.pending, None)
             self.pending = None
+        await self._restore_environment()
 
     async def stop(self) -> None:
         manager, client, directory = self.manager, self.client, self.directory
         self.manager = self.client = self.directory = self.pending = None
+        self.has_changed_environment = False
         if client:
             client.stop_channels()
         if manager:
@@ -200,5 +210,20 @@ def _event(kind: str, content: dict[str, Any]) -> wire.Event | None:
     return None
 
 
-def _r_pairs(env: Mapping[str, str]) -> list[str]:
-    return [f"{json.dumps(name)} = {json.dumps(value)}" for name, value in env.items()]
+def _r_text(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _r_set(env: Mapping[str, str]) -> str:
+    names = ", ".join(map(_r_text, env))
+    pairs = ", ".join(f"{_r_text(name)} = {_r_text(value)}" for name, value in env.items())
+    return f"options(atoll.before = Sys.getenv(c({names}), unset = NA, names = TRUE)); Sys.setenv({pairs})"
+
+
+_R_RESTORE = """local({
+    before <- getOption("atoll.before")
+    options(atoll.before = NULL)
+    Sys.unsetenv(names(before)[is.na(before)])
+    there <- before[!is.na(before)]
+    if (length(there)) do.call(Sys.setenv, as.list(there))
+})"""

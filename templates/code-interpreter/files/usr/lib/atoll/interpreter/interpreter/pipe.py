@@ -3,10 +3,11 @@
 What the process and its children print is read from pipes, so that it needs no help of the kernel. All output that was
 written before the kernel said "done" is passed on before the execution ends.
 
-Two ways to talk over the socket, chosen by what the language can do with little:
+Three ways to talk over the socket, chosen by what the language can do with little:
 
     JsonPipe   a line of JSON per message. To the kernel: {"code", "env"}. From it: {"result": {mime: value}, "main"},
                {"error": {"name", "value", "traceback"}}, and {"done": true} at the end.
+    JavaPipe   the same from it; to it, texts that end in a zero byte: how many variables, their names and values, the code.
     BashPipe   texts that end in a zero byte. To the kernel: assignments, then code. From it: the exit status.
 """
 
@@ -41,6 +42,8 @@ class Pipe(Protocol):
     """How one kernel is spoken to."""
 
     separator: bytes
+    #: The end of a line is said by itself, as Java's streams have it.
+    ends_apart: bool
 
     def request(self, code: str, env: Mapping[str, str]) -> bytes: ...
 
@@ -50,6 +53,7 @@ class Pipe(Protocol):
 
 class JsonPipe:
     separator = b"\n"
+    ends_apart = False
 
     def request(self, code: str, env: Mapping[str, str]) -> bytes:
         return json.dumps({"code": code, "env": dict(env)}).encode() + b"\n"
@@ -65,18 +69,30 @@ class JsonPipe:
             raise Done
 
 
+class JavaPipe(JsonPipe):
+    ends_apart = True
+
+    def request(self, code: str, env: Mapping[str, str]) -> bytes:
+        return _texts(str(len(env)), *(text for pair in env.items() for text in pair), code)
+
+
 class BashPipe:
     separator = b"\0"
+    ends_apart = False
 
     def request(self, code: str, env: Mapping[str, str]) -> bytes:
         assignments = " ".join(f"{name}={shlex.quote(value)}" for name, value in env.items())
-        return b"".join(text.replace("\0", "").encode() + b"\0" for text in (assignments, " ".join(env), code))
+        return _texts(assignments, " ".join(env), code)
 
     def events(self, message: bytes) -> Iterator[wire.Event]:
         if message != b"0":
             status = message.decode()
             yield wire.error("ExitStatus", f"exit status {status}", f"the last command ended with exit status {status}")
         raise Done
+
+
+def _texts(*texts: str) -> bytes:
+    return b"".join(text.replace("\0", "").encode(errors="replace") + b"\0" for text in texts)
 
 
 class Output:
@@ -238,8 +254,10 @@ class PipeKernel:
         """Passes on what is in the pipes: whole lines of one piece of each, or all of it. One that has ended is closed."""
         for descriptor, output in tuple(self.outputs.items()):
             while chunk := _read(descriptor):
-                if lines := output.lines(chunk):
-                    await emit(wire.output(output.name, lines))
+                lines = output.lines(chunk)
+                end = lines[-1:] if self.pipe.ends_apart and lines[:-1] else ""
+                for text in filter(None, (lines.removesuffix(end), end)):
+                    await emit(wire.output(output.name, text))
                 if not all_of_it:
                     break
             if chunk == b"":
