@@ -14,6 +14,7 @@ use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::Command;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::{BaseError, BaseImage};
 
@@ -65,12 +66,35 @@ fn find_program(program: &str) -> Option<PathBuf> {
 }
 
 /// What a build may take from others on its machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Haste {
     /// Somebody waits for it.
     Waited,
-    /// Nobody does: it gets the processor time and the disk that nobody else wants.
-    Spare,
+    /// Nobody does, until this is cancelled: it gets the processor time and the disk that nobody else wants.
+    Spare(CancellationToken),
+}
+
+impl Haste {
+    /// Ends when somebody waits for what was begun without.
+    async fn comes(&self) {
+        match self {
+            Self::Waited => std::future::pending().await,
+            Self::Spare(wanted) => wanted.cancelled().await,
+        }
+    }
+}
+
+/// Gives a build, which is a process group, the share of the machine that any other program has.
+async fn hurry(group: u32) {
+    let group = group.to_string();
+    let orders: [&[&str]; 2] =
+        [&["renice", "--priority", "0", "--pgrp", &group], &["ionice", "-c", "2", "-n", "4", "-P", &group]];
+    for words in orders {
+        let done = Command::new(words[0]).args(&words[1..]).stdin(Stdio::null()).output().await;
+        if !done.as_ref().is_ok_and(|output| output.status.success()) {
+            tracing::warn!(?done, command = words[0], "a build that is waited for goes on slowly");
+        }
+    }
 }
 
 /// Runs `directory/recipe/build.sh`; the image is at the returned path. Dropping the future ends the build.
@@ -82,11 +106,16 @@ pub(super) async fn run(
     progress: &(dyn Fn(&str) + Send + Sync),
 ) -> Result<PathBuf, BaseError> {
     let image = directory.join("image.erofs");
-    let words: &[&str] = match haste {
+    let words: &[&str] = match &haste {
         Haste::Waited => &["unshare"],
-        Haste::Spare => &["nice", "-n", "19", "ionice", "-c", "3", "unshare"],
+        Haste::Spare(_) => &["nice", "-n", "19", "ionice", "-c", "3", "unshare"],
     };
-    let mut child = Command::new(words[0])
+    let mut command = Command::new(words[0]);
+    if matches!(haste, Haste::Spare(_)) {
+        // To be hurried as one. What is waited for stays in the group of who waits, for Ctrl-C.
+        command.process_group(0);
+    }
+    let mut child = command
         .args(&words[1..])
         .args(["--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--"])
         .arg("sh")
@@ -118,7 +147,19 @@ pub(super) async fn run(
     drop(lines);
     let mut tail = VecDeque::with_capacity(QUOTED_LINES);
     let mut step = String::from("begin");
-    while let Some(line) = output.recv().await {
+    let mut hurried = false;
+    loop {
+        let line = tokio::select! {
+            line = output.recv() => line,
+            () = haste.comes(), if !hurried => {
+                hurried = true;
+                if let Some(group) = child.id() {
+                    hurry(group).await;
+                }
+                continue;
+            }
+        };
+        let Some(line) = line else { break };
         if let Some(text) = line.strip_prefix("step: ") {
             text.clone_into(&mut step);
             progress(text);

@@ -6,6 +6,8 @@
 //! `<cache>/images/<digest>.erofs`).
 
 mod ahead;
+#[cfg(test)]
+mod ahead_tests;
 mod base;
 mod build;
 mod cache;

@@ -87,8 +87,16 @@ pub enum ShippedError {
 
 enum State {
     Idle,
-    Building { step: String, since: Instant },
-    Failed { problem: String, at: Instant },
+    /// `wanted` is cancelled when somebody waits for it.
+    Building {
+        step: String,
+        since: Instant,
+        wanted: CancellationToken,
+    },
+    Failed {
+        problem: String,
+        at: Instant,
+    },
 }
 
 /// The shipped templates of one replica. Cheap to clone.
@@ -158,7 +166,7 @@ impl Shipped {
             let (shipped, replica, shutdown) = (self.clone(), replica.to_owned(), self.0.shutdown.clone());
             self.0.tasks.spawn(async move {
                 tokio::select! {
-                    () = ahead::run(&shipped, &replica) => {}
+                    () = ahead::run(&shipped, &replica, &ahead::Pace::default()) => {}
                     () = shutdown.cancelled() => {}
                 }
             });
@@ -182,8 +190,8 @@ impl Shipped {
     /// Why there is no image.
     pub(super) async fn build_in_spare_time(&self) -> Result<(), String> {
         let Some(recipes) = &self.0.recipes else { return Ok(()) };
-        if self.claim() {
-            self.build(recipes, Haste::Spare).await;
+        if let Some(wanted) = self.claim() {
+            self.build(recipes, Haste::Spare(wanted)).await;
         }
         loop {
             match &*self.state() {
@@ -231,7 +239,8 @@ impl Shipped {
         let name = recipes.code_interpreter.name().to_owned();
         let mut state = self.state();
         match &*state {
-            State::Building { step, since } => {
+            State::Building { step, since, wanted } => {
+                wanted.cancel();
                 return ShippedError::BeingBuilt { name, step: step.clone(), seconds: since.elapsed().as_secs() };
             }
             State::Failed { problem, at } if at.elapsed() < TRY_AGAIN => {
@@ -240,7 +249,7 @@ impl Shipped {
             State::Idle | State::Failed { .. } => {}
         }
         let step = "beginning".to_owned();
-        *state = State::Building { step: step.clone(), since: Instant::now() };
+        *state = State::Building { step: step.clone(), since: Instant::now(), wanted: CancellationToken::new() };
         drop(state);
         let (shipped, recipes) = (self.clone(), recipes.clone());
         self.0.tasks.spawn(async move {
@@ -254,14 +263,15 @@ impl Shipped {
         ShippedError::BeingBuilt { name, step, seconds: 0 }
     }
 
-    /// Whether the build is this caller's to do: nobody is at it.
-    fn claim(&self) -> bool {
+    /// The build, if nobody is at it, with what says that somebody waits for it.
+    fn claim(&self) -> Option<CancellationToken> {
         let mut state = self.state();
         if matches!(&*state, State::Building { .. }) {
-            return false;
+            return None;
         }
-        *state = State::Building { step: "beginning".to_owned(), since: Instant::now() };
-        true
+        let wanted = CancellationToken::new();
+        *state = State::Building { step: "beginning".to_owned(), since: Instant::now(), wanted: wanted.clone() };
+        Some(wanted)
     }
 
     async fn build(&self, recipes: &ShippedRecipes, haste: Haste) {
