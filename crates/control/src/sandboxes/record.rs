@@ -266,3 +266,25 @@ impl SandboxRecord {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_for_names_are_open_beside_names_alone() {
+        let rules = |allow: &[&str]| Network {
+            allow_out: allow.iter().map(|rule| (*rule).to_owned()).collect(),
+            deny_out: vec!["0.0.0.0/0".to_owned()],
+            dns_servers: Some(vec![Ipv4Addr::new(198, 51, 100, 9)]),
+            ..Network::default()
+        };
+        let told = rules(&["example.com", "192.0.2.1"]).to_wire(&[]);
+        assert_eq!(
+            (told.allow_domains, told.allow_cidrs),
+            (vec!["example.com".into()], vec!["192.0.2.1".into(), "198.51.100.9".into()])
+        );
+        let told = rules(&["192.0.2.1"]).to_wire(&[]);
+        assert_eq!((told.allow_domains, told.allow_cidrs), (Vec::new(), vec!["192.0.2.1".to_owned()]));
+    }
+}

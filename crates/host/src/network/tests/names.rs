@@ -56,9 +56,14 @@ pub fn serve(lab: &Lab, at: &str, address: Ipv4Addr) {
 }
 
 pub fn ask_udp(sandbox: &Sandbox, name: &str) -> Option<Vec<u8>> {
+    ask_udp_at(sandbox, sandbox.slot.gateway(), name)
+}
+
+/// The same, of a server of one's own choice.
+pub fn ask_udp_at(sandbox: &Sandbox, server: Ipv4Addr, name: &str) -> Option<Vec<u8>> {
     let socket = sandbox.namespace.run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
     socket.set_read_timeout(Some(PATIENCE * 5)).unwrap();
-    socket.connect((sandbox.slot.gateway(), 53)).unwrap();
+    socket.connect((server, 53)).unwrap();
     socket.send(&question(name)).ok()?;
     let mut buffer = [0; 4096];
     let length = socket.recv(&mut buffer).ok()?;

@@ -1,7 +1,7 @@
 //! What single sandboxes may reach, by network and by name, changed while their traffic flows.
 
 use super::lab::{Agent, Lab, Namespace, Sandbox, echoes, line};
-use super::names::{FIRST, SECOND, ask_udp, ends_with, serve};
+use super::names::{FIRST, SECOND, ask_udp, ask_udp_at, ends_with, serve};
 use crate::network::Policy;
 
 const OTHER: &str = "198.51.100.9";
@@ -98,6 +98,22 @@ fn names_open_their_addresses_and_nothing_beside_them() {
     set(&agent, &next, &policy(&["example.com"], &["0.0.0.0/0"]));
     agent.attach(&next).unwrap();
     assert!(!reaches(&next, FIRST), "what names have opened is not for whoever gets the address next");
+}
+
+#[test]
+fn a_server_for_names_is_asked_where_it_is_allowed_beside_them() {
+    let lab = lab();
+    serve(&lab, "192.0.2.1", SECOND);
+    serve(&lab, OTHER, FIRST);
+    let agent = lab.start();
+    let sandbox = agent.sandbox();
+    let server = OTHER.parse().unwrap();
+    set(&agent, &sandbox, &policy(&["example.com"], &["0.0.0.0/0"]));
+    assert_eq!(ask_udp_at(&sandbox, server, "example.com"), None, "what nobody has named is closed");
+    set(&agent, &sandbox, &policy(&["example.com", OTHER], &["0.0.0.0/0"]));
+    assert!(ends_with(&ask_udp_at(&sandbox, server, "anything.test"), FIRST), "it is asked itself, not the forwarder");
+    assert!(!reaches(&sandbox, FIRST), "what it answers opens nothing");
+    assert!(ends_with(&ask_udp(&sandbox, "example.com"), SECOND), "the forwarder goes on beside it");
 }
 
 #[test]
