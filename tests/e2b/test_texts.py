@@ -5,6 +5,7 @@ import os
 import urllib.error
 import urllib.request
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import e2b
 import pytest
@@ -53,6 +54,22 @@ OF_THE_API = [
 def test_the_api_says_it_in_these_words(request_, status, message):
     found, body = asked(*request_)
     assert (found, body["code"], body["message"]) == (status, status, message)
+
+
+def test_creates_with_one_key_make_one_sandbox_however_many_come_at_once():
+    key = {"Idempotency-Key": uuid.uuid4().hex}
+    wanted = {"templateID": "base", "timeout": 60}
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: asked("POST", "/v2/sandboxes", wanted, headers=key), range(8)))
+    ids = {body.get("sandboxID") for _, body in answers}
+    assert [status for status, _ in answers] == [201] * 8 and len(ids) == 1, answers
+    tokens = {body["envdAccessToken"] for _, body in answers}
+    assert len(tokens) == 1, "each answer opens the sandbox"
+    again = asked("POST", "/v2/sandboxes", wanted, headers=key)
+    assert again[0] == 201 and again[1]["sandboxID"] in ids
+    status, other = asked("POST", "/v2/sandboxes", wanted | {"timeout": 61}, headers=key)
+    assert (status, other["error_code"]) == (422, "idempotency_request_mismatch"), other
+    assert asked("DELETE", f"/sandboxes/{ids.pop()}")[0] == 204
 
 
 def test_without_a_key_there_is_nothing(make):

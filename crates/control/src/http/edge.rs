@@ -20,6 +20,7 @@ use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 
 use super::caller::{Peer, RequestId};
+use super::e2b;
 use super::error::{ApiError, Unwritten};
 use super::patience::patient;
 use super::places::{Kept, Place};
@@ -29,7 +30,7 @@ use crate::app::App;
 /// The shape of error bodies, where it is not the one of `/v1`: whoever serves another API puts it into the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dialect {
-    /// `{"code": 404, "message": "..."}`, as E2B's SDKs read it.
+    /// `{"code": 404, "message": "...", "error_code": "..."}`, as E2B's SDKs read it; the last one where they have a word.
     E2b,
     /// `{"code": "not_found", "message": "..."}`, as they read it of what is in volumes.
     E2bVolume,
@@ -187,7 +188,11 @@ fn write(error: ApiError, mut old: Response, id: &RequestId) -> Response {
     };
     let text = match old.extensions().get() {
         Some(Dialect::E2b) => {
-            serde_json::to_vec(&serde_json::json!({ "code": status.as_u16(), "message": body.error.message }))
+            let mut shape = serde_json::json!({ "code": status.as_u16(), "message": body.error.message });
+            if let Some(code) = e2b::errors::code_of(&body.error) {
+                shape["error_code"] = code.into();
+            }
+            serde_json::to_vec(&shape)
         }
         Some(Dialect::E2bVolume) => {
             serde_json::to_vec(&serde_json::json!({ "code": body.error.code, "message": body.error.message }))

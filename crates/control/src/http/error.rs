@@ -27,6 +27,8 @@ pub struct ApiError {
     /// Further members of the error object, by code.
     pub details: Map<String, Value>,
     pub retry_after: Option<Duration>,
+    /// Another one than the code's, where another API has its own for this.
+    pub status: Option<StatusCode>,
     /// For the log only.
     pub source: Option<Box<dyn StdError + Send + Sync>>,
 }
@@ -37,7 +39,15 @@ pub type ApiResult<T> = Result<T, ApiError>;
 impl ApiError {
     #[must_use]
     pub fn new(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, message: message.into(), field: None, details: Map::new(), retry_after: None, source: None }
+        Self {
+            code,
+            message: message.into(),
+            field: None,
+            details: Map::new(),
+            retry_after: None,
+            status: None,
+            source: None,
+        }
     }
 
     /// 400, naming the field.
@@ -134,7 +144,8 @@ impl ApiError {
 
     #[must_use]
     pub fn status(&self) -> StatusCode {
-        StatusCode::from_u16(self.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+        let usual = || StatusCode::from_u16(self.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        self.status.unwrap_or_else(usual)
     }
 }
 

@@ -16,7 +16,7 @@ use crate::app::App;
 use crate::db::idempotency::{self, Begun, Key};
 use crate::db::{Db, DbError};
 
-const HEADER: &str = "idempotency-key";
+pub const HEADER: &str = "idempotency-key";
 const MAX_KEY: usize = 255;
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Pauses between attempts to note an answer while the database is away.
@@ -79,7 +79,7 @@ where
     match begun {
         Begun::Fresh => {}
         Begun::Done { status, response } => return Ok(replay(status, response)),
-        Begun::UnderWay => return Err(ApiError::conflict("the first request with this Idempotency-Key is under way")),
+        Begun::UnderWay => return Err(under_way()),
         Begun::Mismatch => return Err(mismatch()),
     }
     let app = app.clone();
@@ -97,9 +97,19 @@ where
     Ok((status, axum::Json(value)).into_response())
 }
 
+/// The member of an error that says what is the matter with a key.
+pub const PROBLEM: &str = "idempotency";
+pub const MISMATCH: &str = "mismatch";
+pub const UNDER_WAY: &str = "under_way";
+
 fn mismatch() -> ApiError {
     ApiError::new(ErrorCode::Conflict, "this Idempotency-Key was used for another request")
         .with_field("Idempotency-Key")
+        .with_detail(PROBLEM, MISMATCH)
+}
+
+fn under_way() -> ApiError {
+    ApiError::conflict("the first request with this Idempotency-Key is under way").with_detail(PROBLEM, UNDER_WAY)
 }
 
 /// For what is made once by its nature, since an address has one account and a token works once, by whoever comes: nothing

@@ -16,6 +16,8 @@ pub const REGISTRATION_TOKEN_PREFIX: &str = "atr_";
 /// Set by the agent's proxy on answers of its own (not the sandbox's): `not_found`, `paused`, `starting`,
 /// `port_closed`, `too_many_connections`, `reset`.
 pub const PROXY_ERROR_HEADER: &str = "x-atoll-proxy-error";
+/// Beside `too_many_connections`: how many a sandbox may have.
+pub const PROXY_LIMIT_HEADER: &str = "x-atoll-proxy-limit";
 /// Set by the agent on all its answers about what is in a volume: a 404 without it is an agent that knows no such request.
 pub const VOLUME_FILES_HEADER: &str = "x-atoll-volume-files";
 

@@ -5,10 +5,11 @@
 //! metrics and logs, `snapshots` snapshots and forks, `templates` and `builds` what sandboxes are made of (`template_wire`
 //! their shapes, `names` what they are called), `volumes` what they mount and `volume_files` what is in that, `secrets` what
 //! is in their environments, `keys` teams and API keys. Errors are the ones of `/v1` with the same statuses, written in
-//! E2B's shape by the edge. It decides nothing by itself. What goes into a sandbox (files, programs, ports) doesn't come
+//! E2B's shape by the edge, with the words of `errors`. It decides nothing by itself. What goes into a sandbox (files, programs, ports) doesn't come
 //! through here but through `ports`.
 
 mod builds;
+pub(super) mod errors;
 mod insight;
 #[cfg(test)]
 mod keeping_tests;
@@ -115,7 +116,9 @@ fn of_templates() -> Router<App> {
 
 /// Marks every answer, so that the edge writes errors as E2B's SDKs expect them.
 async fn in_its_dialect(request: Request, next: Next) -> Response {
+    let may_be_repeated = errors::may_be_repeated(&request);
     let mut response = next.run(request).await;
+    errors::say_whether_to_retry(&mut response, may_be_repeated);
     response.extensions_mut().insert(Dialect::E2b);
     response
 }

@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 
 use super::reference::Sandbox as Named;
-use super::{domain_of, names, secrets, wire};
+use super::{domain_of, errors, names, secrets, wire};
 use crate::app::App;
 use crate::db::Millis;
 use crate::http::caller::Key;
@@ -78,7 +78,8 @@ pub async fn create(
         }
     };
     let remembered = |sandbox: &wire::Sandbox| sandbox.clone();
-    let mut response = idempotent::once_within(&app, key, FIRST_ONE, StatusCode::CREATED, work, remembered).await?;
+    let made = idempotent::once_within(&app, key, FIRST_ONE, StatusCode::CREATED, work, remembered).await;
+    let mut response = made.map_err(errors::of_a_key)?;
     if let Ok(value) = HeaderValue::from_str(&times.header())
         && !value.is_empty()
     {

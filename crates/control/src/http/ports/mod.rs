@@ -20,7 +20,6 @@ mod tests;
 use std::time::{Duration, Instant};
 
 use atoll_model::SandboxStatus;
-use atoll_model::api::hosts::PROXY_ERROR_HEADER;
 use atoll_rpc::hop;
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -104,7 +103,7 @@ async fn into_sandbox(app: &App, target: Target, request: Request) -> Result<Res
 
     let upgrade = hop::upgrade_of(&parts.headers).filter(|_| parts.version == Version::HTTP_11);
     let stays = match &upgrade {
-        Some(_) => Some(app.places.socket(&record.team_id).map_err(|_| Refusal::TooManyConnections)?),
+        Some(_) => Some(app.places.socket(&record.team_id).map_err(|_| Refusal::TooManyConnections(None))?),
         None => None,
     };
     let inbound = &record.network.inbound;
@@ -125,8 +124,8 @@ async fn into_sandbox(app: &App, target: Target, request: Request) -> Result<Res
         let record = store::get_any(&app.db, &target.sandbox).await?.ok_or(Refusal::NotFound)?;
         answer = forward(app, &awake(app, record).await?, &target, again).await?;
     }
-    if let Some(code) = answer.headers().get(PROXY_ERROR_HEADER) {
-        return Err(Refusal::of_agent(code.as_bytes(), target.port));
+    if let Some(refusal) = Refusal::of_agent(answer.headers(), target.port) {
+        return Err(refusal);
     }
     hygiene::way_out(answer.headers_mut(), own_name.as_deref());
     Ok(match client_side {
@@ -197,7 +196,7 @@ async fn admitted(
         Admission::Welcome(response) => return Ok(Err(response)),
     }
     // Public ports ask for no key: without a share, anybody's visitors would be all that control serves.
-    let place = app.places.request(&record.team_id).map_err(|_| Refusal::TooManyConnections)?;
+    let place = app.places.request(&record.team_id).map_err(|_| Refusal::TooManyConnections(None))?;
     Ok(Ok((awake(app, record).await?, place)))
 }
 
@@ -279,7 +278,7 @@ fn peer_of(parts: &Parts) -> Option<String> {
 impl From<FleetError> for Refusal {
     fn from(error: FleetError) -> Self {
         match error {
-            FleetError::Overloaded { .. } => Self::TooManyConnections,
+            FleetError::Overloaded { .. } => Self::TooManyConnections(None),
             FleetError::Timeout { .. } => Self::TimedOut,
             FleetError::Paused { .. } => Self::Transitioning,
             FleetError::Internal { .. } => Self::internal(&error),

@@ -1,6 +1,7 @@
 //! What the proxy itself answers when a request does not reach its sandbox. The words are the ones that E2B's SDKs look
 //! for; a browser that shows a page gets them as one.
 
+use atoll_model::api::hosts::{PROXY_ERROR_HEADER, PROXY_LIMIT_HEADER};
 use axum::body::Body;
 use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
@@ -21,7 +22,8 @@ pub enum Refusal {
     /// It is starting or resuming.
     Transitioning,
     PortClosed(u16),
-    TooManyConnections,
+    /// Of the sandbox's, with how many it may have where its host said; or of the team's.
+    TooManyConnections(Option<u32>),
     /// Too many addresses with signatures that fit nothing.
     TooManyTries,
     /// Something listened, and the connection broke before an answer came.
@@ -35,17 +37,18 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// What the agent's proxy says by its header.
-    pub fn of_agent(code: &[u8], port: u16) -> Self {
-        match code {
+    /// What the agent's proxy says by its headers. None when it has passed on what the sandbox said.
+    pub fn of_agent(headers: &HeaderMap, port: u16) -> Option<Self> {
+        let limit = || headers.get(PROXY_LIMIT_HEADER)?.to_str().ok()?.parse().ok();
+        Some(match headers.get(PROXY_ERROR_HEADER)?.as_bytes() {
             b"port_closed" => Self::PortClosed(port),
             b"starting" => Self::Transitioning,
-            b"too_many_connections" => Self::TooManyConnections,
+            b"too_many_connections" => Self::TooManyConnections(limit()),
             b"broken" => Self::Broken,
             b"bad_port" => Self::BadPort,
             b"bad_sandbox_id" => Self::BadSandboxId,
             _ => Self::NotFound,
-        }
+        })
     }
 
     /// Our own fault: the log has the cause.
@@ -60,7 +63,7 @@ impl Refusal {
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::NotFound | Self::PortClosed(_) | Self::Broken | Self::HostUnreachable => StatusCode::BAD_GATEWAY,
             Self::Transitioning => StatusCode::CONFLICT,
-            Self::TooManyConnections | Self::TooManyTries => StatusCode::TOO_MANY_REQUESTS,
+            Self::TooManyConnections(_) | Self::TooManyTries => StatusCode::TOO_MANY_REQUESTS,
             Self::TimedOut => StatusCode::GATEWAY_TIMEOUT,
             Self::Internal => StatusCode::NOT_FOUND,
             Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
@@ -79,7 +82,7 @@ impl Refusal {
             Self::NotFound => "The sandbox was not found",
             Self::Transitioning => "The sandbox is on its way to another state; try again in a moment",
             Self::PortClosed(_) => "The sandbox is running but port is not open",
-            Self::TooManyConnections => "The sandbox has too many connections",
+            Self::TooManyConnections(_) => "The sandbox has too many connections",
             Self::TooManyTries => "Too many signatures that fit no sandbox; try again in a minute",
             Self::Broken => "The connection to the sandbox broke before it answered",
             Self::HostUnreachable => "The sandbox's host can't be reached at the moment",
@@ -105,7 +108,7 @@ impl Refusal {
         if self == Self::TooManyTries {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("60"));
         }
-        if matches!(self, Self::Transitioning | Self::TooManyConnections | Self::Overloaded) {
+        if matches!(self, Self::Transitioning | Self::TooManyConnections(_) | Self::Overloaded) {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
         answer
@@ -113,8 +116,10 @@ impl Refusal {
 
     fn json(self, status: StatusCode, sandbox: &str) -> Response {
         let mut body = serde_json::json!({ "sandboxId": sandbox, "message": self.message(), "code": status.as_u16() });
-        if let Self::PortClosed(port) = self {
-            body["port"] = port.into();
+        match self {
+            Self::PortClosed(port) => body["port"] = port.into(),
+            Self::TooManyConnections(Some(limit)) => body["connectionLimit"] = limit.into(),
+            _ => {}
         }
         let mut answer = (status, body.to_string()).into_response();
         answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
@@ -148,5 +153,32 @@ pub fn wants_html(headers: &HeaderMap) -> bool {
 impl From<DbError> for Refusal {
     fn from(error: DbError) -> Self {
         if error.is_overload() || error.is_away() { Self::Overloaded } else { Self::internal(&error) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::body::to_bytes;
+    use axum::http::HeaderName;
+
+    #[tokio::test]
+    async fn who_opens_too_many_connections_is_told_how_many_there_may_be() {
+        for (limit, expected) in [(Some("4"), Some(4)), (None, None), (Some("x"), None)] {
+            let mut headers = HeaderMap::new();
+            headers.insert(PROXY_ERROR_HEADER, HeaderValue::from_static("too_many_connections"));
+            headers.extend(
+                limit.map(|limit| (HeaderName::from_static(PROXY_LIMIT_HEADER), HeaderValue::from_static(limit))),
+            );
+            let refusal = Refusal::of_agent(&headers, 80).unwrap();
+            assert_eq!(refusal, Refusal::TooManyConnections(expected));
+            let answer = refusal.answer("i0", false);
+            assert_eq!(answer.status(), StatusCode::TOO_MANY_REQUESTS);
+            let body: serde_json::Value =
+                serde_json::from_slice(&to_bytes(answer.into_body(), 999).await.unwrap()).unwrap();
+            assert_eq!(body.get("connectionLimit").and_then(|limit| limit.as_u64()), expected.map(u64::from));
+            assert_eq!((&body["code"], &body["sandboxId"]), (&429.into(), &"i0".into()));
+        }
+        assert_eq!(Refusal::of_agent(&HeaderMap::new(), 80), None);
     }
 }

@@ -1,6 +1,6 @@
 //! The proxy's own answers: JSON as the E2B SDKs expect it, and a header that tells them from the sandbox's.
 
-use atoll_model::api::hosts::PROXY_ERROR_HEADER;
+use atoll_model::api::hosts::{PROXY_ERROR_HEADER, PROXY_LIMIT_HEADER};
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::header::CONTENT_TYPE;
@@ -86,6 +86,9 @@ impl Refusal {
             answer
         };
         answer.headers_mut().insert(PROXY_ERROR_HEADER, HeaderValue::from_static(self.code()));
+        if let Self::TooManyStreams { limit } = self {
+            answer.headers_mut().insert(PROXY_LIMIT_HEADER, HeaderValue::from(limit));
+        }
         answer
     }
 }

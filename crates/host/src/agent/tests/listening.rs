@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Mutex;
 
 use atoll_model::SandboxId;
-use atoll_model::api::hosts::{HOST_URI_PREFIX, PROXY_ERROR_HEADER};
+use atoll_model::api::hosts::{HOST_URI_PREFIX, PROXY_ERROR_HEADER, PROXY_LIMIT_HEADER};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::ws::WebSocketUpgrade;
@@ -261,6 +261,7 @@ async fn streams_are_bounded_per_sandbox_and_reset_when_it_is_destroyed() {
     }
     let refused = host.send(to(&path)).await;
     assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(refused.headers()[PROXY_LIMIT_HEADER], "4");
     assert!(text(refused).await.contains("\"connectionLimit\":4"));
     // A neighbour goes on.
     let (neighbour, _, _) = host.sandbox(Router::new().route("/", get(|| async { "well" }))).await;
