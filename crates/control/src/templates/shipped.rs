@@ -165,8 +165,9 @@ impl Shipped {
         if self.0.recipes.is_some() {
             let (shipped, replica, shutdown) = (self.clone(), replica.to_owned(), self.0.shutdown.clone());
             self.0.tasks.spawn(async move {
+                let pace = ahead::Pace::default();
                 tokio::select! {
-                    () = ahead::run(&shipped, &replica, &ahead::Pace::default()) => {}
+                    () = ahead::run(&shipped, &replica, &pace) => {}
                     () = shutdown.cancelled() => {}
                 }
             });
