@@ -1,5 +1,6 @@
 """The exact words that clients of E2B's API match on, as they come over the wire."""
 
+import datetime
 import json
 import os
 import urllib.error
@@ -47,6 +48,11 @@ OF_THE_API = [
     (("POST", "/v2/sandboxes", {"templateID": "nobody-s"}), 404, "template 'nobody-s' not found"),
     (("POST", "/v2/sandboxes", {"templateID": "base", "timeout": 10**8}), 400, "Timeout cannot be greater than 8760 hours"),
     (("GET", "/sandboxes/Not_An_Id"), 400, "Invalid sandbox ID"),
+    (
+        ("POST", "/v2/sandboxes", {"templateID": "base", "network": {"allowOut": ["example.com"]}}),
+        400,
+        "with domains in allowOut, denyOut must have 0.0.0.0/0 to block all other traffic",
+    ),
 ]
 
 
@@ -70,6 +76,17 @@ def test_creates_with_one_key_make_one_sandbox_however_many_come_at_once():
     status, other = asked("POST", "/v2/sandboxes", wanted | {"timeout": 61}, headers=key)
     assert (status, other["error_code"]) == (422, "idempotency_request_mismatch"), other
     assert asked("DELETE", f"/sandboxes/{ids.pop()}")[0] == 204
+
+
+def test_names_of_templates_are_in_small_letters(make):
+    assert make(" Base ").get_info().name == "base"
+    with pytest.raises(Exception, match="template 'base:nope' not found"):
+        make("Base:nope")
+
+
+def test_there_are_no_figures_of_tomorrow(sandbox):
+    tomorrow = datetime.datetime.now() + datetime.timedelta(days=1)
+    assert sandbox.get_metrics(start=tomorrow) == [] and sandbox.get_metrics(end=tomorrow) != []
 
 
 def test_without_a_key_there_is_nothing(make):

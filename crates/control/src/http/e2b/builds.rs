@@ -77,7 +77,7 @@ async fn recipe(app: &App, owner: &Owner, start: wire::Start) -> ApiResult<(Reci
             (From::Image(image), "fromImage")
         }
         (None, Some(template)) => {
-            let name = names::without_namespace(app, owner, template.trim()).await?;
+            let name = names::without_namespace(app, owner, &template).await?;
             (From::Template(name.ok_or_else(|| names::missing(&template))?), "fromTemplate")
         }
         _ => return Err(ApiError::invalid("fromImage", "say what to build from: an image, or else a template")),

@@ -58,6 +58,9 @@ pub async fn metrics(
     let end = number(&pairs, "end")?.unwrap_or(now);
     let start = number(&pairs, "start")?.unwrap_or_else(|| end.min(now).saturating_sub(USUAL));
     let record = named.find(&app).await?.record;
+    if start > end {
+        return Ok(axum::Json(Vec::new()));
+    }
     let read = insight::history(&app, &record, start, end).await?;
     Ok(axum::Json(read.points.iter().map(|point| metric(&record, point)).collect()))
 }

@@ -19,10 +19,12 @@ pub async fn namespace(app: &App, owner: &Owner) -> Result<String, DbError> {
     Ok(teams::store::get(&app.db, &owner.team, None).await?.map(|team| team.slug).unwrap_or_default())
 }
 
-/// `text` without the namespace of the owner's own team. Nothing when it has another's.
+/// `text` without the namespace of the owner's own team, in the small letters that names have. Nothing when it has
+/// another's.
 pub async fn without_namespace(app: &App, owner: &Owner, text: &str) -> Result<Option<String>, DbError> {
+    let text = text.trim().to_lowercase();
     match text.split_once('/') {
-        None => Ok(Some(text.to_owned())),
+        None => Ok(Some(text)),
         Some((before, name)) if before == owner.team.as_str() || before == namespace(app, owner).await? => {
             Ok(Some(name.to_owned()))
         }
@@ -32,8 +34,7 @@ pub async fn without_namespace(app: &App, owner: &Owner, text: &str) -> Result<O
 
 /// A template and maybe a tag, by name or by id. Nothing when it is in another team's namespace.
 pub async fn target(app: &App, owner: &Owner, field: &'static str, text: &str) -> ApiResult<Option<Target>> {
-    let text = text.trim().to_lowercase();
-    match without_namespace(app, owner, &text).await? {
+    match without_namespace(app, owner, text).await? {
         Some(text) => parse(field, &text).map(Some),
         None => Ok(None),
     }

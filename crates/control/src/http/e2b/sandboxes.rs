@@ -113,7 +113,7 @@ fn translated(request: wire::NewSandbox) -> ApiResult<CreateSandboxRequest> {
     }
     let mount = |mount: wire::VolumeMount| VolumeMount { volume: mount.name, path: mount.path, read_only: false };
     let network = request.network.unwrap_or_default();
-    let policy = policy(&network)?;
+    let policy = policy(&network, request.allow_internet_access)?;
     let (env, secrets) = secrets::in_environment(request.env_vars.unwrap_or_default())?;
     Ok(CreateSandboxRequest {
         template: Some(without_tag(&template).to_owned()),
@@ -136,13 +136,21 @@ pub fn without_tag(name: &str) -> &str {
     name.strip_suffix(":default").unwrap_or(name)
 }
 
-fn policy(network: &wire::Network) -> ApiResult<NetworkPolicy> {
+fn policy(network: &wire::Network, internet: Option<bool>) -> ApiResult<NetworkPolicy> {
     if network.egress_proxy.as_ref().is_some_and(|proxy| !proxy.is_null()) {
         return Err(ApiError::invalid("network.egressProxy", "`network.egressProxy` can't be had here"));
     }
     let list = |rules: &Option<Vec<String>>| rules.clone().unwrap_or_default();
+    let (allow_out, deny_out) = (list(&network.allow_out), list(&network.deny_out));
+    // Who names what may be reached means that nothing else may.
+    let is_name = |rule: &String| rule.bytes().any(|byte| byte.is_ascii_alphabetic()) && !rule.contains(':');
+    let is_closed = internet == Some(false) || deny_out.iter().any(|rule| rule == EVERYTHING);
+    if !is_closed && allow_out.iter().any(is_name) {
+        let text = format!("with domains in allowOut, denyOut must have {EVERYTHING} to block all other traffic");
+        return Err(ApiError::invalid("network.denyOut", text));
+    }
     let headers = added(network.rules.clone().unwrap_or_default())?;
-    Ok(NetworkPolicy { allow_out: list(&network.allow_out), deny_out: list(&network.deny_out), headers })
+    Ok(NetworkPolicy { allow_out, deny_out, headers })
 }
 
 /// The servers that names may be asked of; none when nobody says.
@@ -188,6 +196,8 @@ fn as_rules(headers: &[AddedHeader]) -> BTreeMap<String, Vec<wire::Rule>> {
 
 /// How a secret's name begins in a header.
 const OWN_SECRET: &str = "${secrets.";
+/// What SDKs call all traffic.
+const EVERYTHING: &str = "0.0.0.0/0";
 const IDENTITY: &str = "${e2b.identity.";
 
 /// How requests are to arrive at its ports.
@@ -462,7 +472,7 @@ async fn awake(app: &App, named: &Named, seconds: i64, with_memory: bool) -> Api
 /// Replaces what the sandbox may reach.
 pub async fn network(State(app): State<App>, named: Named, Json(update): Json<wire::Network>) -> ApiResult<StatusCode> {
     let public = named.find(&app).await?.record.network.public;
-    let mut network = validate::network(update.allow_internet_access, policy(&update)?)?;
+    let mut network = validate::network(update.allow_internet_access, policy(&update, update.allow_internet_access)?)?;
     network.public = public;
     network.dns_servers = dns_servers(&update)?;
     app.sandboxes.set_network(&named.owner, &named.id, network).await?;
