@@ -183,7 +183,9 @@ if wants system; then
     interpreter() { scripts/with-atoll.sh --program "$program" scripts/interpreter.sh; }
     examples() { scripts/with-atoll.sh --program "$program" scripts/examples.sh; }
     tools() { scripts/with-atoll.sh --program "$program" scripts/mcp.sh; }
+    interpreter_tls() { scripts/e2b-tls.sh scripts/with-atoll.sh --program "$program" scripts/interpreter.sh few; }
     together "E2B's code interpreter" interpreter "MCP" tools
+    stage "E2B's code interpreter, TLS and host names" interpreter_tls
     stage "Examples" examples
     # Most of these wait more than they work; one of them for 5 minutes.
     stage "Tests of the real binary" env ATOLL_PARTITION_SECONDS=300 \
