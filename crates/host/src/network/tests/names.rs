@@ -66,8 +66,13 @@ pub fn ask_udp_at(sandbox: &Sandbox, server: Ipv4Addr, name: &str) -> Option<Vec
     socket.connect((server, 53)).unwrap();
     socket.send(&question(name)).ok()?;
     let mut buffer = [0; 4096];
-    let length = socket.recv(&mut buffer).ok()?;
-    Some(buffer[..length].to_vec())
+    loop {
+        let length = socket.recv(&mut buffer).ok()?;
+        // Not what a forger has sent.
+        if buffer[..length].starts_with(&[0xab, 0xcd]) {
+            return Some(buffer[..length].to_vec());
+        }
+    }
 }
 
 pub fn ends_with(answer: &Option<Vec<u8>>, address: Ipv4Addr) -> bool {
