@@ -198,10 +198,7 @@ impl Rig {
     /// Everything is something whole, and there is nothing that nobody knows of.
     async fn check(&self, point: &str) {
         let (cluster, client) = (&self.cluster, &self.cluster.client);
-        until("the first host to be open", || async {
-            cluster.admin.drain_host(&cluster.hosts[0].id, false).await.ok()
-        })
-        .await;
+        self.open(0).await;
         let settled = until(&format!("every sandbox to be something whole after {point}"), || async {
             let all = client.list_sandboxes(&ListSandboxes::default()).await.ok()?.items;
             // What was not there yet, and whose maker has died, is said to be in error.
@@ -269,6 +266,37 @@ impl Rig {
                 cluster.hosts.iter().flat_map(|host| names(&host.node.data_dir().join("sandboxes"))).collect();
             let volumes: BTreeSet<_> = cluster.hosts.iter().flat_map(|host| volumes(&host.node.data_dir())).collect();
             (there == known && volumes == known).then_some(())
+        })
+        .await;
+    }
+
+    /// It comes from one host to the other, paused; there is one copy of it then, which goes on with its files.
+    async fn moves(&self, from: usize, to: usize, point: &str) {
+        let there = &self.cluster.hosts[to].id;
+        until(&format!("it to have moved although {point} was hit"), || async {
+            let sandbox = self.cluster.client.get_sandbox(&self.id).await.ok()?;
+            assert_eq!(sandbox.status, SandboxStatus::Paused, "{point}");
+            (sandbox.host_id.as_ref() == Some(there)).then_some(())
+        })
+        .await;
+        until(&format!("one copy of it after {point}"), || async {
+            let known = vec![self.id.to_string()];
+            let at = |number: usize| self.cluster.hosts[number].node.data_dir();
+            let gone = names(&at(from).join("sandboxes")).is_empty() && volumes(&at(from)).is_empty();
+            let is_there = names(&at(to).join("sandboxes")) == known && volumes(&at(to)) == known;
+            (gone && is_there).then_some(())
+        })
+        .await;
+        let resumed = until("it to go on", || async { self.cluster.client.resume_sandbox(&self.id).await.ok() }).await;
+        assert_eq!(resumed.kept.as_deref(), Some("files"), "{point}");
+        let read = self.cluster.sh(&self.id, "cat ~/file; sha256sum -c --status ~/sum && echo same").await;
+        assert_eq!(read, "here\nsame\n", "{point}");
+    }
+
+    /// A host takes new ones again.
+    async fn open(&self, number: usize) {
+        until("the host to be open", || async {
+            self.cluster.admin.drain_host(&self.cluster.hosts[number].id, false).await.ok()
         })
         .await;
     }
@@ -461,30 +489,9 @@ async fn whoever_dies_while_a_sandbox_moves_it_is_at_one_place_whole() {
             }
         });
         revive(&mut rig.cluster, victim, point).await;
-        let there = rig.cluster.hosts[to].id.clone();
-        until(&format!("it to have moved although somebody died at {point}"), || async {
-            let sandbox = rig.cluster.client.get_sandbox(&rig.id).await.ok()?;
-            assert_eq!(sandbox.status, SandboxStatus::Paused, "{point}");
-            (sandbox.host_id.as_ref() == Some(&there)).then_some(())
-        })
-        .await;
+        rig.moves(from, to, point).await;
         nudging.abort();
-        until(&format!("one copy of it after {point}"), || async {
-            let known = vec![rig.id.to_string()];
-            let at = |number: usize| rig.cluster.hosts[number].node.data_dir();
-            let gone = names(&at(from).join("sandboxes")).is_empty() && volumes(&at(from)).is_empty();
-            let is_there = names(&at(to).join("sandboxes")) == known && volumes(&at(to)) == known;
-            (gone && is_there).then_some(())
-        })
-        .await;
-        let resumed = until("it to go on", || async { rig.cluster.client.resume_sandbox(&rig.id).await.ok() }).await;
-        assert_eq!(resumed.kept.as_deref(), Some("files"), "{point}");
-        let read = rig.cluster.sh(&rig.id, "cat ~/file; sha256sum -c --status ~/sum && echo same").await;
-        assert_eq!(read, "here\nsame\n", "{point}");
-        until("the host to be opened", || async {
-            rig.cluster.admin.drain_host(&rig.cluster.hosts[from].id, false).await.ok()
-        })
-        .await;
+        rig.open(from).await;
         println!("{point}: {:?}", before.elapsed());
     }
     rig.end().await;
@@ -622,28 +629,10 @@ async fn a_move_whose_commit_gets_no_answer_ends_with_one_whole_sandbox() {
             rig.cluster.admin.drain_host(&rig.cluster.hosts[from].id, true).await.ok()
         })
         .await;
-        let there = rig.cluster.hosts[to].id.clone();
-        until(&format!("it to have moved although {point} got no answer"), || async {
-            let sandbox = rig.cluster.client.get_sandbox(&rig.id).await.ok()?;
-            assert_eq!(sandbox.status, SandboxStatus::Paused, "{point}");
-            (sandbox.host_id.as_ref() == Some(&there)).then_some(())
-        })
-        .await;
-        until(&format!("one copy of it after {point}"), || async {
-            let at = |number: usize| rig.cluster.hosts[number].node.data_dir();
-            let gone = names(&at(from).join("sandboxes")).is_empty() && volumes(&at(from)).is_empty();
-            let known = vec![rig.id.to_string()];
-            (gone && names(&at(to).join("sandboxes")) == known && volumes(&at(to)) == known).then_some(())
-        })
-        .await;
-        let resumed = until("it to go on", || async { rig.cluster.client.resume_sandbox(&rig.id).await.ok() }).await;
-        assert_eq!(resumed.kept.as_deref(), Some("files"), "{point}");
-        let read = rig.cluster.sh(&rig.id, "cat ~/file; sha256sum -c --status ~/sum && echo same").await;
-        assert_eq!(read, "here\nsame\n", "{point}");
-        until("the host to be opened", || async {
-            rig.cluster.admin.drain_host(&rig.cluster.hosts[from].id, false).await.ok()
-        })
-        .await;
+        rig.moves(from, to, point).await;
+        let lost = rig.cluster.controls[0].times_said("moving paused sandboxes failed");
+        assert_eq!(lost, round + 1, "{point}: no answer was lost");
+        rig.open(from).await;
     }
     rig.end().await;
 }
