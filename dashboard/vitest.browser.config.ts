@@ -11,6 +11,8 @@ export default defineConfig({
 		// The files run in the same order everywhere, whatever took how long before.
 		cache: false,
 		expect: { poll: { timeout: 30_000 } },
+		// As with nextest: what passes only at the second attempt is named at the end of scripts/test.sh.
+		retry: 1,
 		testTimeout: 180_000,
 		hookTimeout: 180_000
 	}

@@ -40,7 +40,7 @@ async fn nothing_is_lost_over_two_hundred_pauses() {
         atoll.client().resume_sandbox(&id).await.expect("resume");
         let script = format!(
             "echo {round} >> rounds; head -c 20000 /dev/urandom > data{round}; sha256sum data{round} >> sums; \
-             sha256sum --quiet -c sums && wc -l < rounds && cat /tmp/count"
+             sha256sum --quiet -c sums && wc -l < rounds; until n=$(cat /tmp/count) && [ $n ]; do :; done; echo $n"
         );
         let answer = atoll.sh(&id, &script).await;
         let numbers: Vec<u64> = answer.stdout.lines().filter_map(|line| line.parse().ok()).collect();

@@ -29,6 +29,7 @@ pub fn query(route: &str, names: &Names) -> String {
         | "post /v1/sandboxes/{id}/files/stream/write"
         | "get /v1/sandboxes/{id}/files/watch" => "?path=/tmp/x".to_owned(),
         "get /e2b/sandboxes/metrics" => format!("?sandbox_ids={}", names.sandbox),
+        "get /e2b/teams/{id}/metrics/max" => "?metric=concurrent_sandboxes".to_owned(),
         "get /e2b/templates/{id}/tags/exists" => "?tag=v1".to_owned(),
         _ => String::new(),
     }

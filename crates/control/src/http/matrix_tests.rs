@@ -221,6 +221,8 @@ const E2B_ROWS: &[(&str, For)] = &[
     ("post /e2b/secrets/{id}", Key),
     ("get /e2b/snapshots", Key),
     ("get /e2b/teams", For::Person),
+    ("get /e2b/teams/{id}/metrics", KeyOfT),
+    ("get /e2b/teams/{id}/metrics/max", KeyOfT),
     ("get /e2b/templates", Key),
     ("get /e2b/templates/aliases/{alias}", Key),
     ("delete /e2b/templates/tags", Key),

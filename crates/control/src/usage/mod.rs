@@ -1,9 +1,11 @@
-//! What a team used, per day (UTC), added up from the life of each sandbox that the database recorded.
+//! What a team used, per day (UTC), and how busy it was (`activity`): added up from the life of each sandbox that the
+//! database recorded.
 //!
 //! A finished day is added up once, a few minutes after its end, by whichever replica keeps house, and kept; what is
 //! younger is added up when it is asked for. Running counts vcpus and memory, a pause keeps the memory (a paused
 //! sandbox's processes are still there), and the disk counts from creation to the end.
 
+pub mod activity;
 mod meter;
 mod store;
 #[cfg(test)]

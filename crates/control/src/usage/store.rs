@@ -75,28 +75,73 @@ pub(super) async fn keep(
 
 /// One step in a sandbox's life, with what the sandbox is.
 #[derive(sqlx::FromRow)]
-struct Step {
-    sandbox: String,
+pub(super) struct Step {
+    pub sandbox: String,
     team: String,
     vcpus: i64,
     memory_mb: i64,
     disk_mb: i64,
     event: i64,
-    at: i64,
+    pub at: i64,
     status: Text<SandboxStatus>,
 }
 
-fn steps(team: Option<&TeamId>, first: i64, last: i64, after: (&str, i64)) -> Sql {
+impl Step {
+    pub fn status(&self) -> SandboxStatus {
+        self.status.0
+    }
+}
+
+/// A stretch of a sandbox's life in one status: from `step.at` to `until`.
+pub(super) struct Stretch<'a> {
+    pub step: &'a Step,
+    pub until: i64,
+    /// The next one is another sandbox's.
+    pub last: bool,
+}
+
+fn steps(team: Option<&TeamId>, from: i64, to: i64, after: (&str, i64)) -> Sql {
     let mut sql = Sql::new(
         "SELECT s.id AS sandbox, s.team_id AS team, s.vcpus, s.memory_mb, s.disk_mb, e.id AS event, e.at, e.status
          FROM sandboxes s JOIN sandbox_events e ON e.sandbox_id = s.id WHERE 1 = 1",
     );
     sql.with_some(" AND s.team_id = ?", team.map(TeamId::as_str));
-    sql.with(" AND s.created_at < ?", (last + 1) * DAY_MS);
-    sql.with(" AND (s.status <> 'stopped' OR s.status_changed_at > ?)", first * DAY_MS);
+    sql.with(" AND s.created_at < ?", to);
+    sql.with(" AND (s.status <> 'stopped' OR s.status_changed_at > ?)", from);
     sql.with(" AND (s.id > ? OR (s.id = ?", after.0).with(" AND e.id > ?))", after.1);
     sql.with(" ORDER BY s.id, e.id LIMIT ?", PAGE);
     sql
+}
+
+/// Shows the whole lives, in order and one sandbox after the other, of those that were alive between `from` and `to`
+/// (milliseconds since 1970): of one team, or of all.
+pub(super) async fn each_stretch(
+    db: &Db,
+    team: Option<&TeamId>,
+    (from, to): (i64, i64),
+    now: Millis,
+    mut take: impl FnMut(Stretch) + Send,
+) -> Result<(), DbError> {
+    let mut open: Option<Step> = None;
+    loop {
+        let after = open.as_ref().map_or((String::new(), 0), |step| (step.sandbox.clone(), step.event));
+        let rows: Vec<Step> = steps(team, from, to, (&after.0, after.1)).fetch_all(db, "read what was used").await?;
+        let full = rows.len() as i64 == PAGE;
+        for row in rows {
+            if let Some(before) = open.take() {
+                let same = before.sandbox == row.sandbox;
+                take(Stretch { step: &before, until: if same { row.at } else { now.0 }, last: !same });
+            }
+            open = Some(row);
+        }
+        if !full {
+            break;
+        }
+    }
+    if let Some(step) = &open {
+        take(Stretch { step, until: now.0, last: true });
+    }
+    Ok(())
 }
 
 /// Adds up what was spent on the days `first..=last`, by team and day: of one team, or of all.
@@ -108,13 +153,11 @@ pub(super) async fn add_up(
     now: Millis,
 ) -> Result<BTreeMap<(String, i64), Spent>, DbError> {
     let mut all: BTreeMap<(String, i64), Spent> = BTreeMap::new();
-    let mut open: Option<Step> = None;
     let mut seen: HashSet<i64> = HashSet::new();
-    let mut finish = |open: Option<Step>, until: i64, ends: bool, all: &mut BTreeMap<(String, i64), Spent>| {
-        let Some(step) = open else { return };
+    each_stretch(db, team, (first * DAY_MS, (last + 1) * DAY_MS), now, |Stretch { step, until, last: ends }| {
         let size = Size { vcpus: step.vcpus, memory_mb: step.memory_mb, disk_mb: step.disk_mb };
         let mut days = BTreeMap::new();
-        spend(&mut days, size, step.status.0, step.at, until, (first, last));
+        spend(&mut days, size, step.status(), step.at, until, (first, last));
         for (day, spent) in days {
             let sum = all.entry((step.team.clone(), day)).or_default();
             // A sandbox is counted once a day, however many steps its life had.
@@ -127,21 +170,7 @@ pub(super) async fn add_up(
         if ends {
             seen.clear();
         }
-    };
-    loop {
-        let after = open.as_ref().map_or((String::new(), 0), |step| (step.sandbox.clone(), step.event));
-        let rows: Vec<Step> = steps(team, first, last, (&after.0, after.1)).fetch_all(db, "read what was used").await?;
-        let full = rows.len() as i64 == PAGE;
-        for row in rows {
-            let before = open.take();
-            let same = before.as_ref().is_some_and(|before| before.sandbox == row.sandbox);
-            finish(before, if same { row.at } else { now.0 }, !same, &mut all);
-            open = Some(row);
-        }
-        if !full {
-            break;
-        }
-    }
-    finish(open, now.0, true, &mut all);
+    })
+    .await?;
     Ok(all)
 }

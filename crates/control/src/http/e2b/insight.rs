@@ -40,7 +40,8 @@ fn metric(record: &SandboxRecord, point: &MetricsPoint) -> wire::SandboxMetric {
     }
 }
 
-fn number(pairs: &[(String, String)], name: &'static str) -> ApiResult<Option<i64>> {
+/// The whole number under a name.
+pub(super) fn number(pairs: &[(String, String)], name: &'static str) -> ApiResult<Option<i64>> {
     let text = pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
     text.map(|text| text.parse().map_err(|_| ApiError::invalid(name, "must be a whole number"))).transpose()
 }

@@ -2,12 +2,13 @@
 //! under the host name `api.{domain}`.
 //!
 //! `wire` has the shapes, `reference` what a path may call a sandbox, `sandboxes` their lives, `lists` the lists, `insight`
-//! metrics and logs, `snapshots` snapshots and forks, `templates` and `builds` what sandboxes are made of (`template_wire`
+//! metrics and logs, `activity` how busy a team was, `snapshots` snapshots and forks, `templates` and `builds` what sandboxes are made of (`template_wire`
 //! their shapes, `names` what they are called), `volumes` what they mount and `volume_files` what is in that, `secrets` what
 //! is in their environments, `keys` teams and API keys. Errors are the ones of `/v1` with the same statuses, written in
 //! E2B's shape by the edge, with the words of `errors`. It decides nothing by itself. What goes into a sandbox (files, programs, ports) doesn't come
 //! through here but through `ports`.
 
+mod activity;
 mod builds;
 pub(super) mod errors;
 mod insight;
@@ -74,6 +75,8 @@ pub fn router(app: &App) -> Router<App> {
         .route("/secrets", get(secrets::list).post(secrets::create))
         .route("/secrets/{id}", get(secrets::get).post(secrets::update).delete(secrets::delete))
         .route("/teams", get(keys::teams))
+        .route("/teams/{id}/metrics", get(activity::over_time))
+        .route("/teams/{id}/metrics/max", get(activity::most))
         .route("/api-keys", get(keys::list).post(keys::create))
         .route("/api-keys/{id}", patch(keys::rename).delete(keys::delete))
         .merge(of_templates())

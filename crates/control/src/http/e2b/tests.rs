@@ -1,5 +1,7 @@
 //! What E2B's SDKs can rely on, without a network.
 
+use std::time::Duration;
+
 use atoll_model::SandboxId;
 use serde_json::{Value, json};
 
@@ -284,5 +286,49 @@ async fn pages_of_snapshots_are_of_what_is_wanted_and_the_newest_come_first() {
         let of_first: Vec<_> = newest.iter().skip(1).step_by(2).cloned().collect();
         assert_eq!(pages(&format!("&sandboxID={}", sandboxes[0])).await, of_first);
         assert_eq!(pages("&name=s0").await, made[..1]);
+    }
+}
+
+#[tokio::test]
+async fn a_team_sees_how_many_of_its_sandboxes_ran_at_once_and_how_many_started() {
+    const MINUTE: Duration = Duration::from_secs(60);
+    for db in databases().await {
+        let test = app(db).await;
+        test.fleet.add_host();
+        let begun = test.clock.now().0 / 1000;
+        let first = create(&test, json!({ "templateID": "base", "timeout": 80_000 })).await;
+        test.clock.advance(MINUTE);
+        create(&test, json!({ "templateID": "base", "timeout": 80_000 })).await;
+        test.clock.advance(MINUTE);
+        let path = format!("/e2b/sandboxes/{}", first["sandboxID"].as_str().unwrap());
+        test.client.post(&format!("{path}/pause"), json!({})).await.expect(204);
+        test.clock.advance(MINUTE);
+        test.client.post(&format!("{path}/resume"), json!({ "timeout": 80_000 })).await.expect(201);
+        test.clock.advance(MINUTE);
+
+        let metrics = format!("/e2b/teams/{}/metrics", test.team());
+        let range = format!("start={begun}&end={}", begun + 240);
+        let points = test.client.get(&format!("{metrics}?{range}")).await.expect(200).json();
+        let points = points.as_array().unwrap();
+        let at = |seconds: i64| {
+            let point = points.iter().find(|point| point["timestampUnix"] == begun + seconds).unwrap();
+            (point["concurrentSandboxes"].as_i64().unwrap(), point["sandboxStartRate"].as_f64().unwrap())
+        };
+        assert_eq!(points.len(), 48);
+        assert_eq!([at(0), at(30), at(60), at(90), at(125), at(180)].map(|(count, _)| count), [1, 1, 2, 2, 1, 2]);
+        assert_eq!([at(0), at(5), at(60), at(180)].map(|(_, rate)| rate), [0.2, 0.0, 0.2, 0.2], "one in 5 s");
+
+        let most = async |metric: &str| {
+            let answer = test.client.get(&format!("{metrics}/max?{range}&metric={metric}")).await.expect(200).json();
+            (answer["value"].as_f64().unwrap(), answer["timestampUnix"].as_i64().unwrap() - begun)
+        };
+        assert_eq!(most("concurrent_sandboxes").await, (2.0, 60));
+        assert_eq!(most("sandbox_start_rate").await, (0.2, 0));
+        assert_eq!(test.client.get(&metrics).await.expect(200).json().as_array().unwrap().len(), 673, "a week");
+
+        for query in ["?start=x", "?start=9&end=8", "?start=0&end=9999999", "/max?metric=x", "/max"] {
+            test.client.get(&format!("{metrics}{query}")).await.expect(400);
+        }
+        test.client.get("/e2b/teams/tm-aaaaaaaaaaaaaaaaaaaa/metrics").await.expect(404);
     }
 }
