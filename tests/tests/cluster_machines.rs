@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use atoll_client::command;
 use atoll_model::api::sandboxes::CreateSandboxRequest;
 use atoll_model::api::snapshots::CreateSnapshotRequest;
-use atoll_model::{HostStatus, SandboxId};
+use atoll_model::{HostStatus, SandboxId, SandboxStatus};
 use atoll_tests::cluster::{Cluster, Reach};
 use atoll_tests::until;
 
@@ -129,6 +129,68 @@ async fn a_machine_goes_on_on_another_host_than_the_one_it_was_kept_on() {
     for id in [&parent.id, &copy.id, &another.id, &back.id] {
         cluster.client.destroy_sandbox(id).await.expect("destroy");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_machine_moves_with_its_processes_from_a_host_that_is_drained_and_back() {
+    let mut cluster = Cluster::start_with(1, 0, &[]).await;
+    for host in 0..2 {
+        cluster.add_host_with(Reach::Address, &MACHINES).await;
+        cluster.wait_host(host, HostStatus::Online).await;
+    }
+    cluster.wait_ready().await;
+    let drain = async |cluster: &Cluster, host: usize, draining: bool| {
+        cluster.admin.drain_host(&cluster.hosts[host].id, draining).await.expect("draining");
+    };
+    drain(&cluster, 1, true).await;
+    let small = CreateSandboxRequest { memory_mb: Some(256), disk_mb: Some(512), ..CreateSandboxRequest::default() };
+    let made = until("a machine", || async { cluster.client.create_sandbox(&small).await.ok() }).await;
+    let id = made.id;
+    assert_eq!(made.host_id.as_ref(), Some(&cluster.hosts[0].id));
+    cluster.sh(&id, "echo brought > file").await;
+    cluster.client.exec_background(&id, &command("/bin/bash", ["-c", COUNTER])).await.expect("a counter");
+    let (mark, before) = until("the counter to count", || async { count(&cluster, &id).await }).await;
+    let address = "ip -4 -o addr show scope global | awk '{print $4}'";
+    let former = cluster.sh(&id, address).await;
+    cluster.client.pause_sandbox(&id).await.expect("pausing");
+
+    let arrives = async |cluster: &Cluster, host: usize| {
+        until("it to be on the other host", || async {
+            let sandbox = cluster.client.get_sandbox(&id).await.ok()?;
+            (sandbox.host_id.as_ref() == Some(&cluster.hosts[host].id)).then_some(sandbox)
+        })
+        .await
+    };
+    drain(&cluster, 1, false).await;
+    drain(&cluster, 0, true).await;
+    assert_eq!(arrives(&cluster, 1).await.status, SandboxStatus::Paused);
+    until("nothing to be left on the first", || async { cluster.host(0).await.drained.then_some(()) }).await;
+    let resumed = cluster.client.resume_sandbox(&id).await.expect("resuming");
+    assert_eq!((resumed.status, resumed.kept.as_deref()), (SandboxStatus::Running, Some("memory")));
+    let (its_mark, now) = until("its counter", || async { count(&cluster, &id).await }).await;
+    assert!(its_mark == mark && now >= before, "{its_mark} {now}, not {mark} {before}");
+    until("it to count on", || async { count(&cluster, &id).await.filter(|(_, later)| *later > now) }).await;
+    assert_eq!(cluster.sh(&id, "cat file; hostname").await, format!("brought\n{}\n", id.dns_label()));
+    let here = cluster.sh(&id, address).await;
+    assert!(here.starts_with("10.") && here.trim() != "", "{here}, formerly {former}");
+    cluster.sh(&id, "echo and changed >> file").await;
+    cluster.client.pause_sandbox(&id).await.expect("pausing");
+
+    // Back, and away again before anybody has resumed it.
+    drain(&cluster, 0, false).await;
+    drain(&cluster, 1, true).await;
+    arrives(&cluster, 0).await;
+    drain(&cluster, 1, false).await;
+    drain(&cluster, 0, true).await;
+    arrives(&cluster, 1).await;
+    // The agent that has never seen it run starts anew.
+    cluster.hosts[1].node.kill_9();
+    cluster.hosts[1].node.run(&[]);
+    let resumed = until("it to be resumed", || async { cluster.client.resume_sandbox(&id).await.ok() }).await;
+    assert_eq!(resumed.kept.as_deref(), Some("memory"));
+    assert_eq!(until("its counter", || async { count(&cluster, &id).await }).await.0, mark);
+    assert_eq!(cluster.sh(&id, "cat file").await, "brought\nand changed\n");
+    cluster.client.destroy_sandbox(&id).await.expect("destroy");
 }
 
 /// A QEMU that says that it is another; nothing is ever started with it.

@@ -63,7 +63,8 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         Command::Host(command) => match command.what {
             None => service::host::main(command.run, &global),
             Some(HostSubcommand::Check { data_dir }) => {
-                service::host::check(&data_dir.unwrap_or(command.run.place.data_dir), &global)
+                let place = command.run.place;
+                service::host::check(&data_dir.unwrap_or(place.data_dir), &place.cache_dir, &global)
             }
             Some(HostSubcommand::Install(args)) => service::install::main(&args, &global),
         },

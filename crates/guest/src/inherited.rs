@@ -14,6 +14,8 @@ use std::sync::Arc;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::FdFlags;
 
+use atoll_rpc::channel::PROOF;
+
 use crate::config::{Config, MAX_CONFIG_BYTES};
 use crate::guest::Guest;
 use crate::server::Listener;
@@ -72,6 +74,9 @@ impl Start {
         while let Some(argument) = arguments.next() {
             if argument == vm::ARGUMENT && std::process::id() == 1 {
                 return vm::boot();
+            }
+            if argument == PROOF && std::process::id() == 1 {
+                match vm::prove()? {}
             }
             let target = match argument.as_str() {
                 "--listen" => &mut listen,

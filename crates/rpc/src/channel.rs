@@ -29,6 +29,10 @@ const FRAME: usize = MAGIC.len() + 1 + 16;
 pub const MAX_LETTER: usize = 4 << 20;
 /// The port's name, by which the guest finds it.
 pub const PORT: &str = "atoll";
+/// What the kernel passes to a first process that is to say that it runs, and end the machine.
+pub const PROOF: &str = "prove";
+/// What that says on the console.
+pub const PROVEN: &str = "atoll-guest: the machine runs programs";
 
 pub type Epoch = [u8; 16];
 

@@ -58,8 +58,8 @@ pub fn main(args: HostArgs, global: &Global) -> anyhow::Result<u8> {
     })
 }
 
-pub fn check(data_dir: &Path, global: &Global) -> anyhow::Result<u8> {
-    let checks = atoll_host::check(data_dir);
+pub fn check(data_dir: &Path, cache_dir: &Path, global: &Global) -> anyhow::Result<u8> {
+    let checks = atoll_host::check(data_dir, cache_dir);
     let good = checks.iter().all(|check| check.ok);
     if global.json {
         output::print_json(&json!({ "ok": good, "checks": checks }))?;

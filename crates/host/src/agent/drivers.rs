@@ -32,7 +32,7 @@ pub(super) async fn on_offer(config: &HostConfig) -> anyhow::Result<Vec<String>>
         if vm::has_qemu().is_err() {
             return Ok(vec![DRIVER_CONTAINER]);
         }
-        if Accel::of_this_machine(&cache) == Accel::Kvm {
+        if Accel::of_this_machine(&cache, guest) == Accel::Kvm {
             match Kernel::ensure(&cache, guest) {
                 Ok(_) => return Ok(vec![DRIVER_VM, DRIVER_CONTAINER]),
                 Err(error) => tracing::warn!(%error, "KVM works here, but sandboxes are containers"),
@@ -61,7 +61,8 @@ pub(super) async fn machines(
     let (id, sandboxes) = (instance.id().to_owned(), instance.data_dir().join("sandboxes"));
     let started = tokio::task::spawn_blocking(move || -> anyhow::Result<VmDriver> {
         let kernel = Kernel::ensure(&cache, guest)?;
-        Ok(VmDriver::start(VmConfig::new(&id, sandboxes, kernel, Accel::of_this_machine(&cache)))?)
+        let accel = Accel::of_this_machine(&cache, guest);
+        Ok(VmDriver::start(VmConfig::new(&id, sandboxes, kernel, accel))?)
     });
     Ok(Some(started.await.context("starting the vm driver")?.context("starting the vm driver")?))
 }

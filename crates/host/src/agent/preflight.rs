@@ -7,17 +7,17 @@ use crate::driver::{self, Check};
 /// Free room below which a host is of little use.
 const WANTED_DISK: u64 = 5 << 30;
 
-/// Looks at everything that an agent needs that keeps its things in `data_dir`: the driver's needs, and its own. Changes
-/// nothing on the machine.
+/// Looks at everything that an agent needs that keeps its things in `data_dir`: the driver's needs, and its own, and what was
+/// found out before that `cache_dir` remembers. Changes nothing on the machine.
 #[must_use]
-pub fn check(data_dir: &Path) -> Vec<Check> {
+pub fn check(data_dir: &Path, cache_dir: &Path) -> Vec<Check> {
     let mut checks = driver::check();
     checks.extend([
         tool("mkfs.btrfs", "install btrfs-progs: the storage pool is made with it"),
         tool("nft", "install nftables: the sandboxes' firewall is loaded with it"),
         loop_devices(),
         disk(data_dir),
-        driver::kvm::check(),
+        driver::kvm::check(driver::vm::Accel::remembered(cache_dir)),
         machines(),
     ]);
     checks
@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn every_check_that_fails_says_what_to_do() {
-        for check in check(Path::new("/var/lib/atoll")) {
+        for check in check(Path::new("/var/lib/atoll"), Path::new("/var/cache/atoll")) {
             assert_eq!(check.ok, check.remedy.is_empty(), "{check:?}");
             assert!(!check.detail.is_empty(), "{check:?}");
         }
@@ -83,7 +83,7 @@ mod tests {
         let of = |path: &Path| disk(path).detail.split_once(" at ").unwrap().1.to_owned();
         assert_eq!(of(dir.path()), dir.path().display().to_string());
         assert_eq!(of(&dir.path().join("not/there/yet")), dir.path().display().to_string());
-        let checks = check(dir.path());
+        let checks = check(dir.path(), dir.path());
         let disk = checks.iter().find(|check| check.name == "disk").unwrap();
         assert!(disk.detail.ends_with(&dir.path().display().to_string()), "{disk:?}");
     }

@@ -101,6 +101,10 @@ impl Driver for Both {
         self.vm.unpack_machine(layer, from, disk)
     }
 
+    fn lay_down(&self, id: &SandboxId, volume: &Path, layer: &LayerId, disk: &Path) -> io::Result<bool> {
+        self.vm.lay_down(id, volume, layer, disk)
+    }
+
     fn is_paused(&self, id: &SandboxId) -> bool {
         self.of(id).is_paused(id)
     }

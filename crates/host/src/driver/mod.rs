@@ -208,6 +208,15 @@ pub trait Driver: Send + Sync {
         Err(io::Error::new(io::ErrorKind::Unsupported, "this host runs no virtual machines"))
     }
 
+    /// Makes of what a layer holds a sandbox that is as if it had been paused here: its disk, a copy of this one, in
+    /// `volume`, and its memory if some is kept. Whether there was.
+    ///
+    /// # Errors
+    /// Of a driver without machines, and the disk's.
+    fn lay_down(&self, _id: &SandboxId, _volume: &Path, _layer: &LayerId, _disk: &Path) -> io::Result<bool> {
+        Err(io::Error::new(io::ErrorKind::Unsupported, "this host runs no virtual machines"))
+    }
+
     /// Whether the sandbox is frozen now; false when it is not there.
     fn is_paused(&self, id: &SandboxId) -> bool;
 

@@ -107,15 +107,10 @@ impl Owner {
         Ok(Answer { steps: steps.as_slice().to_vec(), ..self.answer(Kept::Memory) })
     }
 
-    /// One that comes from another host: it has what it stands on, a volume and a record, and no process. Control has its
+    /// One that comes from another host: it has what it stands on, a volume, of a virtual machine what it had in memory, and a
+    /// record, and no process. Control has its
     /// former host forget it then, so it is on the disk before the answer.
     async fn try_create_at_rest(&mut self, secrets: &Secrets, reason: &str) -> Result<Answer, OrderError> {
-        if self.record.spec.kind() != Kind::Container {
-            return Err(OrderError::Unsupported {
-                what: "a move",
-                problem: "a virtual machine lies on one host".to_owned(),
-            });
-        }
         if self.record.spec.layers.iter().any(|layer| layer.digest.is_empty()) {
             return Err(OrderError::Invalid {
                 field: "layers.digest",
@@ -134,6 +129,13 @@ impl Owner {
         failpoint!("agent.at_rest.after_record");
         shared.machine.create_volume(&self.record.id, self.record.spec.volume_bytes()).await?;
         failpoint!("agent.at_rest.after_volume");
+        if self.record.spec.kind() == Kind::Vm {
+            // A machine's disk is in the topmost layer alone; without any it begins with an empty one, as any other.
+            if let Some(layer) = self.record.spec.layers.first() {
+                self.record.stored = shared.machine.lay_down(&self.record.id, &layer.id).await?;
+            }
+            failpoint!("agent.at_rest.after_laid");
+        }
         self.record.phase = Phase::Live;
         self.record.state = State::Paused;
         reason.clone_into(&mut self.record.reason);
@@ -148,7 +150,7 @@ impl Owner {
         written.map_err(|error| OrderError::failed("writing the sandbox's record", &error))?;
         failpoint!("agent.at_rest.after_written");
         self.show();
-        Ok(self.answer(Kept::Files))
+        Ok(self.answer(self.kept()))
     }
 
     /// Gets what it stands on before it takes a turn: a launch is short, and others must not wait for a slow network. What

@@ -231,6 +231,17 @@ impl Machine for Floor {
         self.is_disk(layer).then(version).flatten()
     }
 
+    async fn lay_down(&self, id: &SandboxId, layer: &LayerId) -> Result<bool, MachineError> {
+        let disk = self.pool.layer(layer).and_then(|path| vm::disk::of_layer(&path));
+        let disk = disk.ok_or_else(|| MachineError::NoImage(format!("layer {layer} is no machine's disk")))?;
+        let volume = self.find_volume(id);
+        let volume = volume.ok_or_else(|| MachineError::Failed("it has no volume to have its disk in".to_owned()))?;
+        let (driver, id, layer) = (self.driver.clone(), id.clone(), layer.clone());
+        let laying = tokio::task::spawn_blocking(move || driver.lay_down(&id, &volume, &layer, &disk));
+        let laid = laying.await.map_err(lost)?;
+        laid.map_err(|error| MachineError::Failed(format!("laying down its disk and memory: {error}")))
+    }
+
     async fn imports(&self) -> Result<Vec<Import>, MachineError> {
         let pool = self.pool.clone();
         Ok(tokio::task::spawn_blocking(move || pool.imports()).await.map_err(lost)??)

@@ -122,6 +122,12 @@ pub trait Machine: Send + Sync + 'static {
         None
     }
 
+    /// Makes a virtual machine that comes from another host as if it had been paused here, from this layer, which was
+    /// fetched, in the volume that is there. Whether it has memory to go on with.
+    async fn lay_down(&self, _id: &SandboxId, _layer: &LayerId) -> Result<bool, MachineError> {
+        Ok(false)
+    }
+
     /// Layers that came from other hosts and are no images.
     async fn imports(&self) -> Result<Vec<Import>, MachineError> {
         Ok(Vec::new())

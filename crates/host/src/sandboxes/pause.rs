@@ -171,7 +171,7 @@ impl Owner {
         self.end_processes().await;
     }
 
-    const fn kept(&self) -> Kept {
+    pub(super) const fn kept(&self) -> Kept {
         if self.life.is_some() || self.record.stored { Kept::Memory } else { Kept::Files }
     }
 }

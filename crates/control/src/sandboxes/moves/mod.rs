@@ -2,8 +2,8 @@
 //!
 //! 1. The move is written down ([`store`], `sandbox_moves`), with the sandbox's generation: it ends when that changes, or
 //!    when the sandbox is paused no more (a trigger), whoever did it.
-//! 2. Its files become a layer on its host, as for a snapshot, held for the move; that and all that it stands on goes into
-//!    the object store.
+//! 2. Its files, and the memory of a virtual machine, become a layer on its host, as for a snapshot, held for the move; that
+//!    and all that it stands on goes into the object store.
 //! 3. A host is picked, and written down with a new generation. It is asked to make the sandbox *at rest*: record, volume
 //!    and environment, no process. From then on `reconcile` takes what is there for no orphan.
 //! 4. In one transaction: the row goes to that host, the sandbox stands on those layers, audit entry and event.
@@ -11,10 +11,13 @@
 //!
 //! Before 4 the sandbox is where it was, and whatever was made elsewhere is destroyed as an orphan; after it, it is at its new
 //! place, and the former copy is the orphan. So a crash anywhere leaves one sandbox. Its id, tokens, policy and names stay;
-//! what it had in memory does not come along (`kept: files`). The environment, secrets among it, passes through control and
+//! what a
+//! container had in memory does not come along (`kept: files`), that of a virtual machine does, to a host whose machines run
+//! on the same (`kept: memory`). The environment, secrets among it, passes through control and
 //! is written down nowhere on the way.
 //!
-//! What can't move says why, in `GET /v1/hosts/{id}/drain`: virtual machines, and sandboxes whose volumes lie on the host.
+//! What can't move says why, in `GET /v1/hosts/{id}/drain`: sandboxes whose volumes lie on the host, and machines that could
+//! go on nowhere else.
 
 pub mod store;
 #[cfg(test)]
@@ -54,8 +57,6 @@ const READ_DEADLINE: Duration = Duration::from_secs(20);
 /// Why a sandbox did not move.
 #[derive(Debug, thiserror::Error)]
 enum Stays {
-    #[error("it is a virtual machine: its disk and memory lie on this host alone")]
-    Machine,
     #[error("its volumes lie on this host")]
     Volumes,
     #[error("it was made on a team's own machine, and may not be loaded on others")]
@@ -103,7 +104,7 @@ impl Stays {
 
     fn pause(&self, attempts: i64) -> Duration {
         match self {
-            Self::Machine | Self::Volumes | Self::NotElsewhere => LAST_PAUSE,
+            Self::Volumes | Self::NotElsewhere => LAST_PAUSE,
             // What can't be packed now can't be packed in five minutes.
             Self::Layers(error) if layers::never_will(error) => HOPELESS_PAUSE,
             Self::Sandbox(SandboxError::NoHost(_)) => NO_HOST_PAUSE,
@@ -179,14 +180,11 @@ impl Sandboxes {
 
     async fn carry(&self, it: &mut Move, record: SandboxRecord) -> Result<(), Stays> {
         let from = record.host().cloned().ok_or(Stays::Changed)?;
-        if record.can_keep_memory() {
-            return Err(Stays::Machine);
-        }
         if !volumes::of_sandbox(&self.db, &record.id).await?.is_empty() {
             return Err(Stays::Volumes);
         }
         let owner = self.owner_of(&record).await?;
-        let demand = demand(&owner, &record, &from);
+        let mut demand = demand(&owner, &record, &from);
         // Before anything is packed for nothing.
         self.placer.place(&demand).await?;
         let chain = self.files_of(it, &record, &from, &owner).await?;
@@ -198,6 +196,9 @@ impl Sandboxes {
         let headers = self.secrets.fill_what_can_be(&owner.team, &record.network.headers).await;
         let headers = headers.map_err(SandboxError::from)?;
         let ground = Ground { template: &template, layers: &chain, mounts: &[], headers: &headers };
+        let memory = chain.first().filter(|top| top.memory);
+        demand.vm_version = memory.and_then(|top| top.vm_version.clone());
+        let kept = if memory.is_some() { "memory" } else { "files" };
         let to = self.placer.place(&demand).await?;
         crate::failpoint!("control::move::before_aim");
         let mut tx = self.db.begin().await?;
@@ -211,10 +212,10 @@ impl Sandboxes {
             return Err(error);
         }
         crate::failpoint!("control::move::after_host");
-        match self.arrive(it, &record, &from, &to, &chain).await {
+        match self.arrive(it, &record, (&from, &to), &chain, kept).await {
             Ok(moved) => {
                 crate::failpoint!("control::move::after_row");
-                tracing::info!(sandbox = %moved.id.0, %from, %to, "a paused sandbox has moved; its files were kept");
+                tracing::info!(sandbox = %moved.id.0, %from, %to, kept, "a paused sandbox has moved");
                 self.tell_host_to_destroy(&from, &moved, "moved").await;
                 self.layers.nudge();
                 Ok(())
@@ -249,7 +250,8 @@ impl Sandboxes {
         if chain.is_empty() {
             let host = hosts::store::get(&self.db, from).await?.ok_or(Stays::Changed)?;
             let byoc = host.kind.0 == HostType::Byoc;
-            let made = self.layers.make(&owner.team, byoc, &record.id, from, Wanted::default()).await?;
+            let wanted = Wanted { memory: record.can_keep_memory(), children: 0 };
+            let made = self.layers.make(&owner.team, byoc, &record.id, from, wanted).await?;
             chain = self.layers.over(&record.id, made).await?;
             let mut tx = self.db.begin().await?;
             if !store::hold(&mut tx, it).await? {
@@ -316,9 +318,9 @@ impl Sandboxes {
         &self,
         it: &Move,
         record: &SandboxRecord,
-        from: &HostId,
-        to: &HostId,
+        (from, to): (&HostId, &HostId),
         chain: &[LayerRow],
+        kept: &str,
     ) -> Result<SandboxRecord, Stays> {
         let now = self.clock.now();
         let mut tx = self.db.begin().await?;
@@ -343,10 +345,10 @@ impl Sandboxes {
             target_kind: "sandbox",
             target_id: Some(record.id.as_str()),
             result: "ok",
-            details: json!({ "from": from, "to": to, "kept": "files", "because": "its host is drained" }),
+            details: json!({ "from": from, "to": to, "kept": kept, "because": "its host is drained" }),
         };
         audit::record(&mut tx, now, &entry).await?;
-        store::tell(&mut tx, &moved, from, now).await?;
+        store::tell(&mut tx, &moved, (from, kept), now).await?;
         crate::failpoint!("control::move::before_commit", Err(lost_connection()));
         tx.commit().await?;
         crate::failpoint!("control::move::unanswered", Err(lost_connection()));

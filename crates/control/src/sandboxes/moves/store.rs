@@ -231,7 +231,12 @@ pub async fn take_along(tx: &mut Tx, layer: &LayerRow, host: &HostId) -> Result<
 }
 
 /// What its owner sees of it: an event in its life, and one for whoever listens.
-pub async fn tell(tx: &mut Tx, moved: &SandboxRecord, from: &HostId, at: Millis) -> Result<(), DbError> {
+pub async fn tell(
+    tx: &mut Tx,
+    moved: &SandboxRecord,
+    (from, kept): (&HostId, &str),
+    at: Millis,
+) -> Result<(), DbError> {
     on!(tx &mut *tx, |c| sqlx::query(
         "INSERT INTO sandbox_events (sandbox_id, team_id, host_id, at, status, reason) VALUES ($1, $2, $3, $4, $5, 'moved')"
     )
@@ -245,7 +250,7 @@ pub async fn tell(tx: &mut Tx, moved: &SandboxRecord, from: &HostId, at: Millis)
     .map(|_| ()))
     .during("write a sandbox's event")?;
     let data = serde_json::json!({
-        "status": moved.status(), "reason": "moved", "host_id": moved.host(), "former_host_id": from, "kept": "files",
+        "status": moved.status(), "reason": "moved", "host_id": moved.host(), "former_host_id": from, "kept": kept,
     });
     on!(tx tx, |c| sqlx::query(
         "INSERT INTO events (at, team_id, type, subject_id, data) VALUES ($1, $2, 'sandbox.moved', $3, $4)"

@@ -111,6 +111,43 @@ async fn a_paused_sandbox_moves_whole_and_says_so() {
 }
 
 #[tokio::test]
+async fn a_machine_moves_with_its_memory_to_a_host_that_can_go_on_with_it_and_nowhere_else() {
+    for database in databases().await {
+        let test = app(database).await;
+        let first = test.fleet.add_host();
+        first.1.run_machines_on("QEMU 7");
+        insert_online_host(&test, &first.0).await;
+        let made: Sandbox = test.client.post("/v1/sandboxes", json!({ "driver": "vm" })).await.expect(201).parsed();
+        test.client.post(&format!("/v1/sandboxes/{}/pause", made.id), json!({})).await.expect(200);
+        let rig = Rig { test, first, id: made.id };
+        rig.admin().await.post(&format!("/v1/hosts/{}/drain", rig.first.0), json!({})).await.expect(200);
+        let (_, other) = rig.second().await;
+        other.run_machines_on("QEMU 8");
+        assert_eq!(rig.move_due().await, 0);
+        rig.is_untouched().await;
+        let drain = rig.drain().await;
+        assert!(drain.sandboxes[0].waits_for.contains("QEMU 7"), "{drain:?}");
+        let (third, agent) = rig.second().await;
+        agent.run_machines_on("QEMU 7");
+        rig.test.clock.advance(Duration::from_secs(1000));
+        assert_eq!(rig.move_due().await, 1);
+        assert_eq!(rig.shown().await.host_id, Some(third));
+        assert_eq!((agent.count(), other.count()), (1, 0));
+        assert_eq!(
+            rig.first.1.calls().iter().filter(|call| *call == "snapshot").count(),
+            1,
+            "kept once, for both tries"
+        );
+        let row: (String,) =
+            on!(read & rig.test.app.db, |c| sqlx::query_as("SELECT data FROM events WHERE type = 'sandbox.moved'")
+                .fetch_one(c)
+                .await)
+            .unwrap();
+        assert_eq!(row.0["kept"], "memory");
+    }
+}
+
+#[tokio::test]
 async fn one_that_is_resumed_on_its_way_stays_where_it_runs_and_leaves_nothing_elsewhere() {
     for database in databases().await {
         let rig = rig(database, json!({})).await;
@@ -174,9 +211,7 @@ async fn what_has_nowhere_to_go_stays_and_says_why() {
             let statement = sqlx::AssertSqlSafe(format!("UPDATE sandboxes SET {what} WHERE id = '{}'", rig.id));
             on!(write & rig.test.app.db, |c| sqlx::query(statement).execute(c).await.map(|_| ())).unwrap();
         };
-        set("driver = 'vm'").await;
-        waits("virtual machine").await;
-        set("driver = 'container', reason = 'host_disconnected'").await;
+        set("reason = 'host_disconnected'").await;
         assert_eq!(rig.move_due().await, 0, "its host resumes it");
         let due = super::store::due(&rig.test.app.db, rig.test.clock.now(), false, 9).await.unwrap();
         assert_eq!(due.len(), 1, "where nobody resumes it, it moves as any other");

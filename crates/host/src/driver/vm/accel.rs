@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use super::kernel::Kernel;
 use crate::driver::{host_boot_id, kvm};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,25 +17,27 @@ pub enum Accel {
 }
 
 impl Accel {
-    /// KVM where a guest has booted under it. Where it does not work the proof takes seconds, so it is made once per boot
-    /// of the machine and remembered in the cache.
+    /// KVM where a whole system has booted under it. Where it does not work the proof takes seconds, so it is made once per
+    /// boot of the machine and remembered in the cache. Fetches the kernel where firmware runs.
     #[must_use]
-    pub fn of_this_machine(cache: &Path) -> Self {
+    pub fn of_this_machine(cache: &Path, guest: &[u8]) -> Self {
         if !Path::new("/dev/kvm").exists() {
             return Self::Tcg;
         }
-        let memory = cache.join("kernels").join("kvm");
-        let told = |works: bool| format!("{} {}\n", host_boot_id(), if works { "works" } else { "does not work" });
-        let known = fs::read_to_string(&memory).unwrap_or_default();
-        for works in [true, false] {
-            if !host_boot_id().is_empty() && known == told(works) {
-                return if works { Self::Kvm } else { Self::Tcg };
-            }
+        if let Some(works) = Self::remembered(cache) {
+            return if works { Self::Kvm } else { Self::Tcg };
         }
-        let works = kvm::is_proven();
+        let works = match kvm::runs_firmware().then(|| Kernel::ensure(cache, guest)) {
+            None => false,
+            Some(Ok(kernel)) => kvm::runs(&kernel, Self::Kvm),
+            Some(Err(error)) => {
+                tracing::warn!(%error, "whether KVM works here can't be found out");
+                return Self::Tcg;
+            }
+        };
         let remember = || -> io::Result<()> {
             fs::create_dir_all(cache.join("kernels"))?;
-            fs::write(&memory, told(works))
+            fs::write(memory(cache), told(works))
         };
         if let Err(error) = remember() {
             tracing::debug!(%error, "whether KVM works can't be remembered");
@@ -42,7 +45,13 @@ impl Accel {
         if works { Self::Kvm } else { Self::Tcg }
     }
 
-    pub(super) fn arguments(self) -> &'static [&'static str] {
+    /// What was found out in this boot of the machine.
+    pub(crate) fn remembered(cache: &Path) -> Option<bool> {
+        let known = fs::read_to_string(memory(cache)).unwrap_or_default();
+        [true, false].into_iter().find(|works| !host_boot_id().is_empty() && known == told(*works))
+    }
+
+    pub(crate) fn arguments(self) -> &'static [&'static str] {
         match self {
             Self::Kvm => &["-accel", "kvm", "-cpu", "host"],
             Self::Tcg => &["-accel", "tcg,thread=multi,tb-size=64", "-cpu", "max"],
@@ -75,6 +84,14 @@ impl Accel {
             Self::Tcg => fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| clock(&text)).unwrap_or_default(),
         }
     }
+}
+
+fn memory(cache: &Path) -> PathBuf {
+    cache.join("kernels").join("kvm")
+}
+
+fn told(works: bool) -> String {
+    format!("{} {}\n", host_boot_id(), if works { "boots a system" } else { "does not" })
 }
 
 /// The first processor's name, and a digest of all lines that say what it is, and not how it is doing.
@@ -131,14 +148,14 @@ mod tests {
     fn what_was_found_out_in_this_boot_is_not_tried_again() {
         let cache = tempfile::tempdir().unwrap();
         fs::create_dir(cache.path().join("kernels")).unwrap();
-        let memory = cache.path().join("kernels/kvm");
-        if Path::new("/dev/kvm").exists() {
-            for (word, accel) in [("works", Accel::Kvm), ("does not work", Accel::Tcg)] {
-                fs::write(&memory, format!("{} {word}\n", host_boot_id())).unwrap();
-                assert_eq!(Accel::of_this_machine(cache.path()), accel);
-            }
-        } else {
-            assert_eq!(Accel::of_this_machine(cache.path()), Accel::Tcg);
+        assert_eq!(Accel::remembered(cache.path()), None);
+        for (works, accel) in [(true, Accel::Kvm), (false, Accel::Tcg)] {
+            fs::write(memory(cache.path()), told(works)).unwrap();
+            assert_eq!(Accel::remembered(cache.path()), Some(works));
+            let accel = if Path::new("/dev/kvm").exists() { accel } else { Accel::Tcg };
+            assert_eq!(Accel::of_this_machine(cache.path(), b"guest"), accel);
         }
+        fs::write(memory(cache.path()), told(true).replace(host_boot_id(), "another boot")).unwrap();
+        assert_eq!(Accel::remembered(cache.path()), None);
     }
 }

@@ -14,7 +14,7 @@ use atoll_model::{LayerId, SandboxId};
 use futures::future::BoxFuture;
 
 use super::qmp::Qmp;
-use super::stored::{DEVICES, Drafts, MEMORY, Stored, blocking, go_on};
+use super::stored::{DEVICES, Drafts, MEMORY, MOVED, Stored, blocking, go_on};
 use super::waiting::Shape;
 use super::{QMP_SOCKET, Shared, bundle, disk, remove_file};
 use crate::driver::LaunchSpec;
@@ -131,6 +131,20 @@ impl Shared {
         }
         File::open(place.join(SHAPE))?.sync_all()?;
         drafts.keep()
+    }
+
+    /// Makes a sandbox that comes from another host as if it had been paused here. `devices` comes last: before it is there,
+    /// it has its files alone.
+    pub(super) fn lay_down(&self, id: &SandboxId, volume: &Path, layer: &LayerId, disk: &Path) -> io::Result<bool> {
+        disk::open_or_make(volume, Some(disk), 0)?;
+        if !self.has_kept(layer) {
+            return Ok(false);
+        }
+        File::create_new(self.socket(id, MOVED))?;
+        for name in [SHAPE, MEMORY, DEVICES] {
+            fs::hard_link(self.kept_of(layer).join(name), self.socket(id, name))?;
+        }
+        Ok(true)
     }
 
     fn without_memory(&self, id: &SandboxId, layer: &LayerId, error: &io::Error) -> io::Result<()> {

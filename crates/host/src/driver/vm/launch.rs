@@ -75,6 +75,15 @@ impl Origin {
         }
     }
 
+    /// Whether its guest knows another name, address or clock than it has now.
+    const fn is_elsewhere(&self) -> bool {
+        match self {
+            Self::Other(_) => true,
+            Self::Own(stored) => stored.moved,
+            Self::Boot | Self::Waiting(_) => false,
+        }
+    }
+
     /// How long its guest may take to say that it is ready.
     const fn patience(&self) -> Patience {
         match self {
@@ -342,7 +351,7 @@ impl Shared {
             if matches!(begun.from, Origin::Boot) && met.knows_nothing() {
                 self.keep_waiting(id, &begun.shape).await?;
             }
-            let new = met.knows_nothing() || matches!(begun.from, Origin::Other(_));
+            let new = met.knows_nothing() || begun.from.is_elsewhere();
             Talk::with(met, new.then_some(&begun.beginning)).await
         };
         let why = tokio::select! {

@@ -49,6 +49,7 @@ use channel::Bridge;
 pub use jail::{ARGUMENT as JAIL, jail_main};
 pub use kernel::Kernel;
 pub use launch::RESTORED;
+pub(crate) use qemu::kernel_command_line;
 use version::Version;
 use waiting::Waiting;
 
@@ -333,6 +334,10 @@ impl Driver for VmDriver {
 
     fn unpack_machine(&self, layer: &LayerId, from: &mut dyn io::Read, disk: &File) -> io::Result<()> {
         self.shared.unpack_kept(layer, from, disk)
+    }
+
+    fn lay_down(&self, id: &SandboxId, volume: &Path, layer: &LayerId, disk: &Path) -> io::Result<bool> {
+        self.shared.lay_down(id, volume, layer, disk)
     }
 
     fn is_paused(&self, id: &SandboxId) -> bool {

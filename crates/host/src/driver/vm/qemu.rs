@@ -36,6 +36,8 @@ pub(super) struct Command {
 
 /// What the kernel is told.
 const TOLD: &str = "-append";
+/// That it is the first process of a sandbox.
+const ARGUMENT: &str = "vm";
 const NETWORK_DEVICE: &str = "virtio-net-device";
 
 /// Below are the standard streams; nothing else is open.
@@ -77,7 +79,7 @@ impl Machine {
         say(self.accel.arguments());
         say(&["-smp", &self.vcpus.to_string(), "-m", &format!("{memory}M")]);
         say(&["-object", &format!("memory-backend-memfd,id=ram,size={memory}M,share=on")]);
-        say(&["-kernel", KERNEL, "-initrd", INITRAMFS, TOLD, &kernel_command_line(self.accel)]);
+        say(&["-kernel", KERNEL, "-initrd", INITRAMFS, TOLD, &kernel_command_line(self.accel, ARGUMENT)]);
         say(&["-chardev", &format!("ringbuf,id=console,size={CONSOLE_BYTES}"), "-serial", "chardev:console"]);
 
         let lowers = self.lowers.into_iter().enumerate().map(|(number, fd)| (format!("lower{number}"), true, vec![fd]));
@@ -113,10 +115,11 @@ impl Machine {
     }
 }
 
-fn kernel_command_line(accel: Accel) -> String {
+/// What a kernel is told, and the word for its first process.
+pub(crate) fn kernel_command_line(accel: Accel, word: &str) -> String {
     let first = "console=ttyS0 loglevel=3 edd=off reboot=t panic=-1 random.trust_cpu=on rdinit=/init";
     // What follows the dashes is for the guest agent.
-    format!("{first} {} -- vm", accel.kernel_parameters())
+    format!("{first} {} -- {word}", accel.kernel_parameters())
 }
 
 #[cfg(test)]

@@ -25,6 +25,8 @@ use crate::driver::launch::failpoint;
 
 pub(super) const MEMORY: &str = "memory";
 pub(super) const DEVICES: &str = "devices";
+/// Beside them: it was paused on another host, and is told when it goes on that its network and clock are others.
+pub(super) const MOVED: &str = "moved";
 /// Behind the names of files that are not whole yet.
 const DRAFT: &str = "new";
 /// Between two looks at how far it is.
@@ -38,6 +40,8 @@ const BANDWIDTH: u64 = 1 << 40;
 pub(super) struct Stored {
     pub memory: File,
     pub devices: OwnedFd,
+    /// It stood still on another host.
+    pub moved: bool,
 }
 
 impl Stored {
@@ -48,7 +52,8 @@ impl Stored {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         };
-        Ok(open(DEVICES)?.zip(open(MEMORY)?).map(|(devices, memory)| Self { memory, devices: devices.into() }))
+        let moved = directory.join(MOVED).exists();
+        Ok(open(DEVICES)?.zip(open(MEMORY)?).map(|(devices, memory)| Self { memory, devices: devices.into(), moved }))
     }
 
     pub fn remove(directory: &Path) -> io::Result<()> {
@@ -56,6 +61,7 @@ impl Stored {
         for name in [MEMORY, DEVICES] {
             remove_file(&draft(directory, name))?;
         }
+        remove_file(&directory.join(MOVED))?;
         remove_file(&directory.join(MEMORY))
     }
 }

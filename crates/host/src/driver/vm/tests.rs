@@ -16,7 +16,7 @@ use base64::Engine;
 use tempfile::TempDir;
 
 use super::*;
-use crate::driver::{Kind, Lower, StartFrom};
+use crate::driver::{Kind, Lower, StartFrom, kvm};
 use crate::slots::{LAST_BLOCK, SandboxNetwork, Slot};
 use crate::storage::{Pool, PoolOptions};
 
@@ -74,7 +74,8 @@ fn cache() -> PathBuf {
 
 fn driver(dir: &Path, kernel: Kernel) -> VmDriver {
     let instance = format!("t{}", dir.file_name().unwrap().to_str().unwrap().replace("atoll-vm-", ""));
-    let config = VmConfig::new(&instance, dir.to_owned(), kernel, Accel::of_this_machine(&cache()));
+    let config =
+        VmConfig::new(&instance, dir.to_owned(), kernel, Accel::of_this_machine(&cache(), atoll_assets::GUEST));
     VmDriver::start(VmConfig { memories: dir.join("memories.d"), ..config }).unwrap()
 }
 
@@ -603,4 +604,13 @@ async fn memory_that_can_not_be_kept_for_a_layer_leaves_its_files_and_a_machine_
     assert!(!keep().await);
     fixture.launch(&spec).await.unwrap();
     goes_on("resumed").await;
+}
+
+#[test]
+fn a_whole_system_says_that_it_runs_and_one_without_a_first_program_never_does() {
+    let kernel = Kernel::ensure(&cache(), atoll_assets::GUEST).unwrap();
+    assert!(kvm::runs(&kernel, Accel::Tcg));
+    let nothing = tempfile::NamedTempFile::new().unwrap();
+    let empty = Kernel { initramfs: nothing.path().to_owned(), ..kernel };
+    assert!(!kvm::runs(&empty, Accel::Tcg));
 }
