@@ -132,6 +132,8 @@ impl Owner {
         if self.record.spec.kind() == Kind::Vm {
             // A machine's disk is in the topmost layer alone; without any it begins with an empty one, as any other.
             if let Some(layer) = self.record.spec.layers.first() {
+                // The file that it comes in may be here already, under another layer's name.
+                shared.machine.layer(layer).await?;
                 self.record.stored = shared.machine.lay_down(&self.record.id, &layer.id).await?;
             }
             failpoint!("agent.at_rest.after_laid");

@@ -138,12 +138,12 @@ async fn a_machine_moves_with_its_memory_to_a_host_that_can_go_on_with_it_and_no
             1,
             "kept once, for both tries"
         );
-        let row: (String,) =
+        let row: (sqlx::types::Json<Value>,) =
             on!(read & rig.test.app.db, |c| sqlx::query_as("SELECT data FROM events WHERE type = 'sandbox.moved'")
                 .fetch_one(c)
                 .await)
             .unwrap();
-        assert_eq!(row.0["kept"], "memory");
+        assert_eq!(row.0.0["kept"], "memory");
     }
 }
 
