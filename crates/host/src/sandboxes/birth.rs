@@ -136,7 +136,6 @@ impl Owner {
                 shared.machine.layer(layer).await?;
                 self.record.stored = shared.machine.lay_down(&self.record.id, &layer.id).await?;
             }
-            failpoint!("agent.at_rest.after_laid");
         }
         self.record.phase = Phase::Live;
         self.record.state = State::Paused;
