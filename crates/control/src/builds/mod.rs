@@ -5,6 +5,7 @@
 //! before it: a later build begins at the last step that it shares with an earlier one. A build's sandbox is control's
 //! own: lists don't show it, and it goes with its build, however that ends. A build whose replica dies ends as `error`.
 
+pub mod assignments;
 mod expand;
 mod inside;
 pub mod lines;

@@ -1,4 +1,5 @@
-//! SQL of builds. Their logs are in [`super::lines`], their tags in [`super::tags`], steps in [`super::steps`].
+//! SQL of builds. Their logs are in [`super::lines`], their tags in [`super::tags`], what these were given to before in
+//! [`super::assignments`], steps in [`super::steps`].
 
 use std::collections::BTreeMap;
 
@@ -380,6 +381,7 @@ pub async fn remove_all(tx: &mut Tx, template: &TemplateId) -> Result<(), DbErro
         "DELETE FROM layer_refs WHERE holder = $1 OR holder IN (SELECT id FROM template_builds WHERE template_id = $1)",
         "DELETE FROM template_build_logs WHERE build_id IN (SELECT id FROM template_builds WHERE template_id = $1)",
         "DELETE FROM template_tags WHERE template_id = $1",
+        "DELETE FROM template_tag_assignments WHERE template_id = $1",
         "DELETE FROM template_builds WHERE template_id = $1",
     ] {
         on!(tx tx, |c| sqlx::query(sql).bind(template.as_str()).execute(c).await.map(|_| ()))

@@ -1,10 +1,11 @@
-//! SQL of tags: names of builds within their template.
+//! SQL of tags: names of builds within their template. What each was given to before is in [`super::assignments`].
 
 use std::collections::BTreeMap;
 
 use atoll_model::{BuildId, TemplateId};
 use sqlx::types::Json;
 
+use super::assignments;
 use crate::db::{Db, DbError, During, Millis, Text, Tx, on};
 use crate::templates::store::Template;
 
@@ -21,7 +22,8 @@ pub async fn set(tx: &mut Tx, template: &TemplateId, tag: &str, build: &BuildId,
     .execute(c)
     .await
     .map(|_| ()))
-    .during("tag a build")
+    .during("tag a build")?;
+    assignments::add(tx, template, tag, build, now).await
 }
 
 /// The build that has this tag, if it is ready.
@@ -38,8 +40,9 @@ pub async fn build_of(tx: &mut Tx, template: &TemplateId, tag: &str) -> Result<O
     Ok(row.map(|row| row.0.0))
 }
 
-/// Takes a name from a build. Whether there was such a name.
+/// Takes a name from a build, and forgets what had it before. Whether there was such a name.
 pub async fn remove(tx: &mut Tx, template: &TemplateId, tag: &str) -> Result<bool, DbError> {
+    assignments::forget(tx, template, tag).await?;
     on!(tx tx, |c| sqlx::query("DELETE FROM template_tags WHERE template_id = $1 AND tag = $2")
         .bind(template.as_str())
         .bind(tag)

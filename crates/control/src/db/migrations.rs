@@ -46,6 +46,7 @@ const SQLITE: &[Listed] = &[
     (170, "vm versions", include_str!("../../migrations/sqlite/0170_vm_versions.sql")),
     (180, "moves of sandboxes", include_str!("../../migrations/sqlite/0180_moves.sql")),
     (190, "build drivers", include_str!("../../migrations/sqlite/0190_build_drivers.sql")),
+    (200, "tag assignments", include_str!("../../migrations/sqlite/0200_tag_assignments.sql")),
 ];
 const POSTGRES: &[Listed] = &[
     (1, "init", include_str!("../../migrations/postgres/0001_init.sql")),
@@ -76,6 +77,7 @@ const POSTGRES: &[Listed] = &[
     (170, "vm versions", include_str!("../../migrations/postgres/0170_vm_versions.sql")),
     (180, "moves of sandboxes", include_str!("../../migrations/postgres/0180_moves.sql")),
     (190, "build drivers", include_str!("../../migrations/postgres/0190_build_drivers.sql")),
+    (200, "tag assignments", include_str!("../../migrations/postgres/0200_tag_assignments.sql")),
 ];
 
 /// The version that this program was built for.

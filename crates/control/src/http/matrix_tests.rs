@@ -193,6 +193,8 @@ const ROWS: &[(&str, For)] = &[
 /// The routes of E2B's dialect, which is in no OpenAPI of ours.
 #[rustfmt::skip]
 const E2B_ROWS: &[(&str, For)] = &[
+    ("post /e2b/access-tokens", For::Person),
+    ("delete /e2b/access-tokens/{id}", For::Person),
     ("get /e2b/api-keys", For::Person),
     ("post /e2b/api-keys", For::Person),
     ("delete /e2b/api-keys/{id}", For::Person),
@@ -236,6 +238,8 @@ const E2B_ROWS: &[(&str, For)] = &[
     ("get /e2b/templates/{id}/tags", Key),
     ("get /e2b/templates/{id}/tags/count", Key),
     ("get /e2b/templates/{id}/tags/exists", Key),
+    ("get /e2b/templates/{id}/tags/groups", Key),
+    ("get /e2b/templates/{id}/tags/{tag}/assignments", Key),
     ("put /e2b/uploads/{ticket}", Public),
     ("get /e2b/v2/sandboxes", Key),
     ("post /e2b/v2/sandboxes", Key),
@@ -506,6 +510,7 @@ impl World {
             .replace("/volumecontent/{id}", "/volumecontent/none")
             .replace("/secrets/{id}", "/secrets/none")
             .replace("{alias}", "none")
+            .replace("{tag}", "v1")
             .replace("{ticket}", "none")
             .replace("{name}", "none");
         if path.contains("/sandboxes/{id}") {

@@ -1,6 +1,7 @@
-//! Teams and their API keys in E2B's words, for a signed-in person: what E2B's own dashboard and command line ask for.
+//! Teams and their API keys in E2B's words, for a signed-in person: what E2B's own dashboard and command line ask for. Of
+//! accounts' access tokens, which E2B has given up for API keys, only that there are none.
 
-use atoll_model::ApiKeyId;
+use atoll_model::{ApiKeyId, ErrorCode};
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use secrecy::ExposeSecret;
@@ -107,4 +108,10 @@ pub async fn rename(
 /// Deletes a key, by the same rules as `DELETE /v1/api-keys/{id}`.
 pub async fn delete(state: State<App>, user: User, Path(id): Path<String>) -> ApiResult<StatusCode> {
     routes::delete(state, user, Id(id.parse()?)).await
+}
+
+/// Says what there is in the place of access tokens, to whoever is signed in.
+pub async fn no_access_tokens(_: User) -> ApiError {
+    let message = "there are no access tokens here: make an API key instead (POST /api-keys, or `atoll key create`)";
+    ApiError { status: Some(StatusCode::GONE), ..ApiError::new(ErrorCode::NotFound, message) }
 }

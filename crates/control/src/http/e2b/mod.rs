@@ -2,8 +2,9 @@
 //! under the host name `api.{domain}`.
 //!
 //! `wire` has the shapes, `reference` what a path may call a sandbox, `sandboxes` their lives, `lists` the lists, `insight`
-//! metrics and logs, `activity` how busy a team was, `snapshots` snapshots and forks, `templates` and `builds` what sandboxes are made of (`template_wire`
-//! their shapes, `names` what they are called), `volumes` what they mount and `volume_files` what is in that, `secrets` what
+//! metrics and logs, `activity` how busy a team was, `snapshots` snapshots and forks, `templates` and `builds` what sandboxes
+//! are made of (`template_wire` their shapes, `names` what they are called, `tag_history` what their tags were given to),
+//! `volumes` what they mount and `volume_files` what is in that, `secrets` what
 //! is in their environments, `keys` teams and API keys. Errors are the ones of `/v1` with the same statuses, written in
 //! E2B's shape by the edge, with the words of `errors`. It decides nothing by itself. What goes into a sandbox (files, programs, ports) doesn't come
 //! through here but through `ports`.
@@ -21,6 +22,7 @@ mod reference;
 mod sandboxes;
 mod secrets;
 mod snapshots;
+mod tag_history;
 #[cfg(test)]
 mod template_tests;
 mod template_wire;
@@ -37,7 +39,7 @@ use axum::http::header::HOST;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::Response;
-use axum::routing::{get, patch, post, put};
+use axum::routing::{delete, get, patch, post, put};
 use tower::ServiceExt;
 
 use self::volume_files as inside;
@@ -79,6 +81,8 @@ pub fn router(app: &App) -> Router<App> {
         .route("/teams/{id}/metrics/max", get(activity::most))
         .route("/api-keys", get(keys::list).post(keys::create))
         .route("/api-keys/{id}", patch(keys::rename).delete(keys::delete))
+        .route("/access-tokens", post(keys::no_access_tokens))
+        .route("/access-tokens/{id}", delete(keys::no_access_tokens))
         .merge(of_templates())
         .fallback(|| async { ApiError::not_found("route") })
         .layer(from_fn_with_state(app.clone(), edge::deadline))
@@ -111,6 +115,8 @@ fn of_templates() -> Router<App> {
         .route("/templates/{id}/tags", get(templates::list_tags))
         .route("/templates/{id}/tags/count", get(templates::count_tags))
         .route("/templates/{id}/tags/exists", get(templates::has_tag))
+        .route("/templates/{id}/tags/groups", get(tag_history::groups))
+        .route("/templates/{id}/tags/{tag}/assignments", get(tag_history::of_tag))
         .route("/templates/{id}/files/{hash}", get(builds::files))
         .route("/v2/templates/{id}/builds/{build}", post(builds::start))
         .route("/templates/{id}/builds/{build}/status", get(builds::status))

@@ -66,12 +66,17 @@ fn parse(field: &'static str, text: &str) -> ApiResult<Target> {
 
 /// A tag, as E2B writes them.
 pub fn tag(field: &'static str, text: &str) -> ApiResult<String> {
+    part_of_tag(field, text, MAX_TAG)
+}
+
+/// A tag, or something in one, of at most `most` characters.
+pub fn part_of_tag(field: &'static str, text: &str, most: usize) -> ApiResult<String> {
     let text = text.trim().to_lowercase();
     let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_' | b'.');
-    if (1..=MAX_TAG).contains(&text.len()) && text.bytes().all(is_plain) {
+    if (1..=most).contains(&text.len()) && text.bytes().all(is_plain) {
         return Ok(text);
     }
-    let message = format!("a tag has 1 to {MAX_TAG} lower-case letters, digits, `-`, `_` and `.`");
+    let message = format!("a tag has 1 to {most} lower-case letters, digits, `-`, `_` and `.`");
     Err(ApiError::invalid(field, message))
 }
 

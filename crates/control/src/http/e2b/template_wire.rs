@@ -200,3 +200,37 @@ pub struct Tag {
     pub build_id: String,
     pub created_at: DateTime<Utc>,
 }
+
+/// A tag was given to a build.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Assignment {
+    pub assignment_id: String,
+    pub build_id: String,
+    pub assigned_at: DateTime<Utc>,
+    pub build_created_at: DateTime<Utc>,
+    pub build_finished_at: Option<DateTime<Utc>>,
+}
+
+/// What one tag was given to, the last first.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TagGroup {
+    pub tag: String,
+    pub assignments: Vec<Assignment>,
+    pub has_more: bool,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TagGroups {
+    pub tags: Vec<TagGroup>,
+    pub next_cursor: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Assignments {
+    pub data: Vec<Assignment>,
+    pub next_cursor: Option<String>,
+}

@@ -202,7 +202,7 @@ pub async fn get(
 }
 
 /// A template that the team can see.
-async fn found(app: &App, owner: &Owner, name: &str) -> ApiResult<Template> {
+pub async fn found(app: &App, owner: &Owner, name: &str) -> ApiResult<Template> {
     let target = names::wanted(app, owner, name).await?;
     match app.builds.template(owner, &target.name).await {
         Err(BuildError::NotFound(_)) => Err(names::missing(name)),

@@ -332,3 +332,22 @@ async fn a_team_sees_how_many_of_its_sandboxes_ran_at_once_and_how_many_started(
         test.client.get("/e2b/teams/tm-aaaaaaaaaaaaaaaaaaaa/metrics").await.expect(404);
     }
 }
+
+#[tokio::test]
+async fn whoever_asks_for_an_access_token_is_told_to_make_an_api_key() {
+    for db in databases().await {
+        let test = app(db).await;
+        let person = test.first().await;
+        let asked = async |client: &crate::testing::Client| {
+            let made = client.post("/e2b/access-tokens", json!({ "name": "mine" })).await;
+            [made, client.delete("/e2b/access-tokens/00000000-0000-4000-8000-000000000000").await]
+        };
+        for answer in asked(&person).await {
+            let told = answer.expect(410).json();
+            assert!(told["code"] == 410 && told["message"].as_str().unwrap().contains("API key"), "{told}");
+        }
+        for answer in asked(&test.client.anonymous()).await {
+            answer.expect(401);
+        }
+    }
+}
