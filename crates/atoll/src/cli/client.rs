@@ -31,6 +31,9 @@ pub struct Shape {
     /// 'api.example.com=Authorization: Bearer ${secrets.NAME}'
     #[arg(long, value_name = "NAME=HEADER")]
     pub header: Vec<String>,
+    /// A SOCKS5 proxy of your own that its TCP connections go out through; `tls://` before it to speak TLS with it
+    #[arg(long, value_name = "[USER:PASSWORD@]HOST:PORT")]
+    pub egress_proxy: Option<String>,
     /// A volume at a path of the sandbox; `:ro` behind it to read only
     #[arg(long, short = 'v', value_name = "NAME:PATH")]
     pub volume: Vec<String>,
@@ -193,6 +196,10 @@ pub enum SandboxCommand {
         /// 'api.example.com=Authorization: Bearer ${secrets.NAME}'
         #[arg(long, value_name = "NAME=HEADER")]
         header: Vec<String>,
+        /// A SOCKS5 proxy of your own that TCP connections go out through; `tls://` before it to speak TLS with it. The
+        /// password of the one that is there needn't be said again
+        #[arg(long, value_name = "[USER:PASSWORD@]HOST:PORT")]
+        egress_proxy: Option<String>,
         /// Close all ways out
         #[arg(long)]
         no_internet: bool,

@@ -46,11 +46,15 @@ pub enum TeamCommand {
         /// 'api.example.com=Authorization: Bearer ${secrets.NAME}'
         #[arg(long, value_name = "NAME=HEADER")]
         header: Vec<String>,
+        /// A SOCKS5 proxy of your own that TCP connections go out through; `tls://` before it to speak TLS with it. The
+        /// password of the one that is there needn't be said again
+        #[arg(long, value_name = "[USER:PASSWORD@]HOST:PORT")]
+        egress_proxy: Option<String>,
         /// Close all ways out
         #[arg(long)]
         no_internet: bool,
         /// Everything that is open to all, as before it was ever set
-        #[arg(long, conflicts_with_all = ["allow", "deny", "header", "no_internet"])]
+        #[arg(long, conflicts_with_all = ["allow", "deny", "header", "egress_proxy", "no_internet"])]
         clear: bool,
         #[command(flatten)]
         person: PersonArgs,

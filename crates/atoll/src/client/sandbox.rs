@@ -8,7 +8,7 @@ use atoll_client::model::api::sandboxes::{CreateSandboxRequest, ForkRequest, Lin
 use atoll_client::{Client, ListSandboxes};
 use futures::StreamExt;
 
-use super::shape::headers;
+use super::shape::{egress_proxy, headers};
 use super::{exec, shape};
 use crate::cli::client::{ListArgs, RmArgs};
 use crate::cli::{Global, SandboxCommand};
@@ -41,9 +41,14 @@ pub async fn main(command: SandboxCommand, global: &Global) -> anyhow::Result<u8
         SandboxCommand::Pause { sandbox } => show(&super::client(global)?.pause_sandbox(&sandbox).await?, global)?,
         SandboxCommand::Resume { sandbox } => show(&super::client(global)?.resume_sandbox(&sandbox).await?, global)?,
         SandboxCommand::Fork { sandbox, count } => return fork(&sandbox, count, global).await,
-        SandboxCommand::Network { sandbox, allow, deny, header, no_internet } => {
-            let internet = no_internet.then_some(false);
-            let request = SetNetworkRequest { internet, allow_out: allow, deny_out: deny, headers: headers(&header)? };
+        SandboxCommand::Network { sandbox, allow, deny, header, egress_proxy: proxy, no_internet } => {
+            let request = SetNetworkRequest {
+                internet: no_internet.then_some(false),
+                allow_out: allow,
+                deny_out: deny,
+                headers: headers(&header)?,
+                egress_proxy: proxy.as_deref().map(egress_proxy).transpose()?,
+            };
             show(&super::client(global)?.set_network(&sandbox, &request).await?, global)?;
         }
         SandboxCommand::Rm(args) => return remove(&args, global).await,

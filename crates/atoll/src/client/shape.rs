@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, bail};
-use atoll_client::model::api::sandboxes::{AddedHeader, CreateSandboxRequest, NetworkPolicy, VolumeMount};
+use atoll_client::model::api::sandboxes::{
+    AddedHeader, CreateSandboxRequest, EgressProxy, EgressProxyTls, NetworkPolicy, VolumeMount,
+};
 
 use crate::cli::client::Shape;
 
@@ -19,9 +21,12 @@ pub fn request(shape: &Shape) -> anyhow::Result<CreateSandboxRequest> {
         secrets: secrets(&shape.secret)?,
         volumes: shape.volume.iter().map(|text| volume(text)).collect::<Result<_, _>>()?,
         metadata: pairs(&shape.label)?.into_iter().collect(),
-        network: (!shape.header.is_empty())
-            .then(|| headers(&shape.header).map(|headers| NetworkPolicy { headers, ..NetworkPolicy::default() }))
-            .transpose()?,
+        network: Some(NetworkPolicy {
+            headers: headers(&shape.header)?,
+            egress_proxy: shape.egress_proxy.as_deref().map(egress_proxy).transpose()?,
+            ..NetworkPolicy::default()
+        })
+        .filter(|policy| !policy.is_empty()),
         internet: shape.no_internet.then_some(false),
         public: shape.public.then_some(true),
         ..CreateSandboxRequest::default()
@@ -69,6 +74,26 @@ pub fn headers(given: &[String]) -> anyhow::Result<Vec<AddedHeader>> {
     given.iter().map(read).collect()
 }
 
+/// `[tls://][USER[:PASSWORD]@]HOST:PORT`. The password may have colons and at signs in it.
+pub fn egress_proxy(text: &str) -> anyhow::Result<EgressProxy> {
+    let (rest, tls) = match (text.strip_prefix("tls://"), text.strip_prefix("socks5://")) {
+        (Some(rest), _) => (rest, Some(EgressProxyTls::default())),
+        (None, rest) => (rest.unwrap_or(text), None),
+    };
+    let (login, address) = rest.rsplit_once('@').map_or((None, rest), |(login, address)| (Some(login), address));
+    let (username, password) =
+        match login.map(|login| login.split_once(':').map_or((login, None), |(user, it)| (user, Some(it)))) {
+            Some(("", _)) => bail!("--egress-proxy: expected a user before `@`"),
+            Some((user, password)) => (Some(user.to_owned()), password.map(str::to_owned)),
+            None => (None, None),
+        };
+    // What was given may have a password in it: it isn't repeated.
+    if address.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err()) {
+        bail!("--egress-proxy: expected [USER:PASSWORD@]HOST:PORT");
+    }
+    Ok(EgressProxy { address: address.to_owned(), username, password, tls })
+}
+
 /// `NAME:PATH`, maybe with `:ro`.
 fn volume(text: &str) -> anyhow::Result<VolumeMount> {
     let (rest, read_only) = text.strip_suffix(":ro").map_or((text, false), |rest| (rest, true));
@@ -101,6 +126,20 @@ mod tests {
         assert_eq!(header.value, "Bearer ${secrets.a=b}");
         for bad in ["", "x", "x=y", "=a: b", "x=: b"] {
             assert!(headers(&[bad.to_owned()]).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_proxy_is_read_as_it_is_written() {
+        let proxy = egress_proxy("tls://ann:p@ss:${secrets.x}@proxy.example.com:1080").unwrap();
+        assert_eq!(proxy.address, "proxy.example.com:1080");
+        assert_eq!((proxy.username.as_deref(), proxy.password.as_deref()), (Some("ann"), Some("p@ss:${secrets.x}")));
+        assert!(proxy.tls.is_some());
+        let proxy = egress_proxy("socks5://ann@192.0.2.1:1080").unwrap();
+        assert_eq!((proxy.username.as_deref(), proxy.password, proxy.tls), (Some("ann"), None, None));
+        assert_eq!(egress_proxy("a:1").unwrap().username, None);
+        for wrong in ["", "a", ":1", "a:", "a:x", ":p@a:1", "ann:p@a"] {
+            assert!(egress_proxy(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -5,7 +5,7 @@ use atoll_client::model::api::teams::{Allowance, Member, Quotas, UpdateTeamReque
 use serde_json::json;
 
 use super::person;
-use super::shape::headers;
+use super::shape::{egress_proxy, headers};
 use crate::cli::Global;
 use crate::cli::teams::TeamCommand;
 use crate::output::{self, Table, age, with_hint};
@@ -48,12 +48,16 @@ pub async fn main(command: TeamCommand, global: &Global) -> anyhow::Result<u8> {
             let team = person::client(&person, global).await?.update_team(&team, &change).await?;
             print_id(global, &team, &team.id)?;
         }
-        TeamCommand::Network { team, allow, deny, header, no_internet, clear, person } => {
+        TeamCommand::Network { team, allow, deny, header, egress_proxy: proxy, no_internet, clear, person } => {
             let client = person::client(&person, global).await?;
-            let network = if clear || no_internet || !allow.is_empty() || !deny.is_empty() || !header.is_empty() {
-                let internet = no_internet.then_some(false);
-                let headers = headers(&header)?;
-                let request = SetNetworkRequest { internet, allow_out: allow, deny_out: deny, headers };
+            let request = SetNetworkRequest {
+                internet: no_internet.then_some(false),
+                allow_out: allow,
+                deny_out: deny,
+                headers: headers(&header)?,
+                egress_proxy: proxy.as_deref().map(egress_proxy).transpose()?,
+            };
+            let network = if clear || request != SetNetworkRequest::default() {
                 client.set_team_network(&team, &request).await?
             } else {
                 client.team_network(&team).await?
@@ -67,8 +71,9 @@ pub async fn main(command: TeamCommand, global: &Global) -> anyhow::Result<u8> {
             let (allow, deny) = (listed(&network.allow_out), listed(&network.deny_out));
             let headers: Vec<_> = network.headers.iter().map(|it| format!("{}: {}", it.domain, it.name)).collect();
             let headers = listed(&headers);
+            let proxy = network.egress_proxy.map_or_else(|| "-".to_owned(), |proxy| proxy.address);
             output::print(&format!(
-                "internet  {internet}\nallow     {allow}\ndeny      {deny}\nheaders   {headers}\n"
+                "internet  {internet}\nallow     {allow}\ndeny      {deny}\nheaders   {headers}\nproxy     {proxy}\n"
             ))?;
         }
         TeamCommand::Rm { team, person } => {

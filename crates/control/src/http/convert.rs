@@ -67,7 +67,12 @@ impl From<SandboxError> for ApiError {
             SandboxError::Queue => Self::overloaded("too many sandboxes are being created; try again in a moment"),
             SandboxError::Layers(error) => error.into(),
             SandboxError::Quota(error) => error.into(),
-            SandboxError::Secret(error @ (SecretError::NotForHeader(_) | SecretError::Unfit { .. })) => error.into(),
+            SandboxError::Secret(
+                error @ (SecretError::NotForHeader(_)
+                | SecretError::Unfit { .. }
+                | SecretError::NotForProxy(_)
+                | SecretError::UnfitForProxy),
+            ) => error.into(),
             SandboxError::Secret(error) => Self::from(error).with_field("secrets"),
             SandboxError::Volume(error) => Self::from(error).with_field("volumes"),
             SandboxError::Host(error) => error.into(),

@@ -81,6 +81,12 @@ const NAME_RULE: Form = form(
 /// None of those that belong to a connection: they begin with other letters, or have a hyphen.
 const HEADER_NAME: Form = form(1, 128, "^(X-[A-Za-z0-9-]{1,100}|[Aa]uthorization|[Aa]pi-[Kk]ey|[Cc]ookie)$");
 const HEADER_VALUE: Form = form(0, 8192, "^[ -~]*$");
+/// A name with a letter, or an IPv4 address.
+const HOST: Form = form(1, 253, "^[A-Za-z0-9._-]+$");
+const HOST_AND_PORT: Form = form(3, 259, "^[A-Za-z0-9._-]+:[1-9][0-9]{0,4}$");
+/// Bounded in bytes, which a pattern can't count.
+const LOGIN: Form = form(0, 255, "^[^\\u0000]*$");
+const LOGIN_WITH_SECRETS: Form = form(0, 1024, "^[^\\u0000\\r\\n]*$");
 /// Absolute, without `.` and `..`, and not the system's.
 const MOUNT_PATH: Form = form(
     2,
@@ -109,7 +115,7 @@ const PARAMETERS: [(&str, Form); 16] = [
 ];
 
 /// Fields of request bodies.
-const FIELDS: [(&str, &str, Form); 64] = [
+const FIELDS: [(&str, &str, Form); 69] = [
     ("AcceptInvitationRequest", "name", line(100)),
     ("AcceptInvitationRequest", "password", PASSWORD),
     ("AddMemberRequest", "email", EMAIL),
@@ -138,6 +144,11 @@ const FIELDS: [(&str, &str, Form); 64] = [
     ("CreateWebhookRequest", "events", EVENT),
     ("CreateWebhookRequest", "url", WEB_ADDRESS),
     ("DeviceRequest", "client_name", line(100)),
+    ("EgressProxy", "address", HOST_AND_PORT),
+    ("EgressProxy", "password", LOGIN_WITH_SECRETS),
+    ("EgressProxy", "username", LOGIN),
+    ("EgressProxyTls", "ca_cert", SECRET),
+    ("EgressProxyTls", "server_name", HOST),
     ("ExecRequest", "args", NO_NUL),
     ("ExecRequest", "cmd", PATH),
     ("ExecRequest", "cwd", PATH),

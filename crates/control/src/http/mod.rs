@@ -19,6 +19,7 @@ mod dashboard;
 mod device;
 mod e2b;
 mod edge;
+mod egress_proxy;
 mod elsewhere;
 pub mod error;
 mod events;

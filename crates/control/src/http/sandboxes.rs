@@ -35,7 +35,8 @@ pub async fn create(
     Json(request): Json<CreateSandboxRequest>,
 ) -> ApiResult<Response> {
     let key = idempotent::key(&headers, owner.team.as_str(), "sandboxes", &request)?;
-    let new = validate::new_sandbox(request, owner.team_network.as_ref(), key.is_some())?;
+    let new =
+        validate::new_sandbox(&app.secrets.sealer(&owner.team), request, owner.team_network.as_ref(), key.is_some())?;
     let (service, times) = (app.sandboxes.clone(), new.times.clone());
     let work = async move { Ok(service.create(&owner, new).await?.to_api()) };
     Ok(timed(&times, idempotent::once(&app, key, StatusCode::CREATED, work, Sandbox::clone).await?))
@@ -188,7 +189,8 @@ pub async fn network(
     Json(request): Json<SetNetworkRequest>,
 ) -> ApiResult<axum::Json<Sandbox>> {
     let (internet, policy) = request.into_policy();
-    let network = validate::network(internet, policy)?;
+    let former = store::get(&app.db, &owner.team, &id).await?.ok_or(SandboxError::NotFound)?.network;
+    let network = validate::network(&app.secrets.sealer(&owner.team), internet, policy, Some(&former))?;
     Ok(axum::Json(app.sandboxes.set_network(&owner, &id, network).await?.to_api()))
 }
 

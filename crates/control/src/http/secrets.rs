@@ -41,6 +41,10 @@ impl From<SecretError> for ApiError {
                 .with_detail("limit", MAX_SECRETS)
                 .with_retry_after(Duration::from_secs(60)),
             SecretError::Unfit { .. } => Self::invalid("network.headers", message),
+            SecretError::NotForProxy(_) => {
+                Self::new(ErrorCode::NotFound, message).with_field("network.egress_proxy.password")
+            }
+            SecretError::UnfitForProxy => Self::invalid("network.egress_proxy.password", message),
             SecretError::Db(error) => error.into(),
             error @ (SecretError::Seal { .. } | SecretError::Open { .. }) => Self::internal(error),
         }

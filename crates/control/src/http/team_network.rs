@@ -12,6 +12,7 @@ use super::extract::{Id, Json};
 use super::{teams::visible, validate};
 use crate::app::App;
 use crate::sandboxes::Network;
+use crate::secrets::egress_proxy::KeptProxy;
 use crate::teams;
 
 /// All routes of this file.
@@ -20,8 +21,9 @@ pub fn routes() -> OpenApiRouter<App> {
 }
 
 fn shown(network: Option<Network>) -> SetNetworkRequest {
-    let Network { deny_egress, allow_out, deny_out, headers, .. } = network.unwrap_or_default();
-    SetNetworkRequest { internet: Some(!deny_egress), allow_out, deny_out, headers }
+    let Network { deny_egress, allow_out, deny_out, headers, egress_proxy, .. } = network.unwrap_or_default();
+    let egress_proxy = egress_proxy.as_ref().map(KeptProxy::shown);
+    SetNetworkRequest { internet: Some(!deny_egress), allow_out, deny_out, headers, egress_proxy }
 }
 
 /// What new sandboxes of the team may reach when their request names neither `internet` nor `network`.
@@ -42,7 +44,9 @@ pub async fn put(
     Json(request): Json<SetNetworkRequest>,
 ) -> ApiResult<axum::Json<SetNetworkRequest>> {
     let (internet, policy) = request.into_policy();
-    let network = validate::network(internet, policy)?;
+    visible(&app, &user, &id).await?;
+    let former = teams::store::network(&app.db, &id).await?;
+    let network = validate::network(&app.secrets.sealer(&id), internet, policy, former.as_ref())?;
     let network = Some(network).filter(|network| *network != Network::default());
     teams::set_network(&app.db, &user.asker(), &id, network.as_ref(), app.clock.now()).await?;
     Ok(axum::Json(shown(network)))

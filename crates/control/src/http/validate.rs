@@ -5,8 +5,10 @@ use std::fmt::Display;
 
 use atoll_model::api::sandboxes::{AddedHeader, CreateSandboxRequest, ForkRequest, NetworkPolicy, VolumeMount};
 
+use super::egress_proxy;
 use super::error::{ApiError, ApiResult};
 use crate::sandboxes::{Fork, MAX_CHILDREN, Network, NewSandbox, StartFrom};
+use crate::secrets::egress_proxy::Sealer;
 use crate::secrets::headers::{Piece, pieces};
 use crate::volumes::Wish;
 
@@ -197,12 +199,20 @@ pub fn timeout_sec(value: u64) -> ApiResult<u64> {
 /// Rules of one sandbox's network.
 const MAX_RULES: usize = 128;
 
-/// What a sandbox may reach, checked.
-pub fn network(internet: Option<bool>, policy: NetworkPolicy) -> ApiResult<Network> {
+/// What a sandbox may reach, checked, and its secrets sealed. `former` is what it may reach now.
+pub fn network(
+    sealer: &Sealer<'_>,
+    internet: Option<bool>,
+    policy: NetworkPolicy,
+    former: Option<&Network>,
+) -> ApiResult<Network> {
     let allow_out = rules("network.allow_out", policy.allow_out)?;
     let deny_out = rules("network.deny_out", policy.deny_out)?;
     let headers = added_headers(policy.headers)?;
-    Ok(Network { deny_egress: !internet.unwrap_or(true), allow_out, deny_out, headers, ..Network::default() })
+    let former = former.and_then(|network| network.egress_proxy.as_ref());
+    let egress_proxy = policy.egress_proxy.map(|proxy| egress_proxy::kept(sealer, proxy, former)).transpose()?;
+    let deny_egress = !internet.unwrap_or(true);
+    Ok(Network { deny_egress, allow_out, deny_out, headers, egress_proxy, ..Network::default() })
 }
 
 /// Added to one sandbox's requests.
@@ -286,7 +296,7 @@ fn network_of(text: &str) -> Option<String> {
     Some(format!("{}/{bits}", std::net::Ipv4Addr::from(u32::from(address) & mask)))
 }
 
-fn is_name(text: &str) -> bool {
+pub fn is_name(text: &str) -> bool {
     let label = |label: &str| {
         (1..=63).contains(&label.len())
             && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
@@ -345,6 +355,7 @@ fn volumes(mounts: &[VolumeMount]) -> ApiResult<Vec<Wish>> {
 
 /// A request to create a sandbox, checked and with its defaults.
 pub fn new_sandbox(
+    sealer: &Sealer<'_>,
     request: CreateSandboxRequest,
     team_network: Option<&Network>,
     keep_if_abandoned: bool,
@@ -385,7 +396,7 @@ pub fn new_sandbox(
             public: request.public.unwrap_or(false),
             ..match (request.internet, request.network, team_network) {
                 (None, None, Some(default)) => default.clone(),
-                (internet, policy, _) => network(internet, policy.unwrap_or_default())?,
+                (internet, policy, _) => network(sealer, internet, policy.unwrap_or_default(), None)?,
             }
         },
         purpose: String::new(),
@@ -410,7 +421,12 @@ pub fn fork(request: ForkRequest) -> ApiResult<Fork> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::secrets::cipher::Cipher;
     use proptest::prelude::*;
+
+    fn new_sandbox(request: CreateSandboxRequest) -> ApiResult<NewSandbox> {
+        super::new_sandbox(&Sealer::new(&Cipher::for_tests(1), &atoll_model::TeamId::new()), request, None, false)
+    }
 
     fn field<T>(result: ApiResult<T>) -> Option<String> {
         result.err().and_then(|error| error.field).map(|field| field.into_owned())
@@ -432,9 +448,9 @@ mod tests {
         for (name, set) in cases {
             let mut request = CreateSandboxRequest::default();
             set(&mut request);
-            assert_eq!(field(new_sandbox(request, None, false)).as_deref(), Some(name));
+            assert_eq!(field(new_sandbox(request)).as_deref(), Some(name));
         }
-        assert!(new_sandbox(CreateSandboxRequest::default(), None, false).is_ok());
+        assert!(new_sandbox(CreateSandboxRequest::default()).is_ok());
     }
 
     #[test]
@@ -471,7 +487,7 @@ mod tests {
         let with = |secrets: &[(&str, &str)]| {
             let secrets = secrets.iter().map(|(variable, name)| ((*variable).to_owned(), (*name).to_owned())).collect();
             let env = BTreeMap::from([("PLAIN".to_owned(), "x".to_owned())]);
-            new_sandbox(CreateSandboxRequest { secrets, env, ..Default::default() }, None, false)
+            new_sandbox(CreateSandboxRequest { secrets, env, ..Default::default() })
         };
         assert!(with(&[("KEY", "my.key-1_A"), ("KEY2", "my.key-1_A")]).is_ok());
         for pair in [
@@ -514,7 +530,7 @@ mod tests {
             };
             let inside = (1..=64).contains(&vcpus) && (32..=1_048_576).contains(&memory)
                 && (16..=16_777_216).contains(&disk);
-            prop_assert_eq!(new_sandbox(request, None, false).is_ok(), inside);
+            prop_assert_eq!(new_sandbox(request).is_ok(), inside);
         }
     }
 }

@@ -11,7 +11,7 @@ use super::views::{Records, RowChange};
 use crate::audit::{self, Actor, Entry, Origin};
 use crate::clock::Clock;
 use crate::db::{Db, DbError, During, Millis, Text, on};
-use crate::sandboxes::store;
+use crate::sandboxes::{Filling, store};
 use crate::secrets::{SecretError, Secrets};
 
 pub struct SqlRecords {
@@ -152,19 +152,19 @@ impl Records for SqlRecords {
 
     async fn network(&self, id: &SandboxId) -> Result<Option<(NetworkPolicy, u64)>, DbError> {
         let Some(record) = store::get_any(&self.db, id).await? else { return Ok(None) };
-        let headers = match &self.secrets {
-            _ if record.network.headers.is_empty() => Vec::new(),
-            Some(secrets) => match secrets.fill_what_can_be(&record.team_id, &record.network.headers).await {
-                Ok(headers) => headers,
+        let filling = match &self.secrets {
+            _ if !record.network.has_secrets() => Filling::default(),
+            Some(secrets) => match record.network.what_can_be_filled(secrets, &record.team_id).await {
+                Ok(filling) => filling,
                 Err(SecretError::Db(error)) => return Err(error),
                 Err(error) => {
-                    tracing::warn!(sandbox = %id, %error, "a sandbox's headers can't be filled: it goes without them");
-                    Vec::new()
+                    tracing::warn!(sandbox = %id, %error, "a sandbox's policy goes without its secrets");
+                    Filling::default()
                 }
             },
             None => return Ok(None),
         };
-        Ok(Some((record.network.to_wire(&headers), record.host_network_generation())))
+        Ok(Some((record.network.to_wire(&filling, id), record.host_network_generation())))
     }
 
     async fn note_orphan(&self, host: &HostId, seen: &Seen, known: bool) -> Result<(), DbError> {

@@ -33,12 +33,11 @@ use super::record::{OnRebootName, OnTimeoutName};
 use super::store::{self, Change};
 use super::timing::StepTimes;
 use super::turns::Turn;
-use super::{HOST_DEADLINE, MadeOf, Network, Owner, SandboxError, SandboxRecord, Sandboxes};
+use super::{Filling, HOST_DEADLINE, MadeOf, Network, Owner, SandboxError, SandboxRecord, Sandboxes};
 use crate::audit::{self, Entry};
 use crate::db::Text;
 use crate::fleet::{ANY_DRIVER, Demand, FleetError};
 use crate::layers::{self, LayerRow};
-use crate::secrets::headers::Filled;
 use crate::templates::store::{self as templates, Template};
 use crate::volumes::{self, Mount, Wish};
 
@@ -177,8 +176,8 @@ impl Sandboxes {
         for (variable, value) in self.secrets.environment(&owner.team, &new.secrets).await? {
             env.insert(variable, value.expose_secret().to_owned());
         }
-        let headers = self.secrets.fill(&owner.team, &new.network.headers).await?;
-        let ground = Ground { template: &template, layers: &layers, mounts: &mounts, headers: &headers };
+        let filling = new.network.filling(&self.secrets, &owner.team).await?;
+        let ground = Ground { template: &template, layers: &layers, mounts: &mounts, filling: &filling };
         let any_driver = demand.driver == ANY_DRIVER;
         let mut placing = started;
         let (host, record) = loop {
@@ -564,6 +563,9 @@ fn details(record: &SandboxRecord, new: &NewSandbox, mounts: &[Mount]) -> serde_
     if !record.network.headers.is_empty() {
         details["headers"] = record.network.audited()["headers"].take();
     }
+    if let Some(proxy) = &record.network.egress_proxy {
+        details["egress_proxy"] = proxy.audited();
+    }
     if !mounts.is_empty() {
         details["volumes"] = json!(mounts.iter().map(|mount| mount.volume.name.as_str()).collect::<Vec<_>>());
     }
@@ -577,7 +579,7 @@ pub(super) struct Ground<'a> {
     pub template: &'a Template,
     pub layers: &'a [LayerRow],
     pub mounts: &'a [Mount],
-    pub headers: &'a [Filled],
+    pub filling: &'a Filling,
 }
 
 /// What a host is told to make.
@@ -603,7 +605,7 @@ pub(super) fn spec(record: &SandboxRecord, env: BTreeMap<String, String>, ground
         default_workdir: template.default_workdir.clone(),
         access_token: record.access_token.clone(),
         on_reboot: record.on_reboot.0.0.as_str().to_owned(),
-        network: record.network.to_wire(ground.headers).into(),
+        network: record.network.to_wire(ground.filling, &record.id).into(),
         network_generation: record.host_network_generation(),
         layers: layers::to_wire(ground.layers),
         volumes: volumes::to_wire(ground.mounts),

@@ -83,7 +83,7 @@ impl Sandboxes {
             return Err(VolumeError::Exclusive { name, sandboxes }.into());
         }
         // A secret that is gone is said before anything is kept.
-        let headers = self.secrets.fill(&owner.team, &parent.network.headers).await?;
+        let filling = parent.network.filling(&self.secrets, &owner.team).await?;
         let wanted = Wanted { memory: parent.can_keep_memory(), children: fork.count };
         let (made, host) = self.keep(owner, &parent, "fork", wanted).await?;
         let memory = made.layer.memory;
@@ -98,7 +98,7 @@ impl Sandboxes {
                 Err(error) => refused.push(Err(error)),
             }
         }
-        let ground = Ground { template: &template, layers: &chain, mounts: &mounts, headers: &headers };
+        let ground = Ground { template: &template, layers: &chain, mounts: &mounts, filling: &filling };
         let (children, without_room) =
             self.insert_children(owner, &parent, &host, (children, lifetime), &ground).await?;
         refused.extend(without_room.into_iter().map(Err));

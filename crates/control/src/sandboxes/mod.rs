@@ -43,7 +43,7 @@ pub use fork::{Child, Fork, MAX_CHILDREN};
 pub use lifetime::{Listed, Wanted};
 pub use pause::{Keep, Kept, Paused};
 pub use placer::Placer;
-pub use record::{Inbound, MadeOf, Network, SandboxRecord};
+pub use record::{Filling, Inbound, MadeOf, Network, SandboxRecord};
 pub use resume::Resumed;
 pub use timing::StepTimes;
 use turns::{Turn, Turns};

@@ -6,10 +6,9 @@ use atoll_model::{HostId, SandboxId};
 use atoll_rpc::atoll::host::v1::SetNetworkRequest;
 use atoll_rpc::connectrpc::client::CallOptions;
 
-use super::{HOST_DEADLINE, Network, Owner, SandboxError, SandboxRecord, Sandboxes, store};
+use super::{Filling, HOST_DEADLINE, Network, Owner, SandboxError, SandboxRecord, Sandboxes, store};
 use crate::audit::{self, Entry};
 use crate::fleet::{Fleet, FleetError};
-use crate::secrets::headers::Filled;
 
 impl Sandboxes {
     /// Replaces what a team's running or paused sandbox may reach. With an error of its host it is written down all the
@@ -25,7 +24,7 @@ impl Sandboxes {
         // Who may come in, and how, is not about ways out.
         network.public = record.network.public;
         network.inbound = record.network.inbound.clone();
-        let headers = self.secrets.fill(&owner.team, &network.headers).await?;
+        let filling = network.filling(&self.secrets, &owner.team).await?;
         let mut tx = self.db.begin().await?;
         let Some(changed) = store::set_network(&mut tx, id, &network).await? else {
             drop(tx);
@@ -47,7 +46,7 @@ impl Sandboxes {
         let host = changed.host().cloned().ok_or(SandboxError::Changed { attempted })?;
         // In a task of its own: whoever goes away has asked for it all the same.
         let (fleet, told) = (self.fleet.clone(), changed.clone());
-        let telling = self.tasks.spawn(async move { tell(&fleet, &host, &told, &headers).await });
+        let telling = self.tasks.spawn(async move { tell(&fleet, &host, &told, &filling).await });
         match telling.await.map_err(|_| SandboxError::Interrupted)? {
             // A later change was there first.
             Ok(()) | Err(FleetError::Agent { code: atoll_rpc::connectrpc::ErrorCode::Aborted, .. }) => Ok(changed),
@@ -57,10 +56,10 @@ impl Sandboxes {
 }
 
 /// Tells a host what the row says.
-async fn tell(fleet: &Fleet, host: &HostId, record: &SandboxRecord, headers: &[Filled]) -> Result<(), FleetError> {
+async fn tell(fleet: &Fleet, host: &HostId, record: &SandboxRecord, filling: &Filling) -> Result<(), FleetError> {
     let request = SetNetworkRequest {
         id: record.id.to_string(),
-        network: record.network.to_wire(headers).into(),
+        network: record.network.to_wire(filling, &record.id).into(),
         generation: record.host_network_generation(),
         ..Default::default()
     };

@@ -6,11 +6,14 @@ use std::net::Ipv4Addr;
 use atoll_model::api::sandboxes::{AddedHeader, Mount, NetworkPolicy, Sandbox};
 use atoll_model::sandbox::OnReboot;
 use atoll_model::{HostId, OnTimeout, SandboxId, SandboxStatus, TeamId, TemplateId};
+use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use sqlx::types::Json;
 
 use crate::db::{Millis, Text};
+use crate::secrets::egress_proxy::KeptProxy;
 use crate::secrets::headers::{Filled, secret_names};
+use crate::secrets::{SecretError, Secrets};
 use crate::templates::store::Template;
 
 /// What a sandbox may reach.
@@ -30,12 +33,21 @@ pub struct Network {
     /// Their values as they were given, with the names of secrets.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub headers: Vec<AddedHeader>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress_proxy: Option<KeptProxy>,
     #[serde(default, skip_serializing_if = "Inbound::is_plain")]
     pub inbound: Inbound,
     /// Addresses that may be reached beside those of `allow_out`, if that has names: to ask them for these. None when
     /// nobody said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dns_servers: Option<Vec<Ipv4Addr>>,
+}
+
+/// The secrets of what a sandbox may reach, for its host alone.
+#[derive(Debug, Default)]
+pub struct Filling {
+    headers: Vec<Filled>,
+    proxy_password: Option<SecretString>,
 }
 
 /// How requests arrive at a sandbox's ports.
@@ -62,6 +74,42 @@ impl Inbound {
 }
 
 impl Network {
+    /// Its secrets as they are now.
+    ///
+    /// # Errors
+    /// [`SecretError`], when one that it names isn't there or doesn't fit.
+    pub async fn filling(&self, secrets: &Secrets, team: &TeamId) -> Result<Filling, SecretError> {
+        let headers = secrets.fill(team, &self.headers).await?;
+        let proxy_password = match &self.egress_proxy {
+            Some(proxy) => secrets.password_of(team, proxy).await?,
+            None => None,
+        };
+        Ok(Filling { headers, proxy_password })
+    }
+
+    /// The same without what can't be filled any more, as when a secret has been deleted: what a sandbox may reach must not
+    /// stay as it was for that. A proxy without its password refuses, and nothing goes past it.
+    ///
+    /// # Errors
+    /// [`SecretError`], but for what is lacking.
+    pub async fn what_can_be_filled(&self, secrets: &Secrets, team: &TeamId) -> Result<Filling, SecretError> {
+        let headers = secrets.fill_what_can_be(team, &self.headers).await?;
+        let proxy_password = match &self.egress_proxy {
+            Some(proxy) => match secrets.password_of(team, proxy).await {
+                Err(SecretError::NotForProxy(_) | SecretError::UnfitForProxy) => None,
+                other => other?,
+            },
+            None => None,
+        };
+        Ok(Filling { headers, proxy_password })
+    }
+
+    /// Whether it may name secrets.
+    #[must_use]
+    pub fn has_secrets(&self) -> bool {
+        !self.headers.is_empty() || self.egress_proxy.is_some()
+    }
+
     /// As the audit trail has it: of added headers the secrets' names, and no value.
     #[must_use]
     pub fn audited(&self) -> serde_json::Value {
@@ -74,12 +122,15 @@ impl Network {
             };
             audited["headers"] = self.headers.iter().map(header).collect();
         }
+        if let Some(proxy) = &self.egress_proxy {
+            audited["egress_proxy"] = proxy.audited();
+        }
         audited
     }
 
     /// As hosts are told, with the secrets filled in. What is no network is a name.
     #[must_use]
-    pub fn to_wire(&self, headers: &[Filled]) -> atoll_rpc::atoll::host::v1::NetworkPolicy {
+    pub fn to_wire(&self, filling: &Filling, id: &SandboxId) -> atoll_rpc::atoll::host::v1::NetworkPolicy {
         let is_name = |text: &&String| text.bytes().any(|byte| byte.is_ascii_alphabetic() || byte == b'*');
         let split = |rules: &[String]| rules.iter().cloned().partition::<Vec<_>, _>(|text| is_name(&text));
         let (allow_domains, mut allow_cidrs) = split(&self.allow_out);
@@ -88,12 +139,19 @@ impl Network {
         }
         let (deny_domains, deny_cidrs) = split(&self.deny_out);
         atoll_rpc::atoll::host::v1::NetworkPolicy {
-            deny_egress: self.deny_egress,
+            // A host that knows nothing of proxies must let nothing go past one.
+            deny_egress: self.deny_egress || self.egress_proxy.is_some(),
             allow_cidrs,
             deny_cidrs,
             allow_domains,
             deny_domains,
-            headers: headers.iter().map(Filled::to_wire).collect(),
+            headers: filling.headers.iter().map(Filled::to_wire).collect(),
+            own_proxy: (self.egress_proxy.as_ref())
+                .map(|proxy| atoll_rpc::atoll::host::v1::OwnProxy {
+                    deny_egress: self.deny_egress,
+                    ..proxy.to_wire(filling.proxy_password.as_ref(), id)
+                })
+                .into(),
             ..Default::default()
         }
     }
@@ -253,6 +311,7 @@ impl SandboxRecord {
                 allow_out: self.network.allow_out.clone(),
                 deny_out: self.network.deny_out.clone(),
                 headers: self.network.headers.clone(),
+                egress_proxy: self.network.egress_proxy.as_ref().map(KeptProxy::shown),
             },
             host_id: self.host().cloned(),
             mounts: self.mounts.0.clone(),
@@ -279,12 +338,12 @@ mod tests {
             dns_servers: Some(vec![Ipv4Addr::new(198, 51, 100, 9)]),
             ..Network::default()
         };
-        let told = rules(&["example.com", "192.0.2.1"]).to_wire(&[]);
+        let told = rules(&["example.com", "192.0.2.1"]).to_wire(&Filling::default(), &SandboxId::new());
         assert_eq!(
             (told.allow_domains, told.allow_cidrs),
             (vec!["example.com".into()], vec!["192.0.2.1".into(), "198.51.100.9".into()])
         );
-        let told = rules(&["192.0.2.1"]).to_wire(&[]);
+        let told = rules(&["192.0.2.1"]).to_wire(&Filling::default(), &SandboxId::new());
         assert_eq!((told.allow_domains, told.allow_cidrs), (Vec::new(), vec!["192.0.2.1".to_owned()]));
     }
 }

@@ -109,8 +109,8 @@ impl Sandboxes {
         if record.network_generation == 0 {
             return Ok(None);
         }
-        let headers = self.secrets.fill_what_can_be(&record.team_id, &record.network.headers).await?;
-        Ok(Some(record.network.to_wire(&headers)))
+        let filling = record.network.what_can_be_filled(&self.secrets, &record.team_id).await?;
+        Ok(Some(record.network.to_wire(&filling, &record.id)))
     }
 
     /// A team's sandbox that requests can be sent into: running, woken up first when it is one that wakes by itself.

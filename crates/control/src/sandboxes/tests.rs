@@ -9,7 +9,7 @@ use atoll_rpc::atoll::host::v1::SandboxState;
 
 use super::reaper::Reaper;
 use super::store::{self, Change, Due};
-use super::{Fork, Keep, Network, NewSandbox, Owner, SandboxError, SandboxRecord};
+use super::{Filling, Fork, Keep, Network, NewSandbox, Owner, SandboxError, SandboxRecord};
 use crate::audit::{Actor, Origin};
 use crate::db::testing::{TestDb, databases, sqlite};
 use crate::db::{Millis, on};
@@ -578,7 +578,7 @@ async fn a_policy_is_written_down_before_its_host_hears_it_and_an_older_one_neve
         futures::future::join_all(many).await.into_iter().for_each(|done| drop(done.unwrap()));
         let (row, told) = (read(&test, &record.id).await, agent.spec_of(&record.id).unwrap());
         assert_eq!((row.network_generation, told.network_generation), (11, 11));
-        assert_eq!(told.network.into_option(), Some(row.network.to_wire(&[])));
+        assert_eq!(told.network.into_option(), Some(row.network.to_wire(&Filling::default(), &row.id)));
         // What has ended has no network.
         let record = read(&test, &record.id).await;
         store::change(db, &change(&record, SandboxStatus::Stopped, true)).await.unwrap().unwrap();

@@ -43,6 +43,8 @@ pub enum OpenError {
 pub enum Place<'a> {
     Secret(&'a TeamId, &'a SecretId),
     Webhook(&'a TeamId, &'a WebhookId),
+    /// A password of a proxy for what a team's sandboxes send out.
+    EgressProxy(&'a TeamId),
 }
 
 impl Place<'_> {
@@ -50,6 +52,7 @@ impl Place<'_> {
         match self {
             Self::Secret(team, secret) => format!("atoll secret\0{team}\0{secret}"),
             Self::Webhook(team, hook) => format!("atoll webhook\0{team}\0{hook}"),
+            Self::EgressProxy(team) => format!("atoll egress proxy\0{team}"),
         }
         .into_bytes()
     }

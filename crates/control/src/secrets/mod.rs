@@ -6,6 +6,7 @@
 //! entry has one. Who may use a name is who may make sandboxes for the team.
 
 pub mod cipher;
+pub mod egress_proxy;
 pub mod headers;
 pub mod store;
 #[cfg(test)]
@@ -48,6 +49,10 @@ pub enum SecretError {
     Open { name: String, source: OpenError },
     #[error("a secret in the header `{header}` has what no header may have: line breaks, for instance")]
     Unfit { header: String },
+    #[error("there is no secret `{0}`")]
+    NotForProxy(String),
+    #[error("with its secrets filled in, the proxy's password has more than 255 bytes, or a line break")]
+    UnfitForProxy,
     #[error(transparent)]
     Db(#[from] DbError),
 }

@@ -199,3 +199,93 @@ async fn absurd_secrets_are_refused_by_field() {
     }
     test.client.post("/v1/secrets", json!({ "name": "a", "value": "x".repeat(65_536) })).await.expect(201);
 }
+
+#[tokio::test]
+async fn a_proxys_password_is_told_to_hosts_alone() {
+    for test in databases().await {
+        let test = app(test).await;
+        let (host, agent) = test.fleet.add_host();
+        test.client.post("/v1/secrets", json!({ "name": "tail", "value": "-of-the-proxy\n" })).await.expect(201);
+        let proxy = json!({
+            "address": "Proxy.example.com:1080", "username": "{{sandboxID}}",
+            "password": "hunter2${secrets.tail}", "tls": { "server_name": "p.example.com" }
+        });
+        let ask = json!({ "network": { "egress_proxy": proxy } });
+        let created = test.client.post("/v1/sandboxes", ask).await.expect(201);
+        let id = created.parsed::<Sandbox>().id;
+        let mut shown = vec![String::from_utf8(created.body.clone()).unwrap()];
+        let as_shown = json!({
+            "address": "proxy.example.com:1080", "username": "{{sandboxID}}", "tls": { "server_name": "p.example.com" }
+        });
+        assert_eq!(created.json()["network"]["egress_proxy"], as_shown);
+        let told = |id: &atoll_model::SandboxId| {
+            let network = agent.spec_of(id).unwrap().network.into_option().unwrap();
+            assert_eq!(network.deny_egress, network.own_proxy.is_set(), "for hosts that know nothing of proxies");
+            network.own_proxy.into_option().map(|it| (it.address, it.username, it.password, it.tls, it.server_name))
+        };
+        let wire = |id: &atoll_model::SandboxId, password: &str| {
+            let text = |text: &str| text.to_owned();
+            let (at, name) = (text("proxy.example.com:1080"), text("p.example.com"));
+            Some((at, id.dns_label(), text(password), true, name))
+        };
+        assert_eq!(told(&id), wire(&id, "hunter2-of-the-proxy"));
+
+        // A fork has it under its own name, and a change that leaves it as it is needn't say the password.
+        let forked = test.client.post(&format!("/v1/sandboxes/{id}/fork"), json!({})).await.expect(201);
+        let child: Sandbox = serde_json::from_value(forked.json()["items"][0]["sandbox"].clone()).unwrap();
+        assert_eq!(told(&child.id), wire(&child.id, "hunter2-of-the-proxy"));
+        shown.push(String::from_utf8(forked.body).unwrap());
+        let path = format!("/v1/sandboxes/{id}/network");
+        let set = json!({ "deny_out": ["192.0.2.1"], "egress_proxy": as_shown });
+        shown.push(String::from_utf8(test.client.put(&path, set).await.expect(200).body).unwrap());
+        assert_eq!(told(&id), wire(&id, "hunter2-of-the-proxy"));
+        let mut elsewhere = as_shown.clone();
+        elsewhere["address"] = "evil.example.com:1080".into();
+        test.client.put(&path, json!({ "egress_proxy": elsewhere })).await.expect(200);
+        assert_eq!(told(&id).unwrap().2, "", "another proxy doesn't get it");
+        test.client.put(&path, json!({})).await.expect(200);
+        assert_eq!(told(&id), None);
+
+        // A secret that isn't there is said; when it goes later, the proxy stays without it.
+        let mut wrong = proxy.clone();
+        wrong["password"] = "${secrets.none}".into();
+        let refused = test.client.put(&path, json!({ "egress_proxy": wrong })).await.expect(404);
+        assert_eq!(refused.field(), "network.egress_proxy.password");
+        wrong["password"] = "x".into();
+        wrong["username"] = serde_json::Value::Null;
+        let refused = test.client.put(&path, json!({ "egress_proxy": wrong })).await.expect(400);
+        assert_eq!(refused.field(), "network.egress_proxy.password");
+        test.client.put(&path, json!({ "egress_proxy": proxy })).await.expect(200);
+        test.client.delete("/v1/secrets/tail").await.expect(204);
+        test.client.post(&format!("/v1/sandboxes/{id}/pause"), json!({})).await.expect(200);
+        test.client.post(&format!("/v1/sandboxes/{id}/resume"), json!({})).await.expect(200);
+        test.app.reconcile.monitor.look_once(&host).await;
+        assert_eq!(told(&id), wire(&id, ""));
+
+        // A team's default is the same.
+        let owner = test.first().await;
+        let team = format!("/v1/teams/{}/network", test.team());
+        let set = json!({ "egress_proxy": { "address": "a.example:1", "username": "u", "password": "hunter2-team" } });
+        let answer = owner.put(&team, set).await.expect(200);
+        assert_eq!(answer.json()["egress_proxy"], json!({ "address": "a.example:1", "username": "u" }));
+        let made: Sandbox = test.client.post("/v1/sandboxes", json!({})).await.expect(201).parsed();
+        assert_eq!(told(&made.id).unwrap().2, "hunter2-team");
+
+        for path in ["/v1/sandboxes", &format!("/v1/sandboxes/{id}"), &team, "/v1/audit-logs"] {
+            shown.push(String::from_utf8(owner.get(path).await.expect(200).body).unwrap());
+        }
+        let e2b = format!("/e2b/sandboxes/{}", made.id.dns_label());
+        let info = test.client.get(&e2b).await.expect(200);
+        assert_eq!(info.json()["network"]["egressProxy"], json!({ "address": "a.example:1", "username": "u" }));
+        for sql in [
+            "SELECT CAST(network AS TEXT) FROM sandboxes",
+            "SELECT CAST(network AS TEXT) FROM teams WHERE network IS NOT NULL",
+            "SELECT CAST(data AS TEXT) FROM events",
+        ] {
+            let rows: Vec<(String,)> = on!(read & test.app.db, |c| sqlx::query_as(sql).fetch_all(c).await).unwrap();
+            shown.extend(rows.into_iter().map(|row| row.0));
+        }
+        assert!(shown.iter().any(|text| text.contains("proxy.example.com")));
+        assert!(shown.iter().all(|text| !text.contains("hunter2")), "{shown:?}");
+    }
+}

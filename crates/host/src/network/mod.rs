@@ -4,7 +4,8 @@
 //! namespace and passes it to [`Network::attach`]. What a sandbox may reach is decided by the table alone ([`rules`],
 //! docs/network.md), which is loaded once and holds no rule per sandbox. Names are resolved by a forwarder on the
 //! gateway address of each block ([`dns`]). What a sandbox sends is read in two places only: its questions for names, and
-//! its requests to names that its policy has headers added for ([`egress`]).
+//! its requests to names that its policy has headers added for ([`egress`]). Where a policy names a proxy of the sandbox's
+//! own, its TCP connections pass unread through the agent and that proxy.
 
 mod admission;
 mod cidr;
@@ -30,7 +31,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 
 pub use cidr::{Ipv4Cidr, NotACidr};
-pub use policy::{AddedHeader, Policy};
+pub use policy::{AddedHeader, OwnProxy, Policy, ProxyTls};
 pub use tap::Tap;
 
 use crate::instance::Instance;
@@ -109,7 +110,8 @@ impl Network {
         };
         let denied: Vec<_> = of(|policy| policy.closed).map(|(address, _)| address).collect();
         let ruled: Vec<_> = of(Policy::has_rules).collect();
-        let proxied: Vec<_> = of(|policy| !policy.headers.is_empty()).collect();
+        let served: Vec<_> = of(Policy::is_served).collect();
+        let that = |wanted: fn(&Policy) -> bool| of(wanted).map(|(address, _)| address).collect::<Vec<_>>();
         sysctl::enable_forwarding()?;
         sysctl::enlarge_connection_table();
         let mut connection = Connection::open()?;
@@ -122,7 +124,7 @@ impl Network {
             spare: Mutex::new(vec![connection]),
             gateways: RwLock::default(),
             denied: Mutex::new(denied.iter().copied().collect()),
-            policies: Mutex::new(ruled.iter().chain(&proxied).cloned().collect()),
+            policies: Mutex::new(ruled.iter().chain(&served).cloned().collect()),
             dns,
         };
         let claimed = slots.blocks();
@@ -141,11 +143,12 @@ impl Network {
             gateways: &gateways,
             denied: &denied,
             policies: &ruled,
-            proxied: &proxied.iter().map(|(address, _)| *address).collect::<Vec<_>>(),
+            proxied: &that(|policy| !policy.headers.is_empty()),
+            led: &that(|policy| policy.own_proxy.is_some()),
             networks: &networks,
         }
         .load()?;
-        for (address, policy) in ruled.into_iter().chain(proxied) {
+        for (address, policy) in ruled.into_iter().chain(served) {
             network.egress.set_policy(address, &policy);
             network.dns.set_policy(address, policy);
         }
@@ -203,7 +206,7 @@ impl Network {
         {
             let mut policies = self.policies.lock().unwrap_or_else(PoisonError::into_inner);
             let old = policies.get(&slot.address()).cloned().unwrap_or_default();
-            let says = |policy: &Policy| policy.has_rules() || !policy.headers.is_empty();
+            let says = |policy: &Policy| policy.has_rules() || policy.is_served();
             if old != *policy && (says(&old) || says(policy)) {
                 rules::change(&self.table, slot.address(), &old, policy)?;
                 self.dns.set_policy(slot.address(), policy.clone());

@@ -25,6 +25,40 @@ pub struct Policy {
     /// What the egress proxy adds to requests.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub headers: Vec<AddedHeader>,
+    /// What all TCP goes out through. Nothing goes past it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own_proxy: Option<OwnProxy>,
+}
+
+/// A SOCKS5 proxy of whoever owns the sandbox, which never sees it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnProxy {
+    /// A name, or an IPv4 address.
+    pub host: String,
+    pub port: u16,
+    /// User and password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login: Option<(String, String)>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ProxyTls>,
+}
+
+/// How a proxy proves over TLS who it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProxyTls {
+    /// In its certificate; its host's when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_name: Option<String>,
+    /// Who vouches for it, in PEM; those whom this machine trusts when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<String>,
+}
+
+/// Without the login.
+impl fmt::Debug for OwnProxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OwnProxy").field("host", &self.host).field("port", &self.port).finish_non_exhaustive()
+    }
 }
 
 /// A header that requests to a name get on their way out. The sandbox never sees it.
@@ -62,6 +96,11 @@ impl Policy {
         !(self.allow.is_empty() && self.deny.is_empty() && !self.has_names())
     }
 
+    /// Whether the proxies of this host have anything to do for it.
+    pub(super) fn is_served(&self) -> bool {
+        !self.headers.is_empty() || self.own_proxy.is_some()
+    }
+
     fn has_names(&self) -> bool {
         !(self.allow_names.is_empty() && self.deny_names.is_empty())
     }
@@ -74,6 +113,13 @@ impl Policy {
     /// Whether there may be names that are refused.
     pub(super) fn restricts_names(&self) -> bool {
         self.has_names() || self.denies_everything()
+    }
+
+    /// Whether a connection to this address may be led through the proxy of its own: what the table has said when it began,
+    /// as far as that can be told without knowing which addresses names have opened.
+    pub(super) fn may_be_led_to(&self, address: Ipv4Addr) -> bool {
+        let any = |networks: &[Ipv4Cidr]| networks.iter().any(|network| network.contains(address));
+        !self.closed && (any(&self.allow) || !any(&self.deny) || !self.allow_names.is_empty())
     }
 
     /// What requests to this name get.

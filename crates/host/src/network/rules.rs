@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
 
-use super::egress::{PLAIN_PORT, TLS_PORT};
+use super::egress::{LED_PORT, PLAIN_PORT, TLS_PORT};
 use super::{Ipv4Cidr, NetworkConfig, Policy};
 
 /// Where no sandbox goes unless the operator allows it: what is private, local, special or reserved. (RFC 6890 and
@@ -39,6 +39,8 @@ pub(super) struct Rules<'a> {
     pub policies: &'a [(Ipv4Addr, Policy)],
     /// Sandboxes that the egress proxy serves.
     pub proxied: &'a [Ipv4Addr],
+    /// Sandboxes whose TCP connections are led through a proxy of their own.
+    pub led: &'a [Ipv4Addr],
     /// The sandbox network, should it be none of [`CLOSED`].
     pub networks: &'a [String],
 }
@@ -73,14 +75,15 @@ fn limit(rate: u64) -> String {
     format!("limit rate over {} bytes/second burst {} bytes", rate.max(1), (rate / 4).max(256 << 10))
 }
 
-/// The same bound for what goes by way of the egress proxy: the rule on the way in, and the chain for the way back.
+/// The same bound for what goes by way of this host's proxies: the rule on the way in, and the chain for the way back.
 fn proxied(group: u32, rate: u64) -> (String, String) {
     let limit = limit(rate);
-    let there = format!("    iifgroup {group:#x} tcp dport {TLS_PORT} update @sent {{ ip saddr {limit} }} drop\n");
+    let ports = format!("{{ {TLS_PORT}, {LED_PORT} }}");
+    let there = format!("    iifgroup {group:#x} tcp dport {ports} update @sent {{ ip saddr {limit} }} drop\n");
     let back = format!(
         "  chain output {{
     type filter hook output priority filter; policy accept;
-    oifgroup {group:#x} tcp sport {TLS_PORT} update @received {{ ip daddr {limit} }} drop
+    oifgroup {group:#x} tcp sport {ports} update @received {{ ip daddr {limit} }} drop
   }}
 "
     );
@@ -111,6 +114,7 @@ pub(super) fn change(table: &str, address: Ipv4Addr, old: &Policy, new: &Policy)
         say(verb, "deny_rules", deny);
         say(verb, "policed", member(policy));
         say(verb, "proxied", if policy.headers.is_empty() { Vec::new() } else { vec![address.to_string()] });
+        say(verb, "led", policy.own_proxy.iter().map(|_| address.to_string()).collect());
     }
     if text.is_empty() { Ok(()) } else { nft(&["-f", "-"], &text).map(drop) }
 }
@@ -130,6 +134,7 @@ impl Rules<'_> {
             set("sent", "size 65535; flags dynamic,timeout; timeout 1m;", &[]),
             set("received", "size 65535; flags dynamic,timeout; timeout 1m;", &[]),
             set("proxied", "", &addresses(self.proxied)),
+            set("led", "", &addresses(self.led)),
             set("policed", "", &addresses(&self.policies.iter().map(|(address, _)| *address).collect::<Vec<_>>())),
             pairs("allow_rules", "flags interval;", &rules(self.policies, true)),
             pairs("deny_rules", "flags interval;", &rules(self.policies, false)),
@@ -164,6 +169,7 @@ impl Rules<'_> {
   chain egress {{
     oifgroup {group:#x} goto refuse
     ip saddr @denied goto refuse
+    ip saddr @led meta l4proto tcp goto refuse
     ip saddr @policed goto ruled
     goto beyond
   }}
@@ -193,6 +199,7 @@ impl Rules<'_> {
   chain to_host {{
     ip daddr @gateways meta l4proto {{ tcp, udp }} th dport 53 goto names
     ip saddr @proxied ip daddr @gateways tcp dport {{ {TLS_PORT}, {PLAIN_PORT} }} goto names
+    ip saddr @led ip daddr @gateways tcp dport {LED_PORT} ct status dnat goto names
     ct state established accept
     ct state related icmp type {{ destination-unreachable, time-exceeded, parameter-problem }} accept
     goto refuse
@@ -202,10 +209,24 @@ impl Rules<'_> {
 {proxying}    iifgroup {group:#x} goto to_host
     iif != \"lo\" ip daddr @gateways drop
   }}
+  chain lead {{
+    ip saddr @denied accept
+    ip saddr . ip daddr @allow_rules goto lead_beyond
+    ip saddr . ip daddr @learned goto lead_beyond
+    ip saddr . ip daddr @deny_rules accept
+    goto lead_beyond
+  }}
+  chain lead_beyond {{
+    fib daddr type != unicast accept
+    ip daddr @allowed meta l4proto tcp dnat ip to ip saddr & 255.255.255.0 : {LED_PORT}
+    ip daddr @closed accept
+    meta l4proto tcp dnat ip to ip saddr & 255.255.255.0 : {LED_PORT}
+  }}
   chain prerouting {{
     type nat hook prerouting priority dstnat; policy accept;
     iifgroup {group:#x} ip saddr @proxied ip daddr @gateways tcp dport 443 dnat to :{TLS_PORT}
     iifgroup {group:#x} ip saddr @proxied ip daddr @gateways tcp dport 80 dnat to :{PLAIN_PORT}
+    iifgroup {group:#x} ip saddr @led ip daddr != @gateways meta l4proto tcp goto lead
   }}
 {proxied}  chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept;

@@ -140,7 +140,7 @@ pub enum Order {
     /// What it may reach from now on.
     SetPolicy {
         generation: u64,
-        policy: Policy,
+        policy: Box<Policy>,
         reply: Reply,
     },
     /// Without `seen`, the agent's own decision (the host was deleted).

@@ -86,7 +86,7 @@ impl Keeper {
     /// # Errors
     /// [`OrderError`].
     pub async fn set_policy(&self, id: &SandboxId, generation: u64, policy: Policy) -> Result<Answer, OrderError> {
-        self.known(id)?.order(|reply| Order::SetPolicy { generation, policy, reply }).await
+        self.known(id)?.order(|reply| Order::SetPolicy { generation, policy: Box::new(policy), reply }).await
     }
 
     /// Deletes a layer. Success when there is none.

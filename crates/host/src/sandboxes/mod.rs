@@ -18,6 +18,7 @@ mod graves;
 mod guest;
 mod layers;
 pub mod machine;
+mod own_proxy;
 mod owner;
 mod pause;
 mod record;

@@ -169,7 +169,7 @@ impl Owner {
                 Flow::Stays
             }
             Order::SetPolicy { generation, policy, reply } => {
-                let result = self.set_policy(generation, policy).await;
+                let result = self.set_policy(generation, *policy).await;
                 let _asker_is_gone = reply.send(result);
                 Flow::Stays
             }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::error::OrderError;
+use super::own_proxy::own_proxy;
 use crate::driver::{Kind, StartFrom};
 use crate::network::{AddedHeader, Ipv4Cidr, Policy};
 use crate::zygote::{MAX_LOWERS, MAX_VOLUMES};
@@ -241,13 +242,16 @@ fn volume(mount: wire::VolumeMount) -> Result<VolumeMount, OrderError> {
 /// # Errors
 /// When an entry is no network or no name.
 pub fn policy(network: wire::NetworkPolicy) -> Result<Policy, OrderError> {
+    // Control has closed the rest for hosts that know nothing of proxies: nothing may go past one.
+    let closed = network.own_proxy.as_option().map_or(network.deny_egress, |proxy| proxy.deny_egress);
     Ok(Policy {
-        closed: network.deny_egress,
+        closed,
         allow: networks("network.allow_cidrs", &network.allow_cidrs)?,
         deny: networks("network.deny_cidrs", &network.deny_cidrs)?,
         allow_names: names("network.allow_domains", network.allow_domains)?,
         deny_names: names("network.deny_domains", network.deny_domains)?,
         headers: headers(network.headers)?,
+        own_proxy: network.own_proxy.into_option().map(own_proxy).transpose()?,
     })
 }
 
@@ -276,7 +280,7 @@ fn names(field: &'static str, texts: Vec<String>) -> Result<Vec<String>, OrderEr
     Ok(texts.into_iter().map(|text| text.to_ascii_lowercase()).collect())
 }
 
-fn is_domain(text: &str) -> bool {
+pub(super) fn is_domain(text: &str) -> bool {
     let label = |label: &str| {
         (1..=63).contains(&label.len())
             && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
@@ -295,7 +299,7 @@ pub fn digest(spec: &Spec, secrets: &Secrets) -> String {
     hex::encode(hash.finalize())
 }
 
-fn invalid(field: &'static str, problem: &str) -> OrderError {
+pub(super) fn invalid(field: &'static str, problem: &str) -> OrderError {
     OrderError::Invalid { field, problem: problem.to_owned() }
 }
 

@@ -115,6 +115,53 @@ pub struct NetworkPolicy {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(feature = "openapi", schema(max_items = 64))]
     pub headers: Vec<AddedHeader>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub egress_proxy: Option<EgressProxy>,
+}
+
+/// A SOCKS5 proxy of one's own, through which the host leads all TCP connections of a sandbox that the rest of its policy
+/// lets out. Nothing inside sees it, and nothing of TCP goes past it: when it can't be reached, or refuses, connections fail.
+/// It must have an IPv4 address that sandboxes may reach. Names are resolved by the host, and UDP goes out directly.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct EgressProxy {
+    /// `proxy.example.com:1080`.
+    pub address: String,
+    /// `{{sandboxID}}` in it, and in the password, stands for the sandbox's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    /// Never shown. `${secrets.NAME}` in it stands for the team's secret of that name. Left out when everything else of the
+    /// proxy stays as it is, it stays too; empty, there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<String>,
+    /// Speaks TLS with it, and asks who it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<EgressProxyTls>,
+}
+
+/// Without the password.
+impl std::fmt::Debug for EgressProxy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EgressProxy")
+            .field("address", &self.address)
+            .field("username", &self.username)
+            .field("tls", &self.tls)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How a proxy shows who it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct EgressProxyTls {
+    /// The name in its certificate; that of its address when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_name: Option<String>,
+    /// Who vouches for it, in PEM, of at most 64 KiB; whom the host's machine trusts when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_cert: Option<String>,
 }
 
 /// A header that the host adds to requests that a sandbox sends over HTTPS (port 443) to a name, in place of what the
@@ -135,7 +182,7 @@ pub struct AddedHeader {
 impl NetworkPolicy {
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.allow_out.is_empty() && self.deny_out.is_empty() && self.headers.is_empty()
+        *self == Self::default()
     }
 }
 
@@ -154,14 +201,16 @@ pub struct SetNetworkRequest {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(feature = "openapi", schema(max_items = 64))]
     pub headers: Vec<AddedHeader>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub egress_proxy: Option<EgressProxy>,
 }
 
 impl SetNetworkRequest {
     /// The policy in it, apart from whether there is any network.
     #[must_use]
     pub fn into_policy(self) -> (Option<bool>, NetworkPolicy) {
-        let Self { internet, allow_out, deny_out, headers } = self;
-        (internet, NetworkPolicy { allow_out, deny_out, headers })
+        let Self { internet, allow_out, deny_out, headers, egress_proxy } = self;
+        (internet, NetworkPolicy { allow_out, deny_out, headers, egress_proxy })
     }
 }
 

@@ -785,6 +785,36 @@ export interface components {
             device_code: string;
         };
         /**
+         * @description A SOCKS5 proxy of one's own, through which the host leads all TCP connections of a sandbox that the rest of its policy
+         *     lets out. Nothing inside sees it, and nothing of TCP goes past it: when it can't be reached, or refuses, connections fail.
+         *     It must have an IPv4 address that sandboxes may reach. Names are resolved by the host, and UDP goes out directly.
+         */
+        EgressProxy: {
+            /** @description `proxy.example.com:1080`. */
+            address: string;
+            /**
+             * @description Never shown. `${secrets.NAME}` in it stands for the team's secret of that name. Left out when everything else of the
+             *     proxy stays as it is, it stays too; empty, there is none.
+             */
+            password?: string | null;
+            tls?: components["schemas"]["EgressProxyTls"] | null;
+            /** @description `{{sandboxID}}` in it, and in the password, stands for the sandbox's id. */
+            username?: string | null;
+        };
+        /** @description How a proxy shows who it is. */
+        EgressProxyTls: {
+            /**
+             * @description Who vouches for it, in PEM, of at most 64 KiB; whom the host's machine trusts when absent.
+             * @default null
+             */
+            ca_cert?: string | null;
+            /**
+             * @description The name in its certificate; that of its address when absent.
+             * @default null
+             */
+            server_name?: string | null;
+        };
+        /**
          * @description How `stdout` and `stderr` are written: as they are, or base64 when they are not UTF-8.
          * @enum {string}
          */
@@ -1257,6 +1287,8 @@ export interface components {
              * @default []
              */
             deny_out?: string[];
+            /** @default null */
+            egress_proxy?: components["schemas"]["EgressProxy"] | null;
             /**
              * @description What requests get on their way out, the last word for each name; at most 64.
              * @default []
@@ -1912,6 +1944,8 @@ export interface components {
             allow_out?: string[];
             /** @default [] */
             deny_out?: string[];
+            /** @default null */
+            egress_proxy?: components["schemas"]["EgressProxy"] | null;
             /** @default [] */
             headers?: components["schemas"]["AddedHeader"][];
             /**

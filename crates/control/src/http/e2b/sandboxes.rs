@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use atoll_model::api::sandboxes::{AddedHeader, CreateSandboxRequest, Mount, NetworkPolicy, VolumeMount};
+use atoll_model::api::sandboxes::{
+    AddedHeader, CreateSandboxRequest, EgressProxy, EgressProxyTls, Mount, NetworkPolicy, VolumeMount,
+};
 use atoll_model::{OnTimeout, SandboxStatus};
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
@@ -21,6 +23,7 @@ use crate::http::extract::Json;
 use crate::http::ports::{GUEST_PORT, link};
 use crate::http::{idempotent, validate};
 use crate::sandboxes::{Inbound, Keep, Listed, NewSandbox, Owner, SandboxError, SandboxRecord, Sandboxes};
+use crate::secrets::egress_proxy::KeptProxy;
 use crate::templates::shipped::ShippedError;
 
 /// Seconds that a sandbox lives when the client doesn't say.
@@ -59,7 +62,8 @@ pub async fn create(
     if let Some(template) = &mut wanted.template {
         *template = names::without_namespace(&app, &owner, template).await?.ok_or_else(|| names::missing(template))?;
     }
-    let mut new = validate::new_sandbox(wanted, owner.team_network.as_ref(), key.is_some())?;
+    let mut new =
+        validate::new_sandbox(&app.secrets.sealer(&owner.team), wanted, owner.team_network.as_ref(), key.is_some())?;
     new.lifetime_sec = Some(lifetime.unsigned_abs());
     new.network.inbound = inbound;
     new.network.dns_servers = dns_servers;
@@ -137,9 +141,6 @@ pub fn without_tag(name: &str) -> &str {
 }
 
 fn policy(network: &wire::Network, internet: Option<bool>) -> ApiResult<NetworkPolicy> {
-    if network.egress_proxy.as_ref().is_some_and(|proxy| !proxy.is_null()) {
-        return Err(ApiError::invalid("network.egressProxy", "`network.egressProxy` can't be had here"));
-    }
     let list = |rules: &Option<Vec<String>>| rules.clone().unwrap_or_default();
     let (allow_out, deny_out) = (list(&network.allow_out), list(&network.deny_out));
     // Who names what may be reached means that nothing else may.
@@ -150,7 +151,27 @@ fn policy(network: &wire::Network, internet: Option<bool>) -> ApiResult<NetworkP
         return Err(ApiError::invalid("network.denyOut", text));
     }
     let headers = added(network.rules.clone().unwrap_or_default())?;
-    Ok(NetworkPolicy { allow_out, deny_out, headers })
+    let egress_proxy = network.egress_proxy.clone().map(own_proxy);
+    Ok(NetworkPolicy { allow_out, deny_out, headers, egress_proxy })
+}
+
+/// A proxy in our words. Who doesn't name its password means none.
+fn own_proxy(proxy: wire::EgressProxy) -> EgressProxy {
+    let wire::EgressProxy { address, username, password, tls } = proxy;
+    let tls = tls.filter(|tls| tls.enabled);
+    EgressProxy {
+        address: address.trim().to_owned(),
+        username,
+        password: Some(password.unwrap_or_default().replace(secrets::BEFORE, OWN_SECRET)),
+        tls: tls.map(|tls| EgressProxyTls { server_name: tls.server_name, ca_cert: tls.ca_cert }),
+    }
+}
+
+/// A proxy as it is shown: without its password, and without its certificates, which are large.
+fn shown_proxy(proxy: &KeptProxy) -> wire::EgressProxy {
+    let EgressProxy { address, username, tls, .. } = proxy.shown();
+    let tls = tls.map(|tls| wire::EgressProxyTls { enabled: true, server_name: tls.server_name, ca_cert: None });
+    wire::EgressProxy { address, username, password: None, tls }
 }
 
 /// The servers that names may be asked of; none when nobody says.
@@ -322,6 +343,7 @@ pub async fn get(State(app): State<App>, named: Named, domain: Domain) -> ApiRes
             allow_public_traffic: Some(record.network.public),
             allow_out: Some(record.network.allow_out.clone()),
             deny_out: Some(record.network.deny_out.clone()),
+            egress_proxy: record.network.egress_proxy.as_ref().map(shown_proxy),
             rules: Some(as_rules(&record.network.headers)).filter(|rules| !rules.is_empty()),
             mask_request_host: record.network.inbound.host.clone(),
             https_ports: Some(record.network.inbound.tls_ports.clone()).filter(|ports| !ports.is_empty()),
@@ -472,7 +494,9 @@ async fn awake(app: &App, named: &Named, seconds: i64, with_memory: bool) -> Api
 /// Replaces what the sandbox may reach.
 pub async fn network(State(app): State<App>, named: Named, Json(update): Json<wire::Network>) -> ApiResult<StatusCode> {
     let public = named.find(&app).await?.record.network.public;
-    let mut network = validate::network(update.allow_internet_access, policy(&update, update.allow_internet_access)?)?;
+    let internet = update.allow_internet_access;
+    let sealer = app.secrets.sealer(&named.owner.team);
+    let mut network = validate::network(&sealer, internet, policy(&update, internet)?, None)?;
     network.public = public;
     network.dns_servers = dns_servers(&update)?;
     app.sandboxes.set_network(&named.owner, &named.id, network).await?;

@@ -55,7 +55,7 @@ pub struct Network {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dns_servers: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub egress_proxy: Option<Value>,
+    pub egress_proxy: Option<EgressProxy>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mask_request_host: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -65,6 +65,36 @@ pub struct Network {
     /// Only in an update.
     #[serde(rename = "allow_internet_access", skip_serializing)]
     pub allow_internet_access: Option<bool>,
+}
+
+/// A SOCKS5 proxy that connections go out through.
+#[derive(Default, Clone, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EgressProxy {
+    pub address: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<EgressProxyTls>,
+}
+
+/// Without the password.
+impl std::fmt::Debug for EgressProxy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EgressProxy").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, Default, Clone, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EgressProxyTls {
+    pub enabled: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_cert: Option<String>,
 }
 
 /// What requests to a name get on their way out.

@@ -193,9 +193,9 @@ impl Sandboxes {
         }
         let env = self.environment_of(&record, &from).await.map_err(Stays::Former)?;
         let template = self.template_of(&record, &owner).await?;
-        let headers = self.secrets.fill_what_can_be(&owner.team, &record.network.headers).await;
-        let headers = headers.map_err(SandboxError::from)?;
-        let ground = Ground { template: &template, layers: &chain, mounts: &[], headers: &headers };
+        let filling = record.network.what_can_be_filled(&self.secrets, &owner.team).await;
+        let filling = filling.map_err(SandboxError::from)?;
+        let ground = Ground { template: &template, layers: &chain, mounts: &[], filling: &filling };
         let memory = chain.first().filter(|top| top.memory);
         demand.vm_version = memory.and_then(|top| top.vm_version.clone());
         let kept = if memory.is_some() { "memory" } else { "files" };

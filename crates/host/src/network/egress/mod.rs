@@ -6,9 +6,14 @@
 //! [`Authority`], which the guest trusts; asks the real server, whose certificate it checks as anybody would; and passes
 //! everything on, both ways, as it comes. What a sandbox may not reach, it does not reach this way either
 //! ([`upstream`]). Over plain HTTP nothing is added: whoever asks is sent to HTTPS.
+//!
+//! A policy may name a SOCKS5 proxy of the sandbox's own. The table leads the TCP connections that it lets out to a third
+//! port here, from where they go through that proxy ([`led`], [`socks`]), as what this proxy itself asks does then.
 
 mod authority;
 mod exchange;
+mod led;
+mod socks;
 mod upstream;
 
 use std::collections::HashMap;
@@ -38,24 +43,34 @@ use authority::Authority;
 /// Where the table leads connections to. Beyond the ports that Linux gives out by itself.
 pub(super) const TLS_PORT: u16 = 64443;
 pub(super) const PLAIN_PORT: u16 = 64080;
+pub(super) const LED_PORT: u16 = 64081;
 /// Connections, together and of one sandbox.
 const TOTAL: usize = 2048;
 const EACH: u32 = 128;
+/// Of those that are led through proxies of sandboxes' own.
+const LED_TOTAL: usize = 8192;
+const LED_EACH: u32 = 1024;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Between two tries to bind an address that a former agent still holds.
 const REBIND: Duration = Duration::from_millis(200);
 /// Of a plain request, as much as is looked at.
 const MAX_PLAIN: usize = 16 * 1024;
 
-/// A sandbox whose requests get headers, as long as its policy stays as it is.
+/// A sandbox whose requests get headers, or whose connections are led, as long as its policy stays as it is.
 struct Client {
     address: Ipv4Addr,
     policy: Policy,
+    /// How its own proxy is judged, where it speaks TLS.
+    proxy_tls: OnceLock<Arc<ClientConfig>>,
     /// Ends its connections when its policy changes.
     cut: CancellationToken,
 }
 
 impl Client {
+    fn new(address: Ipv4Addr, policy: Policy) -> Self {
+        Self { address, policy, proxy_tls: OnceLock::new(), cut: CancellationToken::new() }
+    }
+
     /// What is added to requests to this name; nothing when it is none of those, or denied.
     fn additions(&self, name: &str) -> Option<HeaderMap> {
         if matches!(self.policy.judge(name), Ruling::Refuse) {
@@ -82,6 +97,7 @@ struct Shared {
     /// `--egress-allow`.
     allowed: Vec<Ipv4Cidr>,
     places: Arc<Admission>,
+    led_places: Arc<Admission>,
     tls: OnceLock<Arc<ClientConfig>>,
 }
 
@@ -123,6 +139,7 @@ impl Proxy {
             resolver,
             allowed: config.egress_allow.clone(),
             places: Admission::new(TOTAL, EACH),
+            led_places: Admission::new(LED_TOTAL, LED_EACH),
             tls: OnceLock::new(),
         };
         Self { shared: Arc::new(shared), runtime: Handle::current(), tasks: Mutex::default() }
@@ -145,15 +162,14 @@ impl Proxy {
         if let Some(former) = clients.remove(&sandbox) {
             former.cut.cancel();
         }
-        if !policy.headers.is_empty() {
-            let client = Client { address: sandbox, policy: policy.clone(), cut: CancellationToken::new() };
-            clients.insert(sandbox, Arc::new(client));
+        if policy.is_served() {
+            clients.insert(sandbox, Arc::new(Client::new(sandbox, policy.clone())));
         }
     }
 
     /// Serves a gateway, from when this returns or, should a former agent still hold its address, from when it lets go.
     pub fn listen(&self, gateway: Ipv4Addr) {
-        for port in [TLS_PORT, PLAIN_PORT] {
+        for port in [TLS_PORT, PLAIN_PORT, LED_PORT] {
             let bound = bind(gateway, port);
             let task = self.runtime.spawn(serve(gateway, port, bound, self.shared.clone()));
             self.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(task);
@@ -194,13 +210,22 @@ async fn serve(gateway: Ipv4Addr, port: u16, mut bound: io::Result<std::net::Tcp
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
+        let places = if port == LED_PORT { &shared.led_places } else { &shared.places };
+        if port == LED_PORT {
+            led::reset_when_dropped(&stream, true);
+        }
         let Some(client) = block_of(gateway, source).and_then(|address| shared.client(address)) else { continue };
-        let Some(place) = shared.places.admit(client.address) else { continue };
+        let Some(place) = places.admit(client.address) else { continue };
         let shared = shared.clone();
         tokio::spawn(async move {
             let cut = client.cut.clone();
-            let talk =
-                async { if port == TLS_PORT { secure(stream, &shared, client).await } else { plain(stream).await } };
+            let talk = async {
+                match port {
+                    TLS_PORT => secure(stream, &shared, client).await,
+                    PLAIN_PORT => plain(stream).await,
+                    _ => led::serve(stream, gateway, &shared, &client).await,
+                }
+            };
             tokio::select! {
                 ended = talk => if let Err(error) = ended {
                     tracing::debug!(%source, %error, "a connection of a sandbox through the egress proxy ended");
@@ -278,7 +303,17 @@ fn may_reach(client: &Client, allowed: &[Ipv4Cidr], name: &str, address: Ipv4Add
     if *closed || (!named && !any(allow) && any(deny)) {
         return false;
     }
-    any(allowed) || !rules::is_closed(address)
+    is_open(allowed, address)
+}
+
+/// Whether the operator lets sandboxes reach this address at all.
+fn is_open(allowed: &[Ipv4Cidr], address: Ipv4Addr) -> bool {
+    allowed.iter().any(|network| network.contains(address)) || !rules::is_closed(address)
+}
+
+/// Whether the address is one of this host, whose own services no sandbox reaches.
+fn is_own(address: Ipv4Addr) -> bool {
+    std::net::UdpSocket::bind((address, 0)).is_ok()
 }
 
 #[cfg(test)]
@@ -289,7 +324,7 @@ mod tests {
     use crate::network::policy::AddedHeader;
 
     fn client(policy: Policy) -> Client {
-        Client { address: Ipv4Addr::new(198, 18, 0, 2), policy, cut: CancellationToken::new() }
+        Client::new(Ipv4Addr::new(198, 18, 0, 2), policy)
     }
 
     fn adds(domain: &str, name: &str, value: &str) -> AddedHeader {
@@ -313,7 +348,7 @@ mod tests {
         assert!(found["authorization"].is_sensitive());
         assert_eq!(one.additions("www.example.com").unwrap()["authorization"], "all");
         assert!(one.additions("example.com").is_none() && one.additions("evil.net").is_none());
-        assert!(!format!("{policy:?}").contains("one"), "values don't show in logs");
+        assert!(!format!("{policy:?}").contains("\"one\""), "values don't show in logs");
         policy.deny_names = vec!["*.example.com".to_owned()];
         assert!(client(policy).additions("api.example.com").is_none(), "what is denied is denied");
     }

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -18,7 +18,8 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::{Client, Shared, may_reach};
+use super::socks::{self, Leg};
+use super::{Client, Shared, is_own, may_reach};
 
 const CONNECT: Duration = Duration::from_secs(10);
 const PORT: u16 = 443;
@@ -34,6 +35,8 @@ pub enum NoWay {
     Denied(IpAddr),
     #[error("connecting to {address}: {source}")]
     Connect { address: IpAddr, source: io::Error },
+    #[error("through the sandbox's own proxy: {0}")]
+    Proxy(#[from] socks::Failure),
     #[error("TLS with {address}: {source}")]
     Tls { address: IpAddr, source: io::Error },
 }
@@ -81,11 +84,17 @@ impl Connector {
         if !may_reach(&self.client, &self.shared.allowed, &self.name, address) || is_own(address) {
             return Err(NoWay::Denied(ip));
         }
-        let connect = |source| NoWay::Connect { address: ip, source };
         let late = |_| io::Error::from(io::ErrorKind::TimedOut);
-        let stream = timeout(CONNECT, TcpStream::connect(SocketAddr::new(ip, PORT))).await.map_err(late);
-        let stream = stream.and_then(|result| result).map_err(connect)?;
-        stream.set_nodelay(true).map_err(connect)?;
+        let stream: Leg = match &self.client.policy.own_proxy {
+            Some(proxy) => socks::connect(&self.shared, &self.client, proxy, SocketAddrV4::new(address, PORT)).await?,
+            None => {
+                let connect = |source| NoWay::Connect { address: ip, source };
+                let stream = timeout(CONNECT, TcpStream::connect(SocketAddr::new(ip, PORT))).await.map_err(late);
+                let stream = stream.and_then(|result| result).map_err(connect)?;
+                stream.set_nodelay(true).map_err(connect)?;
+                Box::new(stream)
+            }
+        };
 
         let tls = |source| NoWay::Tls { address: ip, source };
         let name = ServerName::try_from(self.name.clone()).map_err(|error| tls(io::Error::other(error)))?;
@@ -98,13 +107,8 @@ impl Connector {
     }
 }
 
-/// Whether the address is one of this host, whose own services no sandbox reaches.
-fn is_own(address: Ipv4Addr) -> bool {
-    std::net::UdpSocket::bind((address, 0)).is_ok()
-}
-
 /// A connection to a real server.
-pub struct Upstream(TokioIo<TlsStream<TcpStream>>);
+pub struct Upstream(TokioIo<TlsStream<Leg>>);
 
 impl Connection for Upstream {
     fn connected(&self) -> Connected {

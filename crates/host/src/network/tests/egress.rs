@@ -10,6 +10,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
 use super::eventually;
+use super::fake_socks::FakeSocks;
 use super::lab::{Agent, Lab, PATIENCE, PUBLIC, Sandbox};
 use super::names::{ask_udp, ends_with, serve};
 use crate::agent::trust::provider;
@@ -167,6 +168,12 @@ fn headers_are_added_for_whom_the_policy_says_so_and_for_nobody_else() {
     assert!(connect(&one, NAME, &authority).is_err());
     set(&agent, &one, &Policy { closed: true, ..policy(NAME, "x") });
     assert!(connect(&one, NAME, &authority).is_err());
+
+    // Where the sandbox has a proxy of its own, its requests go through that too, headers and all.
+    let proxy = FakeSocks::serve(&lab.internet, "203.0.113.7:1080", None, None);
+    set(&agent, &one, &Policy { own_proxy: Some(proxy.named()), ..policy(NAME, "Bearer led") });
+    assert!(ask(&mut connect(&one, NAME, &authority).unwrap(), NAME, "").unwrap().1.contains("bearer led"));
+    assert_eq!(proxy.asked(), [(None, "203.0.113.7:443".parse().unwrap())]);
 
     // An agent that is started anew goes on with it.
     let kept = policy(NAME, "Bearer third");

@@ -1,7 +1,9 @@
 //! What docs/network.md promises, on real kernel objects.
 
 mod egress;
+mod fake_socks;
 mod lab;
+mod led;
 mod names;
 mod policies;
 

@@ -26,7 +26,7 @@ fn policy(allow: &[&str], deny: &[&str]) -> Policy {
         deny: networks(deny),
         allow_names: names(allow),
         deny_names: names(deny),
-        headers: Vec::new(),
+        ..Policy::default()
     }
 }
 
