@@ -67,7 +67,7 @@ impl Bench {
                 report.step(&name, ms);
             }
             self.client.destroy_sandbox(&id).await?;
-            tokio::time::sleep(crate::BETWEEN).await;
+            tokio::task::block_in_place(crate::rest);
         }
         let what = "REST create to first exec output, with network, no warm pool";
         report.time(what, "8 ms p50, 20 ms p99", &whole, 8.0, Some(20.0));

@@ -79,7 +79,7 @@ fn time_command(rounds: usize, mut command: impl FnMut() -> Command) -> Result<S
             bail!("{command:?}: {} {}", output.status, String::from_utf8_lossy(&output.stderr));
         }
         samples.push(begin.elapsed());
-        std::thread::sleep(crate::BETWEEN);
+        crate::rest();
     }
     Ok(samples)
 }

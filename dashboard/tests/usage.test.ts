@@ -38,6 +38,10 @@ it('charts what the team used by day, and says how much of what it may is taken'
 				return chart.getByText(today).isVisible();
 			})
 			.toBe(true);
+		// What runs at this moment is at the end of what ran over time.
+		const busy = page.getByRole('figure', { name: /^Sandboxes at once/ });
+		await busy.locator('canvas').waitFor();
+		await busy.getByText(/^2$/).first().waitFor();
 		await inspect(page, 'usage');
 
 		await page.getByLabel(/^Range/).click();

@@ -1,5 +1,6 @@
 """Ports of sandboxes: under their own host names where there are such, else by the headers that say which."""
 
+import http.client
 import os
 import time
 import urllib.error
@@ -98,14 +99,25 @@ def test_requests_bear_the_host_name_that_the_sandbox_wants(make):
     assert sandbox.get_info().network["mask_request_host"] == "own.example:${PORT}"
 
 
-# A server that speaks TLS alone, with a certificate that nobody has signed for.
+# A server that speaks TLS alone, with a certificate that nobody has signed for. Below /ends an answer has no length and ends
+# with its connection, which is just closed; below /short it is shorter than it says.
 SECURE = """
 import http.server, ssl, subprocess
 subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost",
                 "-keyout", "key.pem", "-out", "cert.pem"], check=True)
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 context.load_cert_chain("cert.pem", "key.pem")
-server = http.server.ThreadingHTTPServer(("", 8443), http.server.SimpleHTTPRequestHandler)
+class Handler(http.server.SimpleHTTPRequestHandler):
+    def do_GET(self):
+        if self.path not in ("/ends", "/short"):
+            return super().do_GET()
+        self.send_response(200)
+        if self.path == "/short":
+            self.send_header("Content-Length", "1000")
+        self.end_headers()
+        self.wfile.write(b"to the end")
+
+server = http.server.ThreadingHTTPServer(("", 8443), Handler)
 server.socket = context.wrap_socket(server.socket, server_side=True)
 server.serve_forever()
 """
@@ -118,6 +130,9 @@ def test_a_port_that_speaks_tls_is_reached_whatever_its_certificate(make):
     sandbox.files.write("www/hello.txt", "by TLS")
     sandbox.commands.run("cd www && python3 secure.py", background=True)
     assert until_it_answers(sandbox, 8443, "/hello.txt") == (200, "by TLS")
+    assert until_it_answers(sandbox, 8443, "/ends") == (200, "to the end")
+    with pytest.raises((OSError, http.client.HTTPException)):
+        until_it_answers(sandbox, 8443, "/short")
     assert sandbox.get_info().network["https_ports"] == [8443]
     sandbox.update_network({"deny_out": ["192.0.2.1"]})
     assert sandbox.get_info().network["https_ports"] == [8443], "an update is about what goes out"

@@ -160,7 +160,7 @@ def test_what_programs_write_is_in_the_log(make):
     assert line["message"] == "to be found" and line["level"] == "info"
     assert line["fields"]["event_type"] == "stdout" and line["fields"]["logger"] == "process"
     both = asked("GET", f"/sandboxes/{sandbox.sandbox_id}/logs")[1]
-    assert [entry["message"] for entry in both["logEntries"]] == [entry["line"] for entry in both["logs"]]
+    assert [entry["message"] for entry in both["logEntries"]] == [json.loads(entry["line"])["message"] for entry in both["logs"]]
     streams = {entry["message"]: entry["fields"].get("event_type") for entry in both["logEntries"]}
     assert streams["and this"] == "stderr"
 

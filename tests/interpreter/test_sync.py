@@ -107,7 +107,7 @@ CHARTS = {
     "scatter": "plt.scatter([1, 2], [3, 4])",
     "bar": "plt.bar(['a', 'b'], [4, 5])",
     "pie": "plt.pie([1, 3], labels=['a', 'b'])",
-    "box_and_whisker": "plt.boxplot([[1, 2, 3, 4, 5], [2, 3, 4, 6, 7]], patch_artist=True)",
+    "box_and_whisker": "plt.boxplot([[1, 2, 3, 4, 5], [2, 3, 4, 6, 7]], labels=['a', 'b'], patch_artist=True)",
     "superchart": "fig, (a, b) = plt.subplots(1, 2); a.plot([1], [2]); b.bar(['q'], [3])",
 }
 
@@ -245,7 +245,29 @@ def test_deno(fresh: Sandbox):
     assert fresh.run_code("typeof Deno", language="js").text == "undefined"
 
 
-@pytest.mark.parametrize("words", ["[j]upyter-server", "[u]vicorn main:app"])
+SHOWS_ITSELF = """{
+  [Symbol.for("Jupyter.display")]() {
+    return { "text/plain": "plain", "text/html": "<b>it</b>" }
+  }
+}"""
+
+
+@pytest.mark.parametrize("language", ["js", "ts", "deno", "tslab"])
+def test_what_begins_with_a_brace_is_an_object_or_else_a_block(fresh: Sandbox, language: str):
+    def run(code):
+        execution = fresh.run_code(code, language=language)
+        assert execution.error is None, execution.error
+        return execution
+
+    assert run("{ a: 1, b: [2] }").text == "{ a: 1, b: [ 2 ] }"
+    assert run("{ let inner = 3; console.log(inner) }").logs.stdout == ["3\n"]
+    (shown,) = run(SHOWS_ITSELF).results
+    assert (shown.text, shown.html, shown.is_main_result) == ("plain", "<b>it</b>", True)
+    slow = run("display({ async [Symbol.for('Jupyter.display')]() { return { 'text/html': '<i>late</i>' } } })")
+    assert [result.html for result in slow.results if result.html] == ["<i>late</i>"]
+
+
+@pytest.mark.parametrize("words", ["[j]upyter-server", "[i]pykernel_launcher", "[u]vicorn main:app"])
 def test_what_is_killed_by_the_name_that_watchers_know_comes_back(fresh: Sandbox, words):
     assert fresh.run_code("x = 1; x").text == "1"
     fresh.commands.run(f"pkill -9 -f '{words}'", user="root")

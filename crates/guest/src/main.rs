@@ -25,6 +25,7 @@ mod guest;
 mod inherited;
 mod logs;
 mod loopback;
+mod marks;
 mod memory;
 mod metrics;
 mod paths;
@@ -114,6 +115,7 @@ fn run(start: Start) -> io::Result<()> {
             memory::map_program();
         }
         guest.logs.info(format!("guest of sandbox {} is ready", guest.config().sandbox_id));
+        marks::leave(&guest);
         startup::begin(&guest);
         server::serve(guest, listener).await;
         Ok(())

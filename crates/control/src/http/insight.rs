@@ -34,7 +34,7 @@ pub struct MetricsQuery {
 }
 
 /// Some minutes, hours or days.
-fn range(text: &str) -> ApiResult<Duration> {
+pub(super) fn range(text: &str) -> ApiResult<Duration> {
     let unit = match text.as_bytes().last() {
         Some(b'm') => 60,
         Some(b'h') => 3600,

@@ -176,6 +176,7 @@ const ROWS: &[(&str, For)] = &[
     ("get /v1/templates/{name}/builds/{build}/logs", Key),
     ("get /v1/templates/{name}/tags", Key),
     ("get /v1/usage", Key),
+    ("get /v1/usage/activity", Key),
     ("get /v1/volumes", Key),
     ("post /v1/volumes", Key),
     ("delete /v1/volumes/{name}", Key),

@@ -1,7 +1,7 @@
 //! What a team used and what it may have.
 
 use atoll_model::TeamId;
-use atoll_model::api::teams::{Quotas, SetQuotasRequest, Usage};
+use atoll_model::api::teams::{Activity, ActivityPoint, Quotas, SetQuotasRequest, Usage};
 use axum::extract::State;
 use chrono::NaiveDate;
 use serde::Deserialize;
@@ -12,11 +12,12 @@ use utoipa_axum::routes;
 use super::caller::{Admin, Key};
 use super::error::{ApiError, ApiResult};
 use super::extract::{Id, Json, Query};
+use super::insight::range;
 use super::validate;
 use crate::app::App;
 use crate::audit::{self, Entry};
 use crate::quotas::{self, Limits};
-use crate::usage;
+use crate::usage::{self, activity};
 
 const MAX_QUOTA: u64 = 1_000_000_000_000;
 /// Days that are shown when nothing is asked for.
@@ -24,7 +25,11 @@ const USUAL_DAYS: i64 = 30;
 
 /// All routes of this file.
 pub fn routes() -> OpenApiRouter<App> {
-    OpenApiRouter::new().routes(routes!(own)).routes(routes!(of_team)).routes(routes!(quotas, set_quotas))
+    OpenApiRouter::new()
+        .routes(routes!(own))
+        .routes(routes!(busy))
+        .routes(routes!(of_team))
+        .routes(routes!(quotas, set_quotas))
 }
 
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
@@ -45,6 +50,35 @@ pub async fn own(
     Query(query): Query<UsageQuery>,
 ) -> ApiResult<axum::Json<Usage>> {
     answer(&app, &owner.team, &query).await
+}
+
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct ActivityQuery {
+    /// How far back: a number and `m`, `h` or `d`, from `5m` to `30d`; `24h` when absent. An answer has some hundred points:
+    /// of 5 s for an hour, of an hour for 30 days.
+    #[param(example = "24h")]
+    range: Option<String>,
+}
+
+/// How many of the caller's team's sandboxes ran at once, and how many started, over time.
+#[utoipa::path(get, path = "/v1/usage/activity", tag = "teams", params(ActivityQuery),
+    responses((status = 200, body = Activity)), security(("api_key" = []), ("bearer" = [])))]
+pub async fn busy(
+    State(app): State<App>,
+    Key(owner): Key,
+    Query(query): Query<ActivityQuery>,
+) -> ApiResult<axum::Json<Activity>> {
+    let now = app.clock.now();
+    let span = activity::Span::new(now - range(query.range.as_deref().unwrap_or("24h"))?, now);
+    let points = activity::of_team(&app.db, &owner.team, span, now).await?;
+    let shown = |point: activity::Activity| ActivityPoint {
+        timestamp: point.at.to_utc(),
+        concurrent: point.concurrent,
+        starts: point.starts,
+    };
+    let step_sec = u64::try_from(span.length / 1000).unwrap_or_default();
+    Ok(axum::Json(Activity { points: points.into_iter().map(shown).collect(), step_sec }))
 }
 
 /// What any team used per day, and what it has and may have now.

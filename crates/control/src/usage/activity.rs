@@ -90,7 +90,12 @@ impl Count {
         let mut points = Vec::with_capacity(span.points());
         let mut at = span.from;
         while at < span.to {
-            let (mut most, mut starts) = (running, 0);
+            let mut starts = 0;
+            while let Some((_, change, start)) = changes.next_if(|(when, ..)| *when <= at) {
+                running += change;
+                starts += u64::from(start);
+            }
+            let mut most = running;
             while let Some((_, change, start)) = changes.next_if(|(when, ..)| *when < at + span.length) {
                 running += change;
                 most = most.max(running);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::db::on;
 use crate::db::testing::databases;
 use crate::testing::{START, TestApp, app};
 
@@ -47,6 +48,33 @@ async fn a_sandboxs_life_is_counted_by_day_and_the_same_before_and_after_it_is_k
         let month = days(&test, "").await;
         assert_eq!(month.len(), 30);
         assert_eq!(month.iter().filter(|day| day["sandboxes"] == 1).count(), 2);
+    }
+}
+
+#[tokio::test]
+async fn what_ran_at_once_is_told_over_time_and_a_missing_sandbox_that_is_back_has_not_started_anew() {
+    for database in databases().await {
+        let test = app(database).await;
+        test.fleet.add_host();
+        let made = test.client.post("/v1/sandboxes", json!({})).await.expect(201).json();
+        let id = made["id"].as_str().unwrap();
+        for status in ["missing", "running"] {
+            test.clock.advance(HOUR);
+            let statement = sqlx::AssertSqlSafe(format!(
+                "UPDATE sandboxes SET status = '{status}', status_changed_at = {} WHERE id = '{id}'",
+                test.clock.now().0
+            ));
+            on!(write & test.app.db, |c| sqlx::query(statement).execute(c).await.map(|_| ())).unwrap();
+        }
+        test.clock.advance(HOUR);
+        let seen = test.first().await.get("/v1/usage/activity?range=4h").await.expect(200).json();
+        assert_eq!(seen["step_sec"], 60);
+        let points = seen["points"].as_array().unwrap();
+        let sum = |what: &str| points.iter().map(|point| point[what].as_u64().unwrap()).sum::<u64>();
+        assert_eq!((points.len(), sum("concurrent"), sum("starts")), (240, 120, 1), "two hours of four");
+        let day = test.first().await.get("/v1/usage/activity").await.expect(200).json();
+        assert_eq!(day["step_sec"], 300);
+        assert_eq!(test.first().await.get("/v1/usage/activity?range=1y").await.field(), "range");
     }
 }
 

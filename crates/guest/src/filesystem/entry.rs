@@ -12,6 +12,9 @@ use crate::files::metadata;
 use crate::paths::base_name;
 use crate::users::Names;
 
+/// What a directory takes, where its file system says nothing or next to nothing: a block, as most do.
+const DIRECTORY: u64 = 4096;
+
 /// Describes what is at `path`. A link is described by its target's type and mode, and by its own size, time and owner.
 pub fn describe(path: &str, names: &Names) -> io::Result<EntryInfo> {
     let own = std::fs::symlink_metadata(path)?;
@@ -30,7 +33,7 @@ pub fn describe(path: &str, names: &Names) -> io::Result<EntryInfo> {
         name: base_name(path).to_owned(),
         r#type: kind.into(),
         path: path.to_owned(),
-        size: i64::try_from(own.len()).unwrap_or(i64::MAX),
+        size: i64::try_from(if own.is_dir() { own.len().max(DIRECTORY) } else { own.len() }).unwrap_or(i64::MAX),
         mode: mode & 0o777,
         permissions: permissions(own.mode()),
         owner: names.user(own.uid()),

@@ -96,6 +96,7 @@ fn become_another(guest: &Guest, start: &Beginning) -> io::Result<()> {
     identity::cover_boot_id().during("covering the id of this boot")?;
     guest.become_another(config);
     crate::trust::begin(guest);
+    crate::marks::leave(guest);
     Ok(())
 }
 

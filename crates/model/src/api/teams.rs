@@ -134,3 +134,24 @@ pub struct Usage {
     pub days: Vec<UsageDay>,
     pub quotas: Quotas,
 }
+
+/// What happened from `timestamp` until the next point.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ActivityPoint {
+    pub timestamp: DateTime<Utc>,
+    /// The most sandboxes that ran at once.
+    pub concurrent: u64,
+    /// Sandboxes that began to run: made, or waking from a pause.
+    pub starts: u64,
+}
+
+/// How busy a team was.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Activity {
+    /// Oldest first, without gaps.
+    pub points: Vec<ActivityPoint>,
+    /// Of a point.
+    pub step_sec: u64,
+}

@@ -56,6 +56,7 @@ export type BuildLogLine = Schemas['BuildLogLine'];
 export type RegistryLogin = Schemas['RegistryLogin'];
 export type StartedBuild = Schemas['StartedBuild'];
 export type Usage = Schemas['Usage'];
+export type Activity = Schemas['Activity'];
 export type Invitation = Schemas['Invitation'];
 export type InvitationDetail = Schemas['InvitationDetail'];
 export type DeviceLoginDetail = Schemas['DeviceLoginDetail'];

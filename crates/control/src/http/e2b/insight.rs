@@ -79,7 +79,7 @@ pub async fn metrics_of_many(
         return Err(ApiError::invalid("sandbox_ids", format!("must name 1 to {MAX_MANY} sandboxes")));
     }
     let mut hosts: HashMap<HostId, Vec<SandboxRecord>> = HashMap::new();
-    for id in ids {
+    for id in ids.into_iter().flatten() {
         let found = app.sandboxes.listed(&owner.team, &id).await?.map(|listed| listed.record);
         let Some(record) = found.filter(|record| !record.status().is_final()) else { continue };
         if let Some(host) = record.host().cloned() {
@@ -131,8 +131,14 @@ pub async fn logs(State(app): State<App>, named: Named, Pairs(pairs): Pairs) -> 
     let lines = lines(&app, &named).await?;
     let entries: Vec<_> =
         lines.iter().filter(|line| line.timestamp.timestamp_millis() >= start).take(limit).map(entry).collect();
-    let plain: Vec<_> =
-        entries.iter().map(|entry| json!({ "timestamp": entry.timestamp, "line": entry.message })).collect();
+    // E2B's command line reads each line as an object.
+    let line = |entry: &wire::LogEntry| {
+        let mut object = json!(entry.fields);
+        object["level"] = json!(entry.level);
+        object["message"] = json!(entry.message);
+        json!({ "timestamp": entry.timestamp, "line": object.to_string() })
+    };
+    let plain: Vec<_> = entries.iter().map(line).collect();
     Ok(axum::Json(json!({ "logs": plain, "logEntries": entries })))
 }
 

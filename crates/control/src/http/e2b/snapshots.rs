@@ -83,7 +83,10 @@ pub async fn list(State(app): State<App>, Key(owner): Key, Pairs(pairs): Pairs) 
                 limit = parsed.ok_or_else(|| ApiError::invalid("limit", format!("must be between 1 and {LIMIT}")))?;
             }
             "nextToken" if !value.is_empty() => after = Some(Cursor::decode(&value)?),
-            "sandboxID" if !value.is_empty() => sandbox = Some(reference::parse(&value)?),
+            "sandboxID" if !value.is_empty() => match reference::parse(&value)? {
+                Some(id) => sandbox = Some(id),
+                None => return Ok(axum::Json([(); 0]).into_response()),
+            },
             "name" if !value.is_empty() => {
                 let wanted = names::without_namespace(&app, &owner, &value).await?;
                 name = Some(wanted.map_or(value, |name| without_tag(&name).to_owned()));

@@ -21,7 +21,9 @@ async fn errors_have_the_shape_that_the_sdks_read() {
         for (answer, status) in [
             (test.client.anonymous().get("/e2b/v2/sandboxes").await, 401),
             (test.client.get(&unknown).await, 404),
-            (test.client.get("/e2b/sandboxes/nonsense").await, 400),
+            (test.client.get("/e2b/sandboxes/Not_An_Id").await, 400),
+            (test.client.delete("/e2b/sandboxes/nonexistingsandbox").await, 404),
+            (test.client.get("/e2b/sandboxes/non-existing-sandbox").await, 404),
             (test.client.get("/e2b/nothing/here").await, 404),
             (test.client.post("/e2b/sandboxes", json!({ "templateID": "nope" })).await, 404),
             (test.client.post("/e2b/sandboxes", json!({})).await, 400),

@@ -3,7 +3,7 @@
 
 use atoll_model::api::hosts::{PROXY_ERROR_HEADER, PROXY_LIMIT_HEADER};
 use axum::body::Body;
-use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
@@ -131,8 +131,12 @@ impl Refusal {
         let port = if let Self::PortClosed(port) = self { format!(" (port {port})") } else { String::new() };
         let text = format!(
             "<!doctype html><meta charset=utf-8><meta name=viewport content=\"width=device-width\">\
-             <title>{code} {reason}</title><h1>{reason}</h1><p>{message}{port}.</p>",
-            code = status.as_u16(),
+             <title>{title}</title><h1>{reason}</h1><p>{message}{port}.</p>",
+            title = match self {
+                // The words that E2B's page has.
+                Self::PortClosed(_) => "Closed Port Error".to_owned(),
+                _ => format!("{} {}", status.as_u16(), status.canonical_reason().unwrap_or("Error")),
+            },
             reason = status.canonical_reason().unwrap_or("Error"),
             message = self.message(),
         );
@@ -144,10 +148,13 @@ impl Refusal {
     }
 }
 
-/// Whether a browser wants to show the answer: it asks for HTML by name, which no SDK does.
+/// Whether a person is to see the answer: HTML is asked for by name, which no SDK does, or a browser asks and not for JSON.
 pub fn wants_html(headers: &HeaderMap) -> bool {
-    let accepts = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    accepts.split(',').any(|kind| kind.split(';').next().is_some_and(|kind| kind.trim() == "text/html"))
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let accepts = |wanted: &str| {
+        text(ACCEPT).split(',').any(|kind| kind.split(';').next().is_some_and(|kind| kind.trim() == wanted))
+    };
+    accepts("text/html") || (text(USER_AGENT).starts_with("Mozilla/") && !accepts("application/json"))
 }
 
 impl From<DbError> for Refusal {
@@ -161,6 +168,24 @@ mod tests {
     use super::*;
     use axum::body::to_bytes;
     use axum::http::HeaderName;
+
+    #[test]
+    fn a_browser_gets_a_page_unless_it_asks_for_json_and_a_program_only_when_it_asks_for_one() {
+        const BROWSER: &str = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36";
+        for (agent, accept, page) in [
+            (BROWSER, Some("*/*"), true),
+            (BROWSER, None, true),
+            (BROWSER, Some("application/json, */*"), false),
+            ("e2b-python-sdk/2.63.0", Some("*/*"), false),
+            ("curl/8", Some("text/html;q=0.9,*/*"), true),
+            ("", None, false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(USER_AGENT, HeaderValue::from_static(agent));
+            headers.extend(accept.map(|accept| (ACCEPT, HeaderValue::from_static(accept))));
+            assert_eq!(wants_html(&headers), page, "{agent} {accept:?}");
+        }
+    }
 
     #[tokio::test]
     async fn who_opens_too_many_connections_is_told_how_many_there_may_be() {

@@ -10,7 +10,7 @@ from .pipe import BashPipe, JavaPipe, JsonPipe, PipeKernel
 
 HOME = Path(__file__).resolve().parent.parent
 KERNELS = HOME / "kernels"
-ALIASES = {"py": "python", "python3": "python", "js": "javascript", "node": "javascript", "ts": "typescript", "sh": "bash", "shell": "bash"}
+ALIASES = {"py": "python", "python3": "python", "js": "javascript", "node": "javascript", "ts": "typescript", "tslab": "typescript", "sh": "bash", "shell": "bash"}
 #: Contexts that are there from the start.
 AT_START = ("python", "javascript")
 DEFAULT = "python"

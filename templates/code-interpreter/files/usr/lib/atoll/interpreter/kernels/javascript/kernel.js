@@ -26,7 +26,7 @@ const say = (message) => void socket.write(JSON.stringify(message) + '\n')
 // Cells find modules from the working directory, as scripts there would.
 const here = () => pathToFileURL(path.join(process.cwd(), 'cell.js')).href
 globalThis.require = (name) => createRequire(here())(name)
-globalThis.display = Object.assign((value) => say({ result: shown(value) }), {
+globalThis.display = Object.assign((value) => whenShown(value, (result) => say({ result })), {
   mime: (bundle) => say({ result: bundle }),
   html: (text) => say({ result: { 'text/html': text } }),
   markdown: (text) => say({ result: { 'text/markdown': text } }),
@@ -40,7 +40,7 @@ globalThis.display = Object.assign((value) => say({ result: shown(value) }), {
 const hidden = (name, value) => Object.defineProperty(globalThis, name, { value, enumerable: false })
 hidden('__import', async (name) => {
   const { resolved } = await import('./loader.mjs')
-  return import(await resolved(deno ? String(name).replace(/^npm:/, '') : name, here()))
+  return import(await resolved(String(name).replace(/^npm:/, ''), here()))
 })
 
 if (deno) {
@@ -76,6 +76,16 @@ function shown(value) {
     }
   }
   return bundle
+}
+
+/** What a value shows of itself, in Deno's way: a function, which may take its time, that gives what it is by mime type. */
+const DISPLAY = Symbol.for('Jupyter.display')
+
+/** Passes on what a value looks like. What it returns is to be awaited if it is a promise. */
+function whenShown(value, next) {
+  const display = value === null || value === undefined ? undefined : value[DISPLAY]
+  const result = typeof display === 'function' ? display.call(value) : shown(value)
+  return result instanceof Promise ? result.then(next) : next(result)
 }
 
 // The inspector names values by ids; this function, called by it, gets the value itself.
@@ -144,7 +154,7 @@ async function execute(code) {
   const answer = await evaluate(translated(code, typescript))
   const value = await valueOf(answer.result)
   if (answer.exceptionDetails) throw value
-  if (value !== undefined) say({ result: shown(value), main: true })
+  if (value !== undefined) await whenShown(value, (result) => say({ result, main: true }))
 }
 
 function setEnvironment(variables) {

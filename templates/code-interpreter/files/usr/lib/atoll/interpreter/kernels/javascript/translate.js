@@ -2,13 +2,15 @@
 'use strict'
 const acorn = require('acorn')
 
+const SYNTAX = { ecmaVersion: 'latest', sourceType: 'module', allowReturnOutsideFunction: true }
+
 /** The cell's code as the console takes it. Code that can't be parsed stays as it is: evaluating it says why. */
 function translated(code, typescript) {
-  const source = typescript ? withoutTypes(code) : code
+  const source = object(code, typescript) ?? (typescript ? withoutTypes(code) : code)
   if (!/\bimport\b/.test(source)) return source
   let tree
   try {
-    tree = acorn.parse(source, { ecmaVersion: 'latest', sourceType: 'module', allowReturnOutsideFunction: true })
+    tree = acorn.parse(source, SYNTAX)
   } catch {
     return source
   }
@@ -25,6 +27,18 @@ function translated(code, typescript) {
     result = result.slice(0, start) + text + result.slice(end)
   }
   return result
+}
+
+/** What begins with a brace is an object, as in a console, if it can be one; a block otherwise. */
+function object(code, typescript) {
+  if (!/^\s*\{/.test(code) || /;\s*$/.test(code)) return undefined
+  try {
+    const source = typescript ? withoutTypes(`(${code.trim()}\n)`) : `(${code.trim()}\n)`
+    acorn.parse(source, SYNTAX)
+    return source
+  } catch {
+    return undefined
+  }
 }
 
 /** `import a, { b as c } from 'd'` as a declaration of the same names. */
