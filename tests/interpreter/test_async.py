@@ -19,7 +19,7 @@ async def test_values_output_and_errors(async_sandbox: AsyncSandbox):
         on_stderr=note,
         on_result=note,
     )
-    assert execution.text == "2" and execution.logs.stdout == ["o\n"] and execution.logs.stderr == ["e\n"]
+    assert execution.text == "2" and "".join(execution.logs.stdout + execution.logs.stderr) == "o\ne\n"
     assert len(seen) == 4
     failed = await async_sandbox.run_code("1/0", on_error=note)
     assert failed.error.name == "ZeroDivisionError" and seen[-1] is failed.error

@@ -73,6 +73,7 @@ export type Route =
     | "GET /v1/templates/{name}/builds/{build}/logs"
     | "GET /v1/templates/{name}/tags"
     | "GET /v1/usage"
+    | "GET /v1/usage/activity"
     | "GET /v1/volumes"
     | "GET /v1/volumes/{name}"
     | "GET /v1/webhooks"
@@ -150,6 +151,31 @@ export interface components {
             name?: string | null;
             /** @description 8 to 1,024 characters. */
             password?: string | null;
+        };
+        /** @description How busy a team was. */
+        Activity: {
+            /** @description Oldest first, without gaps. */
+            points: components["schemas"]["ActivityPoint"][];
+            /**
+             * Format: int64
+             * @description Of a point.
+             */
+            step_sec: number;
+        };
+        /** @description What happened from `timestamp` until the next point. */
+        ActivityPoint: {
+            /**
+             * Format: int64
+             * @description The most sandboxes that ran at once.
+             */
+            concurrent: number;
+            /**
+             * Format: int64
+             * @description Sandboxes that began to run: made, or waking from a pause.
+             */
+            starts: number;
+            /** Format: date-time */
+            timestamp: string;
         };
         /**
          * @description Who acts.

@@ -17,6 +17,7 @@ from jupyter_client.manager import AsyncKernelManager
 
 from . import wire
 from .kernel import Emit, KernelDied, KernelFailed
+from .lines import REST_SECONDS, Lines
 
 KERNELS = Path(__file__).resolve().parent.parent / "kernels"
 START_SECONDS = 60
@@ -139,12 +140,27 @@ class JupyterKernel:
         self.pending = None
 
     async def _follow(self, request: str, emit: Emit | None) -> None:
+        lines = Lines(emit) if emit else None
+        try:
+            await self._hear(request, lines)
+        except KernelDied:
+            if lines:
+                await lines.flush()
+            raise
+        if lines:
+            await lines.flush()
+
+    async def _hear(self, request: str, lines: Lines | None) -> None:
         replied_at = None
         clock = asyncio.get_running_loop().time
         while True:
             try:
-                message = await self.client.get_iopub_msg(timeout=LOOK_SECONDS)
+                rest = lines is not None and lines.held is not None
+                message = await self.client.get_iopub_msg(timeout=REST_SECONDS if rest else LOOK_SECONDS)
             except Empty:
+                if lines and rest:
+                    await lines.flush()
+                    continue
                 if not self.alive():
                     raise KernelDied from None
                 if replied_at is None and await self._has_replied(request):
@@ -158,8 +174,8 @@ class JupyterKernel:
             if kind == "status" and content["execution_state"] == "idle":
                 return
             event = _event(kind, content)
-            if event and emit:
-                await emit(event)
+            if event and lines:
+                await lines.take(event)
 
     async def _has_replied(self, request: str) -> bool:
         try:
