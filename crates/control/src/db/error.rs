@@ -53,6 +53,12 @@ impl DbError {
         matches!(self, Self::Statement { source: sqlx::Error::Database(error), .. } if error.code().as_deref() == Some("40P01"))
     }
 
+    /// PostgreSQL keeps no text with a NUL byte, and says so (22021).
+    #[must_use]
+    pub fn is_nul(&self) -> bool {
+        matches!(self, Self::Statement { source: sqlx::Error::Database(error), .. } if error.code().as_deref() == Some("22021"))
+    }
+
     /// No connection or lock could be had in time.
     #[must_use]
     pub fn is_overload(&self) -> bool {

@@ -168,6 +168,19 @@ async fn another_sites_page_signs_nobody_in() {
 }
 
 #[tokio::test]
+async fn a_nul_byte_is_the_callers_fault_and_not_ours() {
+    for database in databases().await {
+        let test = app(database).await;
+        let body = json!({ "email": "a\0b@example.test", "password": "x" });
+        let login = test.client.anonymous().post("/v1/auth/login", body).await;
+        assert_eq!((login.status.as_u16(), login.field().as_str()), (400, "email"));
+        // No check knows of this one: the database says it.
+        let create = test.client.post("/e2b/v2/sandboxes", json!({ "templateID": "a\0b" })).await;
+        assert!([400, 404].contains(&create.status.as_u16()), "{}", create.status);
+    }
+}
+
+#[tokio::test]
 async fn a_bad_token_is_not_made_good_by_a_cookie() {
     for database in databases().await {
         let test = app(database).await;

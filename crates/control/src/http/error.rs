@@ -81,7 +81,7 @@ impl ApiError {
     }
 
     /// Our own fault, 500: the client learns the request id, the log the cause. When what is behind it is a database that
-    /// is too busy or not there, it is 503.
+    /// is too busy or not there, it is 503; when that can't keep a NUL byte, which no check has found before, 400.
     #[must_use]
     pub fn internal(cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         let cause = cause.into();
@@ -89,6 +89,10 @@ impl ApiError {
         while let Some(error) = next {
             let message = match error.downcast_ref::<DbError>() {
                 Some(error) if error.is_overload() => "the database is too busy; try again in a moment",
+                Some(error) if error.is_nul() => {
+                    let message = "a text of this request has a NUL byte, which can't be kept";
+                    return Self::new(ErrorCode::InvalidRequest, message).with_source(cause);
+                }
                 Some(error) if error.is_away() => "the database can't be reached; try again in a moment",
                 _ => {
                     next = error.source();

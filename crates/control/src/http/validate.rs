@@ -88,7 +88,8 @@ pub fn secret_name(field: &'static str, name: &str) -> ApiResult<()> {
     Err(ApiError::invalid(field, message))
 }
 
-fn no_nul(field: impl Display, value: &str) -> ApiResult<()> {
+/// What a database may be asked for: PostgreSQL knows no NUL in texts.
+pub fn no_nul(field: impl Display, value: &str) -> ApiResult<()> {
     if value.contains('\0') {
         return Err(ApiError::invalid(field.to_string(), "must not contain a NUL byte"));
     }
