@@ -6,7 +6,8 @@
 //!
 //! A map: `inherited` takes over what the launcher left, `server` is the way in for requests (`auth`, `users` and
 //! `paths` decide who and where), `process` and `exec` run programs on top of `spawn` and `reaper`, `files` moves
-//! contents, `filesystem` answers about names and watches them, `metrics`, `cgroup` and `proc_files` tell what is used.
+//! contents, `filesystem` answers about names and watches them, `metrics`, `cgroup` and `proc_files` tell what is used, `marks` which
+//! sandbox it is.
 //! In a virtual machine, where no launcher has been before, `vm` makes of the bare kernel what the rest expects.
 //! Everything runs on one thread, with a few more for what may wait for a disk.
 

@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use atoll_client::model::SandboxId;
-use atoll_client::model::api::sandboxes::{CreateSandboxRequest, ForkRequest, LinkRequest, Sandbox, SetNetworkRequest};
+use atoll_client::model::api::sandboxes::{CreateSandboxRequest, ForkRequest, LinkRequest, Sandbox};
 use atoll_client::{Client, ListSandboxes};
 use futures::StreamExt;
 
-use super::shape::{egress_proxy, headers};
 use super::{exec, shape};
 use crate::cli::client::{ListArgs, RmArgs};
 use crate::cli::{Global, SandboxCommand};
@@ -41,14 +40,8 @@ pub async fn main(command: SandboxCommand, global: &Global) -> anyhow::Result<u8
         SandboxCommand::Pause { sandbox } => show(&super::client(global)?.pause_sandbox(&sandbox).await?, global)?,
         SandboxCommand::Resume { sandbox } => show(&super::client(global)?.resume_sandbox(&sandbox).await?, global)?,
         SandboxCommand::Fork { sandbox, count } => return fork(&sandbox, count, global).await,
-        SandboxCommand::Network { sandbox, allow, deny, header, egress_proxy: proxy, no_internet } => {
-            let request = SetNetworkRequest {
-                internet: no_internet.then_some(false),
-                allow_out: allow,
-                deny_out: deny,
-                headers: headers(&header)?,
-                egress_proxy: proxy.as_deref().map(egress_proxy).transpose()?,
-            };
+        SandboxCommand::Network { sandbox, allow, deny, header, egress_proxy, no_internet } => {
+            let request = shape::network(no_internet, allow, deny, &header, egress_proxy.as_deref())?;
             show(&super::client(global)?.set_network(&sandbox, &request).await?, global)?;
         }
         SandboxCommand::Rm(args) => return remove(&args, global).await,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, bail};
 use atoll_client::model::api::sandboxes::{
-    AddedHeader, CreateSandboxRequest, EgressProxy, EgressProxyTls, NetworkPolicy, VolumeMount,
+    AddedHeader, CreateSandboxRequest, EgressProxy, EgressProxyTls, NetworkPolicy, SetNetworkRequest, VolumeMount,
 };
 
 use crate::cli::client::Shape;
@@ -72,6 +72,23 @@ pub fn headers(given: &[String]) -> anyhow::Result<Vec<AddedHeader>> {
     };
     let read = |text| split(text).with_context(|| format!("--header `{text}`: expected DOMAIN=HEADER: VALUE"));
     given.iter().map(read).collect()
+}
+
+/// What is said of a network by options.
+pub fn network(
+    closed: bool,
+    allow_out: Vec<String>,
+    deny_out: Vec<String>,
+    header: &[String],
+    proxy: Option<&str>,
+) -> anyhow::Result<SetNetworkRequest> {
+    Ok(SetNetworkRequest {
+        internet: closed.then_some(false),
+        allow_out,
+        deny_out,
+        headers: headers(header)?,
+        egress_proxy: proxy.map(egress_proxy).transpose()?,
+    })
 }
 
 /// `[tls://][USER[:PASSWORD]@]HOST:PORT`. The password may have colons and at signs in it.

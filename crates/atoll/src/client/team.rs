@@ -5,7 +5,7 @@ use atoll_client::model::api::teams::{Allowance, Member, Quotas, UpdateTeamReque
 use serde_json::json;
 
 use super::person;
-use super::shape::{egress_proxy, headers};
+use super::shape;
 use crate::cli::Global;
 use crate::cli::teams::TeamCommand;
 use crate::output::{self, Table, age, with_hint};
@@ -48,15 +48,9 @@ pub async fn main(command: TeamCommand, global: &Global) -> anyhow::Result<u8> {
             let team = person::client(&person, global).await?.update_team(&team, &change).await?;
             print_id(global, &team, &team.id)?;
         }
-        TeamCommand::Network { team, allow, deny, header, egress_proxy: proxy, no_internet, clear, person } => {
+        TeamCommand::Network { team, allow, deny, header, egress_proxy, no_internet, clear, person } => {
             let client = person::client(&person, global).await?;
-            let request = SetNetworkRequest {
-                internet: no_internet.then_some(false),
-                allow_out: allow,
-                deny_out: deny,
-                headers: headers(&header)?,
-                egress_proxy: proxy.as_deref().map(egress_proxy).transpose()?,
-            };
+            let request = shape::network(no_internet, allow, deny, &header, egress_proxy.as_deref())?;
             let network = if clear || request != SetNetworkRequest::default() {
                 client.set_team_network(&team, &request).await?
             } else {

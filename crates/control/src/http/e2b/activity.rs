@@ -14,6 +14,8 @@ use crate::usage::activity::{self, Activity, MAX_RANGE_MS, Span};
 
 /// How far back an answer goes when nobody says, in seconds.
 const USUAL: i64 = 7 * 24 * 3600;
+/// Of the year 9999.
+const LAST_SECOND: i64 = 253_402_300_799;
 /// The names of what `/metrics/max` looks for the most of.
 const CONCURRENT: &str = "concurrent_sandboxes";
 const RATE: &str = "sandbox_start_rate";
@@ -31,7 +33,10 @@ async fn read(
     let now = app.clock.now();
     let end = number(pairs, "end")?.unwrap_or_else(|| now.0.div_euclid(1000));
     let start = number(pairs, "start")?.unwrap_or_else(|| end.saturating_sub(USUAL));
-    let millis = |name, seconds: i64| seconds.checked_mul(1000).ok_or_else(|| ApiError::invalid(name, "is no time"));
+    let millis = |name, seconds: i64| {
+        let known = (0..=LAST_SECOND).contains(&seconds).then(|| seconds * 1000);
+        known.ok_or_else(|| ApiError::invalid(name, "is no time"))
+    };
     let (from, to) = (millis("start", start)?, millis("end", end)?);
     if from > to {
         return Err(ApiError::invalid("start", "must not be after `end`"));

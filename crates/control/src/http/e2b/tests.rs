@@ -328,7 +328,15 @@ async fn a_team_sees_how_many_of_its_sandboxes_ran_at_once_and_how_many_started(
         assert_eq!(most("sandbox_start_rate").await, (0.2, 0));
         assert_eq!(test.client.get(&metrics).await.expect(200).json().as_array().unwrap().len(), 673, "a week");
 
-        for query in ["?start=x", "?start=9&end=8", "?start=0&end=9999999", "/max?metric=x", "/max"] {
+        for query in [
+            "?start=x",
+            "?start=-9223372036854775&end=-9223372036854775",
+            "?end=9223372036854775807",
+            "?start=9&end=8",
+            "?start=0&end=9999999",
+            "/max?metric=x",
+            "/max",
+        ] {
             test.client.get(&format!("{metrics}{query}")).await.expect(400);
         }
         test.client.get("/e2b/teams/tm-aaaaaaaaaaaaaaaaaaaa/metrics").await.expect(404);
