@@ -115,7 +115,7 @@ const PARAMETERS: [(&str, Form); 16] = [
 ];
 
 /// Fields of request bodies.
-const FIELDS: [(&str, &str, Form); 69] = [
+const FIELDS: [(&str, &str, Form); 70] = [
     ("AcceptInvitationRequest", "name", line(100)),
     ("AcceptInvitationRequest", "password", PASSWORD),
     ("AddMemberRequest", "email", EMAIL),
@@ -158,6 +158,7 @@ const FIELDS: [(&str, &str, Form); 69] = [
     ("InviteRequest", "email", EMAIL),
     ("ListFilesRequest", "path", PATH),
     ("ListFilesRequest", "user", UNIX_USER),
+    ("LoginRequest", "email", NO_NUL),
     ("MoveFileRequest", "destination", PATH),
     ("MoveFileRequest", "source", PATH),
     ("MoveFileRequest", "user", UNIX_USER),
