@@ -174,3 +174,22 @@ def test_servers_for_names_are_kept_and_shown(make):
     assert sandbox.get_info().network["dns_servers"] == []
     with pytest.raises(Exception, match="dnsServers must be IPv4 addresses"):
         make(network=rules | {"dns_servers": ["::1"]})
+
+
+@pytest.mark.skipif(not hasattr(e2b, "AsyncCommandInputHandle"), reason="the older SDK knows no identities")
+def test_a_sandbox_has_identities_of_its_own(make):
+    token = e2b.Secret.iam_token(audience="https://vault.test", token_type="JWT-SVID")
+    add = lambda context: {"headers": {"Authorization": f"Bearer {context.iam.tokens['vault']}"}}
+    sandbox = make(iam={"tokens": {"vault": token}}, network={"rules": {"api.atoll.test": [{"transform": add}]}})
+    headers = {"Authorization": "Bearer ${e2b.identity.tokens.vault}"}
+    assert sandbox.get_info().network["rules"] == {"api.atoll.test": [{"transform": {"headers": headers}}]}
+    # Its token was had: what lacks is the server.
+    asked_for = "curl -s https://api.atoll.test/"
+    assert "api.atoll.test could not be asked" in sandbox.commands.run(asked_for).stdout
+    sandbox.update_network({"rules": {"api.atoll.test": [{"transform": add}]}})
+    assert "api.atoll.test could not be asked" in sandbox.commands.run(asked_for).stdout
+    with pytest.raises(Exception, match="the sandbox has no identity `other`"):
+        add = lambda context: {"headers": {"Authorization": context.iam.tokens["other"]}}
+        sandbox.update_network({"rules": {"api.atoll.test": [{"transform": add}]}})
+    with pytest.raises(Exception, match="the only tokenType is JWT-SVID"):
+        make(iam={"tokens": {"vault": {"audience": "a", "token_type": "X.509"}}})

@@ -282,6 +282,14 @@ def test_what_is_killed_by_the_name_that_watchers_know_comes_back(fresh: Sandbox
         time.sleep(0.1)
 
 
+def test_the_first_execution_after_a_kernel_was_killed_has_a_fresh_one(fresh: Sandbox):
+    for _ in range(5):
+        assert fresh.run_code("x = 1; x").text == "1"
+        fresh.commands.run("pkill -9 -f '[i]pykernel_launcher'", user="root")
+        execution = fresh.run_code("'x' in globals()")
+        assert (execution.text, execution.error) == ("False", None)
+
+
 def test_a_kernel_that_dies_is_said_and_replaced(sandbox: Sandbox):
     for language, dies, lives in (
         ("python", "import os; os._exit(1)", "1+1"),

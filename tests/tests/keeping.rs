@@ -132,6 +132,14 @@ async fn a_secret_in_a_header_is_the_hosts_to_add_and_never_comes_into_the_sandb
     let holding = files_with(&atoll.data_dir(), VALUE.as_bytes());
     assert!(holding.iter().all(|path| own.contains(path)) && holding.len() == 2, "{holding:?}");
     assert!(!atoll.log().contains(VALUE));
+
+    // A token of an identity is had from control before anything is asked; without one nothing is.
+    let identity = AddedHeader { value: "Bearer ${identity.vault}".to_owned(), ..with.headers[0].clone() };
+    let network = NetworkPolicy { headers: vec![identity], ..NetworkPolicy::default() };
+    let identities = [("vault".to_owned(), "https://vault.test".to_owned())].into();
+    let wanted = CreateSandboxRequest { network: Some(network), identities, ..tiny() };
+    let bearer = atoll.sandbox_with(wanted).await.id;
+    assert_eq!(atoll.sh(&bearer, ASK).await.stdout, told);
     let gone = AddedHeader { value: "${secrets.none}".to_owned(), ..with.headers[0].clone() };
     let request = SetNetworkRequest { headers: vec![gone], ..SetNetworkRequest::default() };
     assert_eq!(atoll.client().set_network(&plain, &request).await.expect_err("no such secret").status(), Some(404));

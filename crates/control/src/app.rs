@@ -22,6 +22,7 @@ use crate::hosts::Hosts;
 use crate::http::metrics::HttpMetrics;
 use crate::http::places::Places;
 use crate::http::{Listeners, Lookup};
+use crate::identities::Identities;
 use crate::layers::Layers;
 use crate::reconcile::Reconcile;
 use crate::sandboxes::Sandboxes;
@@ -43,6 +44,7 @@ pub struct Parts {
     pub db: Db,
     pub accounts: Accounts,
     pub hosts: Hosts,
+    pub identities: Identities,
     pub sandboxes: Sandboxes,
     pub layers: Layers,
     pub secrets: Secrets,

@@ -2,7 +2,7 @@
 //!
 //! Floors, every use points down: `http` (routes, who asks, the error shape), `reconcile` (hosts and sandboxes looked
 //! at together), `sandboxes` and `templates` with `secrets` and `volumes`, `fleet` (reaching hosts) with `accounts`, `teams` and `api_keys`,
-//! `hosts` (enrolment, heartbeat) with `pki`, `audit` and `events`, and `db` at the bottom. It keeps no state in
+//! `hosts` (enrolment, heartbeat) with `pki` and `identities`, `audit` and `events`, and `db` at the bottom. It keeps no state in
 //! memory that it can't lose, and any number of it can run side by side on PostgreSQL.
 #![forbid(unsafe_code)]
 
@@ -38,6 +38,7 @@ mod events;
 mod fleet;
 mod hosts;
 mod http;
+mod identities;
 mod jobs;
 mod layers;
 mod live;

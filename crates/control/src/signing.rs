@@ -1,4 +1,5 @@
-//! Signing keys of tokens: JWTs, EdDSA (Ed25519), with the id of the key that signed them.
+//! Signing keys of tokens: JWTs with the id of the key that signed them; EdDSA (Ed25519) for ours alone, ES256 for those
+//! that others read.
 //!
 //! Keys are in the database, shared by all replicas and made by whoever starts first; or in a file of the operator's
 //! (`--jwt-key`), the same on every replica. [`rotate`] makes a new key; older ones sign no more, and are accepted until
@@ -12,9 +13,11 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
-use rustls_pki_types::PrivatePkcs8KeyDer;
 use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{PrivatePkcs8KeyDer, SubjectPublicKeyInfoDer};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -30,17 +33,20 @@ const MAX_TOKEN: usize = 4096;
 /// Unknown ids make a replica look for new keys no more often than this.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// What keys are for: the name under which they are kept, and the `typ` of their tokens.
+/// What keys are for: the name under which they are kept, the `typ` of their tokens, and how they sign.
 #[derive(Debug, Clone, Copy)]
 pub struct Purpose {
     pub name: &'static str,
     pub typ: &'static str,
+    pub algorithm: Algorithm,
 }
 
 /// People.
-pub const USERS: Purpose = Purpose { name: "user_jwt", typ: "user" };
+pub const USERS: Purpose = Purpose { name: "user_jwt", typ: "user", algorithm: Algorithm::EdDSA };
 /// Hosts.
-pub const HOSTS: Purpose = Purpose { name: "host_jwt", typ: "host" };
+pub const HOSTS: Purpose = Purpose { name: "host_jwt", typ: "host", algorithm: Algorithm::EdDSA };
+/// Sandboxes, for services elsewhere: of what these accept, the quickest to sign.
+pub const WORKLOADS: Purpose = Purpose { name: "workload_jwt", typ: "JWT", algorithm: Algorithm::ES256 };
 
 #[derive(Debug, thiserror::Error)]
 pub enum SigningError {
@@ -78,6 +84,7 @@ pub struct Verified<C> {
 
 struct VerifyingKey {
     key: DecodingKey,
+    public_pem: String,
     /// Accepted until then.
     until: Option<Millis>,
 }
@@ -99,8 +106,9 @@ pub struct JwtKeys {
     validation: Validation,
 }
 
-fn generate() -> Result<StoredKey, SigningError> {
-    let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).map_err(SigningError::MakeKey)?;
+fn generate(algorithm: Algorithm) -> Result<StoredKey, SigningError> {
+    let kind = if algorithm == Algorithm::ES256 { &rcgen::PKCS_ECDSA_P256_SHA256 } else { &rcgen::PKCS_ED25519 };
+    let pair = rcgen::KeyPair::generate_for(kind).map_err(SigningError::MakeKey)?;
     Ok(StoredKey { kid: String::new(), private_pem: pair.serialize_pem(), public_pem: pair.public_key_pem() })
 }
 
@@ -123,26 +131,42 @@ fn read_file(path: &Path) -> Result<Vec<StoredKey>, SigningError> {
     Ok(found)
 }
 
-fn decoding(key: &StoredKey) -> Result<DecodingKey, SigningError> {
-    DecodingKey::from_ed_pem(key.public_pem.as_bytes()).map_err(SigningError::BadKey)
+fn verifying(key: &StoredKey, algorithm: Algorithm, until: Option<Millis>) -> Result<VerifyingKey, SigningError> {
+    let pem = key.public_pem.as_bytes();
+    let decoding = if algorithm == Algorithm::ES256 { DecodingKey::from_ec_pem } else { DecodingKey::from_ed_pem };
+    let public_pem = key.public_pem.clone();
+    Ok(VerifyingKey { key: decoding(pem).map_err(SigningError::BadKey)?, public_pem, until })
+}
+
+/// A public key of ES256 as RFC 7517 has it.
+fn as_jwk(kid: &str, public_pem: &str) -> Option<serde_json::Value> {
+    let der = SubjectPublicKeyInfoDer::from_pem_slice(public_pem.as_bytes()).ok()?;
+    // What describes the curve, a four for "not compressed", and both coordinates.
+    let (rest, point) = der.as_ref().split_last_chunk::<64>()?;
+    rest.last().filter(|byte| **byte == 4)?;
+    let text = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    let (x, y) = (text(&point[..32]), text(&point[32..]));
+    Some(json!({ "kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256", "kid": kid, "x": x, "y": y }))
 }
 
 async fn look(db: &Db, purpose: Purpose, own: &[StoredKey], now: Millis) -> Result<Known, SigningError> {
     let accepted = keys::accepted(db, purpose.name, now).await?;
-    let mut verifying = HashMap::new();
+    let algorithm = purpose.algorithm;
+    let mut known = HashMap::new();
     for row in &accepted {
-        verifying.insert(row.key.kid.clone(), VerifyingKey { key: decoding(&row.key)?, until: row.retired_at });
+        known.insert(row.key.kid.clone(), verifying(&row.key, algorithm, row.retired_at)?);
     }
     for key in own {
-        verifying.insert(key.kid.clone(), VerifyingKey { key: decoding(key)?, until: None });
+        known.insert(key.kid.clone(), verifying(key, algorithm, None)?);
     }
     let current = match own.first() {
         Some(key) => key.clone(),
-        None => keys::current_or(db, purpose.name, generate()?, now).await?,
+        None => keys::current_or(db, purpose.name, generate(algorithm)?, now).await?,
     };
-    verifying.entry(current.kid.clone()).or_insert(VerifyingKey { key: decoding(&current)?, until: None });
-    let signing = EncodingKey::from_ed_pem(current.private_pem.as_bytes()).map_err(SigningError::BadKey)?;
-    Ok(Known { kid: current.kid, signing, verifying })
+    known.entry(current.kid.clone()).or_insert(verifying(&current, algorithm, None)?);
+    let encoding = if algorithm == Algorithm::ES256 { EncodingKey::from_ec_pem } else { EncodingKey::from_ed_pem };
+    let signing = encoding(current.private_pem.as_bytes()).map_err(SigningError::BadKey)?;
+    Ok(Known { kid: current.kid, signing, verifying: known })
 }
 
 impl JwtKeys {
@@ -150,7 +174,7 @@ impl JwtKeys {
     pub async fn load(db: &Db, purpose: Purpose, file: Option<&Path>, now: Millis) -> Result<Self, SigningError> {
         let own = file.map(read_file).transpose()?.unwrap_or_default();
         let known = look(db, purpose, &own, now).await?;
-        let mut validation = Validation::new(Algorithm::EdDSA);
+        let mut validation = Validation::new(purpose.algorithm);
         validation.set_issuer(&[ISSUER]);
         validation.set_required_spec_claims(&["exp", "iss", "sub"]);
         validation.leeway = 0;
@@ -178,6 +202,12 @@ impl JwtKeys {
         Ok(())
     }
 
+    /// The same, unless they were looked for within `age`.
+    pub async fn refresh_after(&self, age: Duration, now: Millis) -> Result<(), SigningError> {
+        let looked = Millis(self.looked.load(Ordering::Relaxed));
+        if now.since(looked) < age { Ok(()) } else { self.refresh(now).await }
+    }
+
     pub fn sign<C: Serialize>(&self, claims: C, now: Millis, ttl: Duration) -> Result<String, SigningError> {
         self.sign_as(self.purpose.typ, claims, now, ttl)
     }
@@ -190,7 +220,6 @@ impl JwtKeys {
         now: Millis,
         ttl: Duration,
     ) -> Result<String, SigningError> {
-        let known = self.known();
         let envelope = Envelope {
             iss: ISSUER.to_owned(),
             typ: typ.to_owned(),
@@ -198,9 +227,25 @@ impl JwtKeys {
             exp: (now + ttl).0 / 1000,
             claims,
         };
-        let mut header = Header::new(Algorithm::EdDSA);
+        self.sign_claims(&envelope)
+    }
+
+    /// Signs these claims and no others.
+    pub fn sign_claims<C: Serialize>(&self, claims: &C) -> Result<String, SigningError> {
+        let known = self.known();
+        let mut header = Header::new(self.purpose.algorithm);
         header.kid = Some(known.kid.clone());
-        jsonwebtoken::encode(&header, &envelope, &known.signing).map_err(SigningError::Sign)
+        jsonwebtoken::encode(&header, claims, &known.signing).map_err(SigningError::Sign)
+    }
+
+    /// The public keys of ES256 by which tokens are accepted at this time, as a JSON Web Key Set (RFC 7517).
+    pub async fn key_set(&self, now: Millis) -> Result<serde_json::Value, SigningError> {
+        self.refresh_after(LOOK_AGAIN, now).await?;
+        let known = self.known();
+        let accepted = known.verifying.iter().filter(|(_, key)| key.until.is_none_or(|until| until > now));
+        let mut keys: Vec<_> = accepted.filter_map(|(kid, key)| as_jwk(kid, &key.public_pem)).collect();
+        keys.sort_by_key(|key| key["kid"].as_str().map(str::to_owned));
+        Ok(json!({ "keys": keys }))
     }
 
     /// Whether a text is a token of this purpose by the id of its key, whatever it is still worth.
@@ -263,7 +308,7 @@ impl JwtKeys {
 /// Makes a new key for `purpose`, with its audit entry. The older ones sign no more, and are accepted for `overlap`. Answers the new one's id.
 pub async fn rotate(db: &Db, purpose: Purpose, overlap: Duration, now: Millis) -> Result<String, SigningError> {
     let kid = format!("{}-{}", purpose.name, hex::encode(rand::random::<[u8; 6]>()));
-    let key = StoredKey { kid: kid.clone(), ..generate()? };
+    let key = StoredKey { kid: kid.clone(), ..generate(purpose.algorithm)? };
     let mut tx = db.begin().await?;
     keys::replace(&mut tx, purpose.name, &key, now + overlap, now).await?;
     let entry = Entry {
@@ -346,7 +391,7 @@ mod tests {
         let other = JwtKeys::load(&right.db, USERS, Some(&path), START).await.unwrap();
         let old = one.sign(claims(), START, HOUR).unwrap();
         assert!(accepts(&other, &old, START).await);
-        let text = generate().unwrap().private_pem + &std::fs::read_to_string(&path).unwrap();
+        let text = generate(Algorithm::EdDSA).unwrap().private_pem + &std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, text).unwrap();
         let rotated = JwtKeys::load(&left.db, USERS, Some(&path), START).await.unwrap();
         let new = rotated.sign(claims(), START, HOUR).unwrap();

@@ -1,6 +1,6 @@
 //! Starting and ending the control plane: the wiring, the background jobs, the order of the end.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +24,7 @@ use crate::hosts::{Hosts, Loopback, objection};
 use crate::http::listener::{self, Tls};
 use crate::http::metrics::HttpMetrics;
 use crate::http::places::Places;
+use crate::identities::Identities;
 use crate::layers::Layers;
 use crate::mail::Mailer;
 use crate::objects::{ObjectError, Objects};
@@ -174,11 +175,25 @@ pub async fn rotate_keys(database_url: Option<&str>, data_dir: &Path, at_once: b
     let overlap = if at_once { Duration::ZERO } else { KEY_OVERLAP };
     let now = Clock::system().now();
     let mut made = Vec::new();
-    for purpose in [signing::USERS, signing::HOSTS] {
+    for purpose in [signing::USERS, signing::HOSTS, signing::WORKLOADS] {
         made.push(signing::rotate(&db, purpose, overlap, now).await?);
     }
     db.close().await;
     Ok(made)
+}
+
+/// The address that this server is known under: without one of the operator's, the one that it listens on.
+fn issuer(config: &ControlConfig, local: SocketAddr) -> String {
+    if let Some(url) = &config.public_url {
+        return url.clone();
+    }
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
+    let ip = match local.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    format!("{scheme}://{}", SocketAddr::new(ip, local.port()))
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -203,6 +218,9 @@ async fn wire(
     } else {
         Loopback::Refused
     };
+    let identities = Identities::load(&db, &clock, &issuer(&config, local_addr))
+        .await
+        .context("loading the key of sandboxes' identities")?;
     let client_tls = agent_client_config(&authority).context("making control's client certificate")?;
     let hosts = Hosts::open(db.clone(), clock.clone(), config.hosts.clone(), authority, loopback)
         .await
@@ -250,6 +268,7 @@ async fn wire(
         db,
         accounts,
         hosts,
+        identities,
         sandboxes,
         layers,
         secrets,

@@ -31,6 +31,9 @@ pub struct Shape {
     /// 'api.example.com=Authorization: Bearer ${secrets.NAME}'
     #[arg(long, value_name = "NAME=HEADER")]
     pub header: Vec<String>,
+    /// An identity of its own, and for whom its tokens are; `--header 'NAME=Authorization: Bearer ${identity.NAME}'` adds one
+    #[arg(long, value_name = "NAME=AUDIENCE")]
+    pub identity: Vec<String>,
     /// A SOCKS5 proxy of your own that its TCP connections go out through; `tls://` before it to speak TLS with it
     #[arg(long, value_name = "[USER:PASSWORD@]HOST:PORT")]
     pub egress_proxy: Option<String>,

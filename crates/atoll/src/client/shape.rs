@@ -19,6 +19,7 @@ pub fn request(shape: &Shape) -> anyhow::Result<CreateSandboxRequest> {
         start_from: shape.start_from.clone(),
         env: environment(&shape.env)?,
         secrets: secrets(&shape.secret)?,
+        identities: pairs(&shape.identity)?.into_iter().collect(),
         volumes: shape.volume.iter().map(|text| volume(text)).collect::<Result<_, _>>()?,
         metadata: pairs(&shape.label)?.into_iter().collect(),
         network: Some(NetworkPolicy {

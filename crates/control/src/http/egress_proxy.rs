@@ -76,6 +76,7 @@ fn check_password(password: &str) -> ApiResult<()> {
         match piece {
             Piece::Plain(text) => plain += text.len(),
             Piece::Secret(name) => secret_name(PASSWORD, name)?,
+            Piece::Identity(_) => return Err(ApiError::invalid(PASSWORD, "identities are for added headers alone")),
         }
     }
     if plain > MAX_LOGIN || password.len() > MAX_PASSWORD || password.contains(['\r', '\n', '\0']) {

@@ -48,6 +48,8 @@ const WEB_ADDRESS: Form = form(
 /// Of a template or a snapshot.
 const IMAGE_NAME: Form = form(1, 64, "^[a-z0-9][a-z0-9-]*$");
 const SECRET_NAME: Form = form(1, 64, "^[A-Za-z0-9][A-Za-z0-9_.-]*$");
+/// It stands in braces.
+const IDENTITY_NAME: Form = form(1, 128, "^[^{}\\u0000-\\u001F\\u007F-\\u009F]*$");
 /// Bounded in bytes, which a pattern can't count.
 const SECRET: Form = Form { shortest: 1, longest: None, pattern: Some("^[^\\u0000]+$") };
 /// From five minutes to thirty days.
@@ -115,7 +117,7 @@ const PARAMETERS: [(&str, Form); 16] = [
 ];
 
 /// Fields of request bodies.
-const FIELDS: [(&str, &str, Form); 70] = [
+const FIELDS: [(&str, &str, Form); 71] = [
     ("AcceptInvitationRequest", "name", line(100)),
     ("AcceptInvitationRequest", "password", PASSWORD),
     ("AddMemberRequest", "email", EMAIL),
@@ -155,6 +157,7 @@ const FIELDS: [(&str, &str, Form); 70] = [
     ("ExecRequest", "tag", line(128)),
     ("ExecRequest", "user", UNIX_USER),
     ("HostTags", "tags", line(64)),
+    ("IdentityTokenRequest", "name", IDENTITY_NAME),
     ("InviteRequest", "email", EMAIL),
     ("ListFilesRequest", "path", PATH),
     ("ListFilesRequest", "user", UNIX_USER),
@@ -189,8 +192,9 @@ const FIELDS: [(&str, &str, Form); 70] = [
 ];
 
 /// Fields that are maps of texts: how many entries, and the forms of keys and values.
-const MAPS: [(&str, &str, usize, Form, Form); 5] = [
+const MAPS: [(&str, &str, usize, Form, Form); 6] = [
     ("CreateSandboxRequest", "env", 1024, VARIABLE, NO_NUL),
+    ("CreateSandboxRequest", "identities", 5, IDENTITY_NAME, line(1024)),
     ("CreateSandboxRequest", "metadata", 64, LABEL_KEY, LABEL),
     ("CreateSandboxRequest", "secrets", 64, VARIABLE, SECRET_NAME),
     ("ExecRequest", "env", 1024, VARIABLE, NO_NUL),

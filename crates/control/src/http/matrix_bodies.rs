@@ -69,6 +69,7 @@ fn json_body(route: &str, names: &Names) -> Value {
         "post /v1/auth/switch-team" => json!({ "team_id": names.team }),
         "patch /v1/hosts/{id}" => json!({ "name": "reef" }),
         "post /v1/hosts/{id}/heartbeat" => serde_json::to_value(beat()).unwrap(),
+        "post /v1/hosts/{id}/sandboxes/{sandbox_id}/identity-token" => json!({ "name": "aws" }),
         "post /v1/hosts/{id}/tags" => json!({ "tags": ["a"] }),
         "post /v1/hosts/register" => json!({ "token": "none" }),
         "post /v1/hosts/auth/refresh" => json!({ "refresh_token": "none", "csr": "none", "timestamp_ms": 1 }),

@@ -50,6 +50,8 @@ use For::{Admin, HookOfT, Host, HostOfT, In, InOwn, Key, KeyOfT, Public, Replica
 
 #[rustfmt::skip]
 const ROWS: &[(&str, For)] = &[
+    ("get /.well-known/jwks.json", Public),
+    ("get /.well-known/openid-configuration", Public),
     ("get /healthz", Public),
     ("get /metrics", Public),
     ("get /readyz", Public),
@@ -98,6 +100,7 @@ const ROWS: &[(&str, For)] = &[
     ("post /v1/hosts/{id}/drain", HostOfT(Role::Admin)),
     ("post /v1/hosts/{id}/heartbeat", Host),
     ("get /v1/hosts/{id}/images/{digest}", Host),
+    ("post /v1/hosts/{id}/sandboxes/{sandbox_id}/identity-token", Host),
     ("delete /v1/hosts/{id}/tags", HostOfT(Role::Admin)),
     ("get /v1/hosts/{id}/tags", HostOfT(Role::Member)),
     ("post /v1/hosts/{id}/tags", HostOfT(Role::Admin)),
@@ -499,6 +502,7 @@ impl World {
             .replace("/api-keys/{id}", "/api-keys/key-aaaaaaaaaaaaaaaaaaaa")
             .replace("/sessions/{id}", "/sessions/ses-aaaaaaaaaaaaaaaaaaaa")
             .replace("/snapshots/{name}", "/snapshots/none")
+            .replace("{sandbox_id}", "sb-aaaaaaaaaaaaaaaaaaaa")
             .replace("{process}", "7")
             .replace("{digest}", &"0".repeat(64))
             .replace("{token}", "none")

@@ -36,6 +36,7 @@ mod hosts;
 #[cfg(test)]
 mod idempotency_tests;
 pub mod idempotent;
+mod identities;
 mod insight;
 mod invitations;
 #[cfg(test)]
@@ -136,6 +137,7 @@ fn quick() -> OpenApiRouter<App> {
         .merge(passwords::routes())
         .merge(hosts::routes())
         .merge(agents::routes())
+        .merge(identities::routes())
         .merge(teams::routes())
         .merge(team_network::routes())
         .merge(members::routes())

@@ -33,6 +33,7 @@ impl From<SecretError> for ApiError {
         let message = error.to_string();
         match error {
             SecretError::NotFound(_) => Self::new(ErrorCode::NotFound, message),
+            SecretError::NoIdentity(_) => Self::invalid("network.headers", message),
             SecretError::NotForHeader(_) => Self::new(ErrorCode::NotFound, message).with_field("network.headers"),
             SecretError::NameTaken(_) => Self::new(ErrorCode::NameTaken, message).with_field("name"),
             SecretError::TooMany => Self::new(ErrorCode::QuotaExceeded, message)

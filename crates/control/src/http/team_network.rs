@@ -7,12 +7,13 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::caller::User;
-use super::error::ApiResult;
+use super::error::{ApiError, ApiResult};
 use super::extract::{Id, Json};
 use super::{teams::visible, validate};
 use crate::app::App;
 use crate::sandboxes::Network;
 use crate::secrets::egress_proxy::KeptProxy;
+use crate::secrets::headers::identity_names;
 use crate::teams;
 
 /// All routes of this file.
@@ -47,6 +48,9 @@ pub async fn put(
     visible(&app, &user, &id).await?;
     let former = teams::store::network(&app.db, &id).await?;
     let network = validate::network(&app.secrets.sealer(&id), internet, policy, former.as_ref())?;
+    if network.headers.iter().any(|header| !identity_names(&header.value).is_empty()) {
+        return Err(ApiError::invalid("network.headers", "identities belong to one sandbox, not to a team's default"));
+    }
     let network = Some(network).filter(|network| *network != Network::default());
     teams::set_network(&app.db, &user.asker(), &id, network.as_ref(), app.clock.now()).await?;
     Ok(axum::Json(shown(network)))

@@ -88,6 +88,26 @@ pub fn secret_name(field: &'static str, name: &str) -> ApiResult<()> {
     Err(ApiError::invalid(field, message))
 }
 
+/// What a sandbox may call an identity: it stands in braces.
+pub fn identity_name(field: &'static str, name: &str) -> ApiResult<()> {
+    line(field, name, MAX_IDENTITY_NAME)?;
+    if name.contains(['{', '}']) {
+        return Err(ApiError::invalid(field, "an identity's name must not contain braces"));
+    }
+    Ok(())
+}
+
+fn identities(identities: &BTreeMap<String, String>) -> ApiResult<()> {
+    const FIELD: &str = "identities";
+    if identities.len() > MAX_IDENTITIES {
+        return Err(ApiError::invalid(FIELD, format!("must have at most {MAX_IDENTITIES} entries")));
+    }
+    identities.iter().try_for_each(|(name, audience)| {
+        identity_name(FIELD, name)?;
+        line(FIELD, audience, MAX_AUDIENCE)
+    })
+}
+
 /// What a database may be asked for: PostgreSQL knows no NUL in texts.
 pub fn no_nul(field: impl Display, value: &str) -> ApiResult<()> {
     if value.contains('\0') {
@@ -197,6 +217,10 @@ pub fn timeout_sec(value: u64) -> ApiResult<u64> {
     within("timeout_sec", value, (0, MAX_TIMEOUT_SEC))
 }
 
+/// Of one sandbox.
+const MAX_IDENTITIES: usize = 5;
+const MAX_IDENTITY_NAME: usize = 128;
+const MAX_AUDIENCE: usize = 1024;
 /// Rules of one sandbox's network.
 const MAX_RULES: usize = 128;
 
@@ -254,11 +278,16 @@ fn added_headers(headers: Vec<AddedHeader>) -> ApiResult<Vec<AddedHeader>> {
             return Err(ApiError::invalid(FIELD, message));
         }
         let Some(pieces) = pieces(&header.value) else {
-            return Err(ApiError::invalid(FIELD, "a secret in a `value` is written `${secrets.NAME}`"));
+            return Err(ApiError::invalid(
+                FIELD,
+                "in a `value` a secret is written `${secrets.NAME}`, an identity `${identity.NAME}`",
+            ));
         };
         for piece in pieces {
-            if let Piece::Secret(name) = piece {
-                secret_name(FIELD, name)?;
+            match piece {
+                Piece::Secret(name) => secret_name(FIELD, name)?,
+                Piece::Identity(name) => identity_name(FIELD, name)?,
+                Piece::Plain(_) => {}
             }
         }
     }
@@ -376,6 +405,7 @@ pub fn new_sandbox(
     };
     env(&request.env)?;
     secrets(&request.secrets, &request.env)?;
+    identities(&request.identities)?;
     metadata(&request.metadata)?;
     Ok(NewSandbox {
         template,
@@ -395,6 +425,7 @@ pub fn new_sandbox(
         metadata: request.metadata,
         network: Network {
             public: request.public.unwrap_or(false),
+            identities: request.identities,
             ..match (request.internet, request.network, team_network) {
                 (None, None, Some(default)) => default.clone(),
                 (internet, policy, _) => network(sealer, internet, policy.unwrap_or_default(), None)?,

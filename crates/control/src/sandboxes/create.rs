@@ -560,6 +560,9 @@ fn details(record: &SandboxRecord, new: &NewSandbox, mounts: &[Mount]) -> serde_
     if !new.secrets.is_empty() {
         details["secrets"] = json!(new.secrets.values().collect::<Vec<_>>());
     }
+    if !record.network.identities.is_empty() {
+        details["identities"] = json!(record.network.identities);
+    }
     if !record.network.headers.is_empty() {
         details["headers"] = record.network.audited()["headers"].take();
     }

@@ -24,6 +24,7 @@ impl Sandboxes {
         // Who may come in, and how, is not about ways out.
         network.public = record.network.public;
         network.inbound = record.network.inbound.clone();
+        network.identities = record.network.identities.clone();
         let filling = network.filling(&self.secrets, &owner.team).await?;
         let mut tx = self.db.begin().await?;
         let Some(changed) = store::set_network(&mut tx, id, &network).await? else {

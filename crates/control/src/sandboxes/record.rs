@@ -12,7 +12,7 @@ use sqlx::types::Json;
 
 use crate::db::{Millis, Text};
 use crate::secrets::egress_proxy::KeptProxy;
-use crate::secrets::headers::{Filled, secret_names};
+use crate::secrets::headers::{Filled, identity_names, secret_names};
 use crate::secrets::{SecretError, Secrets};
 use crate::templates::store::Template;
 
@@ -35,6 +35,9 @@ pub struct Network {
     pub headers: Vec<AddedHeader>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress_proxy: Option<KeptProxy>,
+    /// The audience of each of its identities (`identities`), by the names that headers call them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub identities: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "Inbound::is_plain")]
     pub inbound: Inbound,
     /// Addresses that may be reached beside those of `allow_out`, if that has names: to ask them for these. None when
@@ -79,6 +82,10 @@ impl Network {
     /// # Errors
     /// [`SecretError`], when one that it names isn't there or doesn't fit.
     pub async fn filling(&self, secrets: &Secrets, team: &TeamId) -> Result<Filling, SecretError> {
+        let unknown = |name: &&str| !self.identities.contains_key(*name);
+        if let Some(name) = self.headers.iter().flat_map(|header| identity_names(&header.value)).find(unknown) {
+            return Err(SecretError::NoIdentity(name.to_owned()));
+        }
         let headers = secrets.fill(team, &self.headers).await?;
         let proxy_password = match &self.egress_proxy {
             Some(proxy) => secrets.password_of(team, proxy).await?,
@@ -117,7 +124,8 @@ impl Network {
         if !self.headers.is_empty() {
             let header = |header: &AddedHeader| {
                 serde_json::json!({
-                    "domain": header.domain, "name": header.name, "secrets": secret_names(&header.value)
+                    "domain": header.domain, "name": header.name, "secrets": secret_names(&header.value),
+                    "identities": identity_names(&header.value)
                 })
             };
             audited["headers"] = self.headers.iter().map(header).collect();
@@ -145,7 +153,7 @@ impl Network {
             deny_cidrs,
             allow_domains,
             deny_domains,
-            headers: filling.headers.iter().map(Filled::to_wire).collect(),
+            headers: filling.headers.iter().map(|header| header.to_wire(id)).collect(),
             own_proxy: (self.egress_proxy.as_ref())
                 .map(|proxy| atoll_rpc::atoll::host::v1::OwnProxy {
                     deny_egress: self.deny_egress,
@@ -307,6 +315,7 @@ impl SandboxRecord {
             auto_resume: self.auto_resume,
             public: self.network.public,
             internet: !self.network.deny_egress,
+            identities: self.network.identities.clone(),
             network: NetworkPolicy {
                 allow_out: self.network.allow_out.clone(),
                 deny_out: self.network.deny_out.clone(),

@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
 use super::cipher::{Cipher, OpenError, Place};
-use super::headers::{Piece, pieces, secret_names};
+use super::headers::{IDENTITY, Piece, pieces, secret_names};
 use super::{SecretError, Secrets};
 
 /// What SOCKS5 has room for.
@@ -131,6 +131,8 @@ impl Secrets {
                 Piece::Secret(name) => filled.push_str(
                     secrets.get(name).map_or("", |secret| secret.expose_secret().trim_end_matches(['\r', '\n'])),
                 ),
+                // It means nothing here, and was none when it was written.
+                Piece::Identity(name) => filled.extend([IDENTITY, name, "}"]),
             }
         }
         if filled.len() > MAX_LOGIN || filled.contains(['\r', '\n', '\0']) {

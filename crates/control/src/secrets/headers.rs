@@ -1,18 +1,20 @@
-//! Secrets in headers that hosts add to sandboxes' requests: `Bearer ${secrets.openai}`.
+//! Secrets in headers that hosts add to sandboxes' requests: `Bearer ${secrets.openai}`; and tokens of sandboxes' own
+//! identities (`identities`): `Bearer ${identity.aws}`.
 //!
-//! What is stored and shown are the names; the values are filled in on the way to the host.
+//! What is stored and shown are the names; secrets are filled in on the way to the host, tokens by the host.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use atoll_model::TeamId;
 use atoll_model::api::sandboxes::AddedHeader;
+use atoll_model::{SandboxId, TeamId};
 use atoll_rpc::atoll::host::v1 as wire;
 use http::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{SecretError, Secrets};
 
-const BEFORE: &str = "${secrets.";
+const SECRET: &str = "${secrets.";
+pub(super) const IDENTITY: &str = "${identity.";
 const AFTER: char = '}';
 
 /// A header with its secrets in it. Shows no value.
@@ -20,18 +22,45 @@ const AFTER: char = '}';
 pub struct Filled {
     domain: String,
     name: String,
-    value: SecretString,
+    parts: Vec<Part>,
+}
+
+#[derive(Debug, Clone)]
+enum Part {
+    Text(SecretString),
+    /// The name of an identity, of which the host asks for tokens.
+    Identity(String),
 }
 
 impl Filled {
+    /// For this sandbox.
     #[must_use]
-    pub fn to_wire(&self) -> wire::AddedHeader {
-        wire::AddedHeader {
+    pub fn to_wire(&self, id: &SandboxId) -> wire::AddedHeader {
+        let mut header = wire::AddedHeader {
             domain: self.domain.to_ascii_lowercase(),
             name: self.name.clone(),
-            value: self.value.expose_secret().to_owned(),
             ..Default::default()
+        };
+        if self.parts.iter().all(|part| matches!(part, Part::Text(_))) {
+            header.value = self.text_with("");
+            return header;
         }
+        header.sandbox_id = id.to_string();
+        let part = |part: &Part| match part {
+            Part::Text(text) => wire::HeaderPart { text: text.expose_secret().to_owned(), ..Default::default() },
+            Part::Identity(name) => wire::HeaderPart { identity: name.clone(), ..Default::default() },
+        };
+        header.parts = self.parts.iter().map(part).collect();
+        header
+    }
+
+    /// The value with this text for each token.
+    fn text_with(&self, token: &str) -> String {
+        let text = |part: &Part| match part {
+            Part::Text(text) => text.expose_secret().to_owned(),
+            Part::Identity(_) => token.to_owned(),
+        };
+        self.parts.iter().map(text).collect()
     }
 }
 
@@ -41,6 +70,8 @@ pub enum Piece<'a> {
     Plain(&'a str),
     /// The name of a secret.
     Secret(&'a str),
+    /// The name of an identity.
+    Identity(&'a str),
 }
 
 /// The pieces of a value; nothing when a placeholder in it has no end.
@@ -48,12 +79,17 @@ pub enum Piece<'a> {
 pub fn pieces(value: &str) -> Option<Vec<Piece<'_>>> {
     let mut pieces = Vec::new();
     let mut rest = value;
-    while let Some((plain, behind)) = rest.split_once(BEFORE) {
-        let (name, behind) = behind.split_once(AFTER)?;
+    let next = |text: &str| {
+        let found = |before: &'static str| Some((text.find(before)?, before));
+        [SECRET, IDENTITY].into_iter().filter_map(found).min()
+    };
+    while let Some((at, before)) = next(rest) {
+        let (plain, behind) = rest.split_at(at);
+        let (name, behind) = behind[before.len()..].split_once(AFTER)?;
         if !plain.is_empty() {
             pieces.push(Piece::Plain(plain));
         }
-        pieces.push(Piece::Secret(name));
+        pieces.push(if before == SECRET { Piece::Secret(name) } else { Piece::Identity(name) });
         rest = behind;
     }
     if !rest.is_empty() {
@@ -67,7 +103,17 @@ pub fn pieces(value: &str) -> Option<Vec<Piece<'_>>> {
 pub fn secret_names(value: &str) -> Vec<&str> {
     let name = |piece| match piece {
         Piece::Secret(name) => Some(name),
-        Piece::Plain(_) => None,
+        Piece::Plain(_) | Piece::Identity(_) => None,
+    };
+    pieces(value).unwrap_or_default().into_iter().filter_map(name).collect()
+}
+
+/// The names of the identities in a value.
+#[must_use]
+pub fn identity_names(value: &str) -> Vec<&str> {
+    let name = |piece| match piece {
+        Piece::Identity(name) => Some(name),
+        Piece::Plain(_) | Piece::Secret(_) => None,
     };
     pieces(value).unwrap_or_default().into_iter().filter_map(name).collect()
 }
@@ -87,20 +133,20 @@ impl Secrets {
             error => error,
         })?;
         let filled = headers.iter().zip(split).map(|(header, pieces)| {
-            let mut value = String::new();
-            for piece in pieces {
-                match piece {
-                    Piece::Plain(text) => value.push_str(text),
-                    // Files end with a line.
-                    Piece::Secret(name) => value.push_str(
-                        secrets.get(name).map_or("", |secret| secret.expose_secret().trim_end_matches(['\r', '\n'])),
-                    ),
-                }
-            }
-            if HeaderValue::from_str(&value).is_err() {
+            let part = |piece| match piece {
+                Piece::Plain(text) => Part::Text(text.into()),
+                // Files end with a line.
+                Piece::Secret(name) => Part::Text(
+                    secrets.get(name).map_or("", |secret| secret.expose_secret().trim_end_matches(['\r', '\n'])).into(),
+                ),
+                Piece::Identity(name) => Part::Identity(name.to_owned()),
+            };
+            let parts = pieces.into_iter().map(part).collect();
+            let filled = Filled { domain: header.domain.clone(), name: header.name.clone(), parts };
+            if HeaderValue::from_str(&filled.text_with("token")).is_err() {
                 return Err(SecretError::Unfit { header: header.name.clone() });
             }
-            Ok(Filled { domain: header.domain.clone(), name: header.name.clone(), value: value.into() })
+            Ok(filled)
         });
         filled.collect()
     }
@@ -141,6 +187,10 @@ mod tests {
             pieces("${secrets.a}:${secrets.b}!").unwrap(),
             [Piece::Secret("a"), Piece::Plain(":"), Piece::Secret("b"), Piece::Plain("!")]
         );
+        assert_eq!(
+            pieces("${identity.a b}, ${secrets.c}").unwrap(),
+            [Piece::Identity("a b"), Piece::Plain(", "), Piece::Secret("c")]
+        );
         assert_eq!(pieces("$HOME ${x}").unwrap(), [Piece::Plain("$HOME ${x}")]);
         assert_eq!(pieces("").unwrap(), []);
         assert_eq!(pieces("x ${secrets.a"), None);
@@ -148,13 +198,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn pieces_are_all_of_the_text(value in "([a-z${}.]|\\$\\{secrets\\.){0,30}") {
+        fn pieces_are_all_of_the_text(value in "([a-z${}.]|\\$\\{secrets\\.|\\$\\{identity\\.){0,30}") {
             if let Some(pieces) = pieces(&value) {
                 let joined: String = pieces
                     .iter()
                     .map(|piece| match piece {
                         Piece::Plain(text) => (*text).to_owned(),
-                        Piece::Secret(name) => format!("{BEFORE}{name}{AFTER}"),
+                        Piece::Secret(name) => format!("{SECRET}{name}{AFTER}"),
+                        Piece::Identity(name) => format!("{IDENTITY}{name}{AFTER}"),
                     })
                     .collect();
                 prop_assert_eq!(joined, value);

@@ -37,6 +37,8 @@ pub type Labels = BTreeMap<String, String>;
 pub enum SecretError {
     #[error("there is no secret `{0}`")]
     NotFound(String),
+    #[error("the sandbox has no identity `{0}`")]
+    NoIdentity(String),
     #[error("there is no secret `{0}`")]
     NotForHeader(String),
     #[error("there is a secret `{0}` already; `?overwrite=true` sets its value anew")]

@@ -44,6 +44,7 @@ use crate::fleet::{
 use crate::hosts::{Hosts, Loopback};
 use crate::http::metrics::HttpMetrics;
 use crate::http::places::Places;
+use crate::identities::Identities;
 use crate::layers::Layers;
 use crate::mail::Mailer;
 use crate::objects::Objects;
@@ -225,6 +226,7 @@ async fn wire(config: ControlConfig, clock: Clock, db: Db, machines: &FakeFleet)
     let tls = agent_client_config(&authority).unwrap();
     let tunnels = Tunnels::new("test".to_owned(), &tls, Arc::new(hosts.clone()));
     let tokens = UserTokens::load(&db, config.jwt_key.as_deref(), clock.now()).await.unwrap();
+    let identities = Identities::load(&db, &clock, "https://atoll.example").await.unwrap();
     let tasks = TaskTracker::new();
     let mailer = Mailer::new(&config).unwrap();
     let placer: Arc<dyn Placer> = Arc::new(machines.clone());
@@ -265,6 +267,7 @@ async fn wire(config: ControlConfig, clock: Clock, db: Db, machines: &FakeFleet)
         clock,
         db,
         hosts,
+        identities,
         feed: crate::events::Feed::default(),
         listeners: crate::http::Listeners::default(),
         tunnels,

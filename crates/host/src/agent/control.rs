@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use atoll_image::packed;
 use atoll_model::api::ErrorBody;
 use atoll_model::api::hosts::{
-    HOST_SIGNATURE_HEADER, HOST_TOKEN_HEADER, HeartbeatRequest, HostCredentials, HostTombstone, RegisterHostRequest,
-    TUNNEL_PROTOCOL,
+    HOST_SIGNATURE_HEADER, HOST_TOKEN_HEADER, HeartbeatRequest, HostCredentials, HostTombstone, IdentityToken,
+    IdentityTokenRequest, RegisterHostRequest, TUNNEL_PROTOCOL,
 };
 use atoll_model::{ErrorCode, HostId};
 use bytes::Bytes;
@@ -28,6 +28,7 @@ use tower::Service;
 use super::dial::ControlDialer;
 use super::endpoint::Endpoint;
 use super::trust::{Trust, client_config};
+use crate::network::Identity;
 
 /// Answers of control are small; more than this is not one.
 const MAX_ANSWER: usize = 1 << 20;
@@ -157,6 +158,33 @@ impl HttpControl {
 }
 
 impl HttpControl {
+    /// A token of a sandbox's identity.
+    ///
+    /// # Errors
+    /// When control does not answer, or not with one.
+    pub async fn identity_token(
+        &self,
+        host: &HostId,
+        access_token: &str,
+        identity: &Identity,
+    ) -> Result<IdentityToken, NoAnswer> {
+        const ATTEMPTED: &str = "asking control for a token of an identity";
+        let unreadable =
+            |error: serde_json::Error| NoAnswer { attempted: ATTEMPTED, cause: error.to_string(), status: None };
+        let asked = IdentityTokenRequest { name: identity.name.clone() };
+        let body = serde_json::to_vec(&asked).map_err(unreadable)?;
+        let request = self
+            .request(Method::POST, &format!("/v1/hosts/{host}/sandboxes/{}/identity-token", identity.sandbox))
+            .header(HOST_TOKEN_HEADER, access_token)
+            .header(CONTENT_TYPE, "application/json")
+            .body(Full::from(body));
+        let answer = self.send(ATTEMPTED, request).await?;
+        if answer.head.status != StatusCode::OK {
+            return Err(answer.meaningless());
+        }
+        serde_json::from_slice(&answer.body).map_err(unreadable)
+    }
+
     /// Opens a connection of its own that becomes the host's tunnel.
     ///
     /// # Errors

@@ -7,13 +7,14 @@ use anyhow::Context;
 
 use super::control::HttpControl;
 use super::drivers;
+use super::identity_source::ControlIdentities;
 use super::image_source::ControlImages;
 use super::machine_specs::memory_bytes;
 use super::run::Agent;
 use super::trust::Trust;
 use crate::driver::{Both, ContainerConfig, ContainerDriver, Driver, sealed_program};
 use crate::images::{ImageOptions, Images};
-use crate::network::{Network, NetworkConfig};
+use crate::network::{Identities, Network, NetworkConfig};
 use crate::sandboxes::floor::Floor;
 use crate::sandboxes::{Keeper, Record, Records, Torn};
 use crate::slots::{Slots, SlotsConfig};
@@ -98,7 +99,9 @@ impl Agent {
         let slots = Slots::open(&self.instance, claims, &in_use).context("claiming slots")?;
         let slots = foundations.slots.insert(Arc::new(slots)).clone();
         let max_bandwidth = self.config.max_bandwidth;
-        let network = NetworkConfig { egress_allow, max_bandwidth, ..NetworkConfig::default() };
+        let identities = ControlIdentities { control: control.clone(), store: self.store.clone() };
+        let identities: Option<Arc<dyn Identities>> = Some(Arc::new(identities));
+        let network = NetworkConfig { egress_allow, max_bandwidth, identities, ..NetworkConfig::default() };
         let network = Network::start(&self.instance, network, &slots, &ruled).await.context("starting the network")?;
         let network = foundations.network.insert(Arc::new(network)).clone();
         let options = PoolOptions { size_limit: self.config.pool_bytes, ..PoolOptions::default() };

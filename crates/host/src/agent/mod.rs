@@ -14,6 +14,7 @@ mod enrolment;
 mod foundations;
 pub mod handle;
 pub mod heartbeat;
+mod identity_source;
 mod image_files;
 mod image_room;
 mod image_source;

@@ -25,13 +25,14 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 
 pub use cidr::{Ipv4Cidr, NotACidr};
-pub use policy::{AddedHeader, OwnProxy, Policy, ProxyTls};
+pub use egress::identities::{Identities, Token};
+pub use policy::{AddedHeader, HeaderPart, Identity, OwnProxy, Policy, ProxyTls};
 pub use tap::Tap;
 
 use crate::instance::Instance;
@@ -54,6 +55,8 @@ pub struct NetworkConfig {
     pub max_bandwidth: Option<u64>,
     /// Where the DNS forwarder learns its upstream resolvers; read again when it changes.
     pub resolv_conf: PathBuf,
+    /// Who makes tokens of sandboxes' identities.
+    pub identities: Option<Arc<dyn Identities>>,
 }
 
 impl Default for NetworkConfig {
@@ -63,6 +66,7 @@ impl Default for NetworkConfig {
             max_connections: 4096,
             max_bandwidth: None,
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
+            identities: None,
         }
     }
 }

@@ -8,6 +8,7 @@
 use std::fmt;
 use std::net::Ipv4Addr;
 
+use atoll_model::SandboxId;
 use serde::{Deserialize, Serialize};
 
 use super::Ipv4Cidr;
@@ -68,6 +69,25 @@ pub struct AddedHeader {
     pub domain: String,
     pub name: String,
     pub value: String,
+    /// The value in pieces, when an identity is one of them; `value` is empty then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<HeaderPart>,
+}
+
+/// A piece of a header's value.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HeaderPart {
+    Text(String),
+    /// A token of this identity.
+    Identity(Identity),
+}
+
+/// One of a sandbox's identities: control makes tokens of it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Identity {
+    pub sandbox: SandboxId,
+    pub name: String,
 }
 
 /// Without the value.

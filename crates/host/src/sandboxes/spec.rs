@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use atoll_model::sandbox::OnReboot;
-use atoll_model::{LayerId, VolumeId};
+use atoll_model::{LayerId, SandboxId, VolumeId};
 use atoll_rpc::atoll::host::v1 as wire;
 use http::{HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use super::error::OrderError;
 use super::own_proxy::own_proxy;
 use crate::driver::{Kind, StartFrom};
-use crate::network::{AddedHeader, Ipv4Cidr, Policy};
+use crate::network::{AddedHeader, HeaderPart, Identity, Ipv4Cidr, Policy};
 use crate::zygote::{MAX_LOWERS, MAX_VOLUMES};
 
 pub const DRIVER_CONTAINER: &str = "container";
@@ -263,9 +263,30 @@ fn headers(headers: Vec<wire::AddedHeader>) -> Result<Vec<AddedHeader>, OrderErr
         require(FIELD, header.name.parse::<HeaderName>().is_ok(), "each must have a header's name")?;
         require(FIELD, HeaderValue::from_str(&header.value).is_ok(), "each must have a header's value")?;
         require(FIELD, header.value.len() <= MAX_HEADER, "each must have 64 KiB at most")?;
-        Ok(AddedHeader { domain, name: header.name, value: header.value })
+        let parts = parts(header.parts, &header.sandbox_id)?;
+        Ok(AddedHeader { domain, name: header.name, value: header.value, parts })
     };
     headers.into_iter().zip(domains).map(parse).collect()
+}
+
+/// A header's value in pieces.
+fn parts(parts: Vec<wire::HeaderPart>, sandbox: &str) -> Result<Vec<HeaderPart>, OrderError> {
+    const FIELD: &str = "network.headers.parts";
+    if parts.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sandbox: SandboxId = sandbox.parse().map_err(|_| invalid(FIELD, "must name a sandbox"))?;
+    let bytes: usize = parts.iter().map(|part| part.text.len() + part.identity.len()).sum();
+    require(FIELD, bytes <= MAX_HEADER, "must have 64 KiB at most")?;
+    let parse = |part: wire::HeaderPart| {
+        require(FIELD, part.text.is_empty() || part.identity.is_empty(), "each is a text or an identity")?;
+        require(FIELD, HeaderValue::from_str(&part.text).is_ok(), "each must fit into a header's value")?;
+        Ok(match part.identity {
+            name if name.is_empty() => HeaderPart::Text(part.text),
+            name => HeaderPart::Identity(Identity { sandbox: sandbox.clone(), name }),
+        })
+    };
+    parts.into_iter().map(parse).collect()
 }
 
 fn networks(field: &'static str, texts: &[String]) -> Result<Vec<Ipv4Cidr>, OrderError> {

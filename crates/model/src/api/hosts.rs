@@ -243,6 +243,25 @@ pub const HOST_TOKEN_HEADER: &str = "x-host-token";
 /// signature by the host's registered key over the exact bytes of the body.
 pub const HOST_SIGNATURE_HEADER: &str = "x-host-signature";
 
+/// Which of a sandbox's identities its host asks a token of.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct IdentityTokenRequest {
+    /// The identity's name.
+    pub name: String,
+}
+
+/// A token of a sandbox's identity.
+#[derive(Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct IdentityToken {
+    /// A JWT-SVID.
+    pub token: String,
+    /// Seconds that it is good for.
+    pub ttl_sec: u64,
+}
+
 /// The proof that a host was deleted, in the 410 `host_deleted` answer as `error.tombstone`. The only order that
 /// makes an agent destroy its sandboxes and forget its credentials, so it is signed by control's CA itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -54,6 +54,11 @@ pub struct CreateSandboxRequest {
     /// Secrets of the team that become part of the environment: the variable's name, and the secret's.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub secrets: BTreeMap<String, String>,
+    /// Identities of its own, 5 at most: the names that added headers call them (`${identity.NAME}`), and for whom their tokens
+    /// are (`aud`). A token is a JWT (a JWT-SVID of SPIFFE, ES256) that anybody can check by this server's
+    /// `/.well-known/openid-configuration`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub identities: BTreeMap<String, String>,
     /// Volumes of the team, 8 at most. The sandbox runs on the host that has them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(feature = "openapi", schema(max_items = 8))]
@@ -166,7 +171,7 @@ pub struct EgressProxyTls {
 
 /// A header that the host adds to requests that a sandbox sends over HTTPS (port 443) to a name, in place of what the
 /// sandbox has sent under the same header's name. `${secrets.NAME}` in the value stands for the team's secret of that name,
-/// which the sandbox never sees. It opens nothing: the name must be one that the sandbox may reach.
+/// `${identity.NAME}` for a token of the sandbox's identity of that name; it sees neither. It opens nothing: the name must be one that the sandbox may reach.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -282,6 +287,9 @@ pub struct Sandbox {
     /// False: all ways out of it are closed.
     #[serde(default = "yes")]
     pub internet: bool,
+    /// The audiences of its identities, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub identities: BTreeMap<String, String>,
     /// What it may reach, where that was said.
     #[serde(default, skip_serializing_if = "NetworkPolicy::is_empty")]
     pub network: NetworkPolicy,

@@ -112,9 +112,7 @@ fn translated(request: wire::NewSandbox) -> ApiResult<CreateSandboxRequest> {
     if request.auto_pause_memory == Some(false) && (!auto_pause || auto_resume.enabled) {
         return Err(ApiError::invalid("autoPauseMemory", "false goes with autoPause, and not with autoResume"));
     }
-    if request.iam.as_ref().is_some_and(|iam| iam.get("tokens").is_some_and(|tokens| !tokens.is_null())) {
-        return Err(ApiError::invalid("iam", "workload identities are not issued here"));
-    }
+    let identities = identities(request.iam.unwrap_or_default())?;
     let mount = |mount: wire::VolumeMount| VolumeMount { volume: mount.name, path: mount.path, read_only: false };
     let network = request.network.unwrap_or_default();
     let policy = policy(&network, request.allow_internet_access)?;
@@ -126,6 +124,7 @@ fn translated(request: wire::NewSandbox) -> ApiResult<CreateSandboxRequest> {
         auto_resume: Some(auto_resume.enabled),
         env,
         secrets,
+        identities,
         volumes: request.volume_mounts.unwrap_or_default().into_iter().map(mount).collect(),
         metadata: request.metadata.unwrap_or_default(),
         internet: request.allow_internet_access,
@@ -191,10 +190,7 @@ fn added(rules: BTreeMap<String, Vec<wire::Rule>>) -> ApiResult<Vec<AddedHeader>
     for (domain, rules) in rules {
         let headers = rules.into_iter().filter_map(|rule| rule.transform?.headers).flatten();
         for (name, value) in headers {
-            if value.contains(IDENTITY) {
-                return Err(ApiError::invalid("network.rules", "workload identities are not issued here"));
-            }
-            let value = value.replace(secrets::BEFORE, OWN_SECRET);
+            let value = value.replace(secrets::BEFORE, OWN_SECRET).replace(IDENTITY, OWN_IDENTITY);
             added.push(AddedHeader { domain: domain.clone(), name, value });
         }
     }
@@ -205,7 +201,7 @@ fn added(rules: BTreeMap<String, Vec<wire::Rule>>) -> ApiResult<Vec<AddedHeader>
 fn as_rules(headers: &[AddedHeader]) -> BTreeMap<String, Vec<wire::Rule>> {
     let mut rules: BTreeMap<String, Vec<wire::Rule>> = BTreeMap::new();
     for header in headers {
-        let value = header.value.replace(OWN_SECRET, secrets::BEFORE);
+        let value = header.value.replace(OWN_SECRET, secrets::BEFORE).replace(OWN_IDENTITY, IDENTITY);
         let headers = Some(BTreeMap::from([(header.name.clone(), value)]));
         rules
             .entry(header.domain.clone())
@@ -219,7 +215,20 @@ fn as_rules(headers: &[AddedHeader]) -> BTreeMap<String, Vec<wire::Rule>> {
 const OWN_SECRET: &str = "${secrets.";
 /// What SDKs call all traffic.
 const EVERYTHING: &str = "0.0.0.0/0";
-const IDENTITY: &str = "${e2b.identity.";
+const IDENTITY: &str = "${e2b.identity.tokens.";
+const OWN_IDENTITY: &str = "${identity.";
+
+/// The audiences of its identities, by name.
+fn identities(iam: wire::Iam) -> ApiResult<BTreeMap<String, String>> {
+    let audience = |(name, token): (String, wire::IamToken)| {
+        if token.token_type != "JWT-SVID" {
+            let text = format!("iam token `{name}`: the only tokenType is JWT-SVID");
+            return Err(ApiError::invalid("iam.tokens", text));
+        }
+        Ok((name, token.audience))
+    };
+    iam.tokens.unwrap_or_default().into_iter().map(audience).collect()
+}
 
 /// How requests are to arrive at its ports.
 fn inbound(network: &wire::Network) -> ApiResult<Inbound> {

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 /// The guest protocol that sandboxes speak; SDKs decide by it what they may ask for.
 pub const ENVD_VERSION: &str = "0.6.13";
@@ -27,8 +26,22 @@ pub struct NewSandbox {
     pub network: Option<Network>,
     pub metadata: Option<BTreeMap<String, String>>,
     pub env_vars: Option<BTreeMap<String, String>>,
-    pub iam: Option<Value>,
+    pub iam: Option<Iam>,
     pub volume_mounts: Option<Vec<VolumeMount>>,
+}
+
+/// Identities of a sandbox's own.
+#[derive(Debug, Default, Deserialize, Serialize)]
+pub struct Iam {
+    /// By name.
+    pub tokens: Option<BTreeMap<String, IamToken>>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IamToken {
+    pub audience: String,
+    pub token_type: String,
 }
 
 #[derive(Debug, Clone, Deserialize, Serialize)]

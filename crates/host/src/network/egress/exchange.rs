@@ -10,7 +10,7 @@ use atoll_rpc::hop;
 use bytes::Bytes;
 use http::header::{ALT_SVC, CONTENT_TYPE, HOST};
 use http::uri::{PathAndQuery, Uri};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -22,7 +22,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use super::upstream::{Connector, NoWay};
-use super::{Client, Shared};
+use super::{Client, Shared, value_of};
 
 const HEAD: Duration = Duration::from_secs(60);
 const IDLE: Duration = Duration::from_secs(30);
@@ -34,6 +34,7 @@ type Answer = Response<BoxBody<Bytes, hyper::Error>>;
 struct Exchange {
     name: String,
     client: Arc<Client>,
+    shared: Arc<Shared>,
     http: HttpClient<Connector, Incoming>,
     /// For what becomes something else than HTTP.
     upgrades: HttpClient<Connector, Incoming>,
@@ -46,7 +47,7 @@ pub async fn serve(
     shared: Arc<Shared>,
     client: Arc<Client>,
 ) -> io::Result<()> {
-    let connector = Connector { shared, client: client.clone(), name: name.clone(), only_http1: false };
+    let connector = Connector { shared: shared.clone(), client: client.clone(), name: name.clone(), only_http1: false };
     let http = |connector| {
         HttpClient::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
@@ -55,7 +56,7 @@ pub async fn serve(
             .build(connector)
     };
     let upgrades = http(Connector { only_http1: true, ..connector.clone() });
-    let exchange = Arc::new(Exchange { name, client, http: http(connector), upgrades });
+    let exchange = Arc::new(Exchange { name, client, shared, http: http(connector), upgrades });
     let mut server = auto::Builder::new(TokioExecutor::new());
     server.http1().timer(TokioTimer::new()).header_read_timeout(HEAD);
     server.http2().timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS).keep_alive_interval(HEAD);
@@ -74,6 +75,17 @@ impl Exchange {
         let Some(additions) = self.client.additions(&self.name) else {
             return say(StatusCode::MISDIRECTED_REQUEST, "nothing is added to requests to this host any more");
         };
+        let mut filled = Vec::with_capacity(additions.len());
+        for (header, added) in additions {
+            let Some(header) = header else { continue };
+            match value_of(added, &self.shared.tokens).await {
+                Ok(value) => filled.push((header, value)),
+                Err(why) => {
+                    tracing::warn!(sandbox = %self.client.address, host = self.name, why, "a request can't get its header");
+                    return say(StatusCode::BAD_GATEWAY, &format!("a header can't be added: {why}"));
+                }
+            }
+        }
         let upgrade = hop::upgrade_of(request.headers()).filter(|_| request.version() == Version::HTTP_11);
         let sandbox_side = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
         let path = request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
@@ -82,7 +94,7 @@ impl Exchange {
         };
         *request.uri_mut() = uri;
         *request.version_mut() = Version::HTTP_11;
-        add(request.headers_mut(), additions);
+        add(request.headers_mut(), filled);
         if let Some(to) = &upgrade {
             hop::ask_upgrade(request.headers_mut(), to.clone());
         }
@@ -118,14 +130,12 @@ impl Exchange {
 }
 
 /// What is added takes the place of what the sandbox has sent under the same name.
-fn add(headers: &mut HeaderMap, additions: HeaderMap) {
+fn add(headers: &mut HeaderMap, additions: Vec<(HeaderName, HeaderValue)>) {
     hop::strip_hop_by_hop(headers);
     // The client makes it of the address.
     headers.remove(HOST);
     for (name, value) in additions {
-        if let Some(name) = name {
-            headers.insert(name, value);
-        }
+        headers.insert(name, value);
     }
 }
 

@@ -12,6 +12,7 @@
 
 mod authority;
 mod exchange;
+pub(super) mod identities;
 mod led;
 mod socks;
 mod upstream;
@@ -36,9 +37,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::admission::Admission;
 use super::dns::{Upstreams, block_of};
-use super::policy::{Policy, Ruling};
+use super::policy::{AddedHeader, HeaderPart, Policy, Ruling};
 use super::{Ipv4Cidr, NetworkConfig, rules};
 use authority::Authority;
+use identities::Tokens;
 
 /// Where the table leads connections to. Beyond the ports that Linux gives out by itself.
 pub(super) const TLS_PORT: u16 = 64443;
@@ -72,22 +74,34 @@ impl Client {
     }
 
     /// What is added to requests to this name; nothing when it is none of those, or denied.
-    fn additions(&self, name: &str) -> Option<HeaderMap> {
+    fn additions<'a>(&'a self, name: &'a str) -> Option<HeaderMap<&'a AddedHeader>> {
         if matches!(self.policy.judge(name), Ruling::Refuse) {
             return None;
         }
-        let mut headers = HeaderMap::new();
+        let mut headers = HeaderMap::default();
         for header in self.policy.headers_for(name) {
-            // Both were checked when the order was read.
-            let (Ok(name), Ok(mut value)) = (header.name.parse::<HeaderName>(), HeaderValue::from_str(&header.value))
-            else {
-                continue;
-            };
-            value.set_sensitive(true);
-            headers.insert(name, value);
+            // It was checked when the order was read.
+            if let Ok(name) = header.name.parse::<HeaderName>() {
+                headers.insert(name, header);
+            }
         }
         (!headers.is_empty()).then_some(headers)
     }
+}
+
+/// The value of a header, with tokens of the identities in it.
+async fn value_of(header: &AddedHeader, tokens: &Tokens) -> Result<HeaderValue, String> {
+    let mut text = header.value.clone();
+    for part in &header.parts {
+        match part {
+            HeaderPart::Text(piece) => text.push_str(piece),
+            HeaderPart::Identity(identity) => text.push_str(&tokens.of(identity).await?),
+        }
+    }
+    let mut value =
+        HeaderValue::from_str(&text).map_err(|_| format!("what `{}` gets is no header's value", header.name))?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 struct Shared {
@@ -99,6 +113,7 @@ struct Shared {
     places: Arc<Admission>,
     led_places: Arc<Admission>,
     tls: OnceLock<Arc<ClientConfig>>,
+    tokens: Tokens,
 }
 
 impl Shared {
@@ -141,6 +156,7 @@ impl Proxy {
             places: Admission::new(TOTAL, EACH),
             led_places: Admission::new(LED_TOTAL, LED_EACH),
             tls: OnceLock::new(),
+            tokens: Tokens::new(config.identities.clone()),
         };
         Self { shared: Arc::new(shared), runtime: Handle::current(), tasks: Mutex::default() }
     }
@@ -321,18 +337,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::network::policy::AddedHeader;
-
     fn client(policy: Policy) -> Client {
         Client::new(Ipv4Addr::new(198, 18, 0, 2), policy)
     }
 
     fn adds(domain: &str, name: &str, value: &str) -> AddedHeader {
-        AddedHeader { domain: domain.to_owned(), name: name.to_owned(), value: value.to_owned() }
+        AddedHeader { domain: domain.to_owned(), name: name.to_owned(), value: value.to_owned(), parts: Vec::new() }
     }
 
-    #[test]
-    fn a_name_gets_what_is_said_of_it_and_the_last_word_counts() {
+    #[tokio::test]
+    async fn a_name_gets_what_is_said_of_it_and_the_last_word_counts() {
         let headers = vec![
             adds("*.example.com", "Authorization", "all"),
             adds("api.example.com", "authorization", "one"),
@@ -342,11 +356,11 @@ mod tests {
         let one = client(policy.clone());
         let found = one.additions("api.example.com").unwrap();
         assert_eq!(
-            (found.len(), &found["authorization"], &found["x-more"]),
-            (2, &"one".parse().unwrap(), &"two".parse().unwrap())
+            (found.len(), found["authorization"].value.as_str(), found["x-more"].value.as_str()),
+            (2, "one", "two")
         );
-        assert!(found["authorization"].is_sensitive());
-        assert_eq!(one.additions("www.example.com").unwrap()["authorization"], "all");
+        assert!(value_of(found["authorization"], &Tokens::new(None)).await.unwrap().is_sensitive());
+        assert_eq!(one.additions("www.example.com").unwrap()["authorization"].value, "all");
         assert!(one.additions("example.com").is_none() && one.additions("evil.net").is_none());
         assert!(!format!("{policy:?}").contains("\"one\""), "values don't show in logs");
         policy.deny_names = vec!["*.example.com".to_owned()];

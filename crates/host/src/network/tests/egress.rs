@@ -9,12 +9,14 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, Server
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
+use atoll_model::SandboxId;
+
 use super::eventually;
 use super::fake_socks::FakeSocks;
 use super::lab::{Agent, Lab, PATIENCE, PUBLIC, Sandbox};
 use super::names::{ask_udp, ends_with, serve};
 use crate::agent::trust::provider;
-use crate::network::{AddedHeader, Policy};
+use crate::network::{AddedHeader, HeaderPart, Identities, Identity, Policy, Token};
 
 const NAME: &str = "api.example.com";
 
@@ -95,12 +97,31 @@ fn ask(stream: &mut Secure, host: &str, more: &str) -> Option<(u16, String)> {
 }
 
 fn policy(domain: &str, value: &str) -> Policy {
-    let header = AddedHeader { domain: domain.to_owned(), name: "Authorization".to_owned(), value: value.to_owned() };
+    let header = AddedHeader {
+        domain: domain.to_owned(),
+        name: "Authorization".to_owned(),
+        value: value.to_owned(),
+        parts: Vec::new(),
+    };
     Policy { headers: vec![header], ..Policy::default() }
 }
 
 fn set(agent: &Agent, sandbox: &Sandbox, policy: &Policy) {
     agent.lab.host.run(|| agent.network.set_policy(sandbox.slot, policy)).unwrap();
+}
+
+/// Says for whom a token is.
+#[derive(Debug)]
+struct Named;
+
+#[async_trait::async_trait]
+impl Identities for Named {
+    async fn token(&self, identity: &Identity) -> Result<Token, String> {
+        match identity.name.as_str() {
+            "aws" => Ok(Token { text: format!("of-{}", identity.sandbox), ttl: PATIENCE * 100 }),
+            _ => Err("control does not answer".to_owned()),
+        }
+    }
 }
 
 /// One at a time: it is a variable of the process.
@@ -109,7 +130,8 @@ static ROOTS: Mutex<()> = Mutex::new(());
 #[test]
 fn headers_are_added_for_whom_the_policy_says_so_and_for_nobody_else() {
     let _alone = ROOTS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let lab = Lab::new();
+    let mut lab = Lab::new();
+    lab.config.identities = Some(Arc::new(Named));
     let public: Ipv4Addr = PUBLIC.parse().unwrap();
     serve(&lab, "192.0.2.1", public);
     let roots = lab.dir.path().join("roots.pem");
@@ -159,6 +181,23 @@ fn headers_are_added_for_whom_the_policy_says_so_and_for_nobody_else() {
     let mut stream = connect(&one, NAME, &authority).unwrap();
     assert!(ask(&mut stream, NAME, "").unwrap().1.contains("bearer second"));
     assert!(connect(&one, "www.example.com", &authority).is_err());
+
+    // A token of its own identity, where there is one.
+    let sandbox = SandboxId::new();
+    let identity = |name: &str| {
+        let identity = Identity { sandbox: sandbox.clone(), name: name.to_owned() };
+        let parts = vec![HeaderPart::Text("Bearer ".to_owned()), HeaderPart::Identity(identity)];
+        let mut policy = policy(NAME, "");
+        policy.headers[0].parts = parts;
+        policy
+    };
+    set(&agent, &one, &identity("aws"));
+    let (status, got) = ask(&mut connect(&one, NAME, &authority).unwrap(), NAME, "Authorization: mine\r\n").unwrap();
+    assert!(status == 200 && got.contains(&format!("authorization: bearer of-{sandbox}\r\n")), "{got}");
+    assert!(!got.contains("mine"), "{got}");
+    set(&agent, &one, &identity("gone"));
+    let (status, told) = ask(&mut connect(&one, NAME, &authority).unwrap(), NAME, "").unwrap();
+    assert!(status == 502 && told.contains("control does not answer"), "{told}");
 
     // It is no way around what is denied.
     let denied = Policy { deny: vec![format!("{PUBLIC}/32").parse().unwrap()], ..policy(NAME, "x") };

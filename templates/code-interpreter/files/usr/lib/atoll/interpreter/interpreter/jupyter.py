@@ -18,6 +18,7 @@ from jupyter_client.manager import AsyncKernelManager
 from . import wire
 from .kernel import Emit, KernelDied, KernelFailed
 from .lines import REST_SECONDS, Lines
+from .processes import is_ending
 
 KERNELS = Path(__file__).resolve().parent.parent / "kernels"
 START_SECONDS = 60
@@ -104,7 +105,7 @@ class JupyterKernel:
 
     def alive(self) -> bool:
         process = getattr(self.manager.provisioner, "process", None) if self.manager else None
-        return process is not None and process.poll() is None
+        return process is not None and process.poll() is None and not is_ending(process.pid)
 
     async def execute(self, code: str, env: Mapping[str, str], emit: Emit) -> None:
         if env and not self.environment_in_metadata:

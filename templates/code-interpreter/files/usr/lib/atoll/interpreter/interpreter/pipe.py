@@ -23,6 +23,7 @@ from typing import Protocol
 
 from . import wire
 from .kernel import Emit, KernelDied, KernelFailed
+from .processes import is_ending
 
 START_SECONDS = 60
 STOP_SECONDS = 2
@@ -163,7 +164,8 @@ class PipeKernel:
         self._rest()
 
     def alive(self) -> bool:
-        return self.process is not None and self.process.returncode is None
+        process = self.process
+        return process is not None and process.returncode is None and not is_ending(process.pid)
 
     async def execute(self, code: str, env: Mapping[str, str], emit: Emit) -> None:
         await self._wake()

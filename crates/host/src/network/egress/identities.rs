@@ -1,0 +1,119 @@
+//! Tokens of sandboxes' identities, kept for half of their time.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex as PlainMutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use crate::network::policy::Identity;
+
+/// As many are kept before those that are over are cleared away.
+const KEPT: usize = 1024;
+
+/// A token, and how long it is good for.
+#[derive(Clone)]
+pub struct Token {
+    pub text: String,
+    pub ttl: Duration,
+}
+
+/// Who makes them.
+#[async_trait]
+pub trait Identities: fmt::Debug + Send + Sync {
+    /// # Errors
+    /// Why there is none.
+    async fn token(&self, identity: &Identity) -> Result<Token, String>;
+}
+
+struct Kept {
+    text: String,
+    until: Instant,
+}
+
+/// Of one identity. Who asks first fetches it, the others wait.
+type Slot = Arc<Mutex<Option<Kept>>>;
+
+pub(super) struct Tokens {
+    source: Option<Arc<dyn Identities>>,
+    slots: PlainMutex<HashMap<Identity, Slot>>,
+}
+
+impl Tokens {
+    pub fn new(source: Option<Arc<dyn Identities>>) -> Self {
+        Self { source, slots: PlainMutex::default() }
+    }
+
+    /// A token that is good for a while still.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn of(&self, identity: &Identity) -> Result<String, String> {
+        let source = self.source.as_ref().ok_or("this host has nobody to ask for identities")?;
+        let slot = self.slot(identity);
+        let mut kept = slot.lock().await;
+        let now = Instant::now();
+        if let Some(kept) = kept.as_ref().filter(|kept| kept.until > now) {
+            return Ok(kept.text.clone());
+        }
+        let token = source.token(identity).await?;
+        *kept = Some(Kept { text: token.text.clone(), until: now + token.ttl / 2 });
+        Ok(token.text)
+    }
+
+    fn slot(&self, identity: &Identity) -> Slot {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        if slots.len() >= KEPT && !slots.contains_key(identity) {
+            let now = Instant::now();
+            // One that is locked is being fetched.
+            slots.retain(|_, slot| {
+                slot.try_lock().map_or(true, |kept| kept.as_ref().is_some_and(|kept| kept.until > now))
+            });
+        }
+        slots.entry(identity.clone()).or_default().clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use atoll_model::SandboxId;
+
+    use super::*;
+
+    /// Counts its tokens.
+    #[derive(Debug, Default)]
+    struct Counting(AtomicU32);
+
+    #[async_trait]
+    impl Identities for Counting {
+        async fn token(&self, identity: &Identity) -> Result<Token, String> {
+            if identity.name == "none" {
+                return Err("it has none".to_owned());
+            }
+            let count = self.0.fetch_add(1, Ordering::Relaxed);
+            Ok(Token { text: format!("{}-{count}", identity.name), ttl: Duration::from_secs(60) })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_is_kept_for_half_of_its_time_and_fetched_once() {
+        let tokens = Tokens::new(Some(Arc::new(Counting::default())));
+        let one = Identity { sandbox: SandboxId::new(), name: "one".to_owned() };
+        let both = tokio::join!(tokens.of(&one), tokens.of(&one));
+        assert_eq!(both, (Ok("one-0".to_owned()), Ok("one-0".to_owned())));
+        tokio::time::advance(Duration::from_secs(29)).await;
+        assert_eq!(tokens.of(&one).await.unwrap(), "one-0");
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(tokens.of(&one).await.unwrap(), "one-1");
+        let other = Identity { sandbox: SandboxId::new(), ..one.clone() };
+        assert_eq!(tokens.of(&other).await.unwrap(), "one-2", "another sandbox has another");
+        let none = Identity { name: "none".to_owned(), ..one };
+        assert_eq!(tokens.of(&none).await.unwrap_err(), "it has none");
+        assert!(Tokens::new(None).of(&none).await.is_err());
+    }
+}
