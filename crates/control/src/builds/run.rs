@@ -206,6 +206,7 @@ impl Builds {
                 log.info(&format!("from the template {name}"));
                 let (template, holder) = self.resolve(owner, name).await?;
                 let chain = self.layers.chain(&holder).await?;
+                layers::allowed(&chain, &owner.team, owner.team_is_byoc)?;
                 let ids: Vec<_> = chain.iter().map(|layer| layer.id.to_string()).collect();
                 let key = first_key(&owner.team, &template.digest, &ids);
                 let (user, workdir) = (template.default_user.clone(), template.default_workdir.clone());
@@ -265,7 +266,8 @@ impl Builds {
     /// Whether a sandbox can stand on these layers now. They may lie on one host alone, which is away, drains, is full or
     /// gone; then the steps are built anew elsewhere.
     async fn can_go_on_from(&self, owner: &Owner, ground: &Ground, disk_mb: u64) -> bool {
-        match layers::pinned(&ground.chain, owner.team_is_byoc) {
+        let allowed = layers::allowed(&ground.chain, &owner.team, owner.team_is_byoc);
+        match allowed.and_then(|()| layers::pinned(&ground.chain)) {
             Ok(None) => true,
             Ok(Some(host)) => {
                 let demand = Demand {

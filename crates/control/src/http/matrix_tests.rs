@@ -170,6 +170,7 @@ const ROWS: &[(&str, For)] = &[
     ("put /v1/templates/files/{hash}", Key),
     ("delete /v1/templates/{name}", Key),
     ("get /v1/templates/{name}", Key),
+    ("patch /v1/templates/{name}", Key),
     ("get /v1/templates/{name}/builds", Key),
     ("delete /v1/templates/{name}/builds/{build}", Key),
     ("get /v1/templates/{name}/builds/{build}", Key),

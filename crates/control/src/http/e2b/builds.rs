@@ -21,6 +21,7 @@ use crate::http::site::Site;
 use crate::http::{templates, validate};
 use crate::oci::{Login, Reference};
 use crate::sandboxes::Owner;
+use crate::templates::store as rows;
 
 /// Lines in one answer.
 const MAX_LINES: i64 = 100;
@@ -77,8 +78,11 @@ async fn recipe(app: &App, owner: &Owner, start: wire::Start) -> ApiResult<(Reci
             (From::Image(image), "fromImage")
         }
         (None, Some(template)) => {
-            let name = names::without_namespace(app, owner, &template).await?;
-            (From::Template(name.ok_or_else(|| names::missing(&template))?), "fromTemplate")
+            let name = names::with_namespace_of_others(app, owner, &template).await?;
+            if name.contains('/') && rows::resolve(&app.db, &name, &owner.team).await?.is_none() {
+                return Err(names::missing(&template));
+            }
+            (From::Template(name), "fromTemplate")
         }
         _ => return Err(ApiError::invalid("fromImage", "say what to build from: an image, or else a template")),
     };

@@ -18,6 +18,8 @@ pub struct NewTemplate {
     pub memory_mb: Option<u64>,
     /// Megabytes that sandboxes shall find free.
     pub min_free_disk_mb: Option<u64>,
+    /// Whether all teams may use it.
+    pub public: Option<bool>,
 }
 
 #[derive(Debug, Serialize)]
