@@ -149,7 +149,7 @@ impl Builds {
     }
 
     /// Makes a build, and the template where there is none, for a client that says later what is to be built
-    /// ([`Builds::begin`]). What `new` has for a recipe counts for nothing.
+    /// ([`Builds::begin`]). What `new` has for a recipe is kept for who begins it, and counts for nothing else.
     pub async fn reserve(&self, owner: &Owner, new: NewBuild) -> Result<(Template, BuildRow), BuildError> {
         let mut tx = self.db.begin().await?;
         if store::reserved(&mut tx, &owner.team).await? >= MAX_RESERVED {

@@ -22,6 +22,7 @@ use super::caller::Key;
 use super::error::{ApiError, ApiResult};
 use super::extract::{Json, Query};
 use super::page::{Cursor, PageQuery, page};
+use super::registry::OwnNames;
 use super::{idempotent, snapshots, validate};
 use crate::app::App;
 use crate::builds::lines::LogRow;
@@ -171,11 +172,13 @@ fn check_hash(field: &'static str, hash: &str) -> ApiResult<()> {
 pub async fn create(
     State(app): State<App>,
     Key(owner): Key,
+    own: OwnNames,
     headers: HeaderMap,
     Json(request): Json<CreateTemplateRequest>,
 ) -> ApiResult<Response> {
     let key = idempotent::key(&headers, owner.team.as_str(), "templates", &request)?;
-    let new = new_build(request)?;
+    let mut new = new_build(request)?;
+    own.apply(&mut new.recipe);
     let service = app.builds.clone();
     let work = async move {
         let (template, build) = service.start(&owner, new).await?;

@@ -17,6 +17,7 @@ use crate::db::Millis;
 use crate::http::caller::Key;
 use crate::http::error::{ApiError, ApiResult};
 use crate::http::extract::{Json, Pairs};
+use crate::http::registry::OwnNames;
 use crate::http::site::Site;
 use crate::http::{templates, validate};
 use crate::oci::{Login, Reference};
@@ -60,10 +61,12 @@ pub async fn start(
     State(app): State<App>,
     Key(owner): Key,
     Path((template, build)): Path<(String, String)>,
+    own: OwnNames,
     Json(start): Json<wire::Start>,
 ) -> ApiResult<StatusCode> {
     let (name, id) = (names::wanted(&app, &owner, &template).await?.name, names::build(&build)?);
-    let (recipe, login) = recipe(&app, &owner, start).await?;
+    let (mut recipe, login) = recipe(&app, &owner, start).await?;
+    own.apply(&mut recipe);
     app.builds.begin(&owner, &name, &id, recipe, login).await?;
     Ok(StatusCode::ACCEPTED)
 }

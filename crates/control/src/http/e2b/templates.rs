@@ -36,8 +36,24 @@ pub async fn create(
     Key(owner): Key,
     Json(request): Json<wire::NewTemplate>,
 ) -> ApiResult<(StatusCode, axum::Json<wire::Requested>)> {
+    let (answer, _) = requested(&app, &owner, request).await?;
+    Ok((StatusCode::ACCEPTED, axum::Json(answer)))
+}
+
+/// The same for clients that expect to be told of the template, too.
+pub async fn create_by_alias(
+    State(app): State<App>,
+    Key(owner): Key,
+    Json(request): Json<wire::NewTemplate>,
+) -> ApiResult<(StatusCode, axum::Json<wire::RequestedTemplate>)> {
+    let (answer, row) = requested(&app, &owner, request).await?;
+    let template = wire::Template { build_id: answer.build_id, ..Known::of(&app, &owner).await?.shown(&row) };
+    Ok((StatusCode::ACCEPTED, axum::Json(wire::RequestedTemplate { template, tags: answer.tags })))
+}
+
+async fn requested(app: &App, owner: &Owner, request: wire::NewTemplate) -> ApiResult<(wire::Requested, Template)> {
     let name = request.name.or(request.alias).ok_or_else(|| ApiError::invalid("name", "is missing"))?;
-    let target = names::target(&app, &owner, "name", &name).await?;
+    let target = names::target(app, owner, "name", &name).await?;
     let target = target.ok_or_else(|| ApiError::forbidden("this namespace is not your team's"))?;
     let mut tags = tags("tags", &request.tags.unwrap_or_default())?;
     tags.extend(target.tag);
@@ -58,20 +74,20 @@ pub async fn create(
             .transpose()?,
         disk_mb: disk_mb.map(|value| validate::within("minFreeDiskMb", value, validate::DISK_MB)).transpose()?,
     };
-    let (mut template, build) = app.builds.reserve(&owner, new).await?;
+    let (mut template, build) = app.builds.reserve(owner, new).await?;
     if let Some(public) = request.public {
-        template = app.builds.publish(&owner, template.id.as_str(), public).await?;
+        template = app.builds.publish(owner, template.id.as_str(), public).await?;
     }
-    let namespace = names::namespace(&app, &owner).await?;
+    let namespace = names::namespace(app, owner).await?;
     let answer = wire::Requested {
         template_id: template.id.to_string(),
         build_id: names::uuid_of(&build.id.0),
         public: template.public,
         names: vec![format!("{namespace}/{}", template.name)],
         tags,
-        aliases: vec![template.name],
+        aliases: vec![template.name.clone()],
     };
-    Ok((StatusCode::ACCEPTED, axum::Json(answer)))
+    Ok((answer, template))
 }
 
 fn tags(field: &'static str, given: &[String]) -> ApiResult<Vec<String>> {
@@ -83,7 +99,7 @@ fn tags(field: &'static str, given: &[String]) -> ApiResult<Vec<String>> {
 
 /// What lists know of templates beside their rows.
 #[derive(Default)]
-struct Known {
+pub(super) struct Known {
     namespace: String,
     newest: HashMap<String, BuildRow>,
     builds: HashMap<String, i64>,
@@ -92,7 +108,7 @@ struct Known {
 }
 
 impl Known {
-    async fn of(app: &App, owner: &Owner) -> ApiResult<Self> {
+    pub(super) async fn of(app: &App, owner: &Owner) -> ApiResult<Self> {
         let (db, team) = (&app.db, &owner.team);
         let newest = store::newest(db, team).await?;
         Ok(Self {
@@ -103,7 +119,7 @@ impl Known {
         })
     }
 
-    fn shown(&self, row: &Template) -> wire::Template {
+    pub(super) fn shown(&self, row: &Template) -> wire::Template {
         let id = row.id.to_string();
         let newest = self.newest.get(&id);
         let uses = self.uses.get(&id);
