@@ -110,7 +110,7 @@ trap cleanup EXIT
 trap 'exit 130' INT TERM
 
 say "${bold}What the tests need${plain}"
-apt_install "${BUILD_PACKAGES[@]}" "${RUN_PACKAGES[@]}" postgresql qemu-system-x86 haproxy libfaketime shellcheck python3-venv
+apt_install "${BUILD_PACKAGES[@]}" "${RUN_PACKAGES[@]}" postgresql qemu-system-x86 haproxy libfaketime shellcheck python3-venv skopeo
 wants dashboard && apt_install chromium fonts-liberation
 ensure_rust
 ensure_node

@@ -62,30 +62,9 @@ impl Registry {
 
     /// Puts an image there: each layer is a tar archive, gzipped here.
     pub fn push(&self, tag: &str, layers: &[Vec<u8>], settings: &str) {
+        let (blobs, manifest) = image(layers, settings);
         let mut content = self.content.lock().expect("content");
-        let mut diff_ids = Vec::new();
-        let mut descriptors = Vec::new();
-        for layer in layers {
-            diff_ids.push(format!("\"{}\"", digest(layer)));
-            let packed = gzip(layer);
-            let name = digest(&packed);
-            descriptors.push(format!(
-                r#"{{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","digest":"{name}","size":{}}}"#,
-                packed.len()
-            ));
-            content.blobs.insert(name, packed);
-        }
-        let config = format!(
-            r#"{{"architecture":"amd64","os":"linux","config":{settings},"rootfs":{{"type":"layers","diff_ids":[{}]}}}}"#,
-            diff_ids.join(",")
-        );
-        let name = digest(config.as_bytes());
-        let manifest = format!(
-            r#"{{"schemaVersion":2,"config":{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{name}","size":{}}},"layers":[{}]}}"#,
-            config.len(),
-            descriptors.join(",")
-        );
-        content.blobs.insert(name, config.into_bytes());
+        content.blobs.extend(blobs);
         content.manifests.insert(tag.to_owned(), manifest.into_bytes());
     }
 
@@ -98,6 +77,51 @@ impl Registry {
             }
         }
     }
+}
+
+/// An image's blobs by their digests, and its manifest.
+fn image(layers: &[Vec<u8>], settings: &str) -> (HashMap<String, Vec<u8>>, String) {
+    let (mut blobs, mut diff_ids, mut descriptors) = (HashMap::new(), Vec::new(), Vec::new());
+    for layer in layers {
+        diff_ids.push(format!("\"{}\"", digest(layer)));
+        let packed = gzip(layer);
+        let name = digest(&packed);
+        descriptors.push(format!(
+            r#"{{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","digest":"{name}","size":{}}}"#,
+            packed.len()
+        ));
+        blobs.insert(name, packed);
+    }
+    let config = format!(
+        r#"{{"architecture":"amd64","os":"linux","config":{settings},"rootfs":{{"type":"layers","diff_ids":[{}]}}}}"#,
+        diff_ids.join(",")
+    );
+    let name = digest(config.as_bytes());
+    let manifest = format!(
+        r#"{{"schemaVersion":2,"config":{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{name}","size":{}}},"layers":[{}]}}"#,
+        config.len(),
+        descriptors.join(",")
+    );
+    blobs.insert(name, config.into_bytes());
+    (blobs, manifest)
+}
+
+/// The same in OCI's layout of a directory, with the tag `1`.
+pub fn write_layout(directory: &Path, layers: &[Vec<u8>], settings: &str) {
+    let (mut blobs, manifest) = image(layers, settings);
+    let name = digest(manifest.as_bytes());
+    let index = format!(
+        r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"{name}","size":{},"annotations":{{"org.opencontainers.image.ref.name":"1"}}}}]}}"#,
+        manifest.len()
+    );
+    blobs.insert(name, manifest.into_bytes());
+    let folder = directory.join("blobs/sha256");
+    std::fs::create_dir_all(&folder).expect("a directory");
+    for (name, content) in blobs {
+        std::fs::write(folder.join(name.trim_start_matches("sha256:")), content).expect("a blob");
+    }
+    std::fs::write(directory.join("index.json"), index).expect("an index");
+    std::fs::write(directory.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).expect("a layout");
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {

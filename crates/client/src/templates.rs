@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use atoll_model::BuildId;
 use atoll_model::api::Page;
-use atoll_model::api::templates::{Build, CreateTemplateRequest, StartedBuild, Template};
+use atoll_model::api::templates::{Build, CreateTemplateRequest, StartedBuild, Template, UpdateTemplateRequest};
 use bytes::Bytes;
 use http::Method;
 use http_body_util::{BodyExt, Full};
@@ -36,6 +36,12 @@ impl Client {
 
     pub async fn delete_template(&self, name: &str) -> Result<(), Error> {
         self.json(Method::DELETE, &of(name, ""), None::<&()>, DEADLINE).await
+    }
+
+    /// Publishes it to all teams, or makes it the team's alone again.
+    pub async fn publish_template(&self, name: &str, public: bool) -> Result<Template, Error> {
+        let update = UpdateTemplateRequest { public: Some(public) };
+        self.json(Method::PATCH, &of(name, ""), Some(&update), DEADLINE).await
     }
 
     pub async fn get_build(&self, name: &str, build: &BuildId) -> Result<Build, Error> {

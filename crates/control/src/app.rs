@@ -25,6 +25,7 @@ use crate::http::{Listeners, Lookup};
 use crate::identities::Identities;
 use crate::layers::Layers;
 use crate::reconcile::Reconcile;
+use crate::registry::Registry;
 use crate::sandboxes::Sandboxes;
 use crate::secrets::Secrets;
 use crate::snapshots::Snapshots;
@@ -51,6 +52,8 @@ pub struct Parts {
     pub volumes: Volumes,
     pub snapshots: Snapshots,
     pub builds: Builds,
+    /// Images that teams push.
+    pub registry: Registry,
     pub reconcile: Reconcile,
     /// The live end of the outbox.
     pub feed: Feed,

@@ -201,5 +201,8 @@ async fn clean(app: &App) -> Result<(), LayerError> {
     while webhooks::store::prune(&app.db, now - EVENTS_KEPT).await? > 0 {}
     while events::prune(&app.db, now - EVENTS_KEPT).await? > 0 {}
     app.layers.sweep().await?;
+    if let Err(error) = app.registry.tend().await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "tending the images that teams have pushed failed");
+    }
     Ok(())
 }

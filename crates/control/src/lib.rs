@@ -49,6 +49,7 @@ mod outbound;
 mod pki;
 mod quotas;
 mod reconcile;
+mod registry;
 mod sandboxes;
 mod secrets;
 mod shares;

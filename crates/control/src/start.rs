@@ -31,6 +31,7 @@ use crate::objects::{ObjectError, Objects};
 use crate::oci::{Puller, Registries};
 use crate::pki::{Authority, agent_client_config};
 use crate::reconcile::Reconcile;
+use crate::registry::Registry;
 use crate::sandboxes::{Placer, Sandboxes, Sources};
 use crate::secrets::Secrets;
 use crate::secrets::cipher::Cipher;
@@ -260,6 +261,7 @@ async fn wire(
     crate::webhooks::sealed::seal_plain(&db, &cipher).await?;
     let webhooks = Worker { db: db.clone(), clock: clock.clone(), sender, cipher, replica: replica.clone() };
     Ok(App::new(Parts {
+        registry: Registry::new(db.clone(), clock.clone(), layers.objects().clone()),
         requests: Arc::new(Semaphore::new(config.http.max_requests)),
         host_requests: Arc::new(Semaphore::new(config.http.max_host_requests)),
         places: Places::new(&config.http),

@@ -278,6 +278,10 @@ pub enum TemplateCommand {
     List,
     /// Show one template
     Get { name: String },
+    /// Let every team of this Atoll make sandboxes from a template, by its id or as SLUG/NAME: what is in it, too
+    Publish { name: String },
+    /// Make a template the team's alone again; sandboxes that others have made from it live on
+    Unpublish { name: String },
     /// Delete templates; sandboxes that were made from them live on
     Rm {
         #[arg(required = true)]

@@ -23,6 +23,8 @@ pub async fn main(command: TemplateCommand, global: &Global) -> anyhow::Result<u
         TemplateCommand::Build(args) => return build(&client, *args, global).await,
         TemplateCommand::List => table(&all(&client).await?, global)?,
         TemplateCommand::Get { name } => table(&[client.get_template(&name).await?], global)?,
+        TemplateCommand::Publish { name } => table(&[client.publish_template(&name, true).await?], global)?,
+        TemplateCommand::Unpublish { name } => table(&[client.publish_template(&name, false).await?], global)?,
         TemplateCommand::Rm { names } => {
             for name in &names {
                 client.delete_template(name).await?;
@@ -176,7 +178,12 @@ fn table(templates: &[Template], global: &Global) -> anyhow::Result<()> {
         table.row([
             template.name.clone(),
             template.id.to_string(),
-            if template.platform { "platform" } else { "team" }.to_owned(),
+            match (template.platform, template.public) {
+                (true, _) => "platform",
+                (false, true) => "team, public",
+                (false, false) => "team",
+            }
+            .to_owned(),
             template.default_user.clone(),
             format!("{:.1} MB", template.size_bytes as f64 / 1e6),
             age(template.updated_at),

@@ -10,6 +10,8 @@ mod expand;
 mod inside;
 pub mod lines;
 mod log;
+#[cfg(test)]
+mod public_tests;
 pub mod recipe;
 mod run;
 mod steps;
@@ -76,6 +78,8 @@ pub enum BuildError {
     Over,
     #[error("the build was begun already")]
     Begun,
+    #[error("it stands on what machines of the team's own have written, which no other team's sandboxes are made of")]
+    OfOwnMachines,
     #[error("`{0}` is the tag that a template's bare name means, and stays")]
     DefaultTag(String),
     #[error(transparent)]
@@ -145,7 +149,7 @@ impl Builds {
     }
 
     /// Makes a build, and the template where there is none, for a client that says later what is to be built
-    /// ([`Builds::begin`]). What `new` has for a recipe counts for nothing.
+    /// ([`Builds::begin`]). What `new` has for a recipe is kept for who begins it, and counts for nothing else.
     pub async fn reserve(&self, owner: &Owner, new: NewBuild) -> Result<(Template, BuildRow), BuildError> {
         let mut tx = self.db.begin().await?;
         if store::reserved(&mut tx, &owner.team).await? >= MAX_RESERVED {
@@ -214,6 +218,7 @@ impl Builds {
                     start_cmd: None,
                     ready_cmd: None,
                     kind: KIND.to_owned(),
+                    public: false,
                     created_at: now,
                     updated_at: now,
                 };
@@ -319,6 +324,30 @@ impl Builds {
     async fn own_template(&self, owner: &Owner, name_or_id: &str) -> Result<Template, BuildError> {
         let template = self.template(owner, name_or_id).await?;
         if template.team_id.is_none() { Err(BuildError::Platform(template.name)) } else { Ok(template) }
+    }
+
+    /// Publishes a team's template to all teams, or makes it the team's alone again: what others have made of it lives on.
+    pub async fn publish(&self, owner: &Owner, name_or_id: &str, public: bool) -> Result<Template, BuildError> {
+        let mut tx = self.db.begin().await?;
+        let own = templates::own(&mut tx, name_or_id, &owner.team).await?.filter(|row| row.kind == KIND);
+        let Some(row) = own else {
+            drop(tx);
+            let found = self.template(owner, name_or_id).await?;
+            return Err(BuildError::Platform(found.name));
+        };
+        if row.public == public {
+            return Ok(row);
+        }
+        if public && self.layers.chain(row.id.as_str()).await?.iter().any(|layer| layer.byoc) {
+            return Err(BuildError::OfOwnMachines);
+        }
+        let now = self.clock.now();
+        templates::set_public(&mut tx, &row.id.0, public, now).await?;
+        let action = if public { "template.publish" } else { "template.unpublish" };
+        let details = json!({ "name": row.name });
+        audit::record(&mut tx, now, &entry(owner, action, row.id.as_str(), details)).await?;
+        tx.commit().await?;
+        Ok(Template { public, updated_at: now, ..row })
     }
 
     /// Deletes a team's template with its builds. Sandboxes that were made from it live on.

@@ -18,6 +18,8 @@ pub enum From {
     Template(String),
     /// An OCI image, by reference.
     Image(String),
+    /// What the team has pushed to this server.
+    Pushed { repository: String, version: String },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -315,6 +317,10 @@ impl Recipe {
         };
         match &self.from {
             From::Template(base) | From::Image(base) => text("FROM", base, 512)?,
+            From::Pushed { repository, version } => {
+                text("FROM", repository, 512)?;
+                text("FROM", version, 512)?;
+            }
         }
         if self.steps.len() > MAX_STEPS {
             return Err(format!("there are more than {MAX_STEPS} steps"));

@@ -18,7 +18,8 @@ use super::{Builds, PURPOSE};
 use super::{steps, tags};
 use crate::fleet::{ANY_DRIVER, Demand};
 use crate::layers::{self, LayerRow, Wanted};
-use crate::oci::{Login, Reference};
+use crate::oci::{Login, Pulled, Reference};
+use crate::registry::{Pushed, Registry};
 use crate::sandboxes::{DEFAULT_DISK_MB, Network, NewSandbox, Owner, SandboxRecord, StartFrom, VM};
 use crate::templates::store::{self as templates, Template};
 
@@ -206,20 +207,19 @@ impl Builds {
                 log.info(&format!("from the template {name}"));
                 let (template, holder) = self.resolve(owner, name).await?;
                 let chain = self.layers.chain(&holder).await?;
+                layers::allowed(&chain, &owner.team, owner.team_is_byoc)?;
                 let ids: Vec<_> = chain.iter().map(|layer| layer.id.to_string()).collect();
                 let key = first_key(&owner.team, &template.digest, &ids);
                 let (user, workdir) = (template.default_user.clone(), template.default_workdir.clone());
                 let driver = self.driver(owner, &template).await?;
                 Ok(Ground { chain, user, workdir, env: template.env.0.clone(), key, driver, template })
             }
-            From::Image(text) => {
-                let reference: Reference = text.parse()?;
-                log.info(&format!("pulling {reference}"));
+            From::Image(_) | From::Pushed { .. } => {
                 let say = {
                     let log = log.clone();
                     move |line: String| log.info(&line)
                 };
-                let pulled = self.puller.pull(&reference, login, &say).await?;
+                let pulled = self.pull(owner, from, login, &say).await?;
                 let own = templates::find(&self.db, "base", &owner.team).await?;
                 let template = own.ok_or_else(|| failed("there is no template `base`"))?;
                 let template = Template {
@@ -237,6 +237,29 @@ impl Builds {
                     driver: self.driver(owner, &template).await?,
                     template,
                 })
+            }
+        }
+    }
+
+    /// The image, from a registry or from what the team has pushed here.
+    async fn pull(
+        &self,
+        owner: &Owner,
+        from: &From,
+        login: Option<&Login>,
+        say: &(dyn Fn(String) + Send + Sync),
+    ) -> Result<Pulled, Ended> {
+        match from {
+            From::Pushed { repository, version } => {
+                say(format!("reading {repository}, as it was pushed"));
+                let registry = Registry::new(self.db.clone(), self.clock.clone(), self.layers.objects().clone());
+                let mut pushed = Pushed { registry, team: owner.team.clone(), repository: repository.clone() };
+                Ok(self.puller.pull_from(&mut pushed, version, repository, say).await?)
+            }
+            From::Template(text) | From::Image(text) => {
+                let reference: Reference = text.parse()?;
+                say(format!("pulling {reference}"));
+                Ok(self.puller.pull(&reference, login, say).await?)
             }
         }
     }
@@ -265,7 +288,8 @@ impl Builds {
     /// Whether a sandbox can stand on these layers now. They may lie on one host alone, which is away, drains, is full or
     /// gone; then the steps are built anew elsewhere.
     async fn can_go_on_from(&self, owner: &Owner, ground: &Ground, disk_mb: u64) -> bool {
-        match layers::pinned(&ground.chain, owner.team_is_byoc) {
+        let allowed = layers::allowed(&ground.chain, &owner.team, owner.team_is_byoc);
+        match allowed.and_then(|()| layers::pinned(&ground.chain)) {
             Ok(None) => true,
             Ok(Some(host)) => {
                 let demand = Demand {

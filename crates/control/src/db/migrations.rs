@@ -47,6 +47,8 @@ const SQLITE: &[Listed] = &[
     (180, "moves of sandboxes", include_str!("../../migrations/sqlite/0180_moves.sql")),
     (190, "build drivers", include_str!("../../migrations/sqlite/0190_build_drivers.sql")),
     (200, "tag assignments", include_str!("../../migrations/sqlite/0200_tag_assignments.sql")),
+    (210, "public templates", include_str!("../../migrations/sqlite/0210_public_templates.sql")),
+    (211, "registry", include_str!("../../migrations/sqlite/0211_registry.sql")),
 ];
 const POSTGRES: &[Listed] = &[
     (1, "init", include_str!("../../migrations/postgres/0001_init.sql")),
@@ -78,6 +80,8 @@ const POSTGRES: &[Listed] = &[
     (180, "moves of sandboxes", include_str!("../../migrations/postgres/0180_moves.sql")),
     (190, "build drivers", include_str!("../../migrations/postgres/0190_build_drivers.sql")),
     (200, "tag assignments", include_str!("../../migrations/postgres/0200_tag_assignments.sql")),
+    (210, "public templates", include_str!("../../migrations/postgres/0210_public_templates.sql")),
+    (211, "registry", include_str!("../../migrations/postgres/0211_registry.sql")),
 ];
 
 /// The version that this program was built for.

@@ -13,9 +13,11 @@ use std::net::SocketAddr;
 use atoll_model::api::auth::{KeyScope, Role, SessionKind};
 use atoll_model::{SessionId, TeamId, UserId};
 use axum::extract::FromRequestParts;
-use axum::http::HeaderMap;
 use axum::http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL, USER_AGENT};
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 
 use super::browser;
 use super::error::{ApiError, ApiResult};
@@ -131,6 +133,14 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
+/// The password of a request in HTTP's Basic scheme.
+fn basic_password(headers: &HeaderMap) -> Option<String> {
+    let (scheme, pair) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    let pair = scheme.eq_ignore_ascii_case("basic").then(|| STANDARD.decode(pair.trim()).ok()).flatten()?;
+    let (_, password) = std::str::from_utf8(&pair).ok()?.split_once(':')?;
+    Some(password.to_owned())
+}
+
 /// What proves a person: their token, or else the cookie of their browser.
 fn presented<'a>(parts: &'a Parts, app: &App) -> Option<Presented<'a>> {
     match bearer(&parts.headers) {
@@ -188,6 +198,22 @@ impl Key {
         Self::judged(parts, app, |scope, _| matches!(scope, KeyScope::All | KeyScope::Sandboxes)).await
     }
 
+    /// Who pushes or pulls images. Clients of registries know HTTP's Basic scheme: the password is an API key or a user
+    /// token, whatever the name. All that comes so can change something, so it takes a key for all.
+    pub async fn of_images(parts: &mut Parts, app: &App) -> ApiResult<Self> {
+        if let Some(password) = basic_password(&parts.headers) {
+            let is_key = api_keys::digest(&password).is_some();
+            let (name, value) = match is_key {
+                true => (HeaderName::from_static("x-api-key"), password),
+                false => (AUTHORIZATION, format!("Bearer {password}")),
+            };
+            let value = HeaderValue::from_str(&value).map_err(|_| ApiError::unauthorized())?;
+            parts.headers.remove(AUTHORIZATION);
+            parts.headers.insert(name, value);
+        }
+        Self::judged(parts, app, |scope, _| scope == KeyScope::All).await
+    }
+
     async fn judged(parts: &mut Parts, app: &App, covers: impl Fn(KeyScope, &Parts) -> bool) -> ApiResult<Self> {
         let Some(key) = parts.headers.get("x-api-key") else {
             return User::from_request_parts(parts, app).await.map(|user| Self(user.owner()));
@@ -236,5 +262,20 @@ mod tests {
         assert_eq!(bearer(&headers), Some("header"));
         headers.insert(AUTHORIZATION, "Basic x".parse().unwrap());
         assert_eq!(bearer(&headers), None);
+    }
+
+    #[test]
+    fn a_password_may_have_colons_and_the_name_is_anything() {
+        let of = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(AUTHORIZATION, value.parse().unwrap());
+            basic_password(&headers)
+        };
+        // _e2b_access_token:atl_x:y, and :z
+        assert_eq!(of("Basic X2UyYl9hY2Nlc3NfdG9rZW46YXRsX3g6eQ==").as_deref(), Some("atl_x:y"));
+        assert_eq!(of("basic Ono=").as_deref(), Some("z"));
+        for nonsense in ["Basic", "Basic !", "Basic eA==", "Basic /w==", "Bearer Ono="] {
+            assert_eq!(of(nonsense), None, "{nonsense}");
+        }
     }
 }

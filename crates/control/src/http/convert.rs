@@ -71,7 +71,8 @@ impl From<SandboxError> for ApiError {
                 error @ (SecretError::NotForHeader(_)
                 | SecretError::Unfit { .. }
                 | SecretError::NotForProxy(_)
-                | SecretError::UnfitForProxy),
+                | SecretError::UnfitForProxy
+                | SecretError::NoIdentity(_)),
             ) => error.into(),
             SandboxError::Secret(error) => Self::from(error).with_field("secrets"),
             SandboxError::Volume(error) => Self::from(error).with_field("volumes"),

@@ -24,6 +24,7 @@ use super::e2b;
 use super::error::{ApiError, Unwritten};
 use super::patience::patient;
 use super::places::{Kept, Place};
+use super::registry;
 use super::site::{ClientAddress, client_address};
 use crate::app::App;
 
@@ -34,6 +35,8 @@ pub enum Dialect {
     E2b,
     /// `{"code": "not_found", "message": "..."}`, as they read it of what is in volumes.
     E2bVolume,
+    /// `{"errors": [{"code": "BLOB_UNKNOWN", "message": "..."}]}`, as clients of container registries read it.
+    Registry,
 }
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -174,6 +177,7 @@ fn write(error: ApiError, mut old: Response, id: &RequestId) -> Response {
     let status = error.status();
     log(&error, &id.0);
     let mut details = error.details;
+    let registry_code = details.remove(registry::CODE);
     for fixed in ["code", "message", "request_id", "field"] {
         details.remove(fixed);
     }
@@ -197,7 +201,15 @@ fn write(error: ApiError, mut old: Response, id: &RequestId) -> Response {
         Some(Dialect::E2bVolume) => {
             serde_json::to_vec(&serde_json::json!({ "code": body.error.code, "message": body.error.message }))
         }
+        Some(Dialect::Registry) => {
+            let code = registry_code.unwrap_or_else(|| registry_code_of(status).into());
+            serde_json::to_vec(&serde_json::json!({ "errors": [{ "code": code, "message": body.error.message }] }))
+        }
         None => serde_json::to_vec(&body),
+    };
+    let challenge = match old.extensions().get() {
+        Some(Dialect::Registry) => HeaderValue::from_static("Basic realm=\"Atoll: an API key is the password\""),
+        _ => HeaderValue::from_static("Bearer"),
     };
     let text = text.unwrap_or_default();
     *old.status_mut() = status;
@@ -208,13 +220,25 @@ fn write(error: ApiError, mut old: Response, id: &RequestId) -> Response {
         headers.insert(RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
     }
     if status == StatusCode::UNAUTHORIZED {
-        headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        headers.insert(WWW_AUTHENTICATE, challenge);
     }
     if status != StatusCode::METHOD_NOT_ALLOWED {
         headers.remove(ALLOW);
     }
     *old.body_mut() = Body::from(text);
     old
+}
+
+/// What has no word of its own in the protocol of registries.
+fn registry_code_of(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::UNAUTHORIZED => "UNAUTHORIZED",
+        StatusCode::FORBIDDEN => "DENIED",
+        StatusCode::NOT_FOUND => "NAME_UNKNOWN",
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => "TOOMANYREQUESTS",
+        StatusCode::METHOD_NOT_ALLOWED => "UNSUPPORTED",
+        _ => "UNKNOWN",
+    }
 }
 
 fn chain(error: &(dyn std::error::Error + 'static)) -> String {

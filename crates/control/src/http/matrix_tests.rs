@@ -173,6 +173,7 @@ const ROWS: &[(&str, For)] = &[
     ("put /v1/templates/files/{hash}", Key),
     ("delete /v1/templates/{name}", Key),
     ("get /v1/templates/{name}", Key),
+    ("patch /v1/templates/{name}", Key),
     ("get /v1/templates/{name}/builds", Key),
     ("delete /v1/templates/{name}/builds/{build}", Key),
     ("get /v1/templates/{name}/builds/{build}", Key),
@@ -230,12 +231,15 @@ const E2B_ROWS: &[(&str, For)] = &[
     ("get /e2b/teams/{id}/metrics", KeyOfT),
     ("get /e2b/teams/{id}/metrics/max", KeyOfT),
     ("get /e2b/templates", Key),
+    ("post /e2b/templates", Key),
     ("get /e2b/templates/aliases/{alias}", Key),
     ("delete /e2b/templates/tags", Key),
     ("post /e2b/templates/tags", Key),
     ("delete /e2b/templates/{id}", Key),
     ("get /e2b/templates/{id}", Key),
     ("patch /e2b/templates/{id}", Key),
+    ("post /e2b/templates/{id}", Key),
+    ("post /e2b/templates/{id}/builds/{build}", Key),
     ("get /e2b/templates/{id}/builds/{build}/logs", Key),
     ("get /e2b/templates/{id}/builds/{build}/status", Key),
     ("get /e2b/templates/{id}/files/{hash}", Key),
@@ -265,6 +269,19 @@ const E2B_ROWS: &[(&str, For)] = &[
     ("post /e2b/volumes", Key),
     ("delete /e2b/volumes/{id}", Key),
     ("get /e2b/volumes/{id}", Key),
+];
+
+/// The routes of the registry, which is in no OpenAPI either.
+#[rustfmt::skip]
+const REGISTRY_ROWS: &[(&str, For)] = &[
+    ("get /v2", Key),
+    ("get /v2/", Key),
+    ("delete /v2/{*path}", Key),
+    ("get /v2/{*path}", Key),
+    ("head /v2/{*path}", Key),
+    ("patch /v2/{*path}", Key),
+    ("post /v2/{*path}", Key),
+    ("put /v2/{*path}", Key),
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -518,6 +535,14 @@ impl World {
             .replace("{tag}", "v1")
             .replace("{ticket}", "none")
             .replace("{name}", "none");
+        if path.contains("{*path}") {
+            let named = match *method {
+                Method::POST => "none/blobs/uploads/".to_owned(),
+                Method::PATCH | Method::PUT => format!("none/blobs/uploads/{}", "0".repeat(32)),
+                _ => "none/manifests/none".to_owned(),
+            };
+            path = path.replace("{*path}", &named);
+        }
         if path.contains("/sandboxes/{id}") {
             let made = self.test.client.post("/v1/sandboxes", json!({})).await.json();
             path = path.replace("{id}", made["id"].as_str().unwrap());
@@ -611,16 +636,15 @@ async fn every_route_lets_in_exactly_whom_it_is_for() {
     }
 }
 
-/// What `router` has between its brackets: E2B's dialect has no document to be asked for its routes.
-fn routes_of_e2b() -> BTreeSet<String> {
-    let source = include_str!("e2b/mod.rs");
+/// What `router` has between its brackets: other dialects have no document to be asked for their routes.
+fn routes_of(source: &str, below: &str) -> BTreeSet<String> {
     let mut routes = BTreeSet::new();
     for piece in source.split(".route(\"").skip(1) {
         let (path, rest) = piece.split_once('"').unwrap();
         let methods = rest.split('\n').next().unwrap();
-        for method in ["get", "post", "put", "patch", "delete"] {
+        for method in ["get", "head", "post", "put", "patch", "delete"] {
             if methods.contains(&format!(" {method}(")) || methods.contains(&format!(").{method}(")) {
-                routes.insert(format!("{method} /e2b{path}"));
+                routes.insert(format!("{method} {below}{path}"));
             }
         }
     }
@@ -630,9 +654,22 @@ fn routes_of_e2b() -> BTreeSet<String> {
 #[tokio::test]
 async fn every_route_of_e2bs_dialect_lets_in_exactly_whom_it_is_for() {
     let rows: BTreeSet<_> = E2B_ROWS.iter().map(|(route, _)| (*route).to_owned()).collect();
-    assert_eq!(rows, routes_of_e2b(), "rows of the caller matrix on the left, routes on the right");
+    assert_eq!(
+        rows,
+        routes_of(include_str!("e2b/mod.rs"), "/e2b"),
+        "rows of the caller matrix on the left, routes on the right"
+    );
     for database in databases().await {
         World::new(database).await.judge(E2B_ROWS).await;
+    }
+}
+
+#[tokio::test]
+async fn every_route_of_the_registry_lets_in_exactly_whom_it_is_for() {
+    let rows: BTreeSet<_> = REGISTRY_ROWS.iter().map(|(route, _)| (*route).to_owned()).collect();
+    assert_eq!(rows, routes_of(include_str!("registry/mod.rs"), ""), "rows of the caller matrix on the left");
+    for database in databases().await {
+        World::new(database).await.judge(REGISTRY_ROWS).await;
     }
 }
 

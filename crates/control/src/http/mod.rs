@@ -61,6 +61,7 @@ pub mod places;
 mod ports;
 mod processes;
 mod program;
+mod registry;
 mod sandboxes;
 mod secrets;
 #[cfg(test)]
@@ -184,6 +185,7 @@ pub fn router(app: App) -> Router {
     let e2b_host = e2b.clone().with_state(app.clone());
     router
         .nest("/e2b", e2b)
+        .merge(registry::router())
         .merge(SwaggerUi::new("/docs").url("/openapi.json", api))
         .fallback(dashboard::serve)
         .layer(from_fn_with_state((app.clone(), e2b_host), e2b::by_host))

@@ -123,13 +123,13 @@ impl Site {
 
 /// Scheme and authority of a page.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Origin {
-    https: bool,
-    authority: String,
+pub struct Origin {
+    pub https: bool,
+    pub authority: String,
 }
 
 impl Origin {
-    fn parse(text: &str) -> Option<Self> {
+    pub fn parse(text: &str) -> Option<Self> {
         let uri: axum::http::Uri = text.parse().ok()?;
         let https = match uri.scheme_str()? {
             "https" => true,

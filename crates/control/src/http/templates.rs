@@ -5,6 +5,7 @@ use std::time::Duration;
 use atoll_model::api::Page;
 use atoll_model::api::templates::{
     Build, BuildLogLine, BuildStatus, CreateTemplateRequest, StartedBuild, Template, TemplateTags,
+    UpdateTemplateRequest,
 };
 use atoll_model::{BuildId, ErrorCode, TeamId};
 use axum::body::{Body, Bytes};
@@ -21,6 +22,7 @@ use super::caller::Key;
 use super::error::{ApiError, ApiResult};
 use super::extract::{Json, Query};
 use super::page::{Cursor, PageQuery, page};
+use super::registry::OwnNames;
 use super::{idempotent, snapshots, validate};
 use crate::app::App;
 use crate::builds::lines::LogRow;
@@ -41,7 +43,7 @@ const MAX_TAGS: usize = 16;
 pub fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(list, create))
-        .routes(routes!(get, delete))
+        .routes(routes!(get, update, delete))
         .routes(routes!(tags))
         .routes(routes!(builds))
         .routes(routes!(build, cancel))
@@ -69,6 +71,7 @@ impl From<BuildError> for ApiError {
                 .with_detail("used", limit)
                 .with_detail("limit", limit)
                 .with_retry_after(Duration::from_secs(10)),
+            BuildError::OfOwnMachines => Self::conflict(message),
             BuildError::Over | BuildError::Begun => Self::new(ErrorCode::InvalidState, message),
             BuildError::DefaultTag(_) => Self::invalid("tags", message),
             BuildError::Db(error) => error.into(),
@@ -169,17 +172,38 @@ fn check_hash(field: &'static str, hash: &str) -> ApiResult<()> {
 pub async fn create(
     State(app): State<App>,
     Key(owner): Key,
+    own: OwnNames,
     headers: HeaderMap,
     Json(request): Json<CreateTemplateRequest>,
 ) -> ApiResult<Response> {
     let key = idempotent::key(&headers, owner.team.as_str(), "templates", &request)?;
-    let new = new_build(request)?;
+    let mut new = new_build(request)?;
+    own.apply(&mut new.recipe);
     let service = app.builds.clone();
     let work = async move {
         let (template, build) = service.start(&owner, new).await?;
         Ok(StartedBuild { template: template.to_api(), build: to_api(&build) })
     };
     idempotent::once(&app, key, StatusCode::ACCEPTED, work, StartedBuild::clone).await
+}
+
+/// Publishes a template of the team's to all teams, or makes it the team's alone again. Sandboxes that other teams have made
+/// from it live on.
+#[utoipa::path(patch, path = "/v1/templates/{name}", tag = "templates", request_body = UpdateTemplateRequest,
+    params(("name" = String, Path, description = "A name or an id")),
+    responses((status = 200, body = Template), (status = 403), (status = 404), (status = 409)),
+    security(("api_key" = []), ("bearer" = [])))]
+pub async fn update(
+    State(app): State<App>,
+    Key(owner): Key,
+    Path(name): Path<String>,
+    Json(update): Json<UpdateTemplateRequest>,
+) -> ApiResult<axum::Json<Template>> {
+    let row = match update.public {
+        Some(public) => app.builds.publish(&owner, &name, public).await?,
+        None => app.builds.template(&owner, &name).await?,
+    };
+    Ok(axum::Json(row.to_api()))
 }
 
 /// Deletes a template with its builds. Sandboxes that were made from it live on.
@@ -379,11 +403,12 @@ pub async fn list(
     Ok(axum::Json(page(rows, limit, cursor, |row| row.to_api())))
 }
 
-/// One template, by its name or its id.
+/// One template, by its name or its id. Another team's is found if it is public: by its id, or by its team's slug, a slash
+/// and its name, which is what it is called here.
 #[utoipa::path(get, path = "/v1/templates/{name}", tag = "templates",
     params(("name" = String, Path, description = "A name or an id")),
     responses((status = 200, body = Template), (status = 404)), security(("api_key" = []), ("bearer" = [])))]
 pub async fn get(State(app): State<App>, Key(owner): Key, Path(name): Path<String>) -> ApiResult<axum::Json<Template>> {
-    let found = store::find(&app.db, &name, &owner.team).await?;
+    let found = store::usable(&app.db, &name, &owner.team).await?;
     found.map(|template| axum::Json(template.to_api())).ok_or_else(|| ApiError::not_found("template"))
 }

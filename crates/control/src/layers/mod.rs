@@ -63,7 +63,7 @@ pub enum LayerError {
     #[error("what it stands on was deleted meanwhile")]
     Gone,
     /// It came from a machine of a team, and must not be loaded on another's.
-    #[error("it was made on a machine of the team's own, and the team has none any more")]
+    #[error("it was made on a machine of a team's own, and is loaded on machines of that team alone")]
     NotForTheseHosts,
 }
 
@@ -212,11 +212,18 @@ pub async fn stand(tx: &mut Tx, holder: &str, layers: &[LayerRow]) -> Result<(),
     store::stand(tx, holder, layers).await.map_err(work::gone)
 }
 
+/// Whether sandboxes of this team may stand on these layers: what a team's own machine has written is loaded on machines of
+/// that team alone, whoever may use the template.
+///
+/// # Errors
+/// [`LayerError::NotForTheseHosts`].
+pub fn allowed(chain: &[LayerRow], team: &TeamId, team_is_byoc: bool) -> Result<(), LayerError> {
+    let foreign = |layer: &LayerRow| layer.byoc && (!team_is_byoc || layer.team_id.0 != *team);
+    if chain.iter().any(foreign) { Err(LayerError::NotForTheseHosts) } else { Ok(()) }
+}
+
 /// The one host that has these layers; none when every host can have them.
-pub fn pinned(chain: &[LayerRow], team_is_byoc: bool) -> Result<Option<HostId>, LayerError> {
-    if chain.iter().any(|layer| layer.byoc) && !team_is_byoc {
-        return Err(LayerError::NotForTheseHosts);
-    }
+pub fn pinned(chain: &[LayerRow]) -> Result<Option<HostId>, LayerError> {
     if chain.iter().any(|layer| layer.lost) {
         return Err(LayerError::Lost);
     }

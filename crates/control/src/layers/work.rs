@@ -188,7 +188,7 @@ impl Layers {
     /// it stands on if nobody ever stands on it.
     pub async fn pack_stack(&self, chain: &[LayerRow], host: Option<&HostId>) -> Result<LayerRow, LayerError> {
         let top = chain.first().ok_or(LayerError::Elsewhere)?;
-        let host = match pinned(chain, true)? {
+        let host = match pinned(chain)? {
             Some(host) => host,
             None => {
                 let made_some = || chain.iter().find_map(|layer| layer.host_id.as_ref()).map(|host| &host.0);

@@ -1,4 +1,5 @@
-//! The object store: images of layers and templates by the SHA-256 of their bytes, and the files of builds' `COPY`.
+//! The object store: images of layers and templates by the SHA-256 of their bytes, the files of builds' `COPY`, and what
+//! clients push as blobs of container images.
 //!
 //! What is written becomes visible whole or not at all, and an image only if it is what its name says. It is a folder
 //! of control's own ([`folder`]), or a bucket that all replicas share ([`bucket`]); drafts always lie in the folder.
@@ -97,6 +98,8 @@ fn image_digest(name: &str) -> Option<&str> {
 
 /// Names of all that builds copy from begin so.
 const FILES_PREFIX: &str = "files-";
+/// Names of all that was pushed as parts of blobs begin so.
+const PART_PREFIX: &str = "blob-";
 
 impl Objects {
     /// In a folder of control's data directory.
@@ -245,6 +248,33 @@ impl Objects {
         Ok(())
     }
 
+    /// Takes a file from [`Self::temporary`] in as a part of a blob that somebody pushed.
+    ///
+    /// `name`: letters, digits, hyphens.
+    pub async fn keep_part(&self, file: NamedTempFile, name: &str) -> Result<(), ObjectError> {
+        self.keep(file, part_name(name)).await
+    }
+
+    /// A part of a blob; none when it is not there.
+    pub async fn part(&self, name: &str) -> Result<Option<Content>, ObjectError> {
+        self.read_name(&part_name(name), Form::Raw).await
+    }
+
+    /// Success when it is not there.
+    pub async fn delete_part(&self, name: &str) -> Result<(), ObjectError> {
+        self.delete_name(&part_name(name)).await
+    }
+
+    /// All parts of blobs, with their ages.
+    pub async fn list_parts(&self) -> Result<Vec<(String, Duration)>, ObjectError> {
+        let all = match &self.bucket {
+            Some(bucket) => bucket.list(PART_PREFIX).await?,
+            None => self.folder.list().await?,
+        };
+        let part = |(name, age): (String, Duration)| Some((name.strip_prefix(PART_PREFIX)?.to_owned(), age));
+        Ok(all.into_iter().filter_map(part).collect())
+    }
+
     async fn has_name(&self, name: &str) -> Result<bool, ObjectError> {
         match &self.bucket {
             Some(bucket) => bucket.has(name).await,
@@ -265,6 +295,10 @@ impl Objects {
             None => self.folder.keep(file, &name).await,
         }
     }
+}
+
+fn part_name(name: &str) -> String {
+    format!("{PART_PREFIX}{name}")
 }
 
 fn files_name(key: &str) -> String {

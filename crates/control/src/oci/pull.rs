@@ -7,15 +7,16 @@ use std::sync::{Arc, Weak};
 
 use atoll_image::{Kind, Limits, Source, Spool, Tree, apply_tar, write};
 use flate2::read::MultiGzDecoder;
-use http_body_util::BodyExt;
+use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use sqlx::types::Json;
 use tempfile::NamedTempFile;
 
 use super::Reference;
+use super::origin::{Origin, small_blob};
 use super::reference::is_digest;
-use super::registry::{Login, OciError, Registries, Session};
+use super::registry::{Login, OciError, Registries};
 use crate::clock::Clock;
 use crate::db::{Db, During, on};
 use crate::objects::{ObjectError, Objects};
@@ -119,7 +120,18 @@ impl Puller {
         say: &(dyn Fn(String) + Send + Sync),
     ) -> Result<Pulled, OciError> {
         let mut session = self.registries.session(reference, login);
-        let (mut bytes, mut digest) = session.manifest(&reference.version).await?;
+        self.pull_from(&mut session, &reference.version, &reference.to_string(), say).await
+    }
+
+    /// The same from wherever it is. `name` is for people.
+    pub async fn pull_from(
+        &self,
+        origin: &mut dyn Origin,
+        version: &str,
+        name: &str,
+        say: &(dyn Fn(String) + Send + Sync),
+    ) -> Result<Pulled, OciError> {
+        let (mut bytes, mut digest) = origin.manifest(version).await?;
         let mut manifest: Manifest = serde_json::from_slice(&bytes).map_err(|error| invalid(error.to_string()))?;
         if !manifest.manifests.is_empty() {
             let ours = |it: &&Descriptor| {
@@ -128,15 +140,15 @@ impl Puller {
             let wanted = manifest.manifests.iter().find(ours);
             let wanted = wanted.ok_or_else(|| invalid(format!("there is none for linux/{}", architecture())))?;
             let wanted = checked_digest(&wanted.digest)?.to_owned();
-            (bytes, digest) = session.manifest(&wanted).await?;
+            (bytes, digest) = origin.manifest(&wanted).await?;
             manifest = serde_json::from_slice(&bytes).map_err(|error| invalid(error.to_string()))?;
         }
-        say(format!("{reference} is {digest}"));
+        say(format!("{name} is {digest}"));
         if let Some(pulled) = self.known(&digest).await? {
             say("it was pulled before".to_owned());
             return Ok(pulled);
         }
-        let (draft, pulled) = self.assemble(&mut session, &manifest, say).await?;
+        let (draft, pulled) = self.assemble(origin, &manifest, say).await?;
         // Named first: from then on nobody takes the object away.
         self.note(&digest, &pulled).await?;
         self.objects.import(draft.path(), &pulled.digest).await?;
@@ -176,12 +188,12 @@ impl Puller {
 
     async fn assemble(
         &self,
-        session: &mut Session<'_>,
+        origin: &mut dyn Origin,
         manifest: &Manifest,
         say: &(dyn Fn(String) + Send + Sync),
     ) -> Result<(NamedTempFile, Pulled), OciError> {
         let config = manifest.config.as_ref().ok_or_else(|| invalid("it has no configuration"))?;
-        let config = session.small_blob(checked_digest(&config.digest)?).await?;
+        let config = small_blob(origin, checked_digest(&config.digest)?).await?;
         let config: ImageConfig = serde_json::from_slice(&config).map_err(|error| invalid(error.to_string()))?;
         let diff_ids = config.rootfs.map(|it| it.diff_ids).unwrap_or_default();
         if manifest.layers.is_empty() || manifest.layers.len() > MAX_LAYERS || diff_ids.len() != manifest.layers.len() {
@@ -196,7 +208,7 @@ impl Puller {
                 kind if kind.ends_with(".tar") => false,
                 other => return Err(invalid(format!("a layer of the kind `{other}` is not supported"))),
             };
-            let file = self.download(session, layer).await?;
+            let file = self.download(origin, layer).await?;
             let wanted = checked_digest(diff_id)?.to_owned();
             let (mut tree, mut spool) = state;
             // What runs on a thread of its own ends when nobody waits for it any more.
@@ -228,19 +240,17 @@ impl Puller {
     }
 
     /// A layer as it comes, checked.
-    async fn download(&self, session: &mut Session<'_>, layer: &Descriptor) -> Result<NamedTempFile, OciError> {
+    async fn download(&self, origin: &mut dyn Origin, layer: &Descriptor) -> Result<NamedTempFile, OciError> {
         let digest = checked_digest(&layer.digest)?;
         if layer.size > MAX_LAYER_BYTES {
             return Err(invalid(format!("a layer has more than {MAX_LAYER_BYTES} bytes")));
         }
-        let mut body = session.blob(digest).await?.into_body();
+        let mut body = origin.blob(digest).await?;
         let (mut file, mut hasher, mut length) = (self.objects.temporary()?, Sha256::new(), 0_u64);
         loop {
-            let frame = tokio::time::timeout(STALL, body.frame()).await;
-            let frame = frame.map_err(|_| invalid(format!("the layer {digest} stopped in its middle")))?;
-            let Some(frame) = frame else { break };
-            let frame = frame.map_err(|error| invalid(format!("the layer {digest} broke off: {error}")))?;
-            let Ok(chunk) = frame.into_data() else { continue };
+            let chunk = tokio::time::timeout(STALL, body.try_next()).await;
+            let chunk = chunk.map_err(|_| invalid(format!("the layer {digest} stopped in its middle")))?;
+            let Some(chunk) = chunk? else { break };
             length += chunk.len() as u64;
             if length > layer.size.max(1) {
                 return Err(invalid(format!(

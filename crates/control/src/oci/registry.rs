@@ -8,9 +8,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
 use http::header::{ACCEPT, AUTHORIZATION, HOST, LOCATION, USER_AGENT, WWW_AUTHENTICATE};
 use http::{Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Empty, Limited};
@@ -24,14 +26,13 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::Reference;
+use super::origin::{Bytestream, MAX_DOCUMENT, Origin};
 use super::reference::is_digest;
 
 const DIAL: Duration = Duration::from_secs(10);
 /// From a request to its answer's head.
 const HEAD: Duration = Duration::from_secs(60);
 const MAX_REDIRECTS: usize = 5;
-/// Manifests, configurations, tokens.
-const MAX_DOCUMENT: usize = 4 << 20;
 
 /// Why an image could not be pulled. What it says is for whoever asked for the image.
 #[derive(Debug, thiserror::Error)]
@@ -193,13 +194,9 @@ fn is_public(address: IpAddr) -> bool {
     }
 }
 
-impl Session<'_> {
-    fn failed(&self, problem: impl Into<String>) -> OciError {
-        OciError::Registry { registry: self.reference.registry.clone(), problem: problem.into() }
-    }
-
-    /// A manifest by tag or digest, with the digest of its bytes.
-    pub async fn manifest(&mut self, version: &str) -> Result<(Vec<u8>, String), OciError> {
+#[async_trait]
+impl Origin for Session<'_> {
+    async fn manifest(&mut self, version: &str) -> Result<(Vec<u8>, String), OciError> {
         const ACCEPTED: &str = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, \
             application/vnd.docker.distribution.manifest.v2+json, \
             application/vnd.docker.distribution.manifest.list.v2+json";
@@ -213,20 +210,21 @@ impl Session<'_> {
         Ok((bytes, digest))
     }
 
-    /// A small blob, checked.
-    pub async fn small_blob(&mut self, digest: &str) -> Result<Vec<u8>, OciError> {
-        let answer = self.blob(digest).await?;
-        let bytes = self.document(answer).await?;
-        if format!("sha256:{}", hex::encode(Sha256::digest(&bytes))) != digest {
-            return Err(OciError::Invalid(format!("the blob {digest} has another digest")));
-        }
-        Ok(bytes)
-    }
-
-    /// A blob, to be read and checked by the caller.
-    pub async fn blob(&mut self, digest: &str) -> Result<Response<Incoming>, OciError> {
+    async fn blob(&mut self, digest: &str) -> Result<Bytestream, OciError> {
         let path = format!("/v2/{}/blobs/{digest}", self.reference.repository);
-        self.get(&path, None, "a layer").await
+        let answer = self.get(&path, None, "a layer").await?;
+        let registry = self.reference.registry.clone();
+        let broken = move |error: hyper::Error| {
+            let problem = format!("what it sends broke off: {error}");
+            OciError::Registry { registry: registry.clone(), problem }
+        };
+        Ok(answer.into_body().into_data_stream().map_err(broken).boxed())
+    }
+}
+
+impl Session<'_> {
+    fn failed(&self, problem: impl Into<String>) -> OciError {
+        OciError::Registry { registry: self.reference.registry.clone(), problem: problem.into() }
     }
 
     async fn document(&self, answer: Response<Incoming>) -> Result<Vec<u8>, OciError> {

@@ -169,7 +169,8 @@ impl Sandboxes {
         if !mounts.is_empty() {
             demand.driver = volumes::driver_for(&demand.driver)?.to_owned();
         }
-        demand.only = layers::pinned(&layers, owner.team_is_byoc)?;
+        layers::allowed(&layers, &owner.team, owner.team_is_byoc)?;
+        demand.only = layers::pinned(&layers)?;
         demand.vm_version = memory_of(new.start_from, &template, &layers, &demand)?;
         demand.volumes_on = volumes::hosts_of(&mounts)?;
         let mut env = new.env.clone();

@@ -124,6 +124,7 @@ impl Snapshots {
             start_cmd: made_of.start_cmd,
             ready_cmd: made_of.ready_cmd,
             kind: KIND.to_owned(),
+            public: false,
             created_at: now,
             updated_at: now,
         };

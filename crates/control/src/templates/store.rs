@@ -1,5 +1,6 @@
 //! Template rows. A name is unique within its team and among the platform's (team NULL); a team's own template hides
-//! the platform's of the same name, as its own files would.
+//! the platform's of the same name, as its own files would. What another team has published is found by its id, or by
+//! `namespace/name`, never by its bare name; and never for a change of it.
 
 use std::collections::BTreeMap;
 
@@ -9,6 +10,7 @@ use sqlx::types::Json;
 
 use super::{BaseImage, shipped};
 use crate::db::{Db, DbError, During, Millis, Sql, Text, Tx, on};
+use crate::teams::store as teams;
 
 /// User and working directory of the programs in sandboxes of `base`.
 const BASE_USER: &str = "user";
@@ -39,6 +41,8 @@ pub struct Template {
     pub ready_cmd: Option<String>,
     /// `template` or `snapshot`.
     pub kind: String,
+    /// Its team lets all teams make sandboxes of it.
+    pub public: bool,
     pub created_at: Millis,
     pub updated_at: Millis,
 }
@@ -46,7 +50,7 @@ pub struct Template {
 macro_rules! columns {
     () => {
         "id, team_id, name, digest, size_bytes, driver, vcpus, memory_mb, disk_mb, default_user, default_workdir, \
-         env, start_cmd, ready_cmd, kind, created_at, updated_at"
+         env, start_cmd, ready_cmd, kind, public, created_at, updated_at"
     };
 }
 
@@ -134,14 +138,47 @@ async fn find_exactly(db: &Db, name_or_id: &str, team: &TeamId) -> Result<Option
     .during("find a template")
 }
 
-/// What `team` means by `name[:tag]` or an id, and what holds its layers.
+/// What `team` may make sandboxes of by this name or id: what [`find`] finds, or what another team has published, by its
+/// id or as `namespace/name`. That is named with its namespace in what this answers.
+pub async fn usable(db: &Db, name_or_id: &str, team: &TeamId) -> Result<Option<Template>, DbError> {
+    let found = match name_or_id.split_once('/') {
+        Some((namespace, name)) => in_namespace(db, namespace, name, team).await?,
+        None => match find(db, name_or_id, team).await? {
+            Some(found) => Some(found),
+            None => by_id(db, name_or_id).await?.filter(Template::is_published),
+        },
+    };
+    let Some(template) = found else { return Ok(None) };
+    let others = template.team_id.as_ref().filter(|whose| whose.0 != *team);
+    let Some(others) = others else { return Ok(Some(template)) };
+    let slug = teams::get(db, &others.0, None).await?.map(|owner| owner.slug);
+    Ok(slug.map(|slug| Template { name: format!("{slug}/{}", template.name), ..template }))
+}
+
+/// A namespace is a team's slug, or its id.
+async fn in_namespace(db: &Db, namespace: &str, name: &str, team: &TeamId) -> Result<Option<Template>, DbError> {
+    on!(read db, |c| sqlx::query_as(concat!(
+        "SELECT ",
+        columns!(),
+        " FROM templates WHERE name = $2 AND team_id IN (SELECT id FROM teams WHERE slug = $1 OR id = $1)
+         AND (team_id = $3 OR (public AND kind = 'template')) ORDER BY CASE WHEN team_id = $1 THEN 0 ELSE 1 END LIMIT 1"
+    ))
+    .bind(namespace)
+    .bind(name)
+    .bind(team.as_str())
+    .fetch_optional(c)
+    .await)
+    .during("find a template in a namespace")
+}
+
+/// What `team` means by `[namespace/]name[:tag]` or an id, and what holds its layers.
 pub async fn resolve(db: &Db, name: &str, team: &TeamId) -> Result<Option<(Template, String)>, DbError> {
     let (bare, tag) = match name.split_once(':') {
         Some((bare, tag)) if tag != "default" => (bare, Some(tag)),
         Some((bare, _)) => (bare, None),
         None => (name, None),
     };
-    let Some(template) = find(db, bare, team).await? else { return Ok(None) };
+    let Some(template) = usable(db, bare, team).await? else { return Ok(None) };
     match tag {
         None => {
             let holder = template.id.to_string();
@@ -238,6 +275,18 @@ pub async fn insert(tx: &mut Tx, new: &Template, by: Option<&str>, sandbox: Opti
     .during("insert a template")
 }
 
+/// Publishes it, or makes it its team's alone again.
+pub async fn set_public(tx: &mut Tx, id: &TemplateId, public: bool, now: Millis) -> Result<(), DbError> {
+    on!(tx tx, |c| sqlx::query("UPDATE templates SET public = $2, updated_at = $3 WHERE id = $1")
+        .bind(id.as_str())
+        .bind(public)
+        .bind(now)
+        .execute(c)
+        .await
+        .map(|_| ()))
+    .during("publish a template")
+}
+
 /// Deletes the row.
 pub async fn delete(tx: &mut Tx, id: &TemplateId) -> Result<(), DbError> {
     on!(tx tx, |c| sqlx::query("DELETE FROM templates WHERE id = $1").bind(id.as_str()).execute(c).await.map(|_| ()))
@@ -295,6 +344,11 @@ pub async fn list_own(
 }
 
 impl Template {
+    /// Whether teams may use it that it does not belong to.
+    fn is_published(&self) -> bool {
+        self.public && self.kind == "template"
+    }
+
     /// As the API shows it.
     #[must_use]
     pub fn to_api(&self) -> atoll_model::api::templates::Template {
@@ -302,6 +356,7 @@ impl Template {
             id: self.id.0.clone(),
             name: self.name.clone(),
             platform: self.team_id.is_none(),
+            public: self.public,
             digest: self.digest.clone(),
             size_bytes: u64::try_from(self.size_bytes).unwrap_or(0),
             default_user: self.default_user.clone(),

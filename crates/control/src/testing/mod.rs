@@ -51,6 +51,7 @@ use crate::objects::Objects;
 use crate::oci::{Puller, Registries};
 use crate::pki::{Authority, agent_client_config};
 use crate::reconcile::Reconcile;
+use crate::registry::Registry;
 use crate::sandboxes::{Placer, SandboxError, Sandboxes, Sources};
 use crate::secrets::Secrets;
 use crate::secrets::cipher::Cipher;
@@ -245,6 +246,7 @@ async fn wire(config: ControlConfig, clock: Clock, db: Db, machines: &FakeFleet)
     let replica = "test".to_owned();
     let reconcile = Reconcile::new(&db, &clock, &hosts, &fleet, &secrets, config.resume_on_reconnect);
     App::new(Parts {
+        registry: Registry::new(db.clone(), clock.clone(), layers.objects().clone()),
         webhooks: crate::webhooks::Worker {
             db: db.clone(),
             clock: clock.clone(),

@@ -15,6 +15,8 @@ pub struct Template {
     pub name: String,
     /// The platform's: every team has it, none can change it.
     pub platform: bool,
+    /// Its team has published it: every team may make sandboxes from it.
+    pub public: bool,
     /// SHA-256 of its image, hex.
     pub digest: String,
     pub size_bytes: u64,
@@ -22,7 +24,7 @@ pub struct Template {
     pub default_user: String,
     pub default_workdir: String,
     pub created_at: DateTime<Utc>,
-    /// When its image last changed.
+    /// When its image last changed, or who may use it.
     pub updated_at: DateTime<Utc>,
 }
 
@@ -68,6 +70,16 @@ pub struct CreateTemplateRequest {
     pub disk_mb: Option<u64>,
     /// Build every step anew.
     pub force: bool,
+}
+
+/// What is to be another way of a template. What isn't named stays.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct UpdateTemplateRequest {
+    /// Whether every team may make sandboxes from it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub public: Option<bool>,
 }
 
 #[derive(Clone, Serialize, Deserialize)]

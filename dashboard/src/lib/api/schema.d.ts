@@ -83,6 +83,7 @@ export type Route =
     | "PATCH /v1/me"
     | "PATCH /v1/teams/{id}"
     | "PATCH /v1/teams/{id}/members/{user_id}"
+    | "PATCH /v1/templates/{name}"
     | "PATCH /v1/webhooks/{id}"
     | "POST /v1/admin/users"
     | "POST /v1/admin/users/{id}/password-reset"
@@ -1720,11 +1721,13 @@ export interface components {
                 name: string;
                 /** @description The platform's: every team has it, none can change it. */
                 platform: boolean;
+                /** @description Its team has published it: every team may make sandboxes from it. */
+                public: boolean;
                 /** Format: int64 */
                 size_bytes: number;
                 /**
                  * Format: date-time
-                 * @description When its image last changed.
+                 * @description When its image last changed, or who may use it.
                  */
                 updated_at: string;
             }[];
@@ -2189,11 +2192,13 @@ export interface components {
             name: string;
             /** @description The platform's: every team has it, none can change it. */
             platform: boolean;
+            /** @description Its team has published it: every team may make sandboxes from it. */
+            public: boolean;
             /** Format: int64 */
             size_bytes: number;
             /**
              * Format: date-time
-             * @description When its image last changed.
+             * @description When its image last changed, or who may use it.
              */
             updated_at: string;
         };
@@ -2228,6 +2233,14 @@ export interface components {
             name?: string | null;
             /** @description In addresses: lower-case letters, digits and single hyphens. */
             slug?: string | null;
+        };
+        /** @description What is to be another way of a template. What isn't named stays. */
+        UpdateTemplateRequest: {
+            /**
+             * @description Whether every team may make sandboxes from it.
+             * @default null
+             */
+            public?: boolean | null;
         };
         /** @description Changes what is given. Enabling one again forgets that it failed. */
         UpdateWebhookRequest: {

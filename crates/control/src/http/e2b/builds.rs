@@ -17,10 +17,12 @@ use crate::db::Millis;
 use crate::http::caller::Key;
 use crate::http::error::{ApiError, ApiResult};
 use crate::http::extract::{Json, Pairs};
+use crate::http::registry::OwnNames;
 use crate::http::site::Site;
 use crate::http::{templates, validate};
 use crate::oci::{Login, Reference};
 use crate::sandboxes::Owner;
+use crate::templates::store as rows;
 
 /// Lines in one answer.
 const MAX_LINES: i64 = 100;
@@ -59,10 +61,12 @@ pub async fn start(
     State(app): State<App>,
     Key(owner): Key,
     Path((template, build)): Path<(String, String)>,
+    own: OwnNames,
     Json(start): Json<wire::Start>,
 ) -> ApiResult<StatusCode> {
     let (name, id) = (names::wanted(&app, &owner, &template).await?.name, names::build(&build)?);
-    let (recipe, login) = recipe(&app, &owner, start).await?;
+    let (mut recipe, login) = recipe(&app, &owner, start).await?;
+    own.apply(&mut recipe);
     app.builds.begin(&owner, &name, &id, recipe, login).await?;
     Ok(StatusCode::ACCEPTED)
 }
@@ -77,8 +81,11 @@ async fn recipe(app: &App, owner: &Owner, start: wire::Start) -> ApiResult<(Reci
             (From::Image(image), "fromImage")
         }
         (None, Some(template)) => {
-            let name = names::without_namespace(app, owner, &template).await?;
-            (From::Template(name.ok_or_else(|| names::missing(&template))?), "fromTemplate")
+            let name = names::with_namespace_of_others(app, owner, &template).await?;
+            if name.contains('/') && rows::resolve(&app.db, &name, &owner.team).await?.is_none() {
+                return Err(names::missing(&template));
+            }
+            (From::Template(name), "fromTemplate")
         }
         _ => return Err(ApiError::invalid("fromImage", "say what to build from: an image, or else a template")),
     };

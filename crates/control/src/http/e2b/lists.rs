@@ -52,10 +52,7 @@ pub async fn running(State(app): State<App>, Key(owner): Key, Pairs(pairs): Pair
 async fn answer(app: &App, owner: &Owner, mut query: Query) -> ApiResult<Response> {
     let team = &owner.team;
     if let Some(template) = query.wanted.template.take() {
-        let Some(name) = names::without_namespace(app, owner, &template).await? else {
-            return Ok(axum::Json(Vec::<()>::new()).into_response());
-        };
-        query.wanted.template = Some(name);
+        query.wanted.template = Some(names::with_namespace_of_others(app, owner, &template).await?);
     }
     let batch = if query.metadata.is_empty() { query.limit + 1 } else { LOOKED_AT };
     let mut page: Vec<Listed> = Vec::new();

@@ -3,7 +3,7 @@
 //!
 //! `wire` has the shapes, `reference` what a path may call a sandbox, `sandboxes` their lives, `lists` the lists, `insight`
 //! metrics and logs, `activity` how busy a team was, `snapshots` snapshots and forks, `templates` and `builds` what sandboxes
-//! are made of (`template_wire` their shapes, `names` what they are called, `tag_history` what their tags were given to),
+//! are made of (`pushed` builds of images that clients push, `template_wire` their shapes, `names` what they are called, `tag_history` what their tags were given to),
 //! `volumes` what they mount and `volume_files` what is in that, `secrets` what
 //! is in their environments, `keys` teams and API keys. Errors are the ones of `/v1` with the same statuses, written in
 //! E2B's shape by the edge, with the words of `errors`. It decides nothing by itself. What goes into a sandbox (files, programs, ports) doesn't come
@@ -18,6 +18,7 @@ mod keeping_tests;
 mod keys;
 mod lists;
 mod names;
+mod pushed;
 mod reference;
 mod sandboxes;
 mod secrets;
@@ -105,12 +106,13 @@ fn of_volumes() -> Router<App> {
 fn of_templates() -> Router<App> {
     Router::new()
         .route("/v3/templates", post(templates::create))
-        .route("/v2/templates", post(templates::create).get(templates::list))
-        .route("/templates", get(templates::list))
+        .route("/v2/templates", post(templates::create_by_alias).get(templates::list))
+        .route("/templates", get(templates::list).post(pushed::create))
         .route("/default-templates", get(templates::defaults))
         .route("/templates/aliases/{alias}", get(templates::by_alias))
         .route("/templates/tags", post(templates::assign).delete(templates::remove))
         .route("/templates/{id}", get(templates::get).patch(templates::update).delete(templates::delete))
+        .route("/templates/{id}", post(pushed::again))
         .route("/v2/templates/{id}", patch(templates::update))
         .route("/templates/{id}/tags", get(templates::list_tags))
         .route("/templates/{id}/tags/count", get(templates::count_tags))
@@ -119,6 +121,7 @@ fn of_templates() -> Router<App> {
         .route("/templates/{id}/tags/{tag}/assignments", get(tag_history::of_tag))
         .route("/templates/{id}/files/{hash}", get(builds::files))
         .route("/v2/templates/{id}/builds/{build}", post(builds::start))
+        .route("/templates/{id}/builds/{build}", post(pushed::start))
         .route("/templates/{id}/builds/{build}/status", get(builds::status))
         .route("/templates/{id}/builds/{build}/logs", get(builds::logs))
 }

@@ -32,6 +32,20 @@ pub async fn without_namespace(app: &App, owner: &Owner, text: &str) -> Result<O
     }
 }
 
+/// The same for what may be another team's too, which keeps its namespace.
+pub async fn with_namespace_of_others(app: &App, owner: &Owner, text: &str) -> Result<String, DbError> {
+    let own = without_namespace(app, owner, text).await?;
+    Ok(own.unwrap_or_else(|| text.trim().to_lowercase()))
+}
+
+/// A template that may be another team's, and maybe a tag.
+pub async fn anywhere(app: &App, owner: &Owner, text: &str) -> ApiResult<Target> {
+    let text = with_namespace_of_others(app, owner, text).await?;
+    let Some((namespace, name)) = text.split_once('/') else { return parse("templateID", &text) };
+    let target = parse("templateID", name)?;
+    Ok(Target { name: format!("{namespace}/{}", target.name), ..target })
+}
+
 /// A template and maybe a tag, by name or by id. Nothing when it is in another team's namespace.
 pub async fn target(app: &App, owner: &Owner, field: &'static str, text: &str) -> ApiResult<Option<Target>> {
     match without_namespace(app, owner, text).await? {

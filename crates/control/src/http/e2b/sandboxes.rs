@@ -60,7 +60,7 @@ pub async fn create(
     let dns_servers = request.network.as_ref().map(dns_servers).transpose()?.flatten();
     let mut wanted = translated(request)?;
     if let Some(template) = &mut wanted.template {
-        *template = names::without_namespace(&app, &owner, template).await?.ok_or_else(|| names::missing(template))?;
+        *template = names::with_namespace_of_others(&app, &owner, template).await?;
     }
     let mut new =
         validate::new_sandbox(&app.secrets.sealer(&owner.team), wanted, owner.team_network.as_ref(), key.is_some())?;

@@ -81,7 +81,9 @@ async fn names_belong_to_the_team_and_nobody_else_sees_them() {
         assert_eq!(listed.json()[0]["templateID"], json!(template));
         assert!(!listed.headers.contains_key("x-next-token"));
         assert_eq!(test.client.get("/e2b/default-templates").await.expect(200).json()[0]["names"], json!(["base"]));
-        test.client.patch("/e2b/templates/mine", json!({ "public": true })).await.expect(400);
+        let named = test.client.patch("/e2b/templates/mine", json!({ "public": true })).await.expect(200).json();
+        assert_eq!(named["names"], json!([name]));
+        assert_eq!(test.client.get("/e2b/templates/aliases/mine").await.expect(200).json()["public"], true);
         test.client.patch("/e2b/v2/templates/mine", json!({ "public": false })).await.expect(200);
         test.client.patch("/e2b/v2/templates/base", json!({})).await.expect(403);
         for (name, code) in [("other/mine", 403), ("a b", 400), ("mine:", 400), (":v1", 400)] {

@@ -18,6 +18,8 @@ pub struct NewTemplate {
     pub memory_mb: Option<u64>,
     /// Megabytes that sandboxes shall find free.
     pub min_free_disk_mb: Option<u64>,
+    /// Whether all teams may use it.
+    pub public: Option<bool>,
 }
 
 #[derive(Debug, Serialize)]
@@ -31,6 +33,21 @@ pub struct Requested {
     pub names: Vec<String>,
     pub tags: Vec<String>,
     pub aliases: Vec<String>,
+}
+
+/// A request for a build of an image that the client will push. Its Dockerfile is the client's own matter.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Old {
+    /// The template's name, maybe with a tag.
+    pub alias: Option<String>,
+    pub start_cmd: Option<String>,
+    pub ready_cmd: Option<String>,
+    pub cpu_count: Option<u32>,
+    #[serde(rename = "memoryMB")]
+    pub memory_mb: Option<u64>,
+    /// Whether all teams may use it.
+    pub public: Option<bool>,
 }
 
 /// What is to be built.
@@ -143,6 +160,14 @@ pub struct Template {
     pub is_default: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub builds: Option<Vec<Build>>,
+}
+
+/// A template, and the tags that a build of it will have.
+#[derive(Debug, Serialize)]
+pub struct RequestedTemplate {
+    #[serde(flatten)]
+    pub template: Template,
+    pub tags: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]

@@ -36,8 +36,24 @@ pub async fn create(
     Key(owner): Key,
     Json(request): Json<wire::NewTemplate>,
 ) -> ApiResult<(StatusCode, axum::Json<wire::Requested>)> {
+    let (answer, _) = requested(&app, &owner, request).await?;
+    Ok((StatusCode::ACCEPTED, axum::Json(answer)))
+}
+
+/// The same for clients that expect to be told of the template, too.
+pub async fn create_by_alias(
+    State(app): State<App>,
+    Key(owner): Key,
+    Json(request): Json<wire::NewTemplate>,
+) -> ApiResult<(StatusCode, axum::Json<wire::RequestedTemplate>)> {
+    let (answer, row) = requested(&app, &owner, request).await?;
+    let template = wire::Template { build_id: answer.build_id, ..Known::of(&app, &owner).await?.shown(&row) };
+    Ok((StatusCode::ACCEPTED, axum::Json(wire::RequestedTemplate { template, tags: answer.tags })))
+}
+
+async fn requested(app: &App, owner: &Owner, request: wire::NewTemplate) -> ApiResult<(wire::Requested, Template)> {
     let name = request.name.or(request.alias).ok_or_else(|| ApiError::invalid("name", "is missing"))?;
-    let target = names::target(&app, &owner, "name", &name).await?;
+    let target = names::target(app, owner, "name", &name).await?;
     let target = target.ok_or_else(|| ApiError::forbidden("this namespace is not your team's"))?;
     let mut tags = tags("tags", &request.tags.unwrap_or_default())?;
     tags.extend(target.tag);
@@ -58,17 +74,20 @@ pub async fn create(
             .transpose()?,
         disk_mb: disk_mb.map(|value| validate::within("minFreeDiskMb", value, validate::DISK_MB)).transpose()?,
     };
-    let (template, build) = app.builds.reserve(&owner, new).await?;
-    let namespace = names::namespace(&app, &owner).await?;
+    let (mut template, build) = app.builds.reserve(owner, new).await?;
+    if let Some(public) = request.public {
+        template = app.builds.publish(owner, template.id.as_str(), public).await?;
+    }
+    let namespace = names::namespace(app, owner).await?;
     let answer = wire::Requested {
         template_id: template.id.to_string(),
         build_id: names::uuid_of(&build.id.0),
-        public: false,
+        public: template.public,
         names: vec![format!("{namespace}/{}", template.name)],
         tags,
-        aliases: vec![template.name],
+        aliases: vec![template.name.clone()],
     };
-    Ok((StatusCode::ACCEPTED, axum::Json(answer)))
+    Ok((answer, template))
 }
 
 fn tags(field: &'static str, given: &[String]) -> ApiResult<Vec<String>> {
@@ -80,7 +99,7 @@ fn tags(field: &'static str, given: &[String]) -> ApiResult<Vec<String>> {
 
 /// What lists know of templates beside their rows.
 #[derive(Default)]
-struct Known {
+pub(super) struct Known {
     namespace: String,
     newest: HashMap<String, BuildRow>,
     builds: HashMap<String, i64>,
@@ -89,7 +108,7 @@ struct Known {
 }
 
 impl Known {
-    async fn of(app: &App, owner: &Owner) -> ApiResult<Self> {
+    pub(super) async fn of(app: &App, owner: &Owner) -> ApiResult<Self> {
         let (db, team) = (&app.db, &owner.team);
         let newest = store::newest(db, team).await?;
         Ok(Self {
@@ -100,7 +119,7 @@ impl Known {
         })
     }
 
-    fn shown(&self, row: &Template) -> wire::Template {
+    pub(super) fn shown(&self, row: &Template) -> wire::Template {
         let id = row.id.to_string();
         let newest = self.newest.get(&id);
         let uses = self.uses.get(&id);
@@ -111,7 +130,7 @@ impl Known {
             cpu_count: row.vcpus.unwrap_or(i64::from(DEFAULT_VCPUS)),
             memory_mb: row.memory_mb.unwrap_or(DEFAULT_MEMORY_MB as i64),
             disk_size_mb: row.disk_mb.unwrap_or(DEFAULT_DISK_MB as i64),
-            public: is_default,
+            public: is_default || row.public,
             aliases: vec![row.name.clone()],
             names: vec![name],
             created_at: row.created_at.to_utc(),
@@ -210,21 +229,23 @@ pub async fn found(app: &App, owner: &Owner, name: &str) -> ApiResult<Template> 
     }
 }
 
-/// Whether there is a template of this name, and its id.
+/// Whether there is a template of this name that the team can make sandboxes of, and its id. Another team's is one if it
+/// is public.
 pub async fn by_alias(
     State(app): State<App>,
     Key(owner): Key,
     Path(name): Path<String>,
 ) -> ApiResult<axum::Json<Value>> {
-    let target = names::wanted(&app, &owner, &name).await?;
-    let row = found(&app, &owner, &name).await?;
+    let target = names::anywhere(&app, &owner, &name).await?;
+    let row = rows::usable(&app.db, &target.name, &owner.team).await?;
+    let row = row.filter(|row| row.kind == KIND).ok_or_else(|| names::missing(&name))?;
     if target.tag() != DEFAULT_TAG && tags::tagged(&app.db, &row, target.tag()).await?.is_none() {
         return Err(names::missing(&name));
     }
-    Ok(axum::Json(json!({ "templateID": row.id.as_str(), "public": row.team_id.is_none() })))
+    Ok(axum::Json(json!({ "templateID": row.id.as_str(), "public": row.team_id.is_none() || row.public })))
 }
 
-/// Templates are their team's alone: that is what an update can say.
+/// Publishes the team's template to all teams, or makes it the team's alone again.
 pub async fn update(
     State(app): State<App>,
     Key(owner): Key,
@@ -235,8 +256,8 @@ pub async fn update(
     if row.team_id.is_none() {
         return Err(BuildError::Platform(row.name).into());
     }
-    if update.public == Some(true) {
-        return Err(ApiError::invalid("public", "templates are seen by their own team alone here"));
+    if let Some(public) = update.public {
+        app.builds.publish(&owner, row.id.as_str(), public).await?;
     }
     let namespace = names::namespace(&app, &owner).await?;
     Ok(axum::Json(json!({ "names": [format!("{namespace}/{}", row.name)] })))

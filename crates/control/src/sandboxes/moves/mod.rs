@@ -188,7 +188,9 @@ impl Sandboxes {
         // Before anything is packed for nothing.
         self.placer.place(&demand).await?;
         let chain = self.files_of(it, &record, &from, &owner).await?;
-        if layers::pinned(&chain, owner.team_is_byoc).map_err(|_| Stays::NotElsewhere)?.is_some() {
+        let allowed = layers::allowed(&chain, &owner.team, owner.team_is_byoc);
+        let pinned = allowed.and_then(|()| layers::pinned(&chain));
+        if pinned.map_err(|_| Stays::NotElsewhere)?.is_some() {
             return Err(Stays::Layers(LayerError::Elsewhere));
         }
         let env = self.environment_of(&record, &from).await.map_err(Stays::Former)?;

@@ -1,0 +1,183 @@
+//! Images that are pushed to the server itself, with a client that others have written (skopeo), and what builds make of them.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use atoll_model::api::sandboxes::CreateSandboxRequest;
+use atoll_model::api::templates::{BuildStatus, CreateTemplateRequest};
+use atoll_tests::registry::{ROOT, archive, write_layout};
+use atoll_tests::s3::S3;
+use atoll_tests::{Atoll, until};
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
+
+/// What `docker login` and `docker push` would do, with credentials in a file of its own.
+struct Skopeo<'a> {
+    atoll: &'a Atoll,
+    scratch: &'a Path,
+}
+
+impl Skopeo<'_> {
+    fn host(&self) -> String {
+        let url = self.atoll.credentials().url;
+        url.trim_start_matches("http://").trim_end_matches('/').to_owned()
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        let policy = ["--insecure-policy"];
+        let mut command = Command::new("skopeo");
+        command.args(policy).args(args).env("REGISTRY_AUTH_FILE", self.scratch.join("auth.json"));
+        command.env("HOME", self.scratch).env_remove("http_proxy").env_remove("HTTP_PROXY");
+        command.output().expect("skopeo (scripts/test.sh installs it)")
+    }
+
+    fn does(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        assert!(output.status.success(), "{args:?}\n{}\n{}", text(&output.stderr), self.atoll.log());
+        text(&output.stdout)
+    }
+
+    fn copy(&self, from: &str, to: &str) {
+        self.does(&["copy", "--quiet", "--src-tls-verify=false", "--dest-tls-verify=false", from, to]);
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn key(atoll: &Atoll) -> String {
+    atoll.credentials().api_key.expect("a key").expose_secret().to_owned()
+}
+
+/// A request to E2B's dialect, for which there is no client of ours. The status and the body.
+fn e2b(atoll: &Atoll, method: &str, path: &str, body: &Value) -> (u16, Value) {
+    let credentials = atoll.credentials();
+    let url = format!("{}/e2b{path}", credentials.url.trim_end_matches('/'));
+    let key = format!("X-API-Key: {}", key(atoll));
+    let mut command = Command::new("curl");
+    command.args(["-sS", "--noproxy", "*", "-X", method, "-H", &key, "-w", "\n%{http_code}", &url]);
+    if method != "GET" {
+        command.args(["-H", "content-type: application/json", "-d", &body.to_string()]);
+    }
+    let output = command.output().expect("curl");
+    let said = text(&output.stdout);
+    let (body, status) = said.rsplit_once('\n').expect("a status");
+    (status.parse().expect("a status"), serde_json::from_str(body).unwrap_or(Value::Null))
+}
+
+/// A root file system with a shell, as two layers, in the layout of OCI.
+fn image(scratch: &Path) -> String {
+    // What E2B's builds run first: the user is there, and `chmod` for what it may do.
+    let root = format!(
+        "{ROOT}\ncp -L $(command -v chmod) bin/chmod; echo 'user:x:1000:1000::/home/user:/bin/sh' >> etc/passwd
+         echo 'user:x:1000:' >> etc/group"
+    );
+    let layers =
+        [archive(scratch, &root), archive(scratch, "mkdir srv; echo pushed > srv/note; chown -R 4000:4000 srv")];
+    let directory = scratch.join("image");
+    write_layout(&directory, &layers, r#"{"User":"4000","WorkingDir":"/srv","Env":["PATH=/bin","FLAVOUR=plain"]}"#);
+    format!("oci:{}:1", directory.display())
+}
+
+async fn pushed_and_run(atoll: &Atoll) {
+    let scratch = atoll.scratch();
+    let skopeo = Skopeo { atoll, scratch: &scratch };
+    let (image, host) = (image(&scratch), skopeo.host());
+    let key = key(atoll);
+
+    // Nobody without a key; then with one, whatever the user is called.
+    let to = format!("docker://{host}/team/app:1");
+    let refused = skopeo.run(&["copy", "--quiet", "--dest-tls-verify=false", &image, &to]);
+    assert!(!refused.status.success() && text(&refused.stderr).contains("authentication"), "{}", text(&refused.stderr));
+    let wrong = skopeo.run(&["login", "--tls-verify=false", "-u", "_e2b_access_token", "-p", "atl_wrong", &host]);
+    assert!(!wrong.status.success());
+    skopeo.does(&["login", "--tls-verify=false", "-u", "_e2b_access_token", "-p", &key, &host]);
+    skopeo.copy(&image, &to);
+    // What is there is not sent again, and what comes back is what went in.
+    skopeo.copy(&image, &format!("docker://{host}/other/name:2"));
+    let back = format!("oci:{}:1", scratch.join("back").display());
+    skopeo.copy(&format!("docker://{host}/other/name:2"), &back);
+    let digest = |of: &str| {
+        let said = skopeo.does(&["inspect", "--tls-verify=false", "--format", "{{.Digest}}", of]);
+        said.trim().to_owned()
+    };
+    assert_eq!(digest(&image), digest(&back));
+    assert_eq!(digest(&to), digest(&image));
+    let tags = skopeo.does(&["list-tags", "--tls-verify=false", &format!("docker://{host}/team/app")]);
+    let tags: Value = serde_json::from_str(&tags).expect("tags");
+    assert_eq!(tags["Tags"], json!(["1"]));
+
+    // A template of it, by our own API.
+    let request = CreateTemplateRequest {
+        name: "pushed".to_owned(),
+        recipe: Some(format!("FROM {host}/team/app:1\nRUN cat /srv/note > /srv/copy\n")),
+        ..Default::default()
+    };
+    let started = atoll.client().build_template(&request).await.expect("a build");
+    until("the build to be ready", || async {
+        let build = atoll.client().get_build(started.template.id.as_str(), &started.build.id).await.ok()?;
+        assert!(!matches!(build.status, BuildStatus::Error | BuildStatus::Cancelled), "{build:?}\n{}", atoll.log());
+        (build.status == BuildStatus::Ready).then_some(())
+    })
+    .await;
+    let request = CreateSandboxRequest { template: Some("pushed".to_owned()), ..Default::default() };
+    let made = atoll.sandbox_with(request).await;
+    let run = atoll_client::command("/bin/sh", ["-c", "id -un; pwd; cat copy; echo $FLAVOUR"]);
+    let answer = atoll.client().exec(&made.id, &run).await.expect("exec");
+    assert_eq!(answer.stdout, "worker\n/srv\npushed\nplain\n", "{answer:?}");
+}
+
+#[tokio::test]
+async fn an_image_that_a_client_pushes_is_what_a_template_begins_with() {
+    let atoll = Atoll::start().await;
+    pushed_and_run(&atoll).await;
+    atoll.stop_and_check().await;
+}
+
+#[tokio::test]
+async fn the_same_with_a_bucket_for_a_store() {
+    let s3 = S3::start().await;
+    let endpoint = format!("http://127.0.0.1:{}", s3.port);
+    let env = [
+        ("ATOLL_OBJECT_STORE", "s3://images/atoll"),
+        ("ATOLL_S3_ENDPOINT", endpoint.as_str()),
+        ("AWS_ACCESS_KEY_ID", "test"),
+        ("AWS_SECRET_ACCESS_KEY", "test"),
+    ];
+    let atoll = Atoll::start_with(&[], &env).await;
+    pushed_and_run(&atoll).await;
+    let parts = s3.list().iter().filter(|name| name.starts_with("atoll/blob-")).count();
+    assert_eq!(parts, 3, "a configuration and two layers: {:?}", s3.list());
+    atoll.stop_and_check().await;
+}
+
+#[tokio::test]
+async fn the_older_command_lines_way_of_building_ends_in_a_template() {
+    let atoll = Atoll::start().await;
+    let scratch = atoll.scratch();
+    let skopeo = Skopeo { atoll: &atoll, scratch: &scratch };
+    let (image, host) = (image(&scratch), skopeo.host());
+    let wish = json!({ "alias": "mine", "dockerfile": "FROM x", "startCmd": "echo up > /tmp/up", "memoryMB": 256 });
+    let (status, asked) = e2b(&atoll, "POST", "/templates", &wish);
+    assert_eq!(status, 202, "{asked}");
+    let (template, build) = (asked["templateID"].as_str().expect("an id"), asked["buildID"].as_str().expect("an id"));
+    let key = key(&atoll);
+    skopeo.does(&["login", "--tls-verify=false", "-u", "_e2b_access_token", "-p", &key, &host]);
+    skopeo.copy(&image, &format!("docker://{host}/e2b/custom-envs/{template}:{build}"));
+    let (status, said) = e2b(&atoll, "POST", &format!("/templates/{template}/builds/{build}"), &json!({}));
+    assert_eq!(status, 202, "{said}");
+    until("the build to be over", || async {
+        let (_, now) = e2b(&atoll, "GET", &format!("/templates/{template}/builds/{build}/status"), &Value::Null);
+        let status = now["status"].as_str().unwrap_or_default();
+        assert_ne!(status, "error", "{now}\n{}", atoll.log());
+        (status == "ready").then_some(())
+    })
+    .await;
+    let request = CreateSandboxRequest { template: Some("mine".to_owned()), ..Default::default() };
+    let made = atoll.sandbox_with(request).await;
+    let run = atoll_client::command("/bin/sh", ["-c", "id -un; pwd; cat /srv/note /tmp/up"]);
+    let answer = atoll.client().exec(&made.id, &run).await.expect("exec");
+    assert_eq!(answer.stdout, "user\n/home/user\npushed\nup\n", "{answer:?}");
+    atoll.stop_and_check().await;
+}
