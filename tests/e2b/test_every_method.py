@@ -371,5 +371,3 @@ def test_secrets(make):
         make(envs={"KEY": f"Bearer {Secret.fill(name)}"})
     with pytest.raises(e2b.SecretException, match="letters"):
         Secret.create("not/a/name", "x")
-    with pytest.raises(SandboxException, match="identities"):
-        make(iam={"tokens": {"aws": Secret.iam_token(audience="x", token_type="JWT-SVID")}})

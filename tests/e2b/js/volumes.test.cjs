@@ -99,5 +99,8 @@ test('secrets are given to sandboxes and never shown', async (t) => {
   await assert.rejects(Secret.update(name, 'x'), SecretNotFoundError)
   await assert.rejects(make(t, { envs: { KEY: Secret.fill(name) } }), SandboxError)
   const aws = Secret.iamToken({ audience: 'x', tokenType: 'JWT-SVID' })
-  await assert.rejects(make(t, { iam: { tokens: { aws } } }), /identities/)
+  const box = await make(t, { iam: { tokens: { aws } } })
+  assert.ok(await box.isRunning())
+  const other = { audience: 'x', tokenType: 'X.509' }
+  await assert.rejects(make(t, { iam: { tokens: { other } } }), /JWT-SVID/)
 })
