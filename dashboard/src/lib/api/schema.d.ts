@@ -18,6 +18,8 @@ export type Route =
     | "DELETE /v1/templates/{name}/builds/{build}"
     | "DELETE /v1/volumes/{name}"
     | "DELETE /v1/webhooks/{id}"
+    | "GET /.well-known/jwks.json"
+    | "GET /.well-known/openid-configuration"
     | "GET /healthz"
     | "GET /metrics"
     | "GET /readyz"
@@ -103,6 +105,7 @@ export type Route =
     | "POST /v1/hosts/register"
     | "POST /v1/hosts/{id}/drain"
     | "POST /v1/hosts/{id}/heartbeat"
+    | "POST /v1/hosts/{id}/sandboxes/{sandbox_id}/identity-token"
     | "POST /v1/hosts/{id}/tags"
     | "POST /v1/hosts/{id}/token"
     | "POST /v1/hosts/{id}/undrain"
@@ -191,7 +194,7 @@ export interface components {
         /**
          * @description A header that the host adds to requests that a sandbox sends over HTTPS (port 443) to a name, in place of what the
          *     sandbox has sent under the same header's name. `${secrets.NAME}` in the value stands for the team's secret of that name,
-         *     which the sandbox never sees. It opens nothing: the name must be one that the sandbox may reach.
+         *     `${identity.NAME}` for a token of the sandbox's identity of that name; it sees neither. It opens nothing: the name must be one that the sandbox may reach.
          */
         AddedHeader: {
             /** @description `api.example.com`, or `*.example.com` for all names below it. */
@@ -563,6 +566,15 @@ export interface components {
              * @default {}
              */
             env?: {
+                [key: string]: string;
+            };
+            /**
+             * @description Identities of its own, 5 at most: the names that added headers call them (`${identity.NAME}`), and for whom their tokens
+             *     are (`aud`). A token is a JWT (a JWT-SVID of SPIFFE, ES256) that anybody can check by this server's
+             *     `/.well-known/openid-configuration`.
+             * @default {}
+             */
+            identities?: {
                 [key: string]: string;
             };
             /**
@@ -1131,6 +1143,21 @@ export interface components {
          * @enum {string}
          */
         HostType: "regular" | "byoc";
+        /** @description A token of a sandbox's identity. */
+        IdentityToken: {
+            /** @description A JWT-SVID. */
+            token: string;
+            /**
+             * Format: int64
+             * @description Seconds that it is good for.
+             */
+            ttl_sec: number;
+        };
+        /** @description Which of a sandbox's identities its host asks a token of. */
+        IdentityTokenRequest: {
+            /** @description The identity's name. */
+            name: string;
+        };
         Invitation: {
             /** Format: date-time */
             created_at: string;
@@ -1566,6 +1593,10 @@ export interface components {
                 freed_bytes?: number | null;
                 host_id?: components["schemas"]["HostId"] | null;
                 id: components["schemas"]["SandboxId"];
+                /** @description The audiences of its identities, by name. */
+                identities?: {
+                    [key: string]: string;
+                };
                 /** @description False: all ways out of it are closed. */
                 internet?: boolean;
                 /** @description In answers to pause and resume: what was kept, `memory` or `files`. */
@@ -1876,6 +1907,10 @@ export interface components {
             freed_bytes?: number | null;
             host_id?: components["schemas"]["HostId"] | null;
             id: components["schemas"]["SandboxId"];
+            /** @description The audiences of its identities, by name. */
+            identities?: {
+                [key: string]: string;
+            };
             /** @description False: all ways out of it are closed. */
             internet?: boolean;
             /** @description In answers to pause and resume: what was kept, `memory` or `files`. */
