@@ -62,11 +62,12 @@ pub async fn token(
     State(app): State<App>,
     Path((id, sandbox)): Path<(String, String)>,
     headers: HeaderMap,
-    Json(request): Json<IdentityTokenRequest>,
+    request: ApiResult<Json<IdentityTokenRequest>>,
 ) -> ApiResult<Response> {
     let id: HostId = id.parse()?;
     let token = headers.get(HOST_TOKEN_HEADER).and_then(|value| value.to_str().ok());
     let host = app.hosts.authenticate(&id, token).await?;
+    let Json(request) = request?;
     let sandbox: SandboxId = sandbox.parse()?;
     let token = app.identities.token(&host.id.0, &sandbox, &request.name).await?;
     let answer =

@@ -70,7 +70,9 @@ async fn bad_requests_name_their_field() {
 }
 
 /// Routes that answer without credentials, by design.
-const PUBLIC: [&str; 17] = [
+const PUBLIC: [&str; 19] = [
+    "get /.well-known/jwks.json",
+    "get /.well-known/openid-configuration",
     "get /healthz",
     "get /metrics",
     "get /readyz",
