@@ -44,7 +44,10 @@ it('charts what the team used by day, and says how much of what it may is taken'
 		expect(most).toBeGreaterThanOrEqual(2);
 		const busy = page.getByRole('figure', { name: /^Sandboxes at once/ });
 		await busy.locator('canvas').waitFor();
-		await busy.getByText(new RegExp(`^${most}$`)).first().waitFor();
+		await busy
+			.getByText(new RegExp(`^${most}$`))
+			.first()
+			.waitFor();
 		await inspect(page, 'usage');
 
 		await page.getByLabel(/^Range/).click();
