@@ -68,7 +68,8 @@ fn with_nul(body: &[u8]) -> Option<String> {
     if !body.windows(ESCAPED.len()).any(|part| part == ESCAPED) {
         return None;
     }
-    nul_in(&serde_json::from_slice(body).ok()?, "")
+    // What can't be looked through is refused: `T` may have skipped it.
+    serde_json::from_slice(body).map_or_else(|_| Some("body".to_owned()), |value| nul_in(&value, ""))
 }
 
 fn nul_in(value: &Value, path: &str) -> Option<String> {
@@ -113,7 +114,8 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> ApiResult<Self> {
-        let pairs = pairs(parts)?.into_iter();
+        pairs(parts)?;
+        let pairs = form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes());
         let deserializer = serde_urlencoded::Deserializer::new(pairs);
         serde_path_to_error::deserialize(deserializer).map(Self).map_err(|error| {
             let field = field_of(&error.path().to_string(), &error.inner().to_string());
@@ -200,6 +202,9 @@ mod tests {
         assert_eq!(create(r#"{"metadata": {"a": "b\u0000"}}"#).as_deref(), Some("metadata.a"));
         assert_eq!(create(r#"{"metadata": {"a\u0000": "b"}}"#).as_deref(), Some("metadata"));
         assert_eq!(create(r#"{"network": {"allow_out": ["a", "\u0000"]}}"#).as_deref(), Some("network.allow_out[1]"));
+        // One that hides behind what no value can be.
+        let hidden = format!(r#"{{"x": {}"\u0000"{}}}"#, "[".repeat(200), "]".repeat(200));
+        assert_eq!(field::<BTreeMap<String, serde::de::IgnoredAny>>(&hidden).as_deref(), Some("body"));
         // A backslash before the letters is no NUL.
         assert_eq!(create(r#"{"metadata": {"a": "\\u0000"}}"#), None);
     }

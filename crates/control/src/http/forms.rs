@@ -269,7 +269,9 @@ pub fn of_bodies(api: &mut OpenApi) {
     for (_, operation) in api.paths.paths.values_mut().flat_map(operations) {
         let Some(RefOr::T(body)) = &mut operation.request_body else { continue };
         for content in body.content.iter_mut().filter(|(kind, _)| is_form(kind)).map(|(_, content)| content) {
-            if let Some(schema) = &mut content.schema {
+            if let RefOr::T(content) = content
+                && let Some(schema) = &mut content.schema
+            {
                 nul_free(schema, &mut named);
             }
         }
@@ -404,7 +406,7 @@ mod tests {
         let kind = &schema["type"];
         let is_text = *kind == "string" || kind.as_array().is_some_and(|kinds| kinds.contains(&"string".into()));
         let said = ["enum", "const", "pattern"].iter().any(|form| schema.get(form).is_some())
-            || matches!(schema["format"].as_str(), Some("date-time" | "binary"));
+            || matches!(schema["format"].as_str(), Some("date" | "date-time" | "binary"));
         if is_text && !said {
             found.push(place.to_owned());
         }
