@@ -6,6 +6,7 @@ mod halves;
 pub mod host;
 pub mod install;
 pub mod keys;
+mod large_pages;
 mod lock;
 mod logging;
 mod memory;
@@ -23,8 +24,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-/// What every service does first: bounds of the allocator, a private data directory, the log, room for many open files, one TLS library.
+/// What every service does first: large pages, bounds of the allocator, a private data directory, the log, room for many open files, one TLS library.
 fn prepare(place: &crate::cli::settings::PlaceArgs, default_log: &str) -> anyhow::Result<PathBuf> {
+    large_pages::take();
     memory::be_thrifty();
     let directory = &place.data_dir;
     std::fs::DirBuilder::new()

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use super::session_store::LiveSession;
 use crate::api_keys::LiveKey;
-use crate::db::{Db, DbError, Millis, auth_version};
+use crate::db::{Db, DbError, Fresh, Millis, auth_version};
 use crate::teams::TeamRow;
 
 /// People and keys remembered at most; beyond it all are forgotten.
@@ -54,6 +54,7 @@ struct Inner {
     db: Db,
     known: Mutex<Known>,
     reading: Mutex<Reading>,
+    version: Fresh<(), i64>,
 }
 
 #[derive(Default)]
@@ -65,11 +66,15 @@ struct Reading {
 impl Rights {
     #[must_use]
     pub fn new(db: Db) -> Self {
-        Self(Arc::new(Inner { db, known: Mutex::default(), reading: Mutex::default() }))
+        Self(Arc::new(Inner { db, known: Mutex::default(), reading: Mutex::default(), version: Fresh::default() }))
     }
 
-    /// The number as it is now: read at or after the moment of this call.
+    /// The number as it is now: read at or after the moment of this call, or since the last change of the database.
     pub async fn version(&self) -> Result<i64, DbError> {
+        self.0.version.read(&self.0.db, (), self.read_with_others()).await
+    }
+
+    async fn read_with_others(&self) -> Result<i64, DbError> {
         let (sender, receiver) = oneshot::channel();
         let lead = {
             let mut reading = self.0.reading.lock().unwrap_or_else(PoisonError::into_inner);

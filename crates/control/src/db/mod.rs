@@ -35,6 +35,7 @@
 pub mod auth_version;
 mod circuit;
 mod error;
+mod fresh;
 pub mod idempotency;
 pub mod keys;
 pub mod leases;
@@ -55,6 +56,7 @@ use sqlx::{Pool, Postgres, Sqlite, Transaction};
 
 pub use circuit::PgPool;
 pub use error::{DbError, During, OpenError};
+pub use fresh::Fresh;
 pub use sql::{Sql, containing};
 pub use types::{Millis, Text};
 pub use wake::{writes, wrote};
@@ -67,7 +69,7 @@ const POSTGRES_CONNECTIONS: u32 = 16;
 /// The pools. Cheap to clone.
 #[derive(Clone, Debug)]
 pub enum Db {
-    Sqlite { writer: Pool<Sqlite>, readers: Pool<Sqlite> },
+    Sqlite { writer: Pool<Sqlite>, readers: Pool<Sqlite>, log: Option<fresh::WalIndex> },
     Postgres(PgPool),
 }
 
@@ -160,7 +162,9 @@ impl Db {
             .connect_with(options.create_if_missing(false).read_only(true))
             .await
             .map_err(connect)?;
-        Ok(Self::Sqlite { writer, readers })
+        // After the first connection, which makes the file.
+        let log = fresh::WalIndex::of(path);
+        Ok(Self::Sqlite { writer, readers, log })
     }
 
     async fn open_postgres(url: &str) -> Result<Self, OpenError> {
@@ -209,7 +213,7 @@ impl Db {
     /// Closes all connections; SQLite then folds its write-ahead log into the file.
     pub async fn close(&self) {
         match self {
-            Self::Sqlite { writer, readers } => {
+            Self::Sqlite { writer, readers, .. } => {
                 readers.close().await;
                 writer.close().await;
             }

@@ -32,7 +32,7 @@ mod volume_host;
 use std::sync::Arc;
 use std::time::Duration;
 
-use atoll_model::TeamId;
+use atoll_model::{SandboxId, TeamId};
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
@@ -50,7 +50,7 @@ use turns::{Turn, Turns};
 
 pub use crate::audit::Owner;
 use crate::clock::Clock;
-use crate::db::{Db, Tx};
+use crate::db::{Db, Fresh, Tx};
 use crate::fleet::{Demand, Fleet};
 use crate::layers::Layers;
 use crate::quotas::{self, Ask, Limits};
@@ -65,6 +65,9 @@ pub struct Sources {
     pub layers: Layers,
     pub secrets: Secrets,
 }
+
+/// Rows of sandboxes by their teams and ids.
+type Used = Fresh<(TeamId, SandboxId), Option<Arc<SandboxRecord>>>;
 
 /// The service. Cheap to clone.
 #[derive(Clone)]
@@ -83,6 +86,8 @@ pub struct Sandboxes {
     quotas: Limits,
     /// Templates that are built at their first use.
     shipped: Option<Shipped>,
+    /// Sandboxes as they were when they were last used.
+    used: Arc<Used>,
     /// Something paused may have to leave its host.
     moves: Arc<Notify>,
     /// Work that must be finished although nobody waits for it any more.
@@ -112,6 +117,7 @@ impl Sandboxes {
             queue_timeout: limits.queue_timeout,
             quotas: Limits::default(),
             shipped: None,
+            used: Arc::default(),
             moves: Arc::default(),
             tasks,
         }

@@ -1,5 +1,6 @@
 //! Resuming: `paused -> resuming -> running`, asked for or because a request came to a sandbox that wakes by itself.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use atoll_model::{SandboxId, SandboxStatus, TeamId};
@@ -8,6 +9,7 @@ use atoll_rpc::connectrpc::client::CallOptions;
 
 use super::timing::StepTimes;
 use super::{HOST_DEADLINE, Kept, Owner, SandboxError, SandboxRecord, Sandboxes, lifetime, store};
+use crate::db::DbError;
 use crate::fleet::FleetError;
 
 /// How long a request waits for somebody else's resume.
@@ -120,10 +122,10 @@ impl Sandboxes {
         team: &TeamId,
         id: &SandboxId,
         attempted: &'static str,
-    ) -> Result<SandboxRecord, SandboxError> {
+    ) -> Result<Arc<SandboxRecord>, SandboxError> {
         let deadline = Instant::now() + WAKE_LIMIT;
         loop {
-            let record = store::get(&self.db, team, id).await?.ok_or(SandboxError::NotFound)?;
+            let record = self.used_last(team, id).await?.ok_or(SandboxError::NotFound)?;
             match record.status() {
                 SandboxStatus::Running => {
                     self.activity.touch(id);
@@ -131,8 +133,8 @@ impl Sandboxes {
                 }
                 SandboxStatus::Paused if record.auto_resume => {
                     lifetime::raise_to_floor(&self.db, id).await?;
-                    match self.resume_record(record, None).await {
-                        Ok(resumed) => return Ok(resumed.record),
+                    match self.resume_record(Arc::unwrap_or_clone(record), None).await {
+                        Ok(resumed) => return Ok(Arc::new(resumed.record)),
                         // Somebody else was first: look again.
                         Err(SandboxError::InvalidState { .. }) => {}
                         Err(error) => return Err(error),
@@ -147,6 +149,12 @@ impl Sandboxes {
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
+    }
+
+    /// The row of a sandbox. A running one is asked for with every exec, and mostly nothing has changed since the last.
+    async fn used_last(&self, team: &TeamId, id: &SandboxId) -> Result<Option<Arc<SandboxRecord>>, DbError> {
+        let read = async { Ok(store::get(&self.db, team, id).await?.map(Arc::new)) };
+        self.used.read(&self.db, (team.clone(), id.clone()), read).await
     }
 
     /// The host that a usable sandbox is on.

@@ -17,6 +17,7 @@ pub mod target;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use atoll_model::SandboxStatus;
@@ -218,7 +219,7 @@ async fn awake(app: &App, record: SandboxRecord) -> Result<SandboxRecord, Refusa
         SandboxStatus::Paused | SandboxStatus::Pausing | SandboxStatus::Resuming => {}
     }
     match app.sandboxes.usable(&record.team_id.0, &record.id.0, "reach").await {
-        Ok(record) => Ok(record),
+        Ok(record) => Ok(Arc::unwrap_or_clone(record)),
         Err(SandboxError::InvalidState { status, .. }) if status.is_transitional() => Err(Refusal::Transitioning),
         Err(SandboxError::InvalidState { .. } | SandboxError::NotFound) => Err(Refusal::NotFound),
         Err(SandboxError::Host(error)) => Err(error.into()),
