@@ -1,15 +1,17 @@
 //! What the registry promises below its protocol: its limits, and what a full disk says. Over both databases.
 
 use std::convert::Infallible;
+use std::time::Duration;
 
 use atoll_model::TeamId;
 use bytes::Bytes;
-use futures::stream;
+use futures::{StreamExt, stream};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::manifest::Manifest;
-use super::{MAX_BLOBS, MAX_MANIFESTS_BYTES, Registry, RegistryError};
+use super::uploads::TOUCHED_EVERY;
+use super::{MAX_BLOBS, MAX_MANIFESTS_BYTES, MAX_UPLOADS, Registry, RegistryError, UPLOAD_LEFT};
 use crate::audit::{Actor, Origin, Owner};
 use crate::db::on;
 use crate::db::testing::databases;
@@ -118,5 +120,61 @@ async fn a_teams_manifests_have_so_many_bytes_and_no_more() {
         assert_eq!(status(refused), 429);
         assert_eq!(status(registry.manifest(team, "app", "2").await), 404);
         put("2", 2).await.expect("one that is there already has another tag");
+    }
+}
+
+#[tokio::test]
+async fn an_upload_that_bytes_come_for_is_not_one_that_was_left() {
+    for db in databases().await {
+        let test = app(db).await;
+        let (registry, team, clock) = (&test.app.registry, test.team(), &test.clock);
+        let slow = registry.begin(team).await.unwrap();
+        for _ in 1..MAX_UPLOADS {
+            registry.begin(team).await.unwrap();
+        }
+        let touched = async || registry.upload(team, &slow.id).await.expect("it is still there").touched_at;
+        // Ten hours for one part. When it asks for the next piece, it has done what it does with the last one.
+        let pieces = stream::iter(0..60_u32).then(async |number| {
+            registry.tend().await.unwrap();
+            if number == 2 {
+                registry.begin(team).await.expect("others were left for a quarter of an hour");
+            }
+            let since = clock.now().since(touched().await);
+            // Not more than once a minute.
+            let expected = if number == 31 { TOUCHED_EVERY / 2 } else { Duration::ZERO };
+            assert_eq!(since, expected, "before piece {number}");
+            if number == 30 {
+                clock.advance(TOUCHED_EVERY / 2);
+                return Ok::<_, Infallible>(Bytes::from_static(b"at once "));
+            }
+            if number == 31 {
+                clock.advance(TOUCHED_EVERY / 2);
+                return Ok(Bytes::from_static(b"a minute later "));
+            }
+            clock.advance(Duration::from_secs(600));
+            Ok(Bytes::from_static(b"slowly "))
+        });
+        let all = registry.receive(slow.clone(), None, pieces).await.unwrap();
+        registry
+            .finish(&all, &digest(&("slowly ".repeat(30) + "at once a minute later " + &"slowly ".repeat(28))))
+            .await
+            .unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_upload_is_not_left_either_while_its_part_is_being_stored() {
+    for db in databases().await {
+        let test = app(db).await;
+        let (registry, team) = (&test.app.registry, test.team());
+        let upload = registry.begin(team).await.unwrap();
+        test.clock.advance(UPLOAD_LEFT);
+        let stored = async {
+            while registry.upload(team, &upload.id).await.unwrap().touched_at != test.clock.now() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let touched = registry.touching(&mut upload.clone(), stored);
+        tokio::time::timeout(Duration::from_secs(60), touched).await.expect("nobody is at it");
     }
 }
