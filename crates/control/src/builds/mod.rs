@@ -35,6 +35,7 @@ use crate::audit::{self, Entry};
 use crate::clock::Clock;
 use crate::db::{Db, DbError, Text, Tx};
 use crate::layers::{self, Layers};
+use crate::objects::ObjectError;
 use crate::oci::{Login, Puller};
 use crate::sandboxes::{Owner, Sandboxes};
 use crate::templates::store::{self as templates, Template};
@@ -447,11 +448,16 @@ impl Builds {
         for sandbox in self.sandboxes.left_by_builds().await? {
             self.sandboxes.destroy_now(&sandbox, "build_over").await;
         }
-        if let Err(error) = self.layers.objects().sweep_files(FILES_KEPT).await {
-            tracing::warn!(%error, "old files of builds could not be removed");
-        }
         tickets::forget(&self.db, now).await?;
         steps::forget(&self.db, now - STEPS_KEPT).await
+    }
+
+    /// Deletes files that nobody will copy any more. Looks through the whole store.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn sweep_files(&self) -> Result<(), ObjectError> {
+        self.layers.objects().sweep_files(FILES_KEPT).await
     }
 }
 

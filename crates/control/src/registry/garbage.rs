@@ -50,7 +50,7 @@ impl Registry {
                 break;
             }
         }
-        self.sweep().await
+        Ok(())
     }
 
     /// How many were looked at.
@@ -68,8 +68,11 @@ impl Registry {
         Ok(count)
     }
 
-    /// Deletes parts that no row names.
-    async fn sweep(&self) -> Result<(), RegistryError> {
+    /// Deletes parts that no row names. Looks through the whole store.
+    ///
+    /// # Errors
+    /// The database's, or the store's.
+    pub async fn sweep(&self) -> Result<(), RegistryError> {
         let mut old = self.objects.list_parts().await?;
         old.retain(|(_, age)| *age >= STRAY_AGE);
         if old.is_empty() {

@@ -263,12 +263,13 @@ async fn what_no_manifest_names_and_nobody_uses_goes_and_all_else_stays() {
         let stray = test.app.layers.objects().folder().join(format!("blob-{}-0-00000000", "0".repeat(32)));
         std::fs::write(&stray, "stray").unwrap();
         test.app.registry.tend().await.unwrap();
+        test.app.registry.sweep().await.unwrap();
         assert_eq!(parts(&test).len(), 5, "it is all new");
         let day_old = std::time::SystemTime::now() - Duration::from_secs(25 * 3600);
         for path in parts(&test) {
             std::fs::File::options().write(true).open(path).unwrap().set_modified(day_old).unwrap();
         }
-        test.app.registry.tend().await.unwrap();
+        test.app.registry.sweep().await.unwrap();
         assert_eq!(parts(&test).len(), 4, "the stray is gone");
 
         test.clock.advance(Duration::from_secs(7 * 3600));
