@@ -3,6 +3,7 @@
 //! A part goes through a file of this server into the object store, hashed on the way, and counts only when the upload's row
 //! names it: what broke off before that leaves the upload as it was. So any replica can take the next part.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use atoll_model::TeamId;
@@ -231,7 +232,7 @@ impl Registry {
     }
 
     async fn digest_of(&self, parts: &str) -> Result<String, RegistryError> {
-        let (mut content, mut hasher) = (self.content(parts), Sha256::new());
+        let (mut content, mut hasher) = (self.content(parts, 0..u64::MAX), Sha256::new());
         while let Some(chunk) = content.try_next().await? {
             hasher.update(&chunk);
         }
@@ -258,22 +259,44 @@ impl Registry {
         store::use_blob(&self.db, team, digest, self.clock.now()).await?.ok_or(RegistryError::NoBlob)
     }
 
-    /// What is in it, from its beginning.
-    pub fn read(&self, blob: &Blob) -> BoxStream<'static, Result<Bytes, RegistryError>> {
-        self.content(&blob.parts)
+    /// What is in it, or these bytes of that.
+    pub fn read(&self, blob: &Blob, range: Option<Range<u64>>) -> BoxStream<'static, Result<Bytes, RegistryError>> {
+        self.content(&blob.parts, range.unwrap_or(0..u64::MAX))
     }
 
-    fn content(&self, text: &str) -> BoxStream<'static, Result<Bytes, RegistryError>> {
-        let (objects, names) = (self.objects.clone(), parts(text).map(str::to_owned).collect::<Vec<_>>());
-        let opened = stream::iter(names).then(move |name| {
-            let objects = objects.clone();
-            async move {
-                let content = objects.part(&name).await?;
-                let missing = || ObjectError::other("reading a blob", format!("its part {name} is not there"));
-                let content = content.ok_or_else(missing)?;
-                Ok::<_, RegistryError>(content.stream.map_err(RegistryError::from))
+    fn content(&self, text: &str, range: Range<u64>) -> BoxStream<'static, Result<Bytes, RegistryError>> {
+        let names = parts(text).map(str::to_owned).collect::<Vec<_>>().into_iter();
+        let opened =
+            stream::try_unfold((self.objects.clone(), names, range.start), async |(objects, mut names, mut before)| {
+                let missing =
+                    |name: &str| ObjectError::other("reading a blob", format!("its part {name} is not there"));
+                for name in names.by_ref() {
+                    if before > 0 {
+                        let bytes = objects.part_bytes(&name).await?.ok_or_else(|| missing(&name))?;
+                        if bytes <= before {
+                            before -= bytes;
+                            continue;
+                        }
+                    }
+                    let content = objects.part(&name, before).await?.ok_or_else(|| missing(&name))?;
+                    return Ok::<_, RegistryError>(Some((
+                        content.stream.map_err(RegistryError::from),
+                        (objects, names, 0),
+                    )));
+                }
+                Ok(None)
+            });
+        let all = opened.try_flatten().boxed();
+        let wanted = range.end.saturating_sub(range.start);
+        let cut = stream::try_unfold((all, wanted), async |(mut all, left)| {
+            if left == 0 {
+                return Ok(None);
             }
+            let Some(mut chunk) = all.try_next().await? else { return Ok(None) };
+            chunk.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+            let left = left - chunk.len() as u64;
+            Ok(Some((chunk, (all, left))))
         });
-        opened.try_flatten().boxed()
+        cut.boxed()
     }
 }

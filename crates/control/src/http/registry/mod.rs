@@ -2,9 +2,11 @@
 //! `/v2/`: the images that teams push for their builds (`registry`). A team sees its own repositories, whatever they are
 //! called. Who asks says so by HTTP's Basic scheme, with an API key as the password.
 //!
-//! `own` knows by which names an image's reference means this server. Uploads stream; nothing but manifests is held in memory.
+//! `own` knows by which names an image's reference means this server, `ranges` which bytes of a blob are wanted. Uploads
+//! stream; nothing but manifests is held in memory.
 
 mod own;
+mod ranges;
 #[cfg(test)]
 mod tests;
 
@@ -13,7 +15,7 @@ use std::io;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, Request, State};
-use axum::http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, LINK, LOCATION, RANGE};
+use axum::http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, LINK, LOCATION, RANGE};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn};
@@ -27,6 +29,7 @@ use serde_json::json;
 use atoll_model::ErrorCode;
 
 pub use self::own::OwnNames;
+use self::ranges::{Wanted, wanted};
 use super::caller::Key;
 use super::edge::Dialect;
 use super::error::{ApiError, ApiResult};
@@ -35,7 +38,7 @@ use crate::app::App;
 use crate::oci::is_digest;
 use crate::registry::manifest::Manifest;
 use crate::registry::names::{Named, What};
-use crate::registry::{MAX_MANIFEST, RegistryError, Upload};
+use crate::registry::{Blob, MAX_MANIFEST, RegistryError, Upload};
 use crate::sandboxes::Owner;
 
 /// In an error's details: what it is called in this protocol.
@@ -170,6 +173,10 @@ fn unsupported() -> ApiError {
     said(ErrorCode::MethodNotAllowed, "UNSUPPORTED", "this can't be done here")
 }
 
+fn tag_of(digest: &str) -> String {
+    format!("\"{digest}\"")
+}
+
 /// A blob's or manifest's headers.
 fn headed(digest: &str, kind: &str, length: i64) -> ApiResult<HeaderMap> {
     let text = |text: &str| HeaderValue::from_str(text).map_err(ApiError::internal);
@@ -177,21 +184,50 @@ fn headed(digest: &str, kind: &str, length: i64) -> ApiResult<HeaderMap> {
         (CONTENT_TYPE, text(kind)?),
         (CONTENT_LENGTH, HeaderValue::from(length)),
         (DIGEST, text(digest)?),
-        (ETAG, text(&format!("\"{digest}\""))?),
+        (ETAG, text(&tag_of(digest))?),
     ];
     Ok(headers.into_iter().collect())
 }
 
 const BYTES: &str = "application/octet-stream";
 
+/// The headers of a blob, of which any bytes can be asked for.
+fn headed_blob(blob: &Blob) -> ApiResult<HeaderMap> {
+    let mut headers = headed(&blob.digest, BYTES, blob.size_bytes)?;
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    Ok(headers)
+}
+
+/// What is in a blob, or the bytes of it that are asked for.
+fn content_of(app: &App, blob: &Blob, asked: &HeaderMap) -> ApiResult<Response> {
+    let text = |text: String| HeaderValue::from_str(&text).map_err(ApiError::internal);
+    let size = u64::try_from(blob.size_bytes).unwrap_or(0);
+    let mut headers = headed_blob(blob)?;
+    let (status, range) = match wanted(asked, size, &tag_of(&blob.digest)) {
+        Wanted::All => (StatusCode::OK, None),
+        Wanted::Bytes(range) => {
+            let (first, last) = (range.start, range.end.saturating_sub(1));
+            headers.insert(CONTENT_RANGE, text(format!("bytes {first}-{last}/{size}"))?);
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(range.end - range.start));
+            (StatusCode::PARTIAL_CONTENT, Some(range))
+        }
+        Wanted::Nothing => {
+            let mut error = said(ErrorCode::InvalidRequest, "SIZE_INVALID", format!("the blob has {size} bytes"));
+            error.status = Some(StatusCode::RANGE_NOT_SATISFIABLE);
+            let mut response = error.into_response();
+            response.headers_mut().insert(CONTENT_RANGE, text(format!("bytes */{size}"))?);
+            return Ok(response);
+        }
+    };
+    let content = app.registry.read(blob, range).map_err(io::Error::other);
+    Ok((status, headers, Body::from_stream(content)).into_response())
+}
+
 /// What is there, without sending it.
 async fn look(State(app): State<App>, asked: Asked) -> ApiResult<Response> {
     let team = &asked.owner.team;
     let headers = match &asked.what {
-        What::Blob(digest) => {
-            let blob = app.registry.blob(team, digest).await?;
-            headed(&blob.digest, BYTES, blob.size_bytes)?
-        }
+        What::Blob(digest) => headed_blob(&app.registry.blob(team, digest).await?)?,
         What::Manifest(reference) => {
             let found = app.registry.manifest(team, &asked.repository, reference).await?;
             headed(&found.digest, &found.media_type, i64::try_from(found.content.len()).unwrap_or(i64::MAX))?
@@ -202,14 +238,10 @@ async fn look(State(app): State<App>, asked: Asked) -> ApiResult<Response> {
 }
 
 /// A blob, a manifest, tags, or how far an upload is.
-async fn read(State(app): State<App>, asked: Asked, Pairs(pairs): Pairs) -> ApiResult<Response> {
+async fn read(State(app): State<App>, asked: Asked, Pairs(pairs): Pairs, headers: HeaderMap) -> ApiResult<Response> {
     let team = &asked.owner.team;
     match &asked.what {
-        What::Blob(digest) => {
-            let blob = app.registry.blob(team, digest).await?;
-            let content = app.registry.read(&blob).map_err(io::Error::other);
-            Ok((headed(&blob.digest, BYTES, blob.size_bytes)?, Body::from_stream(content)).into_response())
-        }
+        What::Blob(digest) => content_of(&app, &app.registry.blob(team, digest).await?, &headers),
         What::Manifest(reference) => {
             let found = app.registry.manifest(team, &asked.repository, reference).await?;
             let length = i64::try_from(found.content.len()).unwrap_or(i64::MAX);
