@@ -174,7 +174,8 @@ async fn an_upload_is_not_left_either_while_its_part_is_being_stored() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        let touched = registry.touching(&mut upload.clone(), stored);
+        let mut being_stored = upload.clone();
+        let touched = registry.touching(&mut being_stored, stored);
         tokio::time::timeout(Duration::from_secs(60), touched).await.expect("nobody is at it");
     }
 }

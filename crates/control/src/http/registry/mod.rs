@@ -2,26 +2,23 @@
 //! `/v2/`: the images that teams push for their builds (`registry`). A team sees its own repositories, whatever they are
 //! called. Who asks says so by HTTP's Basic scheme, with an API key as the password.
 //!
-//! `own` knows by which names an image's reference means this server, `ranges` which bytes of a blob are wanted. Uploads
-//! stream; nothing but manifests is held in memory.
+//! `own` knows by which names an image's reference means this server, `ranges` sends the bytes of a blob that are
+//! wanted. Uploads stream; nothing but manifests is held in memory.
 
 mod own;
 mod ranges;
 #[cfg(test)]
 mod tests;
 
-use std::io;
-
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, Request, State};
-use axum::http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, LINK, LOCATION, RANGE};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, LINK, LOCATION, RANGE};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use futures::TryStreamExt;
 use http_body::Body as _;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::json;
@@ -29,7 +26,7 @@ use serde_json::json;
 use atoll_model::ErrorCode;
 
 pub use self::own::OwnNames;
-use self::ranges::{Wanted, wanted};
+use self::ranges::{content_of, headed_blob};
 use super::caller::Key;
 use super::edge::Dialect;
 use super::error::{ApiError, ApiResult};
@@ -38,7 +35,7 @@ use crate::app::App;
 use crate::oci::is_digest;
 use crate::registry::manifest::Manifest;
 use crate::registry::names::{Named, What};
-use crate::registry::{Blob, MAX_MANIFEST, RegistryError, Upload};
+use crate::registry::{MAX_MANIFEST, RegistryError, Upload};
 use crate::sandboxes::Owner;
 
 /// In an error's details: what it is called in this protocol.
@@ -187,40 +184,6 @@ fn headed(digest: &str, kind: &str, length: i64) -> ApiResult<HeaderMap> {
         (ETAG, text(&tag_of(digest))?),
     ];
     Ok(headers.into_iter().collect())
-}
-
-const BYTES: &str = "application/octet-stream";
-
-/// The headers of a blob, of which any bytes can be asked for.
-fn headed_blob(blob: &Blob) -> ApiResult<HeaderMap> {
-    let mut headers = headed(&blob.digest, BYTES, blob.size_bytes)?;
-    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    Ok(headers)
-}
-
-/// What is in a blob, or the bytes of it that are asked for.
-fn content_of(app: &App, blob: &Blob, asked: &HeaderMap) -> ApiResult<Response> {
-    let text = |text: String| HeaderValue::from_str(&text).map_err(ApiError::internal);
-    let size = u64::try_from(blob.size_bytes).unwrap_or(0);
-    let mut headers = headed_blob(blob)?;
-    let (status, range) = match wanted(asked, size, &tag_of(&blob.digest)) {
-        Wanted::All => (StatusCode::OK, None),
-        Wanted::Bytes(range) => {
-            let (first, last) = (range.start, range.end.saturating_sub(1));
-            headers.insert(CONTENT_RANGE, text(format!("bytes {first}-{last}/{size}"))?);
-            headers.insert(CONTENT_LENGTH, HeaderValue::from(range.end - range.start));
-            (StatusCode::PARTIAL_CONTENT, Some(range))
-        }
-        Wanted::Nothing => {
-            let mut error = said(ErrorCode::InvalidRequest, "SIZE_INVALID", format!("the blob has {size} bytes"));
-            error.status = Some(StatusCode::RANGE_NOT_SATISFIABLE);
-            let mut response = error.into_response();
-            response.headers_mut().insert(CONTENT_RANGE, text(format!("bytes */{size}"))?);
-            return Ok(response);
-        }
-    };
-    let content = app.registry.read(blob, range).map_err(io::Error::other);
-    Ok((status, headers, Body::from_stream(content)).into_response())
 }
 
 /// What is there, without sending it.

@@ -1,13 +1,57 @@
-//! Which bytes of a blob a request wants (RFC 9110, section 14): one range. Who asks for several gets all of it, as does who
-//! asks in another way.
+//! Blobs as they are sent: all of one, or the bytes that a request wants (RFC 9110, section 14), which is one range. Who asks
+//! for several gets all of it, as does who asks in another way.
 
+use std::io;
 use std::ops::Range;
 
-use axum::http::HeaderMap;
-use axum::http::header::{IF_RANGE, RANGE};
+use atoll_model::ErrorCode;
+use axum::body::Body;
+use axum::http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, IF_RANGE, RANGE};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use futures::TryStreamExt;
+
+use super::{headed, said, tag_of};
+use crate::app::App;
+use crate::http::error::{ApiError, ApiResult};
+use crate::registry::Blob;
+
+const BYTES: &str = "application/octet-stream";
+
+/// The headers of a blob, of which any bytes can be asked for.
+pub fn headed_blob(blob: &Blob) -> ApiResult<HeaderMap> {
+    let mut headers = headed(&blob.digest, BYTES, blob.size_bytes)?;
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    Ok(headers)
+}
+
+/// What is in a blob, or the bytes of it that are asked for.
+pub fn content_of(app: &App, blob: &Blob, asked: &HeaderMap) -> ApiResult<Response> {
+    let text = |text: String| HeaderValue::from_str(&text).map_err(ApiError::internal);
+    let size = u64::try_from(blob.size_bytes).unwrap_or(0);
+    let mut headers = headed_blob(blob)?;
+    let (status, range) = match wanted(asked, size, &tag_of(&blob.digest)) {
+        Wanted::All => (StatusCode::OK, None),
+        Wanted::Bytes(range) => {
+            let (first, last) = (range.start, range.end.saturating_sub(1));
+            headers.insert(CONTENT_RANGE, text(format!("bytes {first}-{last}/{size}"))?);
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(range.end - range.start));
+            (StatusCode::PARTIAL_CONTENT, Some(range))
+        }
+        Wanted::Nothing => {
+            let mut error = said(ErrorCode::InvalidRequest, "SIZE_INVALID", format!("the blob has {size} bytes"));
+            error.status = Some(StatusCode::RANGE_NOT_SATISFIABLE);
+            let mut response = error.into_response();
+            response.headers_mut().insert(CONTENT_RANGE, text(format!("bytes */{size}"))?);
+            return Ok(response);
+        }
+    };
+    let content = app.registry.read(blob, range).map_err(io::Error::other);
+    Ok((status, headers, Body::from_stream(content)).into_response())
+}
 
 #[derive(Debug, PartialEq, Eq)]
-pub enum Wanted {
+enum Wanted {
     All,
     Bytes(Range<u64>),
     /// Bytes that it doesn't have.
@@ -15,7 +59,7 @@ pub enum Wanted {
 }
 
 /// Of a blob with so many bytes and this tag.
-pub fn wanted(headers: &HeaderMap, size: u64, etag: &str) -> Wanted {
+fn wanted(headers: &HeaderMap, size: u64, etag: &str) -> Wanted {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let Some(range) = text(RANGE) else { return Wanted::All };
     // What the client has is of another blob.
