@@ -4,11 +4,13 @@
 use std::time::Duration;
 
 use crate::app::App;
-use crate::db::{idempotency, leases};
+use crate::db::{Millis, idempotency, leases};
 use crate::layers::{Dead, LayerError};
 use crate::{accounts, events, usage, webhooks};
 
 const HOUSEKEEPING: Duration = Duration::from_secs(300);
+/// What a crash has left in the object store is a day old before it goes.
+const LOOK_THROUGH: Duration = Duration::from_secs(3600);
 const LOOK_FOR_KEYS: Duration = Duration::from_secs(60);
 const LEASE: &str = "housekeeping";
 const LAYERS_EVERY: Duration = Duration::from_secs(30);
@@ -176,6 +178,7 @@ async fn look_for_keys(app: App) {
 
 /// Removes what has outlived its use.
 async fn housekeeping(app: App) {
+    let mut looked = None;
     loop {
         tokio::select! {
             () = app.shutdown.cancelled() => return,
@@ -184,13 +187,14 @@ async fn housekeeping(app: App) {
         if let Err(error) = app.sandboxes.fleet().evict_gone().await {
             tracing::warn!(error = &error as &dyn std::error::Error, "could not look for hosts that are gone");
         }
-        if let Err(error) = clean(&app).await {
+        if let Err(error) = clean(&app, &mut looked).await {
             tracing::error!(error = &error as &dyn std::error::Error, "housekeeping failed");
         }
     }
 }
 
-async fn clean(app: &App) -> Result<(), LayerError> {
+/// `looked`: when this replica last looked through the object store.
+async fn clean(app: &App, looked: &mut Option<Millis>) -> Result<(), LayerError> {
     let now = app.clock.now();
     if leases::take(&app.db, LEASE, &app.replica, now, HOUSEKEEPING * 2).await?.is_none() {
         return Ok(());
@@ -200,9 +204,61 @@ async fn clean(app: &App) -> Result<(), LayerError> {
     usage::roll(&app.db, now).await?;
     while webhooks::store::prune(&app.db, now - EVENTS_KEPT).await? > 0 {}
     while events::prune(&app.db, now - EVENTS_KEPT).await? > 0 {}
-    app.layers.sweep().await?;
     if let Err(error) = app.registry.tend().await {
         tracing::warn!(error = &error as &dyn std::error::Error, "tending the images that teams have pushed failed");
     }
+    if looked.is_none_or(|looked| now.since(looked) >= LOOK_THROUGH) {
+        look_through(app).await?;
+        *looked = Some(now);
+    }
     Ok(())
+}
+
+/// Finds in the object store what no row names. That costs a list of all objects each time, and a bucket's are paid for.
+async fn look_through(app: &App) -> Result<(), LayerError> {
+    app.layers.sweep().await?;
+    if let Err(error) = app.builds.sweep_files().await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "old files of builds could not be removed");
+    }
+    if let Err(error) = app.registry.sweep().await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "what was left of pushed images could not be removed");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::db::testing::sqlite;
+    use crate::testing::app;
+
+    /// What no row names, of each kind, a day old.
+    fn strays(folder: &std::path::Path) -> Vec<PathBuf> {
+        let names =
+            [format!("{}.erofs", "f".repeat(64)), "files-x-y.tar".to_owned(), format!("blob-{}-0-0", "0".repeat(32))];
+        let day_old = std::time::SystemTime::now() - Duration::from_secs(25 * 3600);
+        let make = |name: String| {
+            let path = folder.join(name);
+            std::fs::File::create(&path).unwrap().set_modified(day_old).unwrap();
+            path
+        };
+        names.into_iter().map(make).collect()
+    }
+
+    #[tokio::test]
+    async fn the_object_store_is_looked_through_hourly_and_no_oftener() {
+        let test = app(sqlite().await).await;
+        let folder = test.app.layers.objects().folder().to_owned();
+        let mut looked = None;
+        // Of a replica that has just come to it, at once.
+        for (minutes, gone) in [(0, true), (5, false), (50, false), (5, true), (5, false)] {
+            test.clock.advance(Duration::from_secs(minutes * 60));
+            let strays = strays(&folder);
+            clean(&test.app, &mut looked).await.unwrap();
+            let there: Vec<_> = strays.iter().filter(|path| path.exists()).collect();
+            assert_eq!(there.len(), if gone { 0 } else { strays.len() }, "{minutes} minutes later: {there:?}");
+        }
+    }
 }

@@ -4,8 +4,10 @@
 //! Keys are in the database, shared by all replicas and made by whoever starts first; or in a file of the operator's
 //! (`--jwt-key`), the same on every replica. [`rotate`] makes a new key; older ones sign no more, and are accepted until
 //! every token that they signed is over. A replica learns of a new key by the first token with an id that it doesn't
-//! know, and within a minute by itself. A token is worth something only under the purpose that its key was made for and
-//! with that purpose's `typ`: a host's is never taken for a person's, nor the reverse.
+//! know, and within a minute by itself. Others keep the keys that they have read for a while: for them a new key is
+//! published first and signs later ([`Purpose::ahead`]), and its id is its thumbprint (RFC 7638), so that none of another
+//! server of the same address is taken for it. A token is worth something only under the purpose that its key was made
+//! for and with that purpose's `typ`: a host's is never taken for a person's, nor the reverse.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -25,7 +27,7 @@ use sha2::{Digest, Sha256};
 
 use crate::audit::{self, Actor, Entry, Origin};
 use crate::db::keys::{self, StoredKey};
-use crate::db::{Db, DbError, Millis};
+use crate::db::{Db, DbError, During, Millis, on};
 
 const ISSUER: &str = "atoll";
 /// Longer texts are no token of ours.
@@ -39,14 +41,26 @@ pub struct Purpose {
     pub name: &'static str,
     pub typ: &'static str,
     pub algorithm: Algorithm,
+    /// So long a new key is published before it signs, unless no older one is left.
+    pub ahead: Duration,
 }
 
 /// People.
-pub const USERS: Purpose = Purpose { name: "user_jwt", typ: "user", algorithm: Algorithm::EdDSA };
+pub const USERS: Purpose =
+    Purpose { name: "user_jwt", typ: "user", algorithm: Algorithm::EdDSA, ahead: Duration::ZERO };
 /// Hosts.
-pub const HOSTS: Purpose = Purpose { name: "host_jwt", typ: "host", algorithm: Algorithm::EdDSA };
+pub const HOSTS: Purpose =
+    Purpose { name: "host_jwt", typ: "host", algorithm: Algorithm::EdDSA, ahead: Duration::ZERO };
 /// Sandboxes, for services elsewhere: of what these accept, the quickest to sign.
-pub const WORKLOADS: Purpose = Purpose { name: "workload_jwt", typ: "JWT", algorithm: Algorithm::ES256 };
+pub const WORKLOADS: Purpose = Purpose {
+    name: "workload_jwt",
+    typ: "JWT",
+    algorithm: Algorithm::ES256,
+    // Who has read them the moment before, and an answer that took its time.
+    ahead: PUBLISHED_FOR.saturating_mul(2),
+};
+/// Who reads public keys may keep them for so long.
+pub const PUBLISHED_FOR: Duration = Duration::from_secs(60);
 
 #[derive(Debug, thiserror::Error)]
 pub enum SigningError {
@@ -138,15 +152,47 @@ fn verifying(key: &StoredKey, algorithm: Algorithm, until: Option<Millis>) -> Re
     Ok(VerifyingKey { key: decoding(pem).map_err(SigningError::BadKey)?, public_pem, until })
 }
 
-/// A public key of ES256 as RFC 7517 has it.
-fn as_jwk(kid: &str, public_pem: &str) -> Option<serde_json::Value> {
+/// Both coordinates of a public key of ES256.
+fn coordinates(public_pem: &str) -> Option<(String, String)> {
     let der = SubjectPublicKeyInfoDer::from_pem_slice(public_pem.as_bytes()).ok()?;
-    // What describes the curve, a four for "not compressed", and both coordinates.
+    // What describes the curve, a four for "not compressed", and the point.
     let (rest, point) = der.as_ref().split_last_chunk::<64>()?;
     rest.last().filter(|byte| **byte == 4)?;
     let text = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
-    let (x, y) = (text(&point[..32]), text(&point[32..]));
+    Some((text(&point[..32]), text(&point[32..])))
+}
+
+/// A public key of ES256 as RFC 7517 has it.
+fn as_jwk(kid: &str, public_pem: &str) -> Option<serde_json::Value> {
+    let (x, y) = coordinates(public_pem)?;
     Some(json!({ "kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256", "kid": kid, "x": x, "y": y }))
+}
+
+/// By which id tokens name the key: what it is kept under, or, where others read it, its thumbprint.
+fn kid_of(key: &StoredKey, algorithm: Algorithm) -> String {
+    match coordinates(&key.public_pem) {
+        Some((x, y)) if algorithm == Algorithm::ES256 => {
+            // RFC 7638, section 3.2: these members in this order, without spaces.
+            let members = format!(r#"{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}"#);
+            URL_SAFE_NO_PAD.encode(Sha256::digest(members))
+        }
+        _ => key.kid.clone(),
+    }
+}
+
+/// The newest key that has been published for long enough to sign; where none has been, the one that has been longest.
+async fn signing(db: &Db, purpose: Purpose, now: Millis) -> Result<Option<StoredKey>, DbError> {
+    on!(read db, |c| sqlx::query_as(
+        "SELECT kid, private_pem, public_pem FROM signing_keys
+         WHERE purpose = $1 AND (retired_at IS NULL OR retired_at > $3)
+         ORDER BY CASE WHEN created_at <= $2 THEN -created_at ELSE created_at END, kid LIMIT 1"
+    )
+    .bind(purpose.name)
+    .bind(now - purpose.ahead)
+    .bind(now)
+    .fetch_optional(c)
+    .await)
+    .during("read the key that signs")
 }
 
 async fn look(db: &Db, purpose: Purpose, own: &[StoredKey], now: Millis) -> Result<Known, SigningError> {
@@ -154,19 +200,23 @@ async fn look(db: &Db, purpose: Purpose, own: &[StoredKey], now: Millis) -> Resu
     let algorithm = purpose.algorithm;
     let mut known = HashMap::new();
     for row in &accepted {
-        known.insert(row.key.kid.clone(), verifying(&row.key, algorithm, row.retired_at)?);
+        known.insert(kid_of(&row.key, algorithm), verifying(&row.key, algorithm, row.retired_at)?);
     }
     for key in own {
         known.insert(key.kid.clone(), verifying(key, algorithm, None)?);
     }
     let current = match own.first() {
         Some(key) => key.clone(),
-        None => keys::current_or(db, purpose.name, generate(algorithm)?, now).await?,
+        None => {
+            let newest = keys::current_or(db, purpose.name, generate(algorithm)?, now).await?;
+            known.entry(kid_of(&newest, algorithm)).or_insert(verifying(&newest, algorithm, None)?);
+            if purpose.ahead.is_zero() { newest } else { signing(db, purpose, now).await?.unwrap_or(newest) }
+        }
     };
-    known.entry(current.kid.clone()).or_insert(verifying(&current, algorithm, None)?);
+    let kid = kid_of(&current, algorithm);
     let encoding = if algorithm == Algorithm::ES256 { EncodingKey::from_ec_pem } else { EncodingKey::from_ed_pem };
     let signing = encoding(current.private_pem.as_bytes()).map_err(SigningError::BadKey)?;
-    Ok(Known { kid: current.kid, signing, verifying: known })
+    Ok(Known { kid, signing, verifying: known })
 }
 
 impl JwtKeys {
@@ -305,10 +355,13 @@ impl JwtKeys {
     }
 }
 
-/// Makes a new key for `purpose`, with its audit entry. The older ones sign no more, and are accepted for `overlap`. Answers the new one's id.
+/// Makes a new key for `purpose`, with its audit entry. The older ones sign no more once it does, and are accepted for
+/// `overlap`. Answers the new one's id.
 pub async fn rotate(db: &Db, purpose: Purpose, overlap: Duration, now: Millis) -> Result<String, SigningError> {
-    let kid = format!("{}-{}", purpose.name, hex::encode(rand::random::<[u8; 6]>()));
-    let key = StoredKey { kid: kid.clone(), ..generate(purpose.algorithm)? };
+    let name = format!("{}-{}", purpose.name, hex::encode(rand::random::<[u8; 6]>()));
+    let mut key = StoredKey { kid: name, ..generate(purpose.algorithm)? };
+    key.kid = kid_of(&key, purpose.algorithm);
+    let kid = key.kid.clone();
     let mut tx = db.begin().await?;
     keys::replace(&mut tx, purpose.name, &key, now + overlap, now).await?;
     let entry = Entry {
@@ -365,6 +418,66 @@ mod tests {
             assert!(!accepts(&one, &old, over).await && !accepts(&other, &old, over).await);
             assert!(accepts(&one, &new, over).await);
         }
+    }
+
+    fn kid(token: &str) -> String {
+        jsonwebtoken::decode_header(token).unwrap().kid.unwrap()
+    }
+
+    async fn published(keys: &JwtKeys, now: Millis) -> Vec<String> {
+        let set = keys.key_set(now).await.unwrap();
+        set["keys"].as_array().unwrap().iter().map(|key| key["kid"].as_str().unwrap().to_owned()).collect()
+    }
+
+    #[tokio::test]
+    async fn a_key_that_others_read_is_published_before_it_signs() {
+        for test in databases().await {
+            let keys = JwtKeys::load(&test.db, WORKLOADS, None, START).await.unwrap();
+            let first = kid(&keys.sign(claims(), START, HOUR).unwrap());
+            assert_eq!(published(&keys, START).await.concat(), first, "the first one signs at once");
+            let begun = START + HOUR;
+            let second = rotate(&test.db, WORKLOADS, HOUR, begun).await.unwrap();
+            // Who has read the keys the moment before has the new one a minute later.
+            for (after, signs) in [(0, &first), (61, &first), (119, &first), (120, &second), (4000, &second)] {
+                let now = begun + Duration::from_secs(after);
+                keys.refresh(now).await.unwrap();
+                assert!(published(&keys, now).await.contains(&second), "{after} s");
+                assert_eq!(kid(&keys.sign(claims(), now, HOUR).unwrap()), *signs, "{after} s");
+                // Whoever starts then does the same.
+                let other = JwtKeys::load(&test.db, WORKLOADS, None, now).await.unwrap();
+                assert_eq!(kid(&other.sign(claims(), now, HOUR).unwrap()), *signs, "{after} s");
+            }
+            // One that is to be used no more is used no more.
+            let now = begun + HOUR * 2;
+            let third = rotate(&test.db, WORKLOADS, Duration::ZERO, now).await.unwrap();
+            keys.refresh(now).await.unwrap();
+            assert_eq!(kid(&keys.sign(claims(), now, HOUR).unwrap()), third);
+            assert_eq!(published(&keys, now).await.concat(), third);
+            // The next one so soon that neither was published for long.
+            let now = now + LOOK_AGAIN;
+            rotate(&test.db, WORKLOADS, HOUR, now).await.unwrap();
+            keys.refresh(now).await.unwrap();
+            assert_eq!(kid(&keys.sign(claims(), now, HOUR).unwrap()), third);
+        }
+    }
+
+    #[tokio::test]
+    async fn no_two_servers_keys_have_the_same_id_where_others_read_them() {
+        let mut seen = Vec::new();
+        for test in databases().await {
+            let keys = JwtKeys::load(&test.db, WORKLOADS, None, START).await.unwrap();
+            let set = keys.key_set(START).await.unwrap();
+            let key = &set["keys"][0];
+            let member = |name: &str| key[name].as_str().unwrap();
+            let (x, y) = (member("x"), member("y"));
+            let hashed = Sha256::digest(format!("{{\"crv\":\"P-256\",\"kty\":\"EC\",\"x\":\"{x}\",\"y\":\"{y}\"}}"));
+            assert_eq!(member("kid"), URL_SAFE_NO_PAD.encode(hashed), "its thumbprint");
+            let token = keys.sign(claims(), START, HOUR).unwrap();
+            assert_eq!(kid(&token), member("kid"));
+            assert!(accepts(&keys, &token, START).await);
+            seen.push(kid(&token));
+        }
+        assert_ne!(seen[0], seen[1]);
     }
 
     #[tokio::test]

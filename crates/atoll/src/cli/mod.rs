@@ -220,7 +220,7 @@ pub enum ServerSubcommand {
 pub enum KeysCommand {
     /// Make new keys; what the older ones signed stays good until it is over
     #[command(after_help = "\
-The server may run meanwhile: it uses the new keys within a minute.
+The server may run meanwhile: it uses the new keys within a minute, for identities of sandboxes after two.
 With --jwt-key, put a new key first into that file instead, and restart.")]
     Rotate(settings::RotateArgs),
 }

@@ -22,7 +22,10 @@ pub fn rotate(args: &RotateArgs, global: &Global) -> anyhow::Result<u8> {
     if global.json {
         output::print_json(&json!({ "keys": made, "older_keys_refused": args.at_once }))?;
     } else {
-        eprintln!("atoll: new keys {}; servers use them within a minute", made.join(" and "));
+        eprintln!(
+            "atoll: new keys {}; servers use them within a minute, for identities of sandboxes after two",
+            made.join(" and ")
+        );
     }
     Ok(0)
 }

@@ -1,9 +1,10 @@
 //! Building templates: a recipe, carried out in a real sandbox on a host, becomes layers that the template stands on.
 //!
 //! [`recipe`] says what is to be built, [`run`] builds it when it has its [turn](turns), [`inside`] does the steps in the
-//! sandbox, [`expand`] fills in variables, [`log`] tells how it goes, [`store`] has the SQL. Each `RUN` and `COPY` ends with a layer, remembered under a hash over all that came
-//! before it: a later build begins at the last step that it shares with an earlier one. A build's sandbox is control's
-//! own: lists don't show it, and it goes with its build, however that ends. A build whose replica dies ends as `error`.
+//! sandbox, [`expand`] fills in variables, [`log`] tells how it goes, [`store`] has the SQL. Each `RUN` and `COPY` ends
+//! with a layer, remembered under a hash over all that came before it: a later build begins at the last step that it
+//! shares with an earlier one. A build's sandbox is control's own: lists don't show it, and it goes with its build, however
+//! that ends. A build whose replica dies ends as `error`.
 
 pub mod assignments;
 mod expand;
@@ -34,6 +35,7 @@ use crate::audit::{self, Entry};
 use crate::clock::Clock;
 use crate::db::{Db, DbError, Text, Tx};
 use crate::layers::{self, Layers};
+use crate::objects::ObjectError;
 use crate::oci::{Login, Puller};
 use crate::sandboxes::{Owner, Sandboxes};
 use crate::templates::store::{self as templates, Template};
@@ -149,15 +151,31 @@ impl Builds {
     }
 
     /// Makes a build, and the template where there is none, for a client that says later what is to be built
-    /// ([`Builds::begin`]). What `new` has for a recipe is kept for who begins it, and counts for nothing else.
-    pub async fn reserve(&self, owner: &Owner, new: NewBuild) -> Result<(Template, BuildRow), BuildError> {
+    /// ([`Builds::begin`]). What `new` has for a recipe is kept for who begins it, and counts for nothing else. With
+    /// `public`, the template is published as well, or made the team's alone again: all of it or nothing.
+    pub async fn reserve(
+        &self,
+        owner: &Owner,
+        new: NewBuild,
+        public: Option<bool>,
+    ) -> Result<(Template, BuildRow), BuildError> {
+        let of_own_machines = match public {
+            Some(true) => match templates::find(&self.db, &new.name, &owner.team).await? {
+                Some(found) => self.is_of_own_machines(&found).await?,
+                None => false,
+            },
+            _ => false,
+        };
         let mut tx = self.db.begin().await?;
         if store::reserved(&mut tx, &owner.team).await? >= MAX_RESERVED {
             return Err(BuildError::TooMany { limit: MAX_RESERVED });
         }
-        let made = self.insert(&mut tx, owner, &new, store::NOBODY).await?;
+        let (mut template, build) = self.insert(&mut tx, owner, &new, store::NOBODY).await?;
+        if let Some(public) = public {
+            template = self.set_public(&mut tx, owner, template, public, of_own_machines).await?;
+        }
         tx.commit().await?;
-        Ok(made)
+        Ok((template, build))
     }
 
     /// Begins a reserved build. It goes on by itself.
@@ -328,24 +346,46 @@ impl Builds {
 
     /// Publishes a team's template to all teams, or makes it the team's alone again: what others have made of it lives on.
     pub async fn publish(&self, owner: &Owner, name_or_id: &str, public: bool) -> Result<Template, BuildError> {
-        let found = self.template(owner, name_or_id).await?;
-        // Before the transaction: it takes another connection. A build that is ready by then is refused where it is used.
-        let of_own_machines = public && self.layers.chain(found.id.as_str()).await?.iter().any(|layer| layer.byoc);
+        let found = self.own_template(owner, name_or_id).await?;
+        self.publish_found(owner, &found, public).await
+    }
+
+    async fn publish_found(&self, owner: &Owner, found: &Template, public: bool) -> Result<Template, BuildError> {
+        let of_own_machines = public && self.is_of_own_machines(found).await?;
         let mut tx = self.db.begin().await?;
-        let own = templates::own(&mut tx, name_or_id, &owner.team).await?.filter(|row| row.kind == KIND);
-        let Some(row) = own else { return Err(BuildError::Platform(found.name)) };
+        // It may have been deleted meanwhile.
+        let own = templates::own(&mut tx, found.id.as_str(), &owner.team).await?.filter(|row| row.kind == KIND);
+        let row = own.ok_or(BuildError::NotFound("template"))?;
+        let row = self.set_public(&mut tx, owner, row, public, of_own_machines).await?;
+        tx.commit().await?;
+        Ok(row)
+    }
+
+    /// Whether machines of the team's own have written what it stands on. Asked before a transaction, for it takes another
+    /// connection: a build that is ready only then is refused where it is used.
+    async fn is_of_own_machines(&self, template: &Template) -> Result<bool, DbError> {
+        Ok(self.layers.chain(template.id.as_str()).await?.iter().any(|layer| layer.byoc))
+    }
+
+    async fn set_public(
+        &self,
+        tx: &mut Tx,
+        owner: &Owner,
+        row: Template,
+        public: bool,
+        of_own_machines: bool,
+    ) -> Result<Template, BuildError> {
         if row.public == public {
             return Ok(row);
         }
-        if of_own_machines {
+        if public && of_own_machines {
             return Err(BuildError::OfOwnMachines);
         }
         let now = self.clock.now();
-        templates::set_public(&mut tx, &row.id.0, public, now).await?;
+        templates::set_public(tx, &row.id.0, public, now).await?;
         let action = if public { "template.publish" } else { "template.unpublish" };
         let details = json!({ "name": row.name });
-        audit::record(&mut tx, now, &entry(owner, action, row.id.as_str(), details)).await?;
-        tx.commit().await?;
+        audit::record(tx, now, &entry(owner, action, row.id.as_str(), details)).await?;
         Ok(Template { public, updated_at: now, ..row })
     }
 
@@ -408,11 +448,16 @@ impl Builds {
         for sandbox in self.sandboxes.left_by_builds().await? {
             self.sandboxes.destroy_now(&sandbox, "build_over").await;
         }
-        if let Err(error) = self.layers.objects().sweep_files(FILES_KEPT).await {
-            tracing::warn!(%error, "old files of builds could not be removed");
-        }
         tickets::forget(&self.db, now).await?;
         steps::forget(&self.db, now - STEPS_KEPT).await
+    }
+
+    /// Deletes files that nobody will copy any more. Looks through the whole store.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn sweep_files(&self) -> Result<(), ObjectError> {
+        self.layers.objects().sweep_files(FILES_KEPT).await
     }
 }
 

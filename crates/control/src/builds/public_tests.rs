@@ -6,6 +6,8 @@ use std::time::Duration;
 use atoll_model::api::sandboxes::Sandbox;
 use serde_json::{Value, json};
 
+use super::BuildError;
+use crate::audit::{Actor, Origin, Owner};
 use crate::db::on;
 use crate::db::testing::databases;
 use crate::testing::{Client, TestApp, app};
@@ -192,5 +194,53 @@ async fn what_a_teams_own_machines_have_written_is_loaded_on_no_other_teams() {
         theirs.post("/v1/sandboxes", json!({ "template": id })).await.expect(409);
         publish(&ours, "tool", false).await;
         ours.patch("/v1/templates/tool", json!({ "public": true })).await.expect(409);
+
+        // What is refused leaves nothing behind: no build that waits for files or an image.
+        let builds = async || {
+            let found: (i64, i64) = on!(read & test.app.db, |c| sqlx::query_as(
+                "SELECT (SELECT COUNT(*) FROM template_builds),
+                 (SELECT COUNT(*) FROM audit_logs WHERE action = 'template.build')"
+            )
+            .fetch_one(c)
+            .await)
+            .unwrap();
+            found
+        };
+        let before = builds().await;
+        ours.post("/e2b/v3/templates", json!({ "name": "tool", "public": true })).await.expect(409);
+        ours.post("/e2b/templates", json!({ "alias": "tool", "dockerfile": "FROM x", "public": true }))
+            .await
+            .expect(409);
+        assert_eq!(builds().await, before);
+        let asked = ours.post("/e2b/v3/templates", json!({ "name": "another", "public": true })).await.expect(202);
+        assert_eq!(asked.json()["public"], true);
+        ours.post("/e2b/v3/templates", json!({ "name": "tool" })).await.expect(202);
+        assert_ne!(builds().await, before);
+    }
+}
+
+#[tokio::test]
+async fn a_template_that_is_deleted_while_it_is_published_is_not_there() {
+    for db in databases().await {
+        let test = app(db).await;
+        let owner = Owner {
+            team: test.team().clone(),
+            team_is_byoc: false,
+            team_network: None,
+            actor: Actor::System,
+            origin: Origin::default(),
+        };
+        let builds = &test.app.builds;
+        test.client.post("/e2b/v3/templates", json!({ "name": "tool" })).await.expect(202);
+        let found = builds.template(&owner, "tool").await.unwrap();
+        test.client.delete("/v1/templates/tool").await.expect(204);
+        let refused = builds.publish_found(&owner, &found, true).await;
+        assert!(matches!(refused, Err(BuildError::NotFound("template"))), "{refused:?}");
+        // Nor is it another one of that name.
+        test.client.post("/e2b/v3/templates", json!({ "name": "tool" })).await.expect(202);
+        let refused = builds.publish_found(&owner, &found, true).await;
+        assert!(matches!(refused, Err(BuildError::NotFound("template"))), "{refused:?}");
+        let refused = builds.publish(&owner, "base", true).await;
+        assert!(matches!(refused, Err(BuildError::Platform(_))), "{refused:?}");
     }
 }

@@ -77,7 +77,7 @@ pub async fn edge(State(app): State<App>, mut request: Request, next: Next) -> R
 }
 
 /// What agents ask for has places of its own: a crowd of clients must not make hosts seem dead.
-fn is_of_a_host(path: &str) -> bool {
+pub(super) fn is_of_a_host(path: &str) -> bool {
     let Some(rest) = path.strip_prefix("/v1/hosts/") else { return false };
     let mut pieces = rest.splitn(3, '/');
     match (pieces.next(), pieces.next()) {

@@ -15,6 +15,7 @@ use super::error::{ApiError, ApiResult};
 use super::extract::Json;
 use crate::app::App;
 use crate::identities::{IdentityError, LIFETIME};
+use crate::signing::PUBLISHED_FOR;
 
 /// All routes of this file.
 pub fn routes() -> OpenApiRouter<App> {
@@ -35,7 +36,9 @@ impl From<IdentityError> for ApiError {
 /// Kept for a while by whoever checks tokens.
 fn public(value: Value) -> Response {
     let mut response = axum::Json(value).into_response();
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=60"));
+    if let Ok(kept) = HeaderValue::from_str(&format!("public, max-age={}", PUBLISHED_FOR.as_secs())) {
+        response.headers_mut().insert(CACHE_CONTROL, kept);
+    }
     response
 }
 

@@ -1,5 +1,5 @@
 //! Who may call what: every route of the router with every kind of caller. A route without a row here fails the test,
-//! and so does a row without a route. To add a route: add its row to [`ROWS`].
+//! and so does a row without a route. To add a route: add its row to [`matrix_rows`](super::matrix_rows).
 
 use std::collections::BTreeSet;
 
@@ -10,279 +10,15 @@ use axum::http::Method;
 use secrecy::ExposeSecret;
 use serde_json::json;
 
+use super::edge::is_of_a_host;
 use super::matrix_bodies::{self, EMPTY, Names};
+use super::matrix_rows::For::{Admin, HookOfT, Host, HostOfT, In, InOwn, Key, KeyOfT, Public, Replica};
+use super::matrix_rows::{E2B_ROWS, For, REGISTRY_ROWS, ROWS};
 use crate::accounts::token::Subject;
 use crate::db::on;
 use crate::db::testing::{TestDb, databases, sqlite};
 use crate::hosts::tests::Agent;
 use crate::testing::{Client, Person, TestApp, app};
-
-/// Whom a route is for. `T` is the team whose things the paths name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum For {
-    /// Anybody; credentials of its own kind, if any, are in the body.
-    Public,
-    /// Any signed-in person, about what is their own.
-    Person,
-    /// A signed-in person with at least this role in the team that they work in, about what it has.
-    InOwn(Role),
-    /// A person or a key, about what their team has.
-    Key,
-    /// A person or a key, about a thing of T.
-    KeyOfT,
-    /// A person in T with at least this role, whatever team they work in; or a platform admin.
-    In(Role),
-    /// A person who works in T with at least this role, about its host; or a platform admin.
-    HostOfT(Role),
-    /// A person who works in T with at least this role, about its webhook; being a platform admin opens nothing.
-    HookOfT(Role),
-    /// A platform admin.
-    Admin,
-    /// The host itself.
-    Host,
-    /// Another replica of control.
-    Replica,
-    /// Whoever has a volume's own token, which none of the callers has.
-    Volume,
-}
-
-use For::{Admin, HookOfT, Host, HostOfT, In, InOwn, Key, KeyOfT, Public, Replica, Volume};
-
-#[rustfmt::skip]
-const ROWS: &[(&str, For)] = &[
-    ("get /.well-known/jwks.json", Public),
-    ("get /.well-known/openid-configuration", Public),
-    ("get /healthz", Public),
-    ("get /metrics", Public),
-    ("get /readyz", Public),
-    ("get /v1/admin/audit-logs", Admin),
-    ("get /v1/admin/hosts", Admin),
-    ("get /v1/admin/sandboxes", Admin),
-    ("get /v1/admin/teams", Admin),
-    ("put /v1/admin/teams/{id}/byoc", Admin),
-    ("get /v1/admin/teams/{id}/quotas", Admin),
-    ("put /v1/admin/teams/{id}/quotas", Admin),
-    ("get /v1/admin/teams/{id}/usage", Admin),
-    ("get /v1/admin/users", Admin),
-    ("post /v1/admin/users", Admin),
-    ("get /v1/admin/users/{id}", Admin),
-    ("put /v1/admin/users/{id}/active", Admin),
-    ("put /v1/admin/users/{id}/admin", Admin),
-    ("post /v1/admin/users/{id}/password-reset", Admin),
-    ("get /v1/api-keys", For::Person),
-    ("post /v1/api-keys", For::Person),
-    ("delete /v1/api-keys/{id}", For::Person),
-    ("get /v1/audit-logs", For::Person),
-    ("get /v1/auth/config", Public),
-    ("get /v1/auth/device", For::Person),
-    ("post /v1/auth/device", Public),
-    ("post /v1/auth/device/decision", For::Person),
-    ("post /v1/auth/device/token", Public),
-    ("post /v1/auth/login", Public),
-    ("post /v1/auth/logout", For::Person),
-    ("get /v1/auth/oidc/{provider}", Public),
-    ("get /v1/auth/oidc/{provider}/callback", Public),
-    ("post /v1/auth/password/reset", Public),
-    ("post /v1/auth/password/reset/confirm", Public),
-    ("post /v1/auth/setup", Public),
-    ("post /v1/auth/signup", Public),
-    ("post /v1/auth/switch-team", For::Person),
-    ("get /v1/events", Key),
-    ("get /v1/hosts", For::Person),
-    ("post /v1/hosts", Admin),
-    ("post /v1/hosts/auth/refresh", Public),
-    ("post /v1/hosts/register", Public),
-    ("delete /v1/hosts/{id}", HostOfT(Role::Admin)),
-    ("get /v1/hosts/{id}", HostOfT(Role::Member)),
-    ("patch /v1/hosts/{id}", HostOfT(Role::Admin)),
-    ("get /v1/hosts/{id}/delete-preview", HostOfT(Role::Admin)),
-    ("get /v1/hosts/{id}/drain", HostOfT(Role::Admin)),
-    ("post /v1/hosts/{id}/drain", HostOfT(Role::Admin)),
-    ("post /v1/hosts/{id}/heartbeat", Host),
-    ("get /v1/hosts/{id}/images/{digest}", Host),
-    ("post /v1/hosts/{id}/sandboxes/{sandbox_id}/identity-token", Host),
-    ("delete /v1/hosts/{id}/tags", HostOfT(Role::Admin)),
-    ("get /v1/hosts/{id}/tags", HostOfT(Role::Member)),
-    ("post /v1/hosts/{id}/tags", HostOfT(Role::Admin)),
-    ("post /v1/hosts/{id}/token", HostOfT(Role::Admin)),
-    ("get /v1/hosts/{id}/tunnel", Host),
-    ("get /v1/hosts/{id}/tunnel/relay", Replica),
-    ("post /v1/hosts/{id}/undrain", HostOfT(Role::Admin)),
-    ("get /v1/invitations/{token}", Public),
-    ("post /v1/invitations/{token}/accept", Public),
-    ("get /v1/me", For::Person),
-    ("patch /v1/me", For::Person),
-    ("post /v1/me/password", For::Person),
-    ("get /v1/sandboxes", Key),
-    ("post /v1/sandboxes", Key),
-    ("delete /v1/sandboxes/{id}", KeyOfT),
-    ("get /v1/sandboxes/{id}", KeyOfT),
-    ("get /v1/sandboxes/{id}/events", KeyOfT),
-    ("post /v1/sandboxes/{id}/exec", KeyOfT),
-    ("get /v1/sandboxes/{id}/exec/stream", KeyOfT),
-    ("post /v1/sandboxes/{id}/files/list", KeyOfT),
-    ("post /v1/sandboxes/{id}/files/mkdir", KeyOfT),
-    ("post /v1/sandboxes/{id}/files/move", KeyOfT),
-    ("post /v1/sandboxes/{id}/files/read", KeyOfT),
-    ("post /v1/sandboxes/{id}/files/remove", KeyOfT),
-    ("get /v1/sandboxes/{id}/files/stream/read", KeyOfT),
-    ("post /v1/sandboxes/{id}/files/stream/read", KeyOfT),
-    ("post /v1/sandboxes/{id}/files/stream/write", KeyOfT),
-    ("get /v1/sandboxes/{id}/files/watch", KeyOfT),
-    ("post /v1/sandboxes/{id}/files/write", KeyOfT),
-    ("post /v1/sandboxes/{id}/fork", KeyOfT),
-    ("post /v1/sandboxes/{id}/links", KeyOfT),
-    ("get /v1/sandboxes/{id}/logs", KeyOfT),
-    ("get /v1/sandboxes/{id}/metrics", KeyOfT),
-    ("put /v1/sandboxes/{id}/network", KeyOfT),
-    ("post /v1/sandboxes/{id}/pause", KeyOfT),
-    ("post /v1/sandboxes/{id}/ping", KeyOfT),
-    ("get /v1/sandboxes/{id}/processes", KeyOfT),
-    ("delete /v1/sandboxes/{id}/processes/{process}", KeyOfT),
-    ("get /v1/sandboxes/{id}/pty", KeyOfT),
-    ("post /v1/sandboxes/{id}/resume", KeyOfT),
-    ("post /v1/sandboxes/{id}/timeout", KeyOfT),
-    ("get /v1/secrets", Key),
-    ("post /v1/secrets", Key),
-    ("delete /v1/secrets/{name}", Key),
-    ("delete /v1/sessions", For::Person),
-    ("get /v1/sessions", For::Person),
-    ("delete /v1/sessions/{id}", For::Person),
-    ("get /v1/snapshots", Key),
-    ("post /v1/snapshots", KeyOfT),
-    ("delete /v1/snapshots/{name}", Key),
-    ("get /v1/snapshots/{name}", Key),
-    ("get /v1/teams", For::Person),
-    ("post /v1/teams", For::Person),
-    ("delete /v1/teams/{id}", In(Role::Owner)),
-    ("get /v1/teams/{id}", In(Role::Member)),
-    ("patch /v1/teams/{id}", In(Role::Admin)),
-    ("get /v1/teams/{id}/invitations", In(Role::Admin)),
-    ("post /v1/teams/{id}/invitations", In(Role::Admin)),
-    ("delete /v1/teams/{id}/invitations/{invitation}", In(Role::Admin)),
-    ("post /v1/teams/{id}/leave", In(Role::Member)),
-    ("get /v1/teams/{id}/network", In(Role::Member)),
-    ("put /v1/teams/{id}/network", In(Role::Admin)),
-    ("get /v1/teams/{id}/members", In(Role::Member)),
-    ("post /v1/teams/{id}/members", In(Role::Admin)),
-    ("delete /v1/teams/{id}/members/{user_id}", In(Role::Admin)),
-    ("patch /v1/teams/{id}/members/{user_id}", In(Role::Admin)),
-    ("get /v1/templates", Key),
-    ("post /v1/templates", Key),
-    ("get /v1/templates/files/{hash}", Key),
-    ("put /v1/templates/files/{hash}", Key),
-    ("delete /v1/templates/{name}", Key),
-    ("get /v1/templates/{name}", Key),
-    ("patch /v1/templates/{name}", Key),
-    ("get /v1/templates/{name}/builds", Key),
-    ("delete /v1/templates/{name}/builds/{build}", Key),
-    ("get /v1/templates/{name}/builds/{build}", Key),
-    ("get /v1/templates/{name}/builds/{build}/logs", Key),
-    ("get /v1/templates/{name}/tags", Key),
-    ("get /v1/usage", Key),
-    ("get /v1/usage/activity", Key),
-    ("get /v1/volumes", Key),
-    ("post /v1/volumes", Key),
-    ("delete /v1/volumes/{name}", Key),
-    ("get /v1/volumes/{name}", Key),
-    ("get /v1/webhooks", For::Person),
-    ("post /v1/webhooks", InOwn(Role::Admin)),
-    ("delete /v1/webhooks/{id}", HookOfT(Role::Admin)),
-    ("get /v1/webhooks/{id}", HookOfT(Role::Member)),
-    ("patch /v1/webhooks/{id}", HookOfT(Role::Admin)),
-    ("get /v1/webhooks/{id}/deliveries", HookOfT(Role::Member)),
-    ("post /v1/webhooks/{id}/secret", HookOfT(Role::Admin)),
-    ("post /v1/webhooks/{id}/test", HookOfT(Role::Admin)),
-];
-
-/// The routes of E2B's dialect, which is in no OpenAPI of ours.
-#[rustfmt::skip]
-const E2B_ROWS: &[(&str, For)] = &[
-    ("post /e2b/access-tokens", For::Person),
-    ("delete /e2b/access-tokens/{id}", For::Person),
-    ("get /e2b/api-keys", For::Person),
-    ("post /e2b/api-keys", For::Person),
-    ("delete /e2b/api-keys/{id}", For::Person),
-    ("patch /e2b/api-keys/{id}", For::Person),
-    ("get /e2b/default-templates", Key),
-    ("get /e2b/health", Public),
-    ("get /e2b/sandboxes", Key),
-    ("post /e2b/sandboxes", Key),
-    ("get /e2b/sandboxes/metrics", Key),
-    ("delete /e2b/sandboxes/{id}", KeyOfT),
-    ("get /e2b/sandboxes/{id}", KeyOfT),
-    ("post /e2b/sandboxes/{id}/connect", KeyOfT),
-    ("post /e2b/sandboxes/{id}/fork", KeyOfT),
-    ("get /e2b/sandboxes/{id}/logs", KeyOfT),
-    ("get /e2b/sandboxes/{id}/metrics", KeyOfT),
-    ("put /e2b/sandboxes/{id}/network", KeyOfT),
-    ("post /e2b/sandboxes/{id}/pause", KeyOfT),
-    ("post /e2b/sandboxes/{id}/refreshes", KeyOfT),
-    ("post /e2b/sandboxes/{id}/resume", KeyOfT),
-    ("post /e2b/sandboxes/{id}/snapshots", KeyOfT),
-    ("post /e2b/sandboxes/{id}/timeout", KeyOfT),
-    ("get /e2b/secrets", Key),
-    ("post /e2b/secrets", Key),
-    ("delete /e2b/secrets/{id}", Key),
-    ("get /e2b/secrets/{id}", Key),
-    ("post /e2b/secrets/{id}", Key),
-    ("get /e2b/snapshots", Key),
-    ("get /e2b/teams", For::Person),
-    ("get /e2b/teams/{id}/metrics", KeyOfT),
-    ("get /e2b/teams/{id}/metrics/max", KeyOfT),
-    ("get /e2b/templates", Key),
-    ("post /e2b/templates", Key),
-    ("get /e2b/templates/aliases/{alias}", Key),
-    ("delete /e2b/templates/tags", Key),
-    ("post /e2b/templates/tags", Key),
-    ("delete /e2b/templates/{id}", Key),
-    ("get /e2b/templates/{id}", Key),
-    ("patch /e2b/templates/{id}", Key),
-    ("post /e2b/templates/{id}", Key),
-    ("post /e2b/templates/{id}/builds/{build}", Key),
-    ("get /e2b/templates/{id}/builds/{build}/logs", Key),
-    ("get /e2b/templates/{id}/builds/{build}/status", Key),
-    ("get /e2b/templates/{id}/files/{hash}", Key),
-    ("get /e2b/templates/{id}/tags", Key),
-    ("get /e2b/templates/{id}/tags/count", Key),
-    ("get /e2b/templates/{id}/tags/exists", Key),
-    ("get /e2b/templates/{id}/tags/groups", Key),
-    ("get /e2b/templates/{id}/tags/{tag}/assignments", Key),
-    ("put /e2b/uploads/{ticket}", Public),
-    ("get /e2b/v2/sandboxes", Key),
-    ("post /e2b/v2/sandboxes", Key),
-    ("post /e2b/v2/sandboxes/{id}/connect", KeyOfT),
-    ("get /e2b/v2/sandboxes/{id}/logs", KeyOfT),
-    ("get /e2b/v2/templates", Key),
-    ("post /e2b/v2/templates", Key),
-    ("patch /e2b/v2/templates/{id}", Key),
-    ("post /e2b/v2/templates/{id}/builds/{build}", Key),
-    ("post /e2b/v3/templates", Key),
-    ("get /e2b/volumecontent/{id}/dir", Volume),
-    ("post /e2b/volumecontent/{id}/dir", Volume),
-    ("get /e2b/volumecontent/{id}/file", Volume),
-    ("put /e2b/volumecontent/{id}/file", Volume),
-    ("delete /e2b/volumecontent/{id}/path", Volume),
-    ("get /e2b/volumecontent/{id}/path", Volume),
-    ("patch /e2b/volumecontent/{id}/path", Volume),
-    ("get /e2b/volumes", Key),
-    ("post /e2b/volumes", Key),
-    ("delete /e2b/volumes/{id}", Key),
-    ("get /e2b/volumes/{id}", Key),
-];
-
-/// The routes of the registry, which is in no OpenAPI either.
-#[rustfmt::skip]
-const REGISTRY_ROWS: &[(&str, For)] = &[
-    ("get /v2", Key),
-    ("get /v2/", Key),
-    ("delete /v2/{*path}", Key),
-    ("get /v2/{*path}", Key),
-    ("head /v2/{*path}", Key),
-    ("patch /v2/{*path}", Key),
-    ("post /v2/{*path}", Key),
-    ("put /v2/{*path}", Key),
-];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Caller {
@@ -633,6 +369,17 @@ async fn every_route_lets_in_exactly_whom_it_is_for() {
         assert!(gone.is_empty(), "rows of the caller matrix without a route: {gone:#?}");
 
         world.judge(ROWS).await;
+    }
+}
+
+#[test]
+fn requests_of_hosts_have_places_of_their_own_and_no_others_have() {
+    // Who asks is said in the body.
+    const FIRST: [&str; 2] = ["post /v1/hosts/register", "post /v1/hosts/auth/refresh"];
+    for (route, access) in ROWS.iter().chain(E2B_ROWS).chain(REGISTRY_ROWS) {
+        let (_, path) = route.split_once(' ').unwrap();
+        let of_a_host = matches!(access, Host | Replica) || FIRST.contains(route);
+        assert_eq!(is_of_a_host(path), of_a_host, "{route}");
     }
 }
 

@@ -48,6 +48,8 @@ mod lying_tests;
 #[cfg(test)]
 mod matrix_bodies;
 #[cfg(test)]
+mod matrix_rows;
+#[cfg(test)]
 mod matrix_tests;
 mod me;
 mod members;

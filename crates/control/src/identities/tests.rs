@@ -109,12 +109,20 @@ async fn a_token_says_who_asks_and_only_the_sandboxs_host_gets_one() {
             .await
             .expect(401);
 
-        // New keys sign at once, and what older ones signed is still good.
+        // New keys are published at once and sign when nobody has read the keys without them; what older ones signed is
+        // still good.
+        test.clock.advance(Duration::from_secs(1));
         let now = test.clock.now();
         signing::rotate(&test.app.db, WORKLOADS, Duration::from_secs(3600), now).await.unwrap();
-        test.clock.advance(Duration::from_secs(11));
-        let new: IdentityToken = as_host.post(&path(&host), json!({ "name": "aws" })).await.expect(200).parsed();
         let kid = |token: &str| jsonwebtoken::decode_header(token).unwrap().kid;
+        test.clock.advance(Duration::from_secs(11));
+        let soon: IdentityToken = as_host.post(&path(&host), json!({ "name": "aws" })).await.expect(200).parsed();
+        assert_eq!(kid(&soon.token), kid(&token.token));
+        let published = test.client.anonymous().get("/.well-known/jwks.json").await.expect(200);
+        assert_eq!(published.json()["keys"].as_array().unwrap().len(), 2);
+        assert_eq!(published.headers["cache-control"], "public, max-age=60");
+        test.clock.advance(Duration::from_secs(120));
+        let new: IdentityToken = as_host.post(&path(&host), json!({ "name": "aws" })).await.expect(200).parsed();
         assert_ne!(kid(&new.token), kid(&token.token));
         checked(&test, &new.token, "sts.amazonaws.com").await.unwrap();
         checked(&test, &token.token, "sts.amazonaws.com").await.unwrap();

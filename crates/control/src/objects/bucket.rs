@@ -9,7 +9,7 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::buffered::BufWriter;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, RetryConfig};
+use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, RetryConfig};
 use secrecy::{ExposeSecret, SecretString};
 use tempfile::NamedTempFile;
 use tokio::io::AsyncWriteExt;
@@ -106,17 +106,28 @@ impl Bucket {
     }
 
     pub(super) async fn has(&self, name: &str) -> Result<bool, ObjectError> {
+        Ok(self.bytes(name).await?.is_some())
+    }
+
+    /// How many it has; none when it is not there.
+    pub(super) async fn bytes(&self, name: &str) -> Result<Option<u64>, ObjectError> {
         match self.store.head(&self.path(name)).await {
-            Ok(_) => Ok(true),
-            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Ok(found) => Ok(Some(found.size)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(source) => Err(ObjectError::Bucket { action: "looking for", name: name.to_owned(), source }),
         }
     }
 
     pub(super) async fn read(&self, name: &str) -> Result<Option<Content>, ObjectError> {
-        match self.store.get(&self.path(name)).await {
+        self.read_from(name, 0).await
+    }
+
+    /// From its byte `from` on; it must have that one, but for the first.
+    pub(super) async fn read_from(&self, name: &str, from: u64) -> Result<Option<Content>, ObjectError> {
+        let range = (from > 0).then_some(GetRange::Offset(from));
+        match self.store.get_opts(&self.path(name), GetOptions { range, ..GetOptions::default() }).await {
             Ok(found) => {
-                let bytes = Some(found.meta.size);
+                let bytes = Some(found.meta.size.saturating_sub(from));
                 let stream = found.into_stream().map_err(io::Error::other).boxed();
                 Ok(Some(Content { bytes, form: Form::Raw, stream }))
             }

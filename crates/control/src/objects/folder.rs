@@ -43,6 +43,15 @@ impl Folder {
         tokio::fs::try_exists(&path).await.map_err(ObjectError::io("looking for", &path))
     }
 
+    pub(super) async fn bytes(&self, name: &str) -> Result<Option<u64>, ObjectError> {
+        let path = self.0.join(name);
+        match tokio::fs::metadata(&path).await {
+            Ok(found) => Ok(Some(found.len())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(ObjectError::io("looking for", &path)(error)),
+        }
+    }
+
     pub(super) async fn read(&self, name: &str) -> Result<Option<File>, ObjectError> {
         let path = self.0.join(name);
         match File::open(&path).await {

@@ -72,7 +72,7 @@ pub struct Listed {
     pub age: Duration,
 }
 
-/// What is in an object, from its beginning.
+/// What is in an object, from its beginning where nothing else was asked for.
 pub struct Content {
     /// How many, if that is known.
     pub bytes: Option<u64>,
@@ -145,11 +145,16 @@ impl Objects {
     }
 
     async fn read_name(&self, name: &str, form: Form) -> Result<Option<Content>, ObjectError> {
+        self.read_from(name, 0, form).await
+    }
+
+    /// From its byte `from` on; it must have that one, but for the first.
+    async fn read_from(&self, name: &str, from: u64, form: Form) -> Result<Option<Content>, ObjectError> {
         match &self.bucket {
-            Some(bucket) => Ok(bucket.read(name).await?.map(|content| Content { form, ..content })),
+            Some(bucket) => Ok(bucket.read_from(name, from).await?.map(|content| Content { form, ..content })),
             None => match self.folder.read(name).await? {
                 Some(file) => {
-                    let content = Content::of_file(file, form).await;
+                    let content = Content::of_file_from(file, from, form).await;
                     content.map(Some).map_err(ObjectError::io("reading", self.folder()))
                 }
                 None => Ok(None),
@@ -255,9 +260,18 @@ impl Objects {
         self.keep(file, part_name(name)).await
     }
 
-    /// A part of a blob; none when it is not there.
-    pub async fn part(&self, name: &str) -> Result<Option<Content>, ObjectError> {
-        self.read_name(&part_name(name), Form::Raw).await
+    /// A part of a blob from its byte `from` on, which it must have, but for the first; none when it is not there.
+    pub async fn part(&self, name: &str, from: u64) -> Result<Option<Content>, ObjectError> {
+        self.read_from(&part_name(name), from, Form::Raw).await
+    }
+
+    /// How many bytes a part of a blob has; none when it is not there.
+    pub async fn part_bytes(&self, name: &str) -> Result<Option<u64>, ObjectError> {
+        let name = part_name(name);
+        match &self.bucket {
+            Some(bucket) => bucket.bytes(&name).await,
+            None => self.folder.bytes(&name).await,
+        }
     }
 
     /// Success when it is not there.
@@ -309,7 +323,14 @@ impl Content {
     const CHUNK: usize = 1 << 20;
 
     pub async fn of_file(file: File, form: Form) -> io::Result<Self> {
-        let bytes = file.metadata().await?.len();
+        Self::of_file_from(file, 0, form).await
+    }
+
+    async fn of_file_from(mut file: File, from: u64, form: Form) -> io::Result<Self> {
+        let bytes = file.metadata().await?.len().saturating_sub(from);
+        if from > 0 {
+            tokio::io::AsyncSeekExt::seek(&mut file, io::SeekFrom::Start(from)).await?;
+        }
         let stream = tokio_util::io::ReaderStream::with_capacity(file, Self::CHUNK);
         Ok(Self { bytes: Some(bytes), form, stream: Box::pin(stream) })
     }

@@ -86,6 +86,22 @@ async fn write(objects: &Objects, name: &str, form: Form, bytes: &[u8], most: u6
     draft.finish().await
 }
 
+/// Of parts of what clients push.
+async fn promises_of_parts(objects: &Objects) {
+    let bytes: Vec<u8> = (0..3_000_000_u32).map(|at| (at / 7) as u8).collect();
+    let draft = objects.temporary().unwrap();
+    std::fs::write(draft.path(), &bytes).unwrap();
+    objects.keep_part(draft, "one").await.unwrap();
+    assert_eq!(objects.part_bytes("one").await.unwrap(), Some(bytes.len() as u64));
+    for from in [0, 1, 2_000_001, bytes.len() - 1] {
+        let content = objects.part("one", from as u64).await.unwrap().unwrap();
+        assert!(bytes_as_they_lie(content).await == bytes[from..], "from {from}");
+    }
+    objects.delete_part("one").await.unwrap();
+    assert!(objects.part("one", 0).await.unwrap().is_none());
+    assert_eq!(objects.part_bytes("one").await.unwrap(), None);
+}
+
 /// Of images that come or lie in one form or the other.
 async fn promises_of_forms(objects: &Objects) {
     let image: Vec<u8> = (0..3_000_000_u32).map(|at| (at / 7) as u8).collect();
@@ -205,6 +221,7 @@ async fn a_folder_keeps_its_promises() {
     let objects = Objects::open(dir.path()).unwrap();
     promises(&objects, 3 << 20).await;
     promises_of_forms(&objects).await;
+    promises_of_parts(&objects).await;
     // A draft that a crash has left goes with the next start; objects stay.
     let before = std::fs::read_dir(objects.folder()).unwrap().count();
     std::fs::write(objects.folder().join(".draft-x"), b"half").unwrap();
@@ -220,6 +237,7 @@ async fn a_bucket_keeps_the_same_promises_and_replicas_see_each_others_objects()
     // Three parts, the last of them not whole.
     promises(&objects, 35 << 20).await;
     promises_of_forms(&objects).await;
+    promises_of_parts(&objects).await;
     assert_eq!(std::fs::read_dir(objects.folder()).unwrap().count(), 0, "nothing stays on the disk");
     let another = Objects::open_bucket(other.path(), &s3.settings).await.unwrap();
     assert!(another.has(&digest(b"small")).await.unwrap());

@@ -8,6 +8,8 @@
 
 mod origin;
 mod pull;
+#[cfg(test)]
+mod pull_tests;
 mod reference;
 mod registry;
 

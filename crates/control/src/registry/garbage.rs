@@ -19,17 +19,18 @@ const MAX_BATCHES: usize = 50;
 const STRAY_AGE: Duration = Duration::from_secs(24 * 3600);
 
 impl Registry {
-    /// One round.
+    /// One round, by what the database knows.
     ///
     /// # Errors
     /// The database's, or the store's.
     pub async fn tend(&self) -> Result<(), RegistryError> {
         let now = self.clock.now();
         for upload in store::old_uploads(&self.db, now - UPLOAD_KEPT, BATCH).await? {
-            match self.cancel(&upload).await {
-                // Something came for it at that moment.
-                Ok(()) | Err(RegistryError::NoUpload) => {}
-                Err(error) => return Err(error),
+            let mut tx = self.db.begin().await?;
+            // Or something came for it at that moment.
+            if store::take_left(&mut tx, &upload).await? {
+                tx.commit().await?;
+                self.delete_parts(&upload.parts).await?;
             }
         }
         let old = store::old_manifests(&self.db, now - UNUSED_KEPT, now - LOOSE_KEPT, BATCH).await?;
@@ -49,7 +50,7 @@ impl Registry {
                 break;
             }
         }
-        self.sweep().await
+        Ok(())
     }
 
     /// How many were looked at.
@@ -67,8 +68,11 @@ impl Registry {
         Ok(count)
     }
 
-    /// Deletes parts that no row names.
-    async fn sweep(&self) -> Result<(), RegistryError> {
+    /// Deletes parts that no row names. Looks through the whole store.
+    ///
+    /// # Errors
+    /// The database's, or the store's.
+    pub async fn sweep(&self) -> Result<(), RegistryError> {
         let mut old = self.objects.list_parts().await?;
         old.retain(|(_, age)| *age >= STRAY_AGE);
         if old.is_empty() {

@@ -1,10 +1,11 @@
 //! Container images that teams push to this server: what `docker push` needs of a registry, for builds to begin with.
 //!
 //! Each team has repositories of its own, whatever they are called; nobody else's. A blob comes in parts, each of which is
-//! an object of its own ([`uploads`]); the blob's row names them once its digest was checked, and nothing is copied. [`names`]
-//! reads paths, [`spool`] counts what is coming in, [`manifest`] reads what a manifest names, [`images`] keeps manifests and tags, [`pushed`] hands an image to the
-//! puller of builds, [`store`] has the SQL, [`garbage`] takes away what nobody names. It is a way in and no archive:
-//! images that nobody used for a month go. Neighbours: `http/registry` (the protocol), `oci` (images of other registries).
+//! an object of its own ([`uploads`]); the blob's row names them once its digest was checked, and nothing is copied.
+//! [`names`] reads paths, [`spool`] counts what is coming in, [`manifest`] reads what a manifest names, [`images`] keeps
+//! manifests and tags, [`pushed`] hands an image to the puller of builds, [`store`] has the SQL, [`garbage`] takes away
+//! what nobody names. It is a way in and no archive: images that nobody used for a month go. Neighbours: `http/registry`
+//! (the protocol), `oci` (images of other registries).
 
 mod garbage;
 mod images;
@@ -13,6 +14,8 @@ pub mod names;
 mod pushed;
 mod spool;
 mod store;
+#[cfg(test)]
+mod tests;
 mod uploads;
 
 use std::io;
@@ -116,5 +119,11 @@ impl Registry {
     #[must_use]
     pub fn new(db: Db, clock: Clock, objects: Objects) -> Self {
         Self { db, clock, objects, receiving: Shares::halved(RECEIVED_AT_ONCE), spool: Spool::default() }
+    }
+
+    /// The same on a disk that is full.
+    #[cfg(test)]
+    pub fn on_a_full_disk(&self) -> Self {
+        Self { spool: Spool::on(|_| Some(spool::Room { free: 0, all: 1 << 40 })), ..self.clone() }
     }
 }

@@ -36,6 +36,6 @@ impl Origin for Pushed {
 
     async fn blob(&mut self, digest: &str) -> Result<Bytestream, OciError> {
         let blob = self.registry.blob(&self.team, digest).await.map_err(failed)?;
-        Ok(self.registry.read(&blob).map_err(failed).boxed())
+        Ok(self.registry.read(&blob, None).map_err(failed).boxed())
     }
 }

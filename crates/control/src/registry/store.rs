@@ -57,7 +57,7 @@ async fn count(tx: &mut Tx, team: &TeamId, sql: &'static str) -> Result<i64, DbE
 /// The team's upload that nothing came in for since `before`, for longer than for any other.
 pub async fn idle_upload(tx: &mut Tx, team: &TeamId, before: Millis) -> Result<Option<Upload>, DbError> {
     on!(tx tx, |c| sqlx::query_as(
-        "SELECT id, team_id, parts, size_bytes, digest FROM registry_uploads WHERE team_id = $1 AND touched_at <= $2
+        "SELECT id, team_id, parts, size_bytes, digest, touched_at FROM registry_uploads WHERE team_id = $1 AND touched_at <= $2
          ORDER BY touched_at LIMIT 1"
     )
     .bind(team.as_str())
@@ -67,13 +67,13 @@ pub async fn idle_upload(tx: &mut Tx, team: &TeamId, before: Millis) -> Result<O
     .during("look for an upload that was left")
 }
 
-pub async fn insert_upload(tx: &mut Tx, new: &Upload, now: Millis) -> Result<(), DbError> {
+pub async fn insert_upload(tx: &mut Tx, new: &Upload) -> Result<(), DbError> {
     on!(tx tx, |c| sqlx::query(
         "INSERT INTO registry_uploads (id, team_id, parts, size_bytes, touched_at) VALUES ($1, $2, '', 0, $3)"
     )
     .bind(&new.id)
     .bind(new.team_id.as_str())
-    .bind(now)
+    .bind(new.touched_at)
     .execute(c)
     .await
     .map(|_| ()))
@@ -82,7 +82,7 @@ pub async fn insert_upload(tx: &mut Tx, new: &Upload, now: Millis) -> Result<(),
 
 pub async fn upload(db: &Db, team: &TeamId, id: &str) -> Result<Option<Upload>, DbError> {
     on!(read db, |c| sqlx::query_as(
-        "SELECT id, team_id, parts, size_bytes, digest FROM registry_uploads WHERE id = $1 AND team_id = $2"
+        "SELECT id, team_id, parts, size_bytes, digest, touched_at FROM registry_uploads WHERE id = $1 AND team_id = $2"
     )
     .bind(id)
     .bind(team.as_str())
@@ -92,7 +92,7 @@ pub async fn upload(db: &Db, team: &TeamId, id: &str) -> Result<Option<Upload>, 
 }
 
 /// The upload has one more part, if it had these before. Whether it did.
-pub async fn add_part(tx: &mut Tx, before: &Upload, after: &Upload, now: Millis) -> Result<bool, DbError> {
+pub async fn add_part(tx: &mut Tx, before: &Upload, after: &Upload) -> Result<bool, DbError> {
     on!(tx tx, |c| sqlx::query(
         "UPDATE registry_uploads SET parts = $3, size_bytes = $4, digest = $5, touched_at = $6
          WHERE id = $1 AND parts = $2"
@@ -102,11 +102,34 @@ pub async fn add_part(tx: &mut Tx, before: &Upload, after: &Upload, now: Millis)
     .bind(&after.parts)
     .bind(after.size_bytes)
     .bind(&after.digest)
-    .bind(now)
+    .bind(after.touched_at)
     .execute(c)
     .await
     .map(|done| done.rows_affected() > 0))
     .during("add a part to an upload")
+}
+
+/// Somebody is at this upload. Whether it is there.
+pub async fn touch_upload(db: &Db, id: &str, now: Millis) -> Result<bool, DbError> {
+    on!(write db, |c| sqlx::query("UPDATE registry_uploads SET touched_at = $2 WHERE id = $1")
+        .bind(id)
+        .bind(now)
+        .execute(c)
+        .await
+        .map(|done| done.rows_affected() > 0))
+    .during("note that an upload goes on")
+}
+
+/// The same as [`take_upload`] for one that was left: if nobody has touched it since it was looked at.
+pub async fn take_left(tx: &mut Tx, left: &Upload) -> Result<bool, DbError> {
+    on!(tx tx, |c| sqlx::query("DELETE FROM registry_uploads WHERE id = $1 AND parts = $2 AND touched_at = $3")
+        .bind(&left.id)
+        .bind(&left.parts)
+        .bind(left.touched_at)
+        .execute(c)
+        .await
+        .map(|done| done.rows_affected() > 0))
+    .during("end an upload that was left")
 }
 
 /// Ends the upload, if it still has these parts. Whether it did: its parts are the caller's then.
@@ -337,7 +360,7 @@ pub async fn remove_blob(tx: &mut Tx, team: &TeamId, digest: &str, unused_since:
 /// Uploads that nothing came for since then, or whose team is gone.
 pub async fn old_uploads(db: &Db, before: Millis, limit: i64) -> Result<Vec<Upload>, DbError> {
     on!(read db, |c| sqlx::query_as(
-        "SELECT id, team_id, parts, size_bytes, digest FROM registry_uploads u WHERE touched_at <= $1
+        "SELECT id, team_id, parts, size_bytes, digest, touched_at FROM registry_uploads u WHERE touched_at <= $1
          OR NOT EXISTS (SELECT 1 FROM teams t WHERE t.id = u.team_id) ORDER BY touched_at LIMIT $2"
     )
     .bind(before)

@@ -3,6 +3,9 @@
 //! A part goes through a file of this server into the object store, hashed on the way, and counts only when the upload's row
 //! names it: what broke off before that leaves the upload as it was. So any replica can take the next part.
 
+use std::ops::Range;
+use std::time::Duration;
+
 use atoll_model::TeamId;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream};
@@ -11,8 +14,13 @@ use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
 
 use super::{MAX_BLOB, MAX_BLOBS, MAX_PARTS, MAX_TEAM, MAX_UPLOADS, Registry, RegistryError, UPLOAD_LEFT, store};
-use crate::db::Text;
+use crate::db::{Millis, Text};
 use crate::objects::ObjectError;
+
+/// An upload that bytes come for, or that is being worked on, says so as often as this and no oftener.
+pub(super) const TOUCHED_EVERY: Duration = Duration::from_secs(60);
+/// From one look at the clock to the next, while no bytes come.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What is being uploaded.
 #[derive(Debug, Clone, sqlx::FromRow)]
@@ -23,6 +31,8 @@ pub struct Upload {
     pub size_bytes: i64,
     /// Of all that came, as long as it came as one part.
     pub(super) digest: Option<String>,
+    /// When somebody was last at it: within [`TOUCHED_EVERY`] while bytes come.
+    pub(super) touched_at: Millis,
 }
 
 /// What was uploaded.
@@ -45,29 +55,30 @@ fn name_of(hasher: Sha256) -> String {
 impl Registry {
     /// Begins an upload.
     pub async fn begin(&self, team: &TeamId) -> Result<Upload, RegistryError> {
+        let now = self.clock.now();
         let upload = Upload {
             id: hex::encode(rand::random::<[u8; 16]>()),
             team_id: Text(team.clone()),
             parts: String::new(),
             size_bytes: 0,
             digest: None,
+            touched_at: now,
         };
         let mut tx = self.db.begin().await?;
         store::hold_team(&mut tx, team).await?;
-        let now = self.clock.now();
         let mut left = None;
         if store::count_uploads(&mut tx, team).await? >= MAX_UPLOADS {
             // Its client went away without a word.
             left = store::idle_upload(&mut tx, team, now - UPLOAD_LEFT).await?;
             let ended = match &left {
-                Some(left) => store::take_upload(&mut tx, left).await?,
+                Some(left) => store::take_left(&mut tx, left).await?,
                 None => false,
             };
             if !ended {
                 return Err(RegistryError::TooMany { what: "uploads under way", limit: MAX_UPLOADS });
             }
         }
-        store::insert_upload(&mut tx, &upload, now).await?;
+        store::insert_upload(&mut tx, &upload).await?;
         tx.commit().await?;
         if let Some(left) = left {
             self.delete_parts(&left.parts).await?;
@@ -82,14 +93,14 @@ impl Registry {
     /// Takes what comes as the next part; nothing that comes makes none. `from` is where the client says that it begins.
     pub async fn receive<E>(
         &self,
-        upload: Upload,
+        mut upload: Upload,
         from: Option<u64>,
         body: impl Stream<Item = Result<Bytes, E>>,
     ) -> Result<Upload, RegistryError>
     where
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let team = &upload.team_id.0;
+        let team = &upload.team_id.0.clone();
         let _place = self.receiving.take(team, 1).map_err(|_| RegistryError::Busy)?;
         let before = u64::try_from(upload.size_bytes).unwrap_or(0);
         if from.is_some_and(|from| from != before) {
@@ -108,6 +119,7 @@ impl Registry {
                 return Err(RegistryError::TooLarge);
             }
             coming.grow(length)?;
+            self.touch(&mut upload).await?;
             hasher.update(&chunk);
             file.write_all(&chunk).await?;
         }
@@ -120,13 +132,14 @@ impl Registry {
             return Err(RegistryError::TooLarge);
         }
         let part = format!("{}-{count}-{}", upload.id, hex::encode(rand::random::<[u8; 4]>()));
-        self.objects.keep_part(draft, &part).await?;
+        self.touching(&mut upload, self.objects.keep_part(draft, &part)).await?;
         crate::failpoint!("control::registry::after_part");
         let all = if count == 0 { part.clone() } else { format!("{},{part}", upload.parts) };
         let after = Upload {
             parts: all,
             size_bytes: i64::try_from(before + length).unwrap_or(i64::MAX),
             digest: (count == 0).then(|| name_of(hasher)),
+            touched_at: self.clock.now(),
             ..upload.clone()
         };
         let noted = self.note_part(&upload, &after).await;
@@ -137,6 +150,39 @@ impl Registry {
         noted.map(|()| after)
     }
 
+    /// Somebody is at the upload.
+    async fn touch(&self, upload: &mut Upload) -> Result<(), RegistryError> {
+        let now = self.clock.now();
+        if now.since(upload.touched_at) < TOUCHED_EVERY {
+            return Ok(());
+        }
+        upload.touched_at = now;
+        match store::touch_upload(&self.db, &upload.id, now).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(RegistryError::NoUpload),
+            // A database that is away now may be back when the part is to be noted.
+            Err(error) => {
+                tracing::debug!(%error, "an upload could not be touched");
+                Ok(())
+            }
+        }
+    }
+
+    /// Does what may take long, and is at the upload all the while. Whether that is still there is found out by whoever
+    /// notes what was done.
+    pub(super) async fn touching<T>(&self, upload: &mut Upload, work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                () = tokio::time::sleep(LOOK) => {}
+            }
+            if let Err(error) = self.touch(upload).await {
+                tracing::debug!(%error, upload = upload.id, "an upload that is being worked on is gone");
+            }
+        }
+    }
+
     async fn note_part(&self, before: &Upload, after: &Upload) -> Result<(), RegistryError> {
         let team = &before.team_id.0;
         let mut tx = self.db.begin().await?;
@@ -145,7 +191,7 @@ impl Registry {
         if store::used_in(&mut tx, team).await?.saturating_add(more) > MAX_TEAM {
             return Err(RegistryError::TeamIsFull);
         }
-        if !store::add_part(&mut tx, before, after, self.clock.now()).await? {
+        if !store::add_part(&mut tx, before, after).await? {
             // Another part came at the same time.
             drop(tx);
             let now = self.upload(team, &before.id).await?;
@@ -160,7 +206,7 @@ impl Registry {
             Some(digest) => digest.clone(),
             None => {
                 let _place = self.receiving.take(&upload.team_id, 1).map_err(|_| RegistryError::Busy)?;
-                self.digest_of(&upload.parts).await?
+                self.touching(&mut upload.clone(), self.digest_of(&upload.parts)).await?
             }
         };
         if found != digest {
@@ -186,7 +232,7 @@ impl Registry {
     }
 
     async fn digest_of(&self, parts: &str) -> Result<String, RegistryError> {
-        let (mut content, mut hasher) = (self.content(parts), Sha256::new());
+        let (mut content, mut hasher) = (self.content(parts, 0..u64::MAX), Sha256::new());
         while let Some(chunk) = content.try_next().await? {
             hasher.update(&chunk);
         }
@@ -213,22 +259,44 @@ impl Registry {
         store::use_blob(&self.db, team, digest, self.clock.now()).await?.ok_or(RegistryError::NoBlob)
     }
 
-    /// What is in it, from its beginning.
-    pub fn read(&self, blob: &Blob) -> BoxStream<'static, Result<Bytes, RegistryError>> {
-        self.content(&blob.parts)
+    /// What is in it, or these bytes of that.
+    pub fn read(&self, blob: &Blob, range: Option<Range<u64>>) -> BoxStream<'static, Result<Bytes, RegistryError>> {
+        self.content(&blob.parts, range.unwrap_or(0..u64::MAX))
     }
 
-    fn content(&self, text: &str) -> BoxStream<'static, Result<Bytes, RegistryError>> {
-        let (objects, names) = (self.objects.clone(), parts(text).map(str::to_owned).collect::<Vec<_>>());
-        let opened = stream::iter(names).then(move |name| {
-            let objects = objects.clone();
-            async move {
-                let content = objects.part(&name).await?;
-                let missing = || ObjectError::other("reading a blob", format!("its part {name} is not there"));
-                let content = content.ok_or_else(missing)?;
-                Ok::<_, RegistryError>(content.stream.map_err(RegistryError::from))
+    fn content(&self, text: &str, range: Range<u64>) -> BoxStream<'static, Result<Bytes, RegistryError>> {
+        let names = parts(text).map(str::to_owned).collect::<Vec<_>>().into_iter();
+        let opened =
+            stream::try_unfold((self.objects.clone(), names, range.start), async |(objects, mut names, mut before)| {
+                let missing =
+                    |name: &str| ObjectError::other("reading a blob", format!("its part {name} is not there"));
+                for name in names.by_ref() {
+                    if before > 0 {
+                        let bytes = objects.part_bytes(&name).await?.ok_or_else(|| missing(&name))?;
+                        if bytes <= before {
+                            before -= bytes;
+                            continue;
+                        }
+                    }
+                    let content = objects.part(&name, before).await?.ok_or_else(|| missing(&name))?;
+                    return Ok::<_, RegistryError>(Some((
+                        content.stream.map_err(RegistryError::from),
+                        (objects, names, 0),
+                    )));
+                }
+                Ok(None)
+            });
+        let all = opened.try_flatten().boxed();
+        let wanted = range.end.saturating_sub(range.start);
+        let cut = stream::try_unfold((all, wanted), async |(mut all, left)| {
+            if left == 0 {
+                return Ok(None);
             }
+            let Some(mut chunk) = all.try_next().await? else { return Ok(None) };
+            chunk.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+            let left = left - chunk.len() as u64;
+            Ok(Some((chunk, (all, left))))
         });
-        opened.try_flatten().boxed()
+        cut.boxed()
     }
 }

@@ -411,6 +411,37 @@ pub(super) mod tests {
         }
     }
 
+    /// Control sends it where there are parts: who knows of none has to refuse.
+    #[test]
+    fn a_headers_value_that_is_none_is_refused_without_parts() {
+        let read = |value: &str, parts: Vec<wire::HeaderPart>| {
+            let header = wire::AddedHeader {
+                domain: "api.example.com".to_owned(),
+                name: "Authorization".to_owned(),
+                value: value.to_owned(),
+                parts,
+                sandbox_id: SandboxId::new().to_string(),
+                ..Default::default()
+            };
+            policy(wire::NetworkPolicy { headers: vec![header], ..Default::default() })
+                .map(|mut it| it.headers.remove(0))
+        };
+        for value in ["\n", "Bearer x\n", "a\0b"] {
+            let refused = read(value, Vec::new());
+            assert!(
+                matches!(refused, Err(OrderError::Invalid { field: "network.headers", .. })),
+                "{value:?}: {refused:?}"
+            );
+        }
+        assert_eq!(read("Bearer x", Vec::new()).unwrap().value, "Bearer x");
+        let part = wire::HeaderPart { identity: "aws".to_owned(), ..Default::default() };
+        let header = read("\n", vec![part]).unwrap();
+        assert_eq!((header.value.as_str(), header.parts.len()), ("", 1));
+        let part = wire::HeaderPart { text: "\n".to_owned(), ..Default::default() };
+        let refused = read("\n", vec![part]);
+        assert!(matches!(refused, Err(OrderError::Invalid { field: "network.headers.parts", .. })), "{refused:?}");
+    }
+
     #[test]
     fn wishes_that_differ_in_a_secret_alone_are_told_apart() {
         let id = SandboxId::new();

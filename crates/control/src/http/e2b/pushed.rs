@@ -80,10 +80,7 @@ async fn asked(app: &App, owner: &Owner, target: Target, request: wire::Old) -> 
             .transpose()?,
         disk_mb: None,
     };
-    let (mut template, build) = app.builds.reserve(owner, new).await?;
-    if let Some(public) = request.public {
-        template = app.builds.publish(owner, template.id.as_str(), public).await?;
-    }
+    let (template, build) = app.builds.reserve(owner, new, request.public).await?;
     let mut shown = Known::of(app, owner).await?.shown(&template);
     // Not another one that was asked for at the same time.
     shown.build_id = names::uuid_of(&build.id.0);

@@ -74,10 +74,7 @@ async fn requested(app: &App, owner: &Owner, request: wire::NewTemplate) -> ApiR
             .transpose()?,
         disk_mb: disk_mb.map(|value| validate::within("minFreeDiskMb", value, validate::DISK_MB)).transpose()?,
     };
-    let (mut template, build) = app.builds.reserve(owner, new).await?;
-    if let Some(public) = request.public {
-        template = app.builds.publish(owner, template.id.as_str(), public).await?;
-    }
+    let (template, build) = app.builds.reserve(owner, new, request.public).await?;
     let namespace = names::namespace(app, owner).await?;
     let answer = wire::Requested {
         template_id: template.id.to_string(),

@@ -2,13 +2,13 @@
 //! `/v2/`: the images that teams push for their builds (`registry`). A team sees its own repositories, whatever they are
 //! called. Who asks says so by HTTP's Basic scheme, with an API key as the password.
 //!
-//! `own` knows by which names an image's reference means this server. Uploads stream; nothing but manifests is held in memory.
+//! `own` knows by which names an image's reference means this server, `ranges` sends the bytes of a blob that are
+//! wanted. Uploads stream; nothing but manifests is held in memory.
 
 mod own;
+mod ranges;
 #[cfg(test)]
 mod tests;
-
-use std::io;
 
 use axum::Router;
 use axum::body::Body;
@@ -19,7 +19,6 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use futures::TryStreamExt;
 use http_body::Body as _;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::json;
@@ -27,6 +26,7 @@ use serde_json::json;
 use atoll_model::ErrorCode;
 
 pub use self::own::OwnNames;
+use self::ranges::{content_of, headed_blob};
 use super::caller::Key;
 use super::edge::Dialect;
 use super::error::{ApiError, ApiResult};
@@ -170,6 +170,10 @@ fn unsupported() -> ApiError {
     said(ErrorCode::MethodNotAllowed, "UNSUPPORTED", "this can't be done here")
 }
 
+fn tag_of(digest: &str) -> String {
+    format!("\"{digest}\"")
+}
+
 /// A blob's or manifest's headers.
 fn headed(digest: &str, kind: &str, length: i64) -> ApiResult<HeaderMap> {
     let text = |text: &str| HeaderValue::from_str(text).map_err(ApiError::internal);
@@ -177,21 +181,16 @@ fn headed(digest: &str, kind: &str, length: i64) -> ApiResult<HeaderMap> {
         (CONTENT_TYPE, text(kind)?),
         (CONTENT_LENGTH, HeaderValue::from(length)),
         (DIGEST, text(digest)?),
-        (ETAG, text(&format!("\"{digest}\""))?),
+        (ETAG, text(&tag_of(digest))?),
     ];
     Ok(headers.into_iter().collect())
 }
-
-const BYTES: &str = "application/octet-stream";
 
 /// What is there, without sending it.
 async fn look(State(app): State<App>, asked: Asked) -> ApiResult<Response> {
     let team = &asked.owner.team;
     let headers = match &asked.what {
-        What::Blob(digest) => {
-            let blob = app.registry.blob(team, digest).await?;
-            headed(&blob.digest, BYTES, blob.size_bytes)?
-        }
+        What::Blob(digest) => headed_blob(&app.registry.blob(team, digest).await?)?,
         What::Manifest(reference) => {
             let found = app.registry.manifest(team, &asked.repository, reference).await?;
             headed(&found.digest, &found.media_type, i64::try_from(found.content.len()).unwrap_or(i64::MAX))?
@@ -202,14 +201,10 @@ async fn look(State(app): State<App>, asked: Asked) -> ApiResult<Response> {
 }
 
 /// A blob, a manifest, tags, or how far an upload is.
-async fn read(State(app): State<App>, asked: Asked, Pairs(pairs): Pairs) -> ApiResult<Response> {
+async fn read(State(app): State<App>, asked: Asked, Pairs(pairs): Pairs, headers: HeaderMap) -> ApiResult<Response> {
     let team = &asked.owner.team;
     match &asked.what {
-        What::Blob(digest) => {
-            let blob = app.registry.blob(team, digest).await?;
-            let content = app.registry.read(&blob).map_err(io::Error::other);
-            Ok((headed(&blob.digest, BYTES, blob.size_bytes)?, Body::from_stream(content)).into_response())
-        }
+        What::Blob(digest) => content_of(&app, &app.registry.blob(team, digest).await?, &headers),
         What::Manifest(reference) => {
             let found = app.registry.manifest(team, &asked.repository, reference).await?;
             let length = i64::try_from(found.content.len()).unwrap_or(i64::MAX);

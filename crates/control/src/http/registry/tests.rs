@@ -134,6 +134,23 @@ async fn a_blob_comes_in_one_part_or_several_and_is_there_once_its_digest_was_ch
         assert_eq!((read.body, read.headers[CONTENT_LENGTH].to_str().unwrap()), (bytes.clone(), "22"));
         let looked = client.send(Method::HEAD, &path, "").await.expect(200);
         assert_eq!((looked.body.len(), text(&looked, "docker-content-digest")), (0, named.as_str()));
+        assert_eq!(text(&looked, "accept-ranges"), "bytes");
+        // Any bytes of it, whatever parts they are in: 5, 5 and 12.
+        for (first, last) in [(0, 0), (0, 4), (4, 5), (5, 9), (3, 12), (7, 8), (10, 21), (21, 21), (0, 21)] {
+            let some = client.with("range", &format!("bytes={first}-{last}")).get(&path).await.expect(206);
+            assert_eq!(some.body, bytes[first..=last], "{first}-{last}");
+            assert_eq!(text(&some, "content-range"), format!("bytes {first}-{last}/22"));
+            assert_eq!(text(&some, "content-length"), (last - first + 1).to_string());
+        }
+        let end =
+            client.with("range", "bytes=-3").with("if-range", &format!("\"{named}\"")).get(&path).await.expect(206);
+        assert_eq!(end.body, bytes[19..]);
+        for (name, value) in [("range", "bytes=0-1,5-6"), ("if-range", "\"other\"")] {
+            let all = client.with("range", "bytes=0-1").with(name, value).get(&path).await.expect(200);
+            assert_eq!((all.body, all.headers.get("content-range")), (bytes.clone(), None));
+        }
+        let beyond = client.with("range", "bytes=22-").get(&path).await.expect(416);
+        assert_eq!((text(&beyond, "content-range"), code(&beyond).as_str()), ("bytes */22", "SIZE_INVALID"));
 
         // Again, whole, under another name; without sending it; and nothing at all.
         let whole = format!("/v2/other/blobs/uploads/?digest={named}");
@@ -263,12 +280,13 @@ async fn what_no_manifest_names_and_nobody_uses_goes_and_all_else_stays() {
         let stray = test.app.layers.objects().folder().join(format!("blob-{}-0-00000000", "0".repeat(32)));
         std::fs::write(&stray, "stray").unwrap();
         test.app.registry.tend().await.unwrap();
+        test.app.registry.sweep().await.unwrap();
         assert_eq!(parts(&test).len(), 5, "it is all new");
         let day_old = std::time::SystemTime::now() - Duration::from_secs(25 * 3600);
         for path in parts(&test) {
             std::fs::File::options().write(true).open(path).unwrap().set_modified(day_old).unwrap();
         }
-        test.app.registry.tend().await.unwrap();
+        test.app.registry.sweep().await.unwrap();
         assert_eq!(parts(&test).len(), 4, "the stray is gone");
 
         test.clock.advance(Duration::from_secs(7 * 3600));
