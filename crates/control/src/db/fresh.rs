@@ -28,7 +28,7 @@ pub struct Moment([u8; HEADER]);
 
 /// The header of an open database's write-ahead log.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct WalIndex(&'static File);
+pub struct WalIndex(&'static File);
 
 impl WalIndex {
     /// None when there is none. The descriptor stays open until the process ends: to close it would drop SQLite's own
