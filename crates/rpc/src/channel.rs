@@ -24,7 +24,8 @@ use serde::{Deserialize, Serialize};
 /// No HTTP/2 frame may begin like this (its length would be above every limit), so a server that is still in another
 /// talk gives up when it reads one.
 const MAGIC: [u8; 8] = [0xff, 0xff, 0xff, 0x61, 0x74, 0x6f, 0x6c, 0x6c];
-const FRAME: usize = MAGIC.len() + 1 + 16;
+/// Bytes of a [`Frame`].
+pub const FRAME: usize = MAGIC.len() + 1 + 16;
 /// The longest letter: a guest's configuration is a megabyte at most.
 pub const MAX_LETTER: usize = 4 << 20;
 /// The port's name, by which the guest finds it.
@@ -144,6 +145,9 @@ pub struct Beginning {
     pub network: Option<Network>,
     /// Read-only disks below the writable one; `lower0` is the topmost.
     pub lowers: usize,
+    /// Whether there is anything to mount: the port of volumes says what ([`crate::volumes`]).
+    #[serde(default)]
+    pub volumes: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

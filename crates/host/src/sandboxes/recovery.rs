@@ -25,11 +25,12 @@ use futures::{StreamExt, stream};
 
 use super::entry::Entry;
 use super::generation::Seen;
+use super::machine::Life;
 use super::owner::Start;
 use super::record::{Phase, Record, State, Torn};
 use super::spec::{DRIVER_CONTAINER, Image, Spec};
-use super::{HOST_DISCONNECTED, Keeper, durable};
-use crate::driver::{StartFrom, host_boot_id};
+use super::{HOST_DISCONNECTED, Keeper, birth, durable};
+use crate::driver::{InitProcess, StartFrom, host_boot_id};
 use crate::network::Policy;
 
 /// Why one is reported as ended of which only the id and the disk are left. No acknowledgement takes the disk.
@@ -127,7 +128,7 @@ impl Keeper {
         if record.state == State::Paused && self.shared.machine.is_stored(&record.id) {
             // Whether or not the record was brought up to date before the agent died; and a reboot does it no harm.
             if let Some(init) = record.init.take()
-                && let Some(life) = self.shared.machine.adopt(&record.id, &init).await
+                && let Some(life) = self.adopt(&record, &init).await
             {
                 record.init = Some(init);
                 return (record, Start::Adopted(life));
@@ -143,7 +144,7 @@ impl Keeper {
             record.init = None;
             return after_reboot(record);
         }
-        match self.shared.machine.adopt(&record.id, &init).await {
+        match self.adopt(&record, &init).await {
             Some(life) => (record, Start::Adopted(life)),
             None if record.state == State::Paused => {
                 record.init = None;
@@ -155,6 +156,16 @@ impl Keeper {
                 (self.ended(record, reason), Start::AtRest)
             }
         }
+    }
+
+    /// The process that an earlier agent launched, if it is there.
+    async fn adopt(&self, record: &Record, init: &InitProcess) -> Option<Arc<dyn Life>> {
+        let machine = &*self.shared.machine;
+        let volumes = birth::shared_volumes(machine, &record.spec.volumes).await.unwrap_or_else(|error| {
+            tracing::error!(sandbox = %record.id, %error, "the volumes of an adopted sandbox can't be found");
+            Vec::new()
+        });
+        machine.adopt(&record.id, init, volumes).await
     }
 
     fn ended(&self, mut record: Record, reason: &str) -> Record {

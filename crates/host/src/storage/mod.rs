@@ -29,7 +29,7 @@ use rustix::fs::Mode;
 use backing::Backing;
 use headroom::{Headroom, Watch};
 pub use imports::{Import, surplus};
-pub use shared::SharedVolume;
+pub use shared::{HOSTS_OWN, SharedVolume, UNLINKED, clear_unlinked, held_bytes};
 
 /// Settings of the pool.
 #[derive(Debug, Clone)]

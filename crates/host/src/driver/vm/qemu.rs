@@ -24,6 +24,7 @@ pub(super) struct Machine {
     pub disk: [OwnedFd; 2],
     /// Listening sockets.
     pub port: OwnedFd,
+    pub volumes: OwnedFd,
     pub qmp: OwnedFd,
     pub tap: Option<Tap>,
 }
@@ -95,10 +96,14 @@ impl Machine {
             say(&["-device", &format!("virtio-blk-device,drive={name},serial={name}")]);
         }
 
-        let port = inherit(self.port);
-        say(&["-chardev", &format!("socket,id=port,fd={port},server=on,wait=off")]);
-        say(&["-device", "virtio-serial-device,max_ports=2"]);
-        say(&["-device", &format!("virtserialport,chardev=port,name={}", atoll_rpc::channel::PORT)]);
+        say(&["-device", "virtio-serial-device,max_ports=3"]);
+        let ports =
+            [("port", self.port, atoll_rpc::channel::PORT), ("volumes", self.volumes, atoll_rpc::volumes::PORT)];
+        for (id, socket, name) in ports {
+            let fd = inherit(socket);
+            say(&["-chardev", &format!("socket,id={id},fd={fd},server=on,wait=off")]);
+            say(&["-device", &format!("virtserialport,chardev={id},name={name}")]);
+        }
         if let Some(tap) = self.tap {
             let mac = tap.mac.map(|byte| format!("{byte:02x}")).join(":");
             let (fd, mtu) = (inherit(tap.fd), tap.mtu);
@@ -139,6 +144,7 @@ mod tests {
             lowers: vec![fd(), fd()],
             disk: [fd(), fd()],
             port: fd(),
+            volumes: fd(),
             qmp: fd(),
             tap: Some(Tap { fd: fd(), mtu: 1400, mac: [2, 0x61, 0x74, 0x6c, 0x70, 1] }),
         };
@@ -147,7 +153,7 @@ mod tests {
         for number in FIRST..FIRST + command.descriptors.len() {
             assert!(text.contains(&format!("fd={number},")), "{number}: {text}");
         }
-        assert_eq!(command.descriptors.len(), 7);
+        assert_eq!(command.descriptors.len(), 8);
         assert!(text.contains("mac=02:61:74:6c:70:01,host_mtu=1400"));
         let other = Machine { tap: Some(Tap { fd: fd(), mtu: 1500, mac: [2; 6] }), ..machine() };
         let other = other.command();

@@ -1,0 +1,304 @@
+//! Volumes: directories of the host, mounted by this kernel's FUSE, whose requests are passed on to the host and whose
+//! answers come back, over a port of their own (`atoll_rpc::volumes`).
+//!
+//! All of it runs on threads of its own: one reads what the host says, one for each mount ([`mount`]) what the kernel asks.
+//! The main thread has no part in it, since it stands still while a program is started, which may lie on a volume. A
+//! request is kept until it is answered. When the host's end goes away (an agent is replaced, the machine stood still)
+//! whoever asked waits, and the request is sent again in the next talk.
+
+mod mount;
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use atoll_rpc::channel::{Answer, Epoch, Finder, Frame, Word, letter, letter_length};
+use atoll_rpc::volumes::{Head, Mounts, PORT, SEAL, seal};
+
+use super::During;
+use super::port::Port;
+use mount::Mount;
+
+/// For the host's first word about what is to be mounted.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two looks for a host that is away.
+const HOST_AWAY: Duration = Duration::from_millis(10);
+const STACK: usize = 256 << 10;
+
+/// The one of this machine, once there is anything to mount.
+static RELAY: Mutex<Option<Arc<Relay>>> = Mutex::new(None);
+
+/// What the threads share.
+struct Relay {
+    line: Mutex<Line>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+/// The way to the host. Whoever holds it writes a message as a whole.
+struct Line {
+    port: File,
+    /// Whether the host takes requests: a talk has begun, and what was left of the last one is sent.
+    open: bool,
+}
+
+#[derive(Default)]
+struct State {
+    mounts: Vec<Arc<Mount>>,
+    /// The host will say what to mount. Else nobody listens.
+    wanted: bool,
+    /// The host's list was made so once.
+    told: bool,
+}
+
+/// Begins at a sandbox's start, and waits for its mounts.
+pub fn begin() -> io::Result<()> {
+    let relay = running()?;
+    let deadline = Instant::now() + PATIENCE;
+    let mut state = crate::lock(&relay.state);
+    while !state.told {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the host has not said which volumes to mount"));
+        }
+        state = relay.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+    }
+    Ok(())
+}
+
+/// This machine is another sandbox now: with volumes, of which the host will say which, or with none.
+pub fn become_another(has_volumes: bool) -> io::Result<()> {
+    if has_volumes {
+        return running().map(drop);
+    }
+    let Some(relay) = crate::lock(&RELAY).clone() else { return Ok(()) };
+    crate::lock(&relay.state).wanted = false;
+    relay.mount(&Mounts::default())
+}
+
+fn running() -> io::Result<Arc<Relay>> {
+    let mut relay = crate::lock(&RELAY);
+    if let Some(relay) = &*relay {
+        crate::lock(&relay.state).wanted = true;
+        relay.changed.notify_all();
+        return Ok(relay.clone());
+    }
+    let port = Port::find(PORT).during("looking for the port of volumes")?.into_file()?;
+    let reader = port.try_clone()?;
+    let new = Arc::new(Relay {
+        line: Mutex::new(Line { port, open: false }),
+        state: Mutex::new(State { wanted: true, ..State::default() }),
+        changed: Condvar::new(),
+    });
+    let own = new.clone();
+    spawn("volumes", move || own.serve(reader))?;
+    *relay = Some(new.clone());
+    Ok(new)
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    std::thread::Builder::new().name(name.to_owned()).stack_size(STACK).spawn(work).map(drop)
+}
+
+impl Relay {
+    /// Talk after talk.
+    fn serve(self: Arc<Self>, port: File) {
+        let mut from = Reader { port, buffer: Vec::new(), start: 0 };
+        loop {
+            let talk = self.greet(&mut from);
+            crate::lock(&self.line).open = false;
+            if let Err(error) = talk {
+                eprintln!("atoll-guest: the port of volumes: {error}");
+                std::thread::sleep(HOST_AWAY);
+            }
+        }
+    }
+
+    /// One talk, from its greeting to its end.
+    fn greet(self: &Arc<Self>, from: &mut Reader) -> io::Result<()> {
+        let epoch = self.find_host(from)?;
+        let Some(text) = from.letter()? else { return Ok(()) };
+        let Ok(mounts) = serde_json::from_slice::<Mounts>(&text) else { return Ok(()) };
+        let made = self.mount(&mounts);
+        let answer = Answer { error: made.err().map(|error| error.to_string()) };
+        self.write(&letter(&serde_json::to_vec(&answer)?))?;
+        if answer.error.is_some() {
+            return Ok(());
+        }
+        {
+            let mut line = crate::lock(&self.line);
+            let state = crate::lock(&self.state);
+            for (number, mount) in state.mounts.iter().enumerate() {
+                mount.send_again(number, &mut line.port)?;
+            }
+            line.open = true;
+        }
+        crate::lock(&self.state).told = true;
+        self.changed.notify_all();
+        self.deliver(from, epoch)
+    }
+
+    /// Until host and guest are in step.
+    fn find_host(&self, from: &mut Reader) -> io::Result<Epoch> {
+        let (mut finder, mut epoch) = (Finder::default(), None);
+        finder.push(&from.take_all());
+        loop {
+            match finder.next_frame() {
+                Some(Frame { word: Word::Hello, epoch: new }) => {
+                    epoch = Some(new);
+                    self.write(&Frame { word: Word::Ack { configured: true }, epoch: new }.encode())?;
+                }
+                Some(Frame { word: Word::Go, epoch: of }) if epoch == Some(of) => {
+                    self.write(&Frame { word: Word::Go, epoch: of }.encode())?;
+                    from.give(finder.rest());
+                    return Ok(of);
+                }
+                Some(_) => {}
+                None => {
+                    if !from.more()? {
+                        self.wait_until_wanted();
+                        std::thread::sleep(HOST_AWAY);
+                    }
+                    finder.push(&from.take_all());
+                }
+            }
+        }
+    }
+
+    fn wait_until_wanted(&self) {
+        let mut state = crate::lock(&self.state);
+        while !state.wanted {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        crate::lock(&self.line).port.write_all(bytes)
+    }
+
+    /// Has exactly this mounted.
+    fn mount(self: &Arc<Self>, wanted: &Mounts) -> io::Result<()> {
+        let mut state = crate::lock(&self.state);
+        let mut mounts = Vec::new();
+        for wish in &wanted.mounts {
+            match state.mounts.iter().position(|mount| mount.wish == *wish) {
+                Some(place) => mounts.push(state.mounts.swap_remove(place)),
+                None => mounts.push(Mount::make(wish).during(&format!("mounting a volume at {}", wish.path))?),
+            }
+        }
+        // Those of the sandbox that this machine was. Whoever is in there is told that it is gone.
+        let gone = std::mem::replace(&mut state.mounts, mounts);
+        for (number, mount) in state.mounts.iter().enumerate() {
+            if let Some(kernel) = mount.number_for_start(number) {
+                let (relay, mount) = (self.clone(), mount.clone());
+                spawn("volume", move || mount.serve(kernel, &relay))?;
+            }
+        }
+        drop(state);
+        gone.iter().for_each(|mount| mount.end());
+        Ok(())
+    }
+
+    /// Takes answers to whom they are for, until something comes that is none.
+    fn deliver(&self, from: &mut Reader, epoch: Epoch) -> io::Result<()> {
+        let mounts = crate::lock(&self.state).mounts.clone();
+        loop {
+            if !from.fill(Head::BYTES)? {
+                return Ok(());
+            }
+            // What is no head stays: a greeting may begin there.
+            let head = from.have().first_chunk().and_then(|bytes| Head::decode(*bytes, mounts.len()));
+            let Some(head) = head else { return Ok(()) };
+            let whole = Head::BYTES + head.length + SEAL;
+            if !from.fill(whole)? {
+                return Ok(());
+            }
+            let (answer, sealed) = from.have()[Head::BYTES..whole].split_at(head.length);
+            if *sealed != seal(epoch) {
+                return Ok(());
+            }
+            if let Some(mount) = mounts.get(head.mount) {
+                mount.answer(answer);
+            }
+            from.skip(whole);
+        }
+    }
+}
+
+/// What comes from the host.
+struct Reader {
+    port: File,
+    buffer: Vec<u8>,
+    /// What is before was read already.
+    start: usize,
+}
+
+impl Reader {
+    fn have(&self) -> &[u8] {
+        &self.buffer[self.start..]
+    }
+
+    fn skip(&mut self, bytes: usize) {
+        self.start = (self.start + bytes).min(self.buffer.len());
+        if self.start == self.buffer.len() {
+            self.buffer.clear();
+            self.start = 0;
+        }
+    }
+
+    fn take_all(&mut self) -> Vec<u8> {
+        let all = self.buffer.split_off(self.start);
+        self.give(Vec::new());
+        all
+    }
+
+    fn give(&mut self, bytes: Vec<u8>) {
+        self.buffer = bytes;
+        self.start = 0;
+    }
+
+    /// Reads once; false when the host is away.
+    fn more(&mut self) -> io::Result<bool> {
+        const MOST: usize = 32 << 10;
+        if self.start > 0 {
+            self.buffer.drain(..self.start);
+            self.start = 0;
+        }
+        let length = self.buffer.len();
+        self.buffer.resize(length + MOST, 0);
+        let read = loop {
+            match self.port.read(&mut self.buffer[length..]) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => break read,
+            }
+        };
+        self.buffer.truncate(length + read.as_ref().map_or(0, |read| *read));
+        Ok(read? > 0)
+    }
+
+    /// Until there is so much; false when the host is gone before.
+    fn fill(&mut self, bytes: usize) -> io::Result<bool> {
+        while self.have().len() < bytes {
+            if !self.more()? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// None for what is none, or breaks off.
+    fn letter(&mut self) -> io::Result<Option<Vec<u8>>> {
+        if !self.fill(4)? {
+            return Ok(None);
+        }
+        let length = self.have().first_chunk().and_then(|head| letter_length(*head));
+        let Some(length) = length else { return Ok(None) };
+        if !self.fill(4 + length)? {
+            return Ok(None);
+        }
+        let text = self.have()[4..4 + length].to_vec();
+        self.skip(4 + length);
+        Ok(Some(text))
+    }
+}
