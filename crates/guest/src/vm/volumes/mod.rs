@@ -39,7 +39,9 @@ struct Relay {
 /// The way to the host. Whoever holds it writes a message as a whole.
 struct Line {
     port: File,
-    /// Whether the host takes requests: a talk has begun, and what was left of the last one is sent.
+    /// The talk that goes on.
+    talk: Option<Epoch>,
+    /// Whether the host takes requests: what was left of the last talk is sent.
     open: bool,
 }
 
@@ -87,7 +89,7 @@ fn running() -> io::Result<Arc<Relay>> {
     let port = Port::find(PORT).during("looking for the port of volumes")?.into_file()?;
     let reader = port.try_clone()?;
     let new = Arc::new(Relay {
-        line: Mutex::new(Line { port, open: false }),
+        line: Mutex::new(Line { port, talk: None, open: false }),
         state: Mutex::new(State { wanted: true, ..State::default() }),
         changed: Condvar::new(),
     });
@@ -107,7 +109,10 @@ impl Relay {
         let mut from = Reader { port, buffer: Vec::new(), start: 0 };
         loop {
             let talk = self.greet(&mut from);
-            crate::lock(&self.line).open = false;
+            {
+                let mut line = crate::lock(&self.line);
+                (line.talk, line.open) = (None, false);
+            }
             if let Err(error) = talk {
                 eprintln!("atoll-guest: the port of volumes: {error}");
                 std::thread::sleep(HOST_AWAY);
@@ -126,17 +131,24 @@ impl Relay {
         if answer.error.is_some() {
             return Ok(());
         }
-        {
-            let mut line = crate::lock(&self.line);
-            let state = crate::lock(&self.state);
-            for (number, mount) in state.mounts.iter().enumerate() {
-                mount.send_again(number, &mut line.port)?;
-            }
-            line.open = true;
-        }
+        crate::lock(&self.line).talk = Some(epoch);
+        // By another thread: the host may have to be rid of answers before it takes more.
+        let own = self.clone();
+        spawn("volumes again", move || own.send_again(epoch))?;
         crate::lock(&self.state).told = true;
         self.changed.notify_all();
         self.deliver(from, epoch)
+    }
+
+    /// What was left of the last talk, then whatever is asked.
+    fn send_again(&self, talk: Epoch) {
+        let mounts = crate::lock(&self.state).mounts.clone();
+        let mut line = crate::lock(&self.line);
+        if line.talk != Some(talk) {
+            return;
+        }
+        let mut all = mounts.iter().enumerate();
+        line.open = all.try_for_each(|(number, mount)| mount.send_again(number, &mut line.port)).is_ok();
     }
 
     /// Until host and guest are in step.
@@ -260,7 +272,8 @@ impl Reader {
 
     /// Reads once; false when the host is away.
     fn more(&mut self) -> io::Result<bool> {
-        const MOST: usize = 32 << 10;
+        // A port gives a page at a time.
+        const MOST: usize = 4096;
         if self.start > 0 {
             self.buffer.drain(..self.start);
             self.start = 0;

@@ -54,8 +54,8 @@ pub struct Mount {
 
 #[derive(Default)]
 struct Waiting {
-    /// By their numbers, which the kernel counts up: so they are in order.
-    requests: BTreeMap<u64, Vec<u8>>,
+    /// By their numbers, which the kernel counts up: so they are in order. Each with room for its head in front.
+    requests: BTreeMap<u64, Arc<[u8]>>,
     started: bool,
 }
 
@@ -150,10 +150,12 @@ impl Mount {
         }
         // Held, so that whoever sends again what waits does so before or after this as a whole.
         let mut line = crate::lock(&relay.line);
+        let head = Head { length: request.len(), mount: self.number.load(Ordering::Relaxed) };
+        let message: Arc<[u8]> = [&head.encode(), request].concat().into();
         if let Fate::Asked = fate {
-            crate::lock(&self.waiting).requests.insert(unique, request.to_vec());
+            crate::lock(&self.waiting).requests.insert(unique, message.clone());
         }
-        if line.open && send(&mut line.port, self.number.load(Ordering::Relaxed), request).is_err() {
+        if line.open && line.port.write_all(&message).is_err() {
             line.open = false;
         }
     }
@@ -174,11 +176,14 @@ impl Mount {
 
     /// Everything that waits for an answer, marked as what may have been done.
     pub fn send_again(&self, number: usize, port: &mut File) -> io::Result<()> {
-        let waiting = crate::lock(&self.waiting);
-        waiting.requests.iter().try_for_each(|(unique, request)| {
-            let mut again = request.clone();
-            again[UNIQUE].copy_from_slice(&(unique | AGAIN).to_ne_bytes());
-            send(port, number, &again)
+        let waiting: Vec<_> = crate::lock(&self.waiting).requests.values().cloned().collect();
+        waiting.iter().try_for_each(|message| {
+            let mut again = message.to_vec();
+            again[..Head::BYTES].copy_from_slice(&Head { length: message.len() - Head::BYTES, mount: number }.encode());
+            let request = &mut again[Head::BYTES..];
+            let unique = self::number(request, UNIQUE).unwrap_or_default() | AGAIN;
+            request[UNIQUE].copy_from_slice(&unique.to_ne_bytes());
+            port.write_all(&again)
         })
     }
 
@@ -224,11 +229,4 @@ fn number(message: &[u8], field: std::ops::Range<usize>) -> Option<u64> {
         [a, b, c, d, e, f, g, h] => Some(u64::from_ne_bytes([*a, *b, *c, *d, *e, *f, *g, *h])),
         _ => None,
     }
-}
-
-fn send(port: &mut File, mount: usize, request: &[u8]) -> io::Result<()> {
-    let mut message = Vec::with_capacity(Head::BYTES + request.len());
-    message.extend(Head { length: request.len(), mount }.encode());
-    message.extend(request);
-    port.write_all(&message)
 }
