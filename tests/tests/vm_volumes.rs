@@ -170,7 +170,7 @@ while True:
 '"#;
 
 async fn lines(atoll: &Atoll, id: &SandboxId) -> u64 {
-    ok(atoll, id, "wc -l < /data/numbers").await.trim().parse().expect("a number")
+    ok(atoll, id, "cat /data/numbers 2>/dev/null | wc -l").await.trim().parse().expect("a number")
 }
 
 async fn goes_on(atoll: &Atoll, id: &SandboxId, what: &str) -> u64 {

@@ -49,6 +49,7 @@ pub fn boot() -> io::Result<Start> {
     root::first_mounts().during("mounting the first file systems")?;
     modules::load_all().during("loading modules")?;
     let port = Port::find(PORT).during("looking for the host's port")?;
+    volumes::open_port().during("looking for the port of volumes")?;
     let (mut talk, orders) = port.greet(false)?;
     match begin(orders) {
         Ok(config) => Ok(Start {

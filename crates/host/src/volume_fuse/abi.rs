@@ -296,10 +296,30 @@ mod tests {
             assert_eq!(bytes[14..22], 9_u64.to_ne_bytes());
             length
         };
-        assert_eq!(length(&|reply| drop(reply.attributes(&stat))), 88);
-        assert_eq!(length(&|reply| drop(reply.lasting_attributes(1, &stat))), 104);
-        assert_eq!(length(&|reply| drop(reply.entry(1, 2, &stat))), 128);
-        assert_eq!(length(&|reply| drop(reply.opened())), 16);
+        assert_eq!(
+            length(&|reply| {
+                reply.attributes(&stat);
+            }),
+            88
+        );
+        assert_eq!(
+            length(&|reply| {
+                reply.lasting_attributes(1, &stat);
+            }),
+            104
+        );
+        assert_eq!(
+            length(&|reply| {
+                reply.entry(1, 2, &stat);
+            }),
+            128
+        );
+        assert_eq!(
+            length(&|reply| {
+                reply.opened();
+            }),
+            16
+        );
         assert_eq!(length(&|reply| assert!(reply.directory_entry(40, 1, 2, 4, b"name"))), 32);
         assert_eq!(length(&|reply| assert!(!reply.directory_entry(31, 1, 2, 4, b"name"))), 0);
         let mut bytes = Vec::new();

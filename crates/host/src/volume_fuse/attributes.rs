@@ -148,10 +148,10 @@ fn of_users(name: &CStr) -> Answer<&CStr> {
 /// The text, or how long it is when there is no room for any.
 fn sized(reply: &mut Reply<'_>, size: u32, text: &[u8]) -> Answer<()> {
     match size as usize {
-        0 => drop(reply.u32(text.len() as u32).u32(0)),
+        0 => reply.u32(text.len() as u32).u32(0),
         room if room < text.len() => return Err(Errno::RANGE),
-        _ => drop(reply.bytes(text)),
-    }
+        _ => reply.bytes(text),
+    };
     Ok(())
 }
 

@@ -29,6 +29,15 @@ const STACK: usize = 256 << 10;
 /// The one of this machine, once there is anything to mount.
 static RELAY: Mutex<Option<Arc<Relay>>> = Mutex::new(None);
 
+/// Its port, opened before a machine waits to be told who it is: so a copy of that finds it open, as it does the other one.
+static PORT_AHEAD: Mutex<Option<Port>> = Mutex::new(None);
+
+/// Opens the port, and says nothing on it yet.
+pub fn open_port() -> io::Result<()> {
+    *crate::lock(&PORT_AHEAD) = Some(Port::find(PORT)?);
+    Ok(())
+}
+
 /// What the threads share.
 struct Relay {
     line: Mutex<Line>,
@@ -86,7 +95,8 @@ fn running() -> io::Result<Arc<Relay>> {
         relay.changed.notify_all();
         return Ok(relay.clone());
     }
-    let port = Port::find(PORT).during("looking for the port of volumes")?.into_file()?;
+    let port = crate::lock(&PORT_AHEAD).take().ok_or(io::ErrorKind::NotFound).during("the port of volumes")?;
+    let port = port.into_file()?;
     let reader = port.try_clone()?;
     let new = Arc::new(Relay {
         line: Mutex::new(Line { port, talk: None, open: false }),
@@ -192,23 +202,29 @@ impl Relay {
     /// Has exactly this mounted.
     fn mount(self: &Arc<Self>, wanted: &Mounts) -> io::Result<()> {
         let mut state = crate::lock(&self.state);
+        // Those of the sandbox that this machine was go first: another may come to the same place.
+        state.mounts.retain(|mount| {
+            let stays = wanted.mounts.contains(&mount.wish);
+            if !stays {
+                mount.end();
+            }
+            stays
+        });
         let mut mounts = Vec::new();
         for wish in &wanted.mounts {
-            match state.mounts.iter().position(|mount| mount.wish == *wish) {
-                Some(place) => mounts.push(state.mounts.swap_remove(place)),
-                None => mounts.push(Mount::make(wish).during(&format!("mounting a volume at {}", wish.path))?),
-            }
+            let made = match state.mounts.iter().find(|mount| mount.wish == *wish) {
+                Some(mount) => mount.clone(),
+                None => Mount::make(wish).during(&format!("mounting a volume at {}", wish.path))?,
+            };
+            mounts.push(made);
         }
-        // Those of the sandbox that this machine was. Whoever is in there is told that it is gone.
-        let gone = std::mem::replace(&mut state.mounts, mounts);
+        state.mounts = mounts;
         for (number, mount) in state.mounts.iter().enumerate() {
             if let Some(kernel) = mount.number_for_start(number) {
                 let (relay, mount) = (self.clone(), mount.clone());
                 spawn("volume", move || mount.serve(kernel, &relay))?;
             }
         }
-        drop(state);
-        gone.iter().for_each(|mount| mount.end());
         Ok(())
     }
 

@@ -203,7 +203,7 @@ impl Mount {
         }
     }
 
-    /// Takes it away, whoever still has something open there.
+    /// Takes it away, whoever still has something open there: they are told that it is gone.
     pub fn end(&self) {
         if let Err(error) = unmount(&self.wish.path, UnmountFlags::DETACH) {
             eprintln!("atoll-guest: unmounting {}: {error}", self.wish.path);
