@@ -2,6 +2,7 @@
 """Checks that the documents are true.
 
 - Every file that a document names (in backticks or as a link) exists.
+- No document has what a merge leaves where both sides changed.
 - Every ```sh block runs, in order, in a folder of its own per document, beside the Atoll of the environment. When an ```output block
   follows, that is what the sh block prints on stdout; a line `...` in it stands for any lines.
 - ```console blocks are for people (they need another machine, or the network); everything else is left alone.
@@ -20,6 +21,7 @@ DOCUMENTS = [*sorted(TOP.glob("*.md")), *sorted((TOP / "docs").rglob("*.md")), *
              *sorted((TOP / "templates").rglob("*.md")), *sorted((TOP / "examples").rglob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\s*$")
 NAMED_FILE = re.compile(r"`([A-Za-z0-9_./-]+\.(?:rs|sh|md|svelte|ts|proto|toml|css|py))`")
+MERGED = re.compile(r"^(?:<{7} |>{7} |={7}$)", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
 
@@ -78,6 +80,8 @@ def main():
         for path in DOCUMENTS:
             text = path.read_text()
             problems += missing_files(path, text)
+            if MERGED.search(text):
+                problems.append(f"{path.relative_to(TOP)}: has the marks of a merge")
             problems += run_blocks(path, list(blocks(text)), pathlib.Path(work))
     print(f"{len(DOCUMENTS)} documents read")
     for problem in problems:

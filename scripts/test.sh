@@ -210,10 +210,19 @@ if wants dashboard; then
     stage "Dashboard: types, lints, units" npm --prefix dashboard run --silent check:all
     stage "Dashboard: the API's types are current" scripts/with-atoll.sh --program "$program" \
         npm --prefix dashboard run --silent types:check
-    # Everybody may sign up, and a host that falls silent is noticed within seconds.
-    stage "Dashboard: in a browser" env ATOLL_SIGNUP=open ATOLL_HEARTBEAT_INTERVAL=1s ATOLL_HOST_STALE_AFTER=6s \
-        ATOLL_MONITOR_INTERVAL=1s scripts/with-atoll.sh --program "$program" \
-        npm --prefix dashboard run --silent test:browser
+    # Everybody may sign up, and a host that falls silent is noticed within seconds. Two servers, each with a part of the
+    # files: they wait more than they work.
+    browser() {
+        env ATOLL_SIGNUP=open ATOLL_HEARTBEAT_INTERVAL=1s ATOLL_HOST_STALE_AFTER=6s ATOLL_MONITOR_INTERVAL=1s \
+            scripts/with-atoll.sh --program "$program" npm --prefix dashboard run --silent test:browser -- "$@"
+    }
+    looks=(look components many image)
+    looking() { browser "${looks[@]/%/.test.ts}"; }
+    using() {
+        local others=("${looks[@]/#/--exclude=tests/}")
+        browser "${others[@]/%/.test.ts}"
+    }
+    together "Dashboard: in a browser" using "Dashboard: in a browser, its looks" looking
 fi
 if wants docs; then
     stage "Documents" scripts/with-atoll.sh --program "$program" python3 scripts/docs_check.py

@@ -43,7 +43,21 @@ it(
 			await api('DELETE', `/v1/sandboxes/${id}`);
 			await page.goto('/dashboard/templates');
 			const row = page.locator('[data-row]').filter({ hasText: name });
-			await row.getByRole('button', { name: `Actions for ${name}` }).click();
+			const menu = row.getByRole('button', { name: `Actions for ${name}` });
+			// For every team, and for its own alone again.
+			const isPublic = async () => (await api<{ public: boolean }>('GET', `/v1/templates/${name}`)).public;
+			await menu.click();
+			await page.getByRole('menuitem', { name: 'Make public' }).click();
+			await inspect(page, 'template-public');
+			await page.getByRole('button', { name: 'Make public' }).click();
+			await row.getByText('public', { exact: true }).waitFor();
+			expect(await isPublic()).toBe(true);
+			await inspect(page, 'template-is-public');
+			await menu.click();
+			await page.getByRole('menuitem', { name: 'Make private' }).click();
+			await row.getByText('public', { exact: true }).waitFor({ state: 'detached' });
+			expect(await isPublic()).toBe(false);
+			await menu.click();
 			await page.getByRole('menuitem', { name: 'Delete' }).click();
 			await page.getByRole('button', { name: 'Delete template' }).click();
 			await row.waitFor({ state: 'detached' });

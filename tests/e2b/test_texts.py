@@ -176,7 +176,6 @@ def test_servers_for_names_are_kept_and_shown(make):
         make(network=rules | {"dns_servers": ["::1"]})
 
 
-@pytest.mark.skipif(not hasattr(e2b, "AsyncCommandInputHandle"), reason="the older SDK knows no identities")
 def test_a_sandbox_has_identities_of_its_own(make):
     token = e2b.Secret.iam_token(audience="https://vault.test", token_type="JWT-SVID")
     add = lambda context: {"headers": {"Authorization": f"Bearer {context.iam.tokens['vault']}"}}

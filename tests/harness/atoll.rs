@@ -169,6 +169,20 @@ impl Atoll {
         self.child.wait().expect("waiting for atoll up");
     }
 
+    /// Later starts have nothing of this name in their environment.
+    pub fn unset(&mut self, name: &str) {
+        self.env.retain(|(set, _)| set != name);
+    }
+
+    /// Waits until it has died by itself.
+    pub async fn dies(&mut self) {
+        let begin = Instant::now();
+        while self.child.try_wait().expect("waiting for atoll up").is_none() {
+            assert!(begin.elapsed() < PATIENCE, "atoll up doesn't end:\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Starts it again on the same data directory and waits until it is ready.
     pub async fn start_again(&mut self) {
         self.child = spawn(self.dir.path(), &self.args, &self.env);
@@ -178,11 +192,7 @@ impl Atoll {
     /// SIGTERM, and waits until it has ended.
     pub async fn terminate(&mut self) {
         self.signal(libc::SIGTERM);
-        let begin = Instant::now();
-        while self.child.try_wait().expect("waiting for atoll up").is_none() {
-            assert!(begin.elapsed() < PATIENCE, "atoll up doesn't end on SIGTERM:\n{}", self.log());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        self.dies().await;
     }
 
     pub fn signal(&self, signal: i32) {

@@ -14,6 +14,7 @@ pub mod registry;
 pub mod replicas;
 pub mod s3;
 pub mod simulation;
+pub mod skopeo;
 pub mod terminal;
 pub mod wait;
 

@@ -1,50 +1,14 @@
 //! Images that are pushed to the server itself, with a client that others have written (skopeo), and what builds make of them.
 
-use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 
 use atoll_model::api::sandboxes::CreateSandboxRequest;
 use atoll_model::api::templates::{BuildStatus, CreateTemplateRequest};
-use atoll_tests::registry::{ROOT, archive, write_layout};
 use atoll_tests::s3::S3;
+use atoll_tests::skopeo::{Skopeo, image, text};
 use atoll_tests::{Atoll, until};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
-
-/// What `docker login` and `docker push` would do, with credentials in a file of its own.
-struct Skopeo<'a> {
-    atoll: &'a Atoll,
-    scratch: &'a Path,
-}
-
-impl Skopeo<'_> {
-    fn host(&self) -> String {
-        let url = self.atoll.credentials().url;
-        url.trim_start_matches("http://").trim_end_matches('/').to_owned()
-    }
-
-    fn run(&self, args: &[&str]) -> Output {
-        let policy = ["--insecure-policy"];
-        let mut command = Command::new("skopeo");
-        command.args(policy).args(args).env("REGISTRY_AUTH_FILE", self.scratch.join("auth.json"));
-        command.env("HOME", self.scratch).env_remove("http_proxy").env_remove("HTTP_PROXY");
-        command.output().expect("skopeo (scripts/test.sh installs it)")
-    }
-
-    fn does(&self, args: &[&str]) -> String {
-        let output = self.run(args);
-        assert!(output.status.success(), "{args:?}\n{}\n{}", text(&output.stderr), self.atoll.log());
-        text(&output.stdout)
-    }
-
-    fn copy(&self, from: &str, to: &str) {
-        self.does(&["copy", "--quiet", "--src-tls-verify=false", "--dest-tls-verify=false", from, to]);
-    }
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
 
 fn key(atoll: &Atoll) -> String {
     atoll.credentials().api_key.expect("a key").expose_secret().to_owned()
@@ -66,25 +30,10 @@ fn e2b(atoll: &Atoll, method: &str, path: &str, body: &Value) -> (u16, Value) {
     (status.parse().expect("a status"), serde_json::from_str(body).unwrap_or(Value::Null))
 }
 
-/// A root file system with a shell, as two layers, in the layout of OCI.
-fn image(scratch: &Path) -> String {
-    // What E2B's builds run first: the user is there, and `chmod` for what it may do.
-    let root = format!(
-        "{ROOT}\ncp -L $(command -v chmod) bin/chmod; echo 'user:x:1000:1000::/home/user:/bin/sh' >> etc/passwd
-         echo 'user:x:1000:' >> etc/group"
-    );
-    let layers =
-        [archive(scratch, &root), archive(scratch, "mkdir srv; echo pushed > srv/note; chown -R 4000:4000 srv")];
-    let directory = scratch.join("image");
-    write_layout(&directory, &layers, r#"{"User":"4000","WorkingDir":"/srv","Env":["PATH=/bin","FLAVOUR=plain"]}"#);
-    format!("oci:{}:1", directory.display())
-}
-
 async fn pushed_and_run(atoll: &Atoll) {
     let scratch = atoll.scratch();
     let skopeo = Skopeo { atoll, scratch: &scratch };
     let (image, host) = (image(&scratch), skopeo.host());
-    let key = key(atoll);
 
     // Nobody without a key; then with one, whatever the user is called.
     let to = format!("docker://{host}/team/app:1");
@@ -92,7 +41,7 @@ async fn pushed_and_run(atoll: &Atoll) {
     assert!(!refused.status.success() && text(&refused.stderr).contains("authentication"), "{}", text(&refused.stderr));
     let wrong = skopeo.run(&["login", "--tls-verify=false", "-u", "_e2b_access_token", "-p", "atl_wrong", &host]);
     assert!(!wrong.status.success());
-    skopeo.does(&["login", "--tls-verify=false", "-u", "_e2b_access_token", "-p", &key, &host]);
+    skopeo.sign_in();
     skopeo.copy(&image, &to);
     // What is there is not sent again, and what comes back is what went in.
     skopeo.copy(&image, &format!("docker://{host}/other/name:2"));
@@ -162,8 +111,7 @@ async fn the_older_command_lines_way_of_building_ends_in_a_template() {
     let (status, asked) = e2b(&atoll, "POST", "/templates", &wish);
     assert_eq!(status, 202, "{asked}");
     let (template, build) = (asked["templateID"].as_str().expect("an id"), asked["buildID"].as_str().expect("an id"));
-    let key = key(&atoll);
-    skopeo.does(&["login", "--tls-verify=false", "-u", "_e2b_access_token", "-p", &key, &host]);
+    skopeo.sign_in();
     skopeo.copy(&image, &format!("docker://{host}/e2b/custom-envs/{template}:{build}"));
     let (status, said) = e2b(&atoll, "POST", &format!("/templates/{template}/builds/{build}"), &json!({}));
     assert_eq!(status, 202, "{said}");

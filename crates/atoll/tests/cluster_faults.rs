@@ -16,7 +16,8 @@ use atoll_model::api::snapshots::CreateSnapshotRequest;
 use atoll_model::api::templates::{BuildStatus, CreateTemplateRequest};
 use atoll_model::{HostStatus, SandboxId, SandboxStatus};
 use atoll_tests::cluster::{Cluster, Database, Node, Reach, tiny};
-use atoll_tests::until;
+use atoll_tests::skopeo::{Skopeo, image, text};
+use atoll_tests::{Atoll, until};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Victim {
@@ -606,7 +607,7 @@ async fn a_policy_that_its_host_did_not_hear_is_in_force_when_control_is_back() 
 #[tokio::test]
 async fn a_first_start_that_dies_with_its_credentials_written_writes_others_that_work() {
     atoll_tests::atoll::use_binary(env!("CARGO_BIN_EXE_atoll"));
-    let atoll = atoll_tests::Atoll::start_after_dying_at("control::setup::kept").await;
+    let atoll = Atoll::start_after_dying_at("control::setup::kept").await;
     let (email, password) = atoll.credentials().admin.expect("an admin");
     let admin = atoll.client().signed_in(&email, &password).await.expect("signing in");
     assert!(admin.me().await.expect("who it is").is_admin);
@@ -635,4 +636,36 @@ async fn a_move_whose_commit_gets_no_answer_ends_with_one_whole_sandbox() {
         rig.open(from).await;
     }
     rig.end().await;
+}
+
+/// What had arrived is there or is not; the client sends the image again, and it is whole.
+#[tokio::test]
+async fn a_control_plane_that_dies_while_an_image_is_pushed_takes_it_at_the_next_attempt() {
+    atoll_tests::atoll::use_binary(env!("CARGO_BIN_EXE_atoll"));
+    for point in ["control::registry::after_part", "control::registry::after_blob"] {
+        // In the middle: one of the image's three blobs has come.
+        let fault = format!("{point}=1*off->return(abort)");
+        let mut atoll = Atoll::start_with(&[], &[("FAILPOINTS", &fault)]).await;
+        let scratch = atoll.scratch();
+        let image = image(&scratch);
+        let skopeo = Skopeo { atoll: &atoll, scratch: &scratch };
+        skopeo.sign_in();
+        let to = format!("docker://{}/team/app:1", skopeo.host());
+        let pushed = skopeo.run(&["copy", "--quiet", "--dest-tls-verify=false", &image, &to]);
+        assert!(!pushed.status.success(), "{point}: {}", atoll.log());
+        atoll.dies().await;
+        atoll.unset("FAILPOINTS");
+        atoll.start_again().await;
+        let skopeo = Skopeo { atoll: &atoll, scratch: &scratch };
+        skopeo.sign_in();
+        let at = format!("docker://{}/team/app:1", skopeo.host());
+        let tags = skopeo.run(&["list-tags", "--tls-verify=false", &format!("docker://{}/team/app", skopeo.host())]);
+        assert!(!tags.status.success(), "{point}: half an image has a tag: {}", text(&tags.stdout));
+        skopeo.copy(&image, &at);
+        let back = format!("oci:{}:1", scratch.join("back").display());
+        skopeo.copy(&at, &back);
+        let digest = |of: &str| skopeo.does(&["inspect", "--tls-verify=false", "--format", "{{.Digest}}", of]);
+        assert_eq!(digest(&image), digest(&back), "{point}");
+        atoll.stop_and_check().await;
+    }
 }

@@ -25,6 +25,7 @@ CREATE TABLE registry_manifests (
     digest TEXT NOT NULL,
     media_type TEXT NOT NULL,
     content TEXT NOT NULL,                   -- byte for byte as it came: the digest is over this
+    size_bytes BIGINT NOT NULL,              -- of the content
     used_at BIGINT NOT NULL,
     PRIMARY KEY (team_id, repository, digest)
 );

@@ -328,17 +328,16 @@ impl Builds {
 
     /// Publishes a team's template to all teams, or makes it the team's alone again: what others have made of it lives on.
     pub async fn publish(&self, owner: &Owner, name_or_id: &str, public: bool) -> Result<Template, BuildError> {
+        let found = self.template(owner, name_or_id).await?;
+        // Before the transaction: it takes another connection. A build that is ready by then is refused where it is used.
+        let of_own_machines = public && self.layers.chain(found.id.as_str()).await?.iter().any(|layer| layer.byoc);
         let mut tx = self.db.begin().await?;
         let own = templates::own(&mut tx, name_or_id, &owner.team).await?.filter(|row| row.kind == KIND);
-        let Some(row) = own else {
-            drop(tx);
-            let found = self.template(owner, name_or_id).await?;
-            return Err(BuildError::Platform(found.name));
-        };
+        let Some(row) = own else { return Err(BuildError::Platform(found.name)) };
         if row.public == public {
             return Ok(row);
         }
-        if public && self.layers.chain(row.id.as_str()).await?.iter().any(|layer| layer.byoc) {
+        if of_own_machines {
             return Err(BuildError::OfOwnMachines);
         }
         let now = self.clock.now();

@@ -254,12 +254,12 @@ impl Builds {
                 say(format!("reading {repository}, as it was pushed"));
                 let registry = Registry::new(self.db.clone(), self.clock.clone(), self.layers.objects().clone());
                 let mut pushed = Pushed { registry, team: owner.team.clone(), repository: repository.clone() };
-                Ok(self.puller.pull_from(&mut pushed, version, repository, say).await?)
+                Ok(self.puller.pull_from(&mut pushed, Some(&owner.team), version, repository, say).await?)
             }
             From::Template(text) | From::Image(text) => {
                 let reference: Reference = text.parse()?;
                 say(format!("pulling {reference}"));
-                Ok(self.puller.pull(&reference, login, say).await?)
+                Ok(self.puller.pull(&reference, (&owner.team, login), say).await?)
             }
         }
     }

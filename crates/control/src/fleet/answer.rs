@@ -32,10 +32,17 @@ pub struct GuestAnswer {
     meter: Option<Arc<dyn Meter>>,
 }
 
+/// How every error begins by which an answer ends that had begun.
+pub const BROKE_OFF: &str = "the answer broke off";
+
+#[derive(Debug, thiserror::Error)]
+#[error("{BROKE_OFF}: {0}")]
+pub struct BrokenOff(pub hyper::Error);
+
 #[derive(Debug, thiserror::Error)]
 pub enum AnswerError {
     #[error(transparent)]
-    Broken(#[from] hyper::Error),
+    Broken(#[from] BrokenOff),
     #[error("the guest's answer is too long")]
     TooLong,
     #[error("there is no room for the answer at the moment")]
@@ -73,7 +80,7 @@ impl Body for GuestAnswer {
     ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
         let next = futures::ready!(Pin::new(&mut self.inner).poll_frame(context));
         Poll::Ready(next.map(|frame| {
-            let frame = frame?;
+            let frame = frame.map_err(BrokenOff)?;
             self.judge(frame.data_ref().map_or(0, Bytes::len))?;
             Ok(frame)
         }))

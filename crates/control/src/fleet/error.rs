@@ -7,6 +7,8 @@ use std::sync::Arc;
 use atoll_model::{ErrorCode, HostId};
 use atoll_rpc::connectrpc::{ConnectError, ErrorCode as RpcCode};
 
+use super::answer::BROKE_OFF;
+
 /// A failed attempt to use a host. Cheap to clone: one failed dial is told to all who waited for it.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum FleetError {
@@ -45,6 +47,10 @@ impl FleetError {
             RpcCode::DeadlineExceeded => Self::Timeout { host, attempted },
             // Without a source, `unavailable` was said by the agent itself (it is starting up or shutting down).
             RpcCode::Unavailable => Self::Unavailable { host, attempted, cause: said(&error.to_string()).into() },
+            // The connection is gone, and what the agent has done of it is not known.
+            RpcCode::Internal if error.message.as_deref().is_some_and(|text| text.contains(BROKE_OFF)) => {
+                Self::Unavailable { host, attempted, cause: said(&error.to_string()).into() }
+            }
             code => {
                 let message = error.message.as_deref().map_or_else(|| code.as_str().to_owned(), said);
                 Self::Agent { host, attempted, code, message }

@@ -9,9 +9,10 @@ use atoll_rpc::connectrpc::client::{BoxFuture, ClientBody, ClientTransport};
 use http::{Request, Response, Version, header};
 use http_body::Body;
 use http_body_util::BodyExt;
+use http_body_util::combinators::MapErr;
 use hyper::body::Incoming;
 
-use super::answer::{GuestAnswer, Meter};
+use super::answer::{BrokenOff, GuestAnswer, Meter};
 use super::channel::Lane;
 use super::{Fleet, FleetBody, FleetError};
 
@@ -65,15 +66,19 @@ fn boxed(request: Request<ClientBody>) -> Request<FleetBody> {
     request.map(|body| body.map_err(Into::into).boxed_unsync())
 }
 
+/// The body of a host's answer. That it broke off must be seen in Connect's error, which keeps nothing but the words.
+pub type HostAnswer = MapErr<Incoming, fn(hyper::Error) -> BrokenOff>;
+
 impl ClientTransport for HostTransport {
-    type ResponseBody = Incoming;
+    type ResponseBody = HostAnswer;
     type Error = ConnectError;
 
-    fn send(&self, request: Request<ClientBody>) -> BoxFuture<'static, Result<Response<Incoming>, ConnectError>> {
+    fn send(&self, request: Request<ClientBody>) -> BoxFuture<'static, Result<Response<HostAnswer>, ConnectError>> {
         let Self { fleet, host } = self.clone();
         Box::pin(async move {
             let channels = fleet.channels(&host).await.map_err(as_rpc)?;
-            channels.multiplexed(Lane::Rpc, boxed(request)).await.map_err(as_rpc)
+            let answer = channels.multiplexed(Lane::Rpc, boxed(request)).await.map_err(as_rpc)?;
+            Ok(answer.map(|body| body.map_err(BrokenOff as fn(_) -> _)))
         })
     }
 }

@@ -123,7 +123,6 @@ pub async fn config(State(app): State<App>) -> ApiResult<axum::Json<AuthConfig>>
     responses((status = 200, body = AuthResponse), (status = 401), (status = 403), (status = 429)))]
 pub async fn login(State(app): State<App>, parts: Parts, Json(request): Json<LoginRequest>) -> ApiResult<Response> {
     let arrival = Arrival::of(&parts, &app)?;
-    validate::no_nul("email", &request.email)?;
     let signed_in = app.accounts.login(&request.email, request.password.into(), arrival.visit()).await?;
     arrival.answer(StatusCode::OK, signed_in)
 }

@@ -82,7 +82,7 @@ fn is_of_a_host(path: &str) -> bool {
     let mut pieces = rest.splitn(3, '/');
     match (pieces.next(), pieces.next()) {
         (Some("register"), None) | (Some("auth"), Some("refresh")) => true,
-        (Some(_), Some(of_host)) => matches!(of_host, "heartbeat" | "images" | "tunnel"),
+        (Some(_), Some(of_host)) => matches!(of_host, "heartbeat" | "images" | "sandboxes" | "tunnel"),
         _ => false,
     }
 }

@@ -1,5 +1,6 @@
 //! What handlers take out of requests: JSON bodies, query strings and ids in paths. Each says which field was wrong.
 
+use std::borrow::Cow;
 use std::str::FromStr;
 
 use atoll_model::{ErrorCode, IdError};
@@ -8,6 +9,7 @@ use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::error::{ApiError, ApiResult};
 use super::strict;
@@ -44,10 +46,48 @@ async fn body<S: Send + Sync>(request: Request, state: &S) -> ApiResult<Bytes> {
 }
 
 fn parse_json<T: DeserializeOwned>(body: &[u8]) -> ApiResult<T> {
-    strict::from_slice(body).map_err(|error| {
+    let value = strict::from_slice(body).map_err(|error| {
         let field = field_of(&error.path().to_string(), &error.inner().to_string());
         ApiError::invalid(field, format!("the body is not valid: {}", error.inner()))
-    })
+    })?;
+    match with_nul(body) {
+        Some(field) => Err(nul(field)),
+        None => Ok(value),
+    }
+}
+
+/// No text of a request has a NUL byte: PostgreSQL keeps none, and neither a path nor a variable of Linux has one.
+fn nul(field: String) -> ApiError {
+    ApiError::invalid(field, "must not contain a NUL byte")
+}
+
+/// The place of a text with a NUL byte in a JSON body, as in `network.allow_out[0]`.
+fn with_nul(body: &[u8]) -> Option<String> {
+    /// How every one of them is written: as it is, it isn't JSON.
+    const ESCAPED: &[u8] = br"\u0000";
+    if !body.windows(ESCAPED.len()).any(|part| part == ESCAPED) {
+        return None;
+    }
+    // What can't be looked through is refused: `T` may have skipped it.
+    serde_json::from_slice(body).map_or_else(|_| Some("body".to_owned()), |value| nul_in(&value, ""))
+}
+
+fn nul_in(value: &Value, path: &str) -> Option<String> {
+    let here = || if path.is_empty() { "body".to_owned() } else { path.to_owned() };
+    match value {
+        Value::String(text) => text.contains('\0').then(here),
+        Value::Array(items) => {
+            items.iter().enumerate().find_map(|(index, item)| nul_in(item, &format!("{path}[{index}]")))
+        }
+        Value::Object(fields) => fields.iter().find_map(|(name, value)| {
+            if name.contains('\0') {
+                return Some(here());
+            }
+            let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+            nul_in(value, &path)
+        }),
+        _ => None,
+    }
 }
 
 /// The field that a parse error is about. For unknown and missing fields serde knows the name only in its message;
@@ -74,6 +114,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> ApiResult<Self> {
+        pairs(parts)?;
         let pairs = form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes());
         let deserializer = serde_urlencoded::Deserializer::new(pairs);
         serde_path_to_error::deserialize(deserializer).map(Self).map_err(|error| {
@@ -90,8 +131,17 @@ impl<S: Send + Sync> FromRequestParts<S> for Pairs {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> ApiResult<Self> {
-        let pairs = form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes());
-        Ok(Self(pairs.into_owned().collect()))
+        Ok(Self(pairs(parts)?.into_iter().map(|(name, value)| (name.into_owned(), value.into_owned())).collect()))
+    }
+}
+
+type Pair<'a> = (Cow<'a, str>, Cow<'a, str>);
+
+fn pairs(parts: &Parts) -> ApiResult<Vec<Pair<'_>>> {
+    let pairs: Vec<_> = form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).collect();
+    match pairs.iter().find(|(name, value)| name.contains('\0') || value.contains('\0')) {
+        Some((name, _)) => Err(nul(name.replace('\0', "\u{fffd}"))),
+        None => Ok(pairs),
     }
 }
 
@@ -121,6 +171,8 @@ pub async fn path_parameter<S: Send + Sync>(parts: &mut Parts, state: &S, name: 
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use atoll_model::api::sandboxes::{CreateSandboxRequest, ExecRequest};
 
@@ -142,6 +194,31 @@ mod tests {
         assert_eq!(field::<CreateSandboxRequest>(r#"{"vcpus": 1.5}"#).as_deref(), Some("vcpus"));
         assert_eq!(field::<CreateSandboxRequest>(r#"{"vcpus": -1.0}"#).as_deref(), Some("vcpus"));
         assert_eq!(field::<CreateSandboxRequest>(r#"{"vcpus": 1e300}"#).as_deref(), Some("vcpus"));
+    }
+
+    #[test]
+    fn no_text_has_a_nul_byte() {
+        let create = field::<CreateSandboxRequest>;
+        assert_eq!(create(r#"{"metadata": {"a": "b\u0000"}}"#).as_deref(), Some("metadata.a"));
+        assert_eq!(create(r#"{"metadata": {"a\u0000": "b"}}"#).as_deref(), Some("metadata"));
+        assert_eq!(create(r#"{"network": {"allow_out": ["a", "\u0000"]}}"#).as_deref(), Some("network.allow_out[1]"));
+        // One that hides behind what no value can be.
+        let hidden = format!(r#"{{"x": {}"\u0000"{}}}"#, "[".repeat(200), "]".repeat(200));
+        assert_eq!(field::<BTreeMap<String, serde::de::IgnoredAny>>(&hidden).as_deref(), Some("body"));
+        // A backslash before the letters is no NUL.
+        assert_eq!(create(r#"{"metadata": {"a": "\\u0000"}}"#), None);
+    }
+
+    #[tokio::test]
+    async fn no_parameter_of_a_query_has_a_nul_byte() {
+        for (query, wrong) in [("a=1&b=%00", Some("b")), ("a%00=1", Some("a\u{fffd}")), ("a=1&b=0", None)] {
+            let (mut parts, ()) = axum::http::Request::get(format!("/?{query}")).body(()).unwrap().into_parts();
+            let named = |error: ApiError| error.field.map(|field| field.into_owned());
+            let pairs = Pairs::from_request_parts(&mut parts, &()).await.err().and_then(named);
+            assert_eq!(pairs.as_deref(), wrong, "{query}");
+            let all = Query::<BTreeMap<String, String>>::from_request_parts(&mut parts, &()).await.err();
+            assert_eq!(all.and_then(named).as_deref(), wrong, "{query}");
+        }
     }
 
     #[test]

@@ -2,10 +2,13 @@
 //! that what fits the document is accepted and what doesn't is refused. A property-based tool checks both
 //! (`scripts/fuzz.sh`). A form that is named here for a field that is not there fails the test below.
 
+use std::collections::BTreeSet;
+
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::schema::{AdditionalProperties, ArrayItems, Object, Schema, SchemaType, Type};
-use utoipa::openapi::{Components, RefOr};
+use utoipa::openapi::{Components, OpenApi, RefOr};
 
+use super::openapi::operations;
 use super::page::CURSOR;
 
 /// Lengths in characters, and a pattern.
@@ -27,8 +30,11 @@ const fn line(longest: usize) -> Form {
     form(1, longest, PLAIN)
 }
 
+/// What every text of a request is at least (`extract`).
+const NUL_FREE: &str = "^[^\\u0000]*$";
+
 const EMAIL: Form = form(3, 254, "^[^\\s,\\u0000-\\u001F\\u007F-\\u009F]+@[^\\s,@\\u0000-\\u001F\\u007F-\\u009F]+$");
-const PASSWORD: Form = Form { shortest: 8, longest: Some(1024), pattern: None };
+const PASSWORD: Form = form(8, 1024, NUL_FREE);
 const HEX_64: Form = form(64, 64, "^[0-9a-f]{64}$");
 /// Of a file: PATH_MAX and NAME_MAX of Linux count bytes, which a pattern can't.
 const PATH: Form = Form { shortest: 1, longest: None, pattern: Some("^[^\\u0000]+$") };
@@ -59,12 +65,12 @@ const RANGE: Form =
 const EVENT: Form = form(4, 64, "^(sandbox|host|template|snapshot|api_key|team|member|webhook)(\\.[a-z_]+)?$");
 
 const LABEL_KEY: Form = form(1, 128, "^[^\\u0000]+$");
-const LABEL: Form = form(0, 1024, "^[^\\u0000]*$");
+const LABEL: Form = form(0, 1024, NUL_FREE);
 /// Of a build, with a tag or without.
 const BUILD_NAME: Form = form(1, 193, "^[a-z0-9_][a-z0-9_-]{0,127}(:[a-z0-9_.-]{1,64})?$");
 const TAG: Form = form(1, 64, "^[a-z0-9_.-]+$");
 const VARIABLE: Form = Form { shortest: 1, longest: None, pattern: Some("^[^=\\u0000]+$") };
-const NO_NUL: Form = Form { shortest: 0, longest: None, pattern: Some("^[^\\u0000]*$") };
+const NO_NUL: Form = Form { shortest: 0, longest: None, pattern: Some(NUL_FREE) };
 /// An IPv4 address or network, or a name with a letter.
 const RULE: Form = form(
     1,
@@ -87,7 +93,7 @@ const HEADER_VALUE: Form = form(0, 8192, "^[ -~]*$");
 const HOST: Form = form(1, 253, "^[A-Za-z0-9._-]+$");
 const HOST_AND_PORT: Form = form(3, 259, "^[A-Za-z0-9._-]+:[1-9][0-9]{0,4}$");
 /// Bounded in bytes, which a pattern can't count.
-const LOGIN: Form = form(0, 255, "^[^\\u0000]*$");
+const LOGIN: Form = form(0, 255, NUL_FREE);
 const LOGIN_WITH_SECRETS: Form = form(0, 1024, "^[^\\u0000\\r\\n]*$");
 /// Absolute, without `.` and `..`, and not the system's.
 const MOUNT_PATH: Form = form(
@@ -117,7 +123,7 @@ const PARAMETERS: [(&str, Form); 16] = [
 ];
 
 /// Fields of request bodies.
-const FIELDS: [(&str, &str, Form); 71] = [
+const FIELDS: [(&str, &str, Form); 70] = [
     ("AcceptInvitationRequest", "name", line(100)),
     ("AcceptInvitationRequest", "password", PASSWORD),
     ("AddMemberRequest", "email", EMAIL),
@@ -161,7 +167,6 @@ const FIELDS: [(&str, &str, Form); 71] = [
     ("InviteRequest", "email", EMAIL),
     ("ListFilesRequest", "path", PATH),
     ("ListFilesRequest", "user", UNIX_USER),
-    ("LoginRequest", "email", NO_NUL),
     ("MoveFileRequest", "destination", PATH),
     ("MoveFileRequest", "source", PATH),
     ("MoveFileRequest", "user", UNIX_USER),
@@ -223,7 +228,12 @@ fn as_text(schema: &mut RefOr<Schema>) -> Option<&mut Object> {
 pub fn of_parameters(operation: &mut Operation) {
     for parameter in operation.parameters.iter_mut().flatten() {
         let RefOr::T(parameter) = parameter else { continue };
-        let Some((_, form)) = PARAMETERS.iter().find(|(name, _)| *name == parameter.name) else { continue };
+        let Some((_, form)) = PARAMETERS.iter().find(|(name, _)| *name == parameter.name) else {
+            if let Some(schema) = &mut parameter.schema {
+                nul_free(schema, &mut Vec::new());
+            }
+            continue;
+        };
         if let Some(object) = parameter.schema.as_mut().and_then(as_text) {
             set(object, *form);
             // One that is left out is not there; there is no null in an address or a header.
@@ -253,6 +263,78 @@ pub fn of_fields(components: &mut Components) {
     }
 }
 
+/// Says of every other text in the bodies of requests that it has no NUL byte. Comes after all other forms.
+pub fn of_bodies(api: &mut OpenApi) {
+    let mut named = Vec::new();
+    for (_, operation) in api.paths.paths.values_mut().flat_map(operations) {
+        let Some(RefOr::T(body)) = &mut operation.request_body else { continue };
+        for content in body.content.iter_mut().filter(|(kind, _)| is_form(kind)).map(|(_, content)| content) {
+            if let RefOr::T(content) = content
+                && let Some(schema) = &mut content.schema
+            {
+                nul_free(schema, &mut named);
+            }
+        }
+    }
+    let Some(components) = &mut api.components else { return };
+    let mut seen = BTreeSet::new();
+    while let Some(name) = named.pop() {
+        if seen.insert(name.clone())
+            && let Some(schema) = components.schemas.get_mut(&name)
+        {
+            nul_free(schema, &mut named);
+        }
+    }
+}
+
+/// Other bodies are files.
+fn is_form(content_type: &str) -> bool {
+    matches!(content_type, "application/json" | "multipart/form-data")
+}
+
+/// Says it of the texts that this schema has itself, and adds the names of those that it refers to.
+fn nul_free(schema: &mut RefOr<Schema>, named: &mut Vec<String>) {
+    let schema = match schema {
+        RefOr::Ref(other) => {
+            return named.extend(other.ref_location.rsplit('/').next().map(str::to_owned));
+        }
+        RefOr::T(schema) => schema,
+    };
+    match schema {
+        Schema::Array(array) => match &mut array.items {
+            ArrayItems::RefOrSchema(items) => nul_free(items, named),
+            ArrayItems::False => {}
+        },
+        Schema::OneOf(one) => one.items.iter_mut().for_each(|item| nul_free(item, named)),
+        Schema::AllOf(all) => all.items.iter_mut().for_each(|item| nul_free(item, named)),
+        Schema::AnyOf(any) => any.items.iter_mut().for_each(|item| nul_free(item, named)),
+        Schema::Object(object) => {
+            nul_free_text(object);
+            object.properties.values_mut().for_each(|property| nul_free(property, named));
+            if let Some(AdditionalProperties::RefOr(values)) = object.additional_properties.as_deref_mut() {
+                nul_free(values, named);
+                let names =
+                    object.property_names.get_or_insert_with(|| Box::new(Object::with_type(Type::String).into()));
+                if let Schema::Object(names) = &mut **names {
+                    nul_free_text(names);
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+fn nul_free_text(object: &mut Object) {
+    let is_text = match &object.schema_type {
+        SchemaType::Type(one) => *one == Type::String,
+        SchemaType::Array(several) => several.contains(&Type::String),
+        SchemaType::AnyValue => false,
+    };
+    if is_text && object.pattern.is_none() && object.enum_values.is_none() && object.format.is_none() {
+        object.pattern = Some(NUL_FREE.to_owned());
+    }
+}
+
 fn field_of<'a>(components: &'a mut Components, schema: &str, field: &str) -> Option<&'a mut Object> {
     let object = components.schemas.get_mut(schema).and_then(as_text)?;
     object.properties.get_mut(field).and_then(as_text)
@@ -260,6 +342,8 @@ fn field_of<'a>(components: &'a mut Components, schema: &str, field: &str) -> Op
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
     use crate::db::testing::sqlite;
     use crate::testing::app;
@@ -286,6 +370,57 @@ mod tests {
             assert!(!named.is_empty(), "no parameter {name}");
             for said in named {
                 assert_eq!(said["schema"]["minLength"], form.shortest, "{name}: {said}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn every_text_of_a_request_says_what_it_takes() {
+        let test = app(sqlite().await).await;
+        let api = test.client.get("/openapi.json").await.json();
+        let mut vague = Vec::new();
+        for (path, item) in api["paths"].as_object().unwrap() {
+            for (method, operation) in item.as_object().unwrap() {
+                let place = format!("{method} {path}");
+                for parameter in operation["parameters"].as_array().into_iter().flatten() {
+                    let name = parameter["name"].as_str().unwrap();
+                    vague_texts(&api, &format!("{place}: {name}"), &parameter["schema"], 0, &mut vague);
+                }
+                for (kind, content) in operation["requestBody"]["content"].as_object().into_iter().flatten() {
+                    if is_form(kind) {
+                        vague_texts(&api, &place, &content["schema"], 0, &mut vague);
+                    }
+                }
+            }
+        }
+        assert_eq!(vague, Vec::<String>::new());
+    }
+
+    /// Adds the texts of a schema that may be anything: each could hold a NUL byte, which is refused.
+    fn vague_texts(api: &Value, place: &str, schema: &Value, depth: usize, found: &mut Vec<String>) {
+        assert!(depth < 20, "{place} is endless");
+        if let Some(name) = schema["$ref"].as_str() {
+            let named = api.pointer(name.trim_start_matches('#')).expect(name);
+            return vague_texts(api, place, named, depth + 1, found);
+        }
+        let kind = &schema["type"];
+        let is_text = *kind == "string" || kind.as_array().is_some_and(|kinds| kinds.contains(&"string".into()));
+        let said = ["enum", "const", "pattern"].iter().any(|form| schema.get(form).is_some())
+            || matches!(schema["format"].as_str(), Some("date" | "date-time" | "binary"));
+        if is_text && !said {
+            found.push(place.to_owned());
+        }
+        for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+            vague_texts(api, &format!("{place}.{name}"), property, depth + 1, found);
+        }
+        for part in ["items", "additionalProperties", "propertyNames"] {
+            if schema[part].is_object() {
+                vague_texts(api, &format!("{place}.{part}"), &schema[part], depth + 1, found);
+            }
+        }
+        for of in ["oneOf", "anyOf", "allOf"] {
+            for one in schema[of].as_array().into_iter().flatten() {
+                vague_texts(api, place, one, depth + 1, found);
             }
         }
     }

@@ -35,7 +35,7 @@ impl From<IdentityError> for ApiError {
 /// Kept for a while by whoever checks tokens.
 fn public(value: Value) -> Response {
     let mut response = axum::Json(value).into_response();
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=300"));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=60"));
     response
 }
 

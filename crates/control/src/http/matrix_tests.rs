@@ -13,7 +13,7 @@ use serde_json::json;
 use super::matrix_bodies::{self, EMPTY, Names};
 use crate::accounts::token::Subject;
 use crate::db::on;
-use crate::db::testing::{TestDb, databases};
+use crate::db::testing::{TestDb, databases, sqlite};
 use crate::hosts::tests::Agent;
 use crate::testing::{Client, Person, TestApp, app};
 
@@ -662,6 +662,8 @@ async fn every_route_of_e2bs_dialect_lets_in_exactly_whom_it_is_for() {
     for database in databases().await {
         World::new(database).await.judge(E2B_ROWS).await;
     }
+    // The same by a host name of its own, where no route of ours is in the way.
+    World::new(sqlite().await).await.judge_at(Some(("api.localhost", "/e2b")), E2B_ROWS).await;
 }
 
 #[tokio::test]
@@ -676,6 +678,11 @@ async fn every_route_of_the_registry_lets_in_exactly_whom_it_is_for() {
 impl World {
     /// Sends each route each caller's request.
     async fn judge(&self, rows: &[(&str, For)]) {
+        self.judge_at(None, rows).await;
+    }
+
+    /// At a host name, where paths don't begin so.
+    async fn judge_at(&self, host: Option<(&str, &str)>, rows: &[(&str, For)]) {
         let mut wrong = Vec::new();
         for (route, access) in rows {
             let (method, template) = route.split_once(' ').unwrap();
@@ -684,10 +691,15 @@ impl World {
                 let names = self.names(route, caller).await;
                 let path = self.concrete(&method, template).await + &matrix_bodies::query(route, &names);
                 let (kind, body) = matrix_bodies::body(route, &names);
-                let client = self.client(caller).with("content-type", &kind);
+                let mut client = self.client(caller).with("content-type", &kind);
+                let mut path = path.as_str();
+                if let Some((host, prefix)) = host {
+                    client = client.with("host", host);
+                    path = path.strip_prefix(prefix).unwrap();
+                }
                 let body = if method == Method::GET { Body::empty() } else { body.into() };
                 // Only the head: some answers never end.
-                let status = client.head_of(method.clone(), &path, body).await.as_u16();
+                let status = client.head_of(method.clone(), path, body).await.as_u16();
                 let verdict = verdict(*access, caller);
                 // What is public judges what is in the body; its own tests say how. It never fails, whoever comes (without
                 // a host nothing is ready).

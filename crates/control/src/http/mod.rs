@@ -183,13 +183,16 @@ pub fn router(app: App) -> Router {
     let api = openapi::complete(api);
     let e2b = e2b::router(&app);
     let e2b_host = e2b.clone().with_state(app.clone());
-    router
+    let own = router
         .nest("/e2b", e2b)
         .merge(registry::router())
         .merge(SwaggerUi::new("/docs").url("/openapi.json", api))
         .fallback(dashboard::serve)
+        .with_state(app.clone());
+    // Around our own routes and not a layer of them: what such a route takes from a path would count as the dialect's.
+    Router::new()
+        .fallback_service(own)
         .layer(from_fn_with_state((app.clone(), e2b_host), e2b::by_host))
         .layer(from_fn_with_state(app.clone(), edge::edge))
-        .layer(from_fn_with_state(app.clone(), ports::route))
-        .with_state(app)
+        .layer(from_fn_with_state(app, ports::route))
 }

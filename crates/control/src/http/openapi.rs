@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use atoll_model::api::ErrorBody;
 use utoipa::openapi::content::ContentBuilder;
-use utoipa::openapi::path::Operation;
+use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, Schema, Type};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{
@@ -59,24 +59,29 @@ pub fn complete(mut api: OpenApi) -> OpenApi {
     // One of its two shapes may be.
     lenient.insert(HOST_REQUEST.to_owned());
     for (path, item) in &mut api.paths.paths {
-        let operations = [
-            ("get", &mut item.get),
-            ("put", &mut item.put),
-            ("post", &mut item.post),
-            ("delete", &mut item.delete),
-            ("patch", &mut item.patch),
-            ("head", &mut item.head),
-            ("options", &mut item.options),
-        ];
-        for (method, operation) in operations {
-            let Some(operation) = operation else { continue };
+        for (method, operation) in operations(item) {
             operation.operation_id = Some(operation_id(method, path));
             complete_operation(path, operation);
             forms::of_parameters(operation);
             optional_body(operation, &lenient);
         }
     }
+    forms::of_bodies(&mut api);
     api
+}
+
+/// Those of a path, with their methods.
+pub fn operations(item: &mut PathItem) -> impl Iterator<Item = (&'static str, &mut Operation)> {
+    let all = [
+        ("get", &mut item.get),
+        ("put", &mut item.put),
+        ("post", &mut item.post),
+        ("delete", &mut item.delete),
+        ("patch", &mut item.patch),
+        ("head", &mut item.head),
+        ("options", &mut item.options),
+    ];
+    all.into_iter().filter_map(|(method, operation)| Some((method, operation.as_mut()?)))
 }
 
 const HOST_REQUEST: &str = "CreateHostRequest";

@@ -43,7 +43,6 @@ struct Claims<'a> {
     sub: String,
     aud: &'a str,
     iat: i64,
-    nbf: i64,
     exp: i64,
     jti: String,
     team_id: &'a TeamId,
@@ -88,7 +87,7 @@ impl Identities {
             "response_types_supported": ["id_token"],
             "subject_types_supported": ["public"],
             "id_token_signing_alg_values_supported": ["ES256"],
-            "claims_supported": ["iss", "sub", "aud", "iat", "nbf", "exp", "jti", "team_id", "sandbox_id", "template"],
+            "claims_supported": ["iss", "sub", "aud", "iat", "exp", "jti", "team_id", "sandbox_id", "template"],
         })
     }
 
@@ -125,7 +124,6 @@ impl Identities {
             sub: format!("spiffe://{}/team/{team}/sandbox/{sandbox}", trust_domain(&self.issuer)),
             aud: audience,
             iat: seconds,
-            nbf: seconds,
             exp: (now + LIFETIME).0 / 1000,
             jti: hex::encode(rand::random::<[u8; 16]>()),
             team_id: team,

@@ -81,7 +81,7 @@ async fn a_token_says_who_asks_and_only_the_sandboxs_host_gets_one() {
         // Its host is told the name, and no value.
         let told = agent.spec_of(&made.id).unwrap().network.into_option().unwrap().headers.remove(0);
         let parts: Vec<_> = told.parts.iter().map(|part| (part.text.as_str(), part.identity.as_str())).collect();
-        assert_eq!((parts, told.value.as_str()), (vec![("Bearer ", ""), ("", "aws")], ""));
+        assert_eq!((parts, told.value.as_str()), (vec![("Bearer ", ""), ("", "aws")], "\n"));
         assert_eq!(told.sandbox_id, made.id.as_str());
 
         put_on(&test, made.id.as_str(), &host).await;

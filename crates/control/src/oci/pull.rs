@@ -6,6 +6,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::sync::{Arc, Weak};
 
 use atoll_image::{Kind, Limits, Source, Spool, Tree, apply_tar, write};
+use atoll_model::TeamId;
 use flate2::read::MultiGzDecoder;
 use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
@@ -112,21 +113,24 @@ fn architecture() -> &'static str {
 }
 
 impl Puller {
-    /// The image, pulled if it is not here. `say` gets a line for people at each step.
+    /// The image, pulled if it is not here. What a login was needed for is here for that team alone: others may know its
+    /// manifest and have none of its layers. `say` gets a line for people at each step.
     pub async fn pull(
         &self,
         reference: &Reference,
-        login: Option<&Login>,
+        (team, login): (&TeamId, Option<&Login>),
         say: &(dyn Fn(String) + Send + Sync),
     ) -> Result<Pulled, OciError> {
         let mut session = self.registries.session(reference, login);
-        self.pull_from(&mut session, &reference.version, &reference.to_string(), say).await
+        let of = login.map(|_| team);
+        self.pull_from(&mut session, of, &reference.version, &reference.to_string(), say).await
     }
 
-    /// The same from wherever it is. `name` is for people.
+    /// The same from wherever it is; `of` a team, if it is here for nobody else. `name` is for people.
     pub async fn pull_from(
         &self,
         origin: &mut dyn Origin,
+        of: Option<&TeamId>,
         version: &str,
         name: &str,
         say: &(dyn Fn(String) + Send + Sync),
@@ -144,13 +148,14 @@ impl Puller {
             manifest = serde_json::from_slice(&bytes).map_err(|error| invalid(error.to_string()))?;
         }
         say(format!("{name} is {digest}"));
-        if let Some(pulled) = self.known(&digest).await? {
+        let known_as = of.map_or_else(|| digest.clone(), |team| format!("{team}/{digest}"));
+        if let Some(pulled) = self.known(&known_as).await? {
             say("it was pulled before".to_owned());
             return Ok(pulled);
         }
         let (draft, pulled) = self.assemble(origin, &manifest, say).await?;
         // Named first: from then on nobody takes the object away.
-        self.note(&digest, &pulled).await?;
+        self.note(&known_as, &pulled).await?;
         self.objects.import(draft.path(), &pulled.digest).await?;
         Ok(pulled)
     }

@@ -37,11 +37,11 @@ const LAST_PASS: &str = "host_monitor.last_pass_ms";
 /// What is shorter is no gap in hearing, however short the interval.
 const SHORTEST_GAP: Duration = Duration::from_secs(4);
 const PURGE_EVERY: Duration = Duration::from_secs(3600);
-/// A host that is back may still be finding its sandboxes: it is asked again so often.
-const SETTLE_TRIES: usize = 20;
+/// A host that is back may still be finding its sandboxes: it is asked again after these, ever less often, for many may be
+/// back at once. Milliseconds.
+const SETTLE_PAUSES: [u64; 10] = [500, 500, 500, 500, 500, 500, 1000, 1500, 2000, 2500];
 /// A look at a host that has just come back is stuck after this.
 const STUCK: Duration = Duration::from_secs(1);
-const SETTLE_PAUSE: Duration = Duration::from_millis(500);
 /// Sandboxes that raced with their host's deletion are looked for this long after it.
 const DELETION_MEMORY: Duration = Duration::from_secs(3600);
 
@@ -187,8 +187,8 @@ impl Monitor {
         {
             return;
         }
-        for _ in 1..SETTLE_TRIES {
-            tokio::time::sleep(SETTLE_PAUSE).await;
+        for pause in SETTLE_PAUSES {
+            tokio::time::sleep(Duration::from_millis(pause)).await;
             if self.look_at(host).await {
                 return;
             }

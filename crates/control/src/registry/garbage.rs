@@ -11,8 +11,10 @@ use super::uploads::parts;
 use super::{LOOSE_KEPT, Registry, RegistryError, UNUSED_KEPT, UPLOAD_KEPT, store};
 use crate::db::{DbError, Millis};
 
-/// In one round, of each kind.
+/// Of each kind, at a time.
 const BATCH: i64 = 200;
+/// Of blobs, in one round.
+const MAX_BATCHES: usize = 50;
 /// An object without a row may be a part that is just being noted.
 const STRAY_AGE: Duration = Duration::from_secs(24 * 3600);
 
@@ -34,6 +36,7 @@ impl Registry {
         for (team, repository, digest, tagged) in old {
             let at = (&team.0, repository.as_str(), digest.as_str());
             let mut tx = self.db.begin().await?;
+            store::hold_team(&mut tx, &team.0).await?;
             if tagged {
                 store::remove_tags(&mut tx, at).await?;
             }
@@ -41,19 +44,27 @@ impl Registry {
                 tx.commit().await?;
             }
         }
-        self.bury_blobs(now - LOOSE_KEPT).await?;
+        for _ in 0..MAX_BATCHES {
+            if self.bury_blobs(now - LOOSE_KEPT).await? < BATCH {
+                break;
+            }
+        }
         self.sweep().await
     }
 
-    async fn bury_blobs(&self, before: Millis) -> Result<(), RegistryError> {
-        for (team, digest, parts) in store::loose_blobs(&self.db, before, BATCH).await? {
+    /// How many were looked at.
+    async fn bury_blobs(&self, before: Millis) -> Result<i64, RegistryError> {
+        let loose = store::loose_blobs(&self.db, before, BATCH).await?;
+        let count = i64::try_from(loose.len()).unwrap_or(i64::MAX);
+        for (team, digest, parts) in loose {
             let mut tx = self.db.begin().await?;
+            store::hold_team(&mut tx, &team.0).await?;
             if still_named(store::remove_blob(&mut tx, &team, &digest, before).await)? {
                 tx.commit().await?;
                 self.delete_parts(&parts).await?;
             }
         }
-        Ok(())
+        Ok(count)
     }
 
     /// Deletes parts that no row names.

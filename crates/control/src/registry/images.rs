@@ -5,7 +5,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::manifest::Manifest;
-use super::{MAX_MANIFESTS, MAX_TAGS, Registry, RegistryError, store};
+use super::{MAX_MANIFESTS, MAX_MANIFESTS_BYTES, MAX_TAGS, Registry, RegistryError, store};
 use crate::audit::{self, Entry, Owner};
 use crate::db::{DbError, Millis};
 use crate::oci::is_digest;
@@ -35,14 +35,14 @@ impl Registry {
         let at = (team, repository, digest.as_str());
         let mut tx = self.db.begin().await?;
         store::hold_team(&mut tx, team).await?;
-        let (manifests, tags) = store::count_images(&mut tx, team).await?;
-        if manifests >= MAX_MANIFESTS {
+        store::insert_manifest(&mut tx, at, new, now).await?;
+        let (manifests, bytes) = store::count_manifests(&mut tx, team).await?;
+        if manifests > MAX_MANIFESTS {
             return Err(RegistryError::TooMany { what: "manifests", limit: MAX_MANIFESTS });
         }
-        if tags >= MAX_TAGS {
-            return Err(RegistryError::TooMany { what: "tags of images", limit: MAX_TAGS });
+        if bytes > MAX_MANIFESTS_BYTES {
+            return Err(RegistryError::TooMany { what: "bytes of manifests", limit: MAX_MANIFESTS_BYTES });
         }
-        store::insert_manifest(&mut tx, at, new, now).await?;
         let unpushed = |named: &str| {
             let named = named.to_owned();
             move |error: DbError| {
@@ -57,6 +57,9 @@ impl Registry {
         }
         if !is_digest(reference) {
             store::set_tag(&mut tx, (team, repository, reference), &digest).await?;
+            if store::count_tags(&mut tx, team).await? > MAX_TAGS {
+                return Err(RegistryError::TooMany { what: "tags of images", limit: MAX_TAGS });
+            }
             let details = json!({ "repository": repository, "tag": reference });
             audit::record(&mut tx, now, &entry(owner, "image.push", &digest, details)).await?;
         }
@@ -70,7 +73,7 @@ impl Registry {
         found.ok_or(RegistryError::NoManifest)
     }
 
-    /// A repository's tags, by name.
+    /// A repository's tags, in the order of their bytes.
     pub async fn tags(&self, team: &TeamId, repository: &str) -> Result<Vec<String>, RegistryError> {
         store::tags(&self.db, team, repository).await?.ok_or(RegistryError::NoManifest)
     }
@@ -79,10 +82,12 @@ impl Registry {
     pub async fn delete_manifest(&self, owner: &Owner, repository: &str, reference: &str) -> Result<(), RegistryError> {
         let at = (&owner.team, repository, reference);
         let mut tx = self.db.begin().await?;
+        store::hold_team(&mut tx, &owner.team).await?;
         let untagged = store::remove_tags(&mut tx, at).await? > 0;
         let gone = is_digest(reference) && store::remove_manifest(&mut tx, at, Millis(i64::MAX)).await?;
         if !untagged && !gone {
-            return Err(RegistryError::NoManifest);
+            let listed = is_digest(reference) && store::has_manifest(&mut tx, at).await?;
+            return Err(if listed { RegistryError::OnAList } else { RegistryError::NoManifest });
         }
         let details = json!({ "repository": repository });
         audit::record(&mut tx, self.clock.now(), &entry(owner, "image.delete", reference, details)).await?;

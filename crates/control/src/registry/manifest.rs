@@ -31,18 +31,26 @@ pub struct Manifest {
 struct Document {
     media_type: Option<String>,
     config: Option<Descriptor>,
-    #[serde(default)]
-    layers: Vec<Descriptor>,
-    #[serde(default)]
-    manifests: Vec<Descriptor>,
+    // Some clients write none as null.
+    layers: Option<Vec<Descriptor>>,
+    manifests: Option<Vec<Descriptor>>,
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Descriptor {
     digest: String,
+    media_type: Option<String>,
     /// Where it is to be had instead: such a layer is never pushed.
-    #[serde(default)]
-    urls: Vec<String>,
+    urls: Option<Vec<String>>,
+}
+
+impl Descriptor {
+    /// Of what a list names: the caches of some builders list layers.
+    fn is_manifest(&self) -> bool {
+        let kind = self.media_type.as_deref();
+        kind.is_none_or(|kind| IMAGES.contains(&kind) || LISTS.contains(&kind))
+    }
 }
 
 fn bad<T>(problem: impl Into<String>) -> Result<T, RegistryError> {
@@ -53,10 +61,10 @@ impl Manifest {
     /// `media_type` is what the client calls it.
     ///
     /// # Errors
-    /// [`RegistryError::BadManifest`], [`RegistryError::TooLarge`].
+    /// [`RegistryError::BadManifest`], [`RegistryError::LargeManifest`].
     pub fn parse(media_type: &str, bytes: &[u8]) -> Result<Self, RegistryError> {
         if bytes.len() > MAX_MANIFEST {
-            return bad(format!("it has more than {MAX_MANIFEST} bytes"));
+            return Err(RegistryError::LargeManifest);
         }
         let Ok(content) = std::str::from_utf8(bytes) else { return bad("it is no text") };
         let document: Document = match serde_json::from_str(content) {
@@ -69,17 +77,18 @@ impl Manifest {
         if document.media_type.as_deref().is_some_and(|own| own != media_type) {
             return bad("it says another media type of itself than the request does");
         }
+        let (layers, listed) = (document.layers.unwrap_or_default(), document.manifests.unwrap_or_default());
         let (blobs, manifests) = if IMAGES.contains(&media_type) {
             let Some(config) = document.config else { return bad("it names no configuration") };
-            if !document.manifests.is_empty() {
+            if !listed.is_empty() {
                 return bad("it is an image and a list at once");
             }
-            (std::iter::once(config).chain(document.layers).collect(), Vec::new())
+            (std::iter::once(config).chain(layers).collect(), Vec::new())
         } else if LISTS.contains(&media_type) {
-            if document.config.is_some() || !document.layers.is_empty() {
+            if document.config.is_some() || !layers.is_empty() {
                 return bad("it is an image and a list at once");
             }
-            (Vec::new(), document.manifests)
+            listed.into_iter().partition(|it| !it.is_manifest())
         } else {
             return bad("its media type is none of an image or a list of images, by Docker or OCI");
         };
@@ -97,7 +106,8 @@ fn digests(named: Vec<Descriptor>) -> Result<Vec<String>, RegistryError> {
     if named.len() > MAX_NAMED {
         return bad(format!("it names more than {MAX_NAMED} things"));
     }
-    let mut found: Vec<_> = named.into_iter().filter(|it| it.urls.is_empty()).map(|it| it.digest).collect();
+    let mut found: Vec<_> =
+        named.into_iter().filter(|it| it.urls.as_ref().is_none_or(Vec::is_empty)).map(|it| it.digest).collect();
     if !found.iter().all(|digest| is_digest(digest)) {
         return bad("a digest in it is not one of SHA-256");
     }
@@ -124,9 +134,15 @@ mod tests {
             assert_eq!((read.blobs, read.manifests), (vec![digest("a"), digest("b"), digest("c")], vec![]));
             assert_eq!(read.content, image.to_string());
         }
-        let list = json!({ "mediaType": LISTS[0], "manifests": [layer("d")] }).to_string();
+        let list = json!({ "mediaType": LISTS[0], "manifests": [{ "digest": digest("d"), "size": 1 }] }).to_string();
         let read = Manifest::parse("", list.as_bytes()).unwrap();
         assert_eq!((read.blobs, read.manifests, read.media_type.as_str()), (vec![], vec![digest("d")], LISTS[0]));
+        // What caches of builders are, and what is none.
+        let kind = |of: &str, kind: &str| json!({ "digest": digest(of), "mediaType": kind, "urls": null });
+        let cache = json!({ "layers": null, "manifests": [kind("a", "application/vnd.oci.image.layer.v1.tar+gzip"),
+            kind("b", IMAGES[0])] });
+        let read = Manifest::parse(LISTS[0], cache.to_string().as_bytes()).unwrap();
+        assert_eq!((read.blobs, read.manifests), (vec![digest("a")], vec![digest("b")]));
         let all = json!({ "config": layer("c"), "manifests": [layer("d")] }).to_string();
         for (kind, text) in [
             (IMAGES[0], "{}"),

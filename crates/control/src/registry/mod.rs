@@ -2,7 +2,7 @@
 //!
 //! Each team has repositories of its own, whatever they are called; nobody else's. A blob comes in parts, each of which is
 //! an object of its own ([`uploads`]); the blob's row names them once its digest was checked, and nothing is copied. [`names`]
-//! reads paths, [`manifest`] what a manifest names, [`images`] keeps manifests and tags, [`pushed`] hands an image to the
+//! reads paths, [`spool`] counts what is coming in, [`manifest`] reads what a manifest names, [`images`] keeps manifests and tags, [`pushed`] hands an image to the
 //! puller of builds, [`store`] has the SQL, [`garbage`] takes away what nobody names. It is a way in and no archive:
 //! images that nobody used for a month go. Neighbours: `http/registry` (the protocol), `oci` (images of other registries).
 
@@ -11,6 +11,7 @@ mod images;
 pub mod manifest;
 pub mod names;
 mod pushed;
+mod spool;
 mod store;
 mod uploads;
 
@@ -21,6 +22,7 @@ use atoll_model::TeamId;
 
 pub use images::Stored;
 pub use pushed::Pushed;
+use spool::Spool;
 pub use uploads::{Blob, Upload};
 
 use crate::clock::Clock;
@@ -36,7 +38,10 @@ const MAX_TEAM: u64 = 64 << 30;
 const MAX_PARTS: usize = 1000;
 /// Of one team.
 const MAX_UPLOADS: i64 = 200;
+const MAX_BLOBS: i64 = 20_000;
 const MAX_MANIFESTS: i64 = 10_000;
+/// Bytes of all manifests of a team, which lie in the database.
+const MAX_MANIFESTS_BYTES: i64 = 256 << 20;
 const MAX_TAGS: i64 = 10_000;
 /// Bytes of a manifest.
 pub const MAX_MANIFEST: usize = 4 << 20;
@@ -44,6 +49,8 @@ pub const MAX_MANIFEST: usize = 4 << 20;
 const RECEIVED_AT_ONCE: usize = 64;
 /// An upload that nothing came in for is over.
 const UPLOAD_KEPT: Duration = Duration::from_secs(6 * 3600);
+/// And makes room after this, when the team has as many as it may have.
+const UPLOAD_LEFT: Duration = Duration::from_secs(15 * 60);
 /// What no tag leads to: a blob comes before the manifest that names it, a manifest before its list.
 const LOOSE_KEPT: Duration = Duration::from_secs(24 * 3600);
 /// What has a tag and was neither pushed nor pulled nor built from.
@@ -58,10 +65,16 @@ pub enum RegistryError {
     NoUpload,
     #[error("there is no such manifest")]
     NoManifest,
+    #[error("a list names this manifest: delete the list first")]
+    OnAList,
     #[error("the manifest names {0}, which was not pushed")]
     Unpushed(String),
     #[error("the manifest is not valid: {0}")]
     BadManifest(String),
+    #[error("a manifest may have {MAX_MANIFEST} bytes")]
+    LargeManifest,
+    #[error("`{0}` is no digest of SHA-256")]
+    BadDigest(String),
     #[error("what came has the digest {found}")]
     WrongDigest { found: String },
     /// There are so many bytes of it.
@@ -79,6 +92,8 @@ pub enum RegistryError {
     TooMany { what: &'static str, limit: i64 },
     #[error("too many uploads are under way; try again in a moment")]
     Busy,
+    #[error("there is no room for it on the server's disk at the moment")]
+    NoRoom,
     #[error(transparent)]
     Object(#[from] ObjectError),
     #[error("writing what was uploaded")]
@@ -94,11 +109,12 @@ pub struct Registry {
     clock: Clock,
     objects: Objects,
     receiving: Shares<TeamId>,
+    spool: Spool,
 }
 
 impl Registry {
     #[must_use]
     pub fn new(db: Db, clock: Clock, objects: Objects) -> Self {
-        Self { db, clock, objects, receiving: Shares::halved(RECEIVED_AT_ONCE) }
+        Self { db, clock, objects, receiving: Shares::halved(RECEIVED_AT_ONCE), spool: Spool::default() }
     }
 }

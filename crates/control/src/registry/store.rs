@@ -18,6 +18,7 @@ pub async fn hold_team(tx: &mut Tx, team: &TeamId) -> Result<(), DbError> {
 }
 
 const USED: &str = "SELECT CAST(COALESCE((SELECT SUM(size_bytes) FROM registry_blobs WHERE team_id = $1), 0)
+     + COALESCE((SELECT SUM(size_bytes) FROM registry_manifests WHERE team_id = $1), 0)
      + COALESCE((SELECT SUM(size_bytes) FROM registry_uploads WHERE team_id = $1), 0) AS BIGINT)";
 
 fn bytes((sum,): (i64,)) -> u64 {
@@ -37,12 +38,33 @@ pub async fn used_in(tx: &mut Tx, team: &TeamId) -> Result<u64, DbError> {
 }
 
 pub async fn count_uploads(tx: &mut Tx, team: &TeamId) -> Result<i64, DbError> {
-    let (count,): (i64,) = on!(tx tx, |c| sqlx::query_as("SELECT COUNT(*) FROM registry_uploads WHERE team_id = $1")
-        .bind(team.as_str())
-        .fetch_one(c)
-        .await)
-    .during("count uploads")?;
-    Ok(count)
+    count(tx, team, "SELECT COUNT(*) FROM registry_uploads WHERE team_id = $1").await
+}
+
+pub async fn count_blobs(tx: &mut Tx, team: &TeamId) -> Result<i64, DbError> {
+    count(tx, team, "SELECT COUNT(*) FROM registry_blobs WHERE team_id = $1").await
+}
+
+pub async fn count_tags(tx: &mut Tx, team: &TeamId) -> Result<i64, DbError> {
+    count(tx, team, "SELECT COUNT(*) FROM registry_tags WHERE team_id = $1").await
+}
+
+async fn count(tx: &mut Tx, team: &TeamId, sql: &'static str) -> Result<i64, DbError> {
+    let found: Result<(i64,), _> = on!(tx tx, |c| sqlx::query_as(sql).bind(team.as_str()).fetch_one(c).await);
+    Ok(found.during("count what a team has pushed")?.0)
+}
+
+/// The team's upload that nothing came in for since `before`, for longer than for any other.
+pub async fn idle_upload(tx: &mut Tx, team: &TeamId, before: Millis) -> Result<Option<Upload>, DbError> {
+    on!(tx tx, |c| sqlx::query_as(
+        "SELECT id, team_id, parts, size_bytes, digest FROM registry_uploads WHERE team_id = $1 AND touched_at <= $2
+         ORDER BY touched_at LIMIT 1"
+    )
+    .bind(team.as_str())
+    .bind(before)
+    .fetch_optional(c)
+    .await)
+    .during("look for an upload that was left")
 }
 
 pub async fn insert_upload(tx: &mut Tx, new: &Upload, now: Millis) -> Result<(), DbError> {
@@ -100,30 +122,18 @@ pub async fn take_upload(tx: &mut Tx, upload: &Upload) -> Result<bool, DbError> 
 
 /// Whether the team had no such blob. One that it has is as if it were pushed now.
 pub async fn insert_blob(tx: &mut Tx, team: &TeamId, new: &Blob, now: Millis) -> Result<bool, DbError> {
-    let inserted = on!(tx tx, |c| sqlx::query(
+    let kept: Result<(String,), _> = on!(tx tx, |c| sqlx::query_as(
         "INSERT INTO registry_blobs (team_id, digest, parts, size_bytes, used_at) VALUES ($1, $2, $3, $4, $5)
-         ON CONFLICT (team_id, digest) DO NOTHING"
+         ON CONFLICT (team_id, digest) DO UPDATE SET used_at = excluded.used_at RETURNING parts"
     )
     .bind(team.as_str())
     .bind(&new.digest)
     .bind(&new.parts)
     .bind(new.size_bytes)
     .bind(now)
-    .execute(c)
-    .await
-    .map(|done| done.rows_affected() > 0))
-    .during("insert a blob")?;
-    if !inserted {
-        on!(tx tx, |c| sqlx::query("UPDATE registry_blobs SET used_at = $3 WHERE team_id = $1 AND digest = $2")
-            .bind(team.as_str())
-            .bind(&new.digest)
-            .bind(now)
-            .execute(c)
-            .await
-            .map(|_| ()))
-        .during("note that a blob was pushed again")?;
-    }
-    Ok(inserted)
+    .fetch_one(c)
+    .await);
+    Ok(kept.during("insert a blob")?.0 == new.parts)
 }
 
 /// A blob, noting that it is used.
@@ -139,16 +149,15 @@ pub async fn use_blob(db: &Db, team: &TeamId, digest: &str, now: Millis) -> Resu
     .during("read a blob")
 }
 
-/// How many manifests and tags a team has.
-pub async fn count_images(tx: &mut Tx, team: &TeamId) -> Result<(i64, i64), DbError> {
+/// How many manifests a team has, and their bytes.
+pub async fn count_manifests(tx: &mut Tx, team: &TeamId) -> Result<(i64, i64), DbError> {
     on!(tx tx, |c| sqlx::query_as(
-        "SELECT (SELECT COUNT(*) FROM registry_manifests WHERE team_id = $1),
-         (SELECT COUNT(*) FROM registry_tags WHERE team_id = $1)"
+        "SELECT COUNT(*), CAST(COALESCE(SUM(size_bytes), 0) AS BIGINT) FROM registry_manifests WHERE team_id = $1"
     )
     .bind(team.as_str())
     .fetch_one(c)
     .await)
-    .during("count a team's images")
+    .during("count a team's manifests")
 }
 
 pub async fn insert_manifest(
@@ -158,8 +167,8 @@ pub async fn insert_manifest(
     now: Millis,
 ) -> Result<(), DbError> {
     on!(tx tx, |c| sqlx::query(
-        "INSERT INTO registry_manifests (team_id, repository, digest, media_type, content, used_at)
-         VALUES ($1, $2, $3, $4, $5, $6)
+        "INSERT INTO registry_manifests (team_id, repository, digest, media_type, content, size_bytes, used_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)
          ON CONFLICT (team_id, repository, digest) DO UPDATE SET used_at = excluded.used_at"
     )
     .bind(team.as_str())
@@ -167,6 +176,7 @@ pub async fn insert_manifest(
     .bind(digest)
     .bind(&new.media_type)
     .bind(&new.content)
+    .bind(i64::try_from(new.content.len()).unwrap_or(i64::MAX))
     .bind(now)
     .execute(c)
     .await
@@ -233,10 +243,10 @@ pub async fn use_manifest(
     .during("read a manifest")
 }
 
-/// A repository's tags, by name. None when there is no such repository.
+/// A repository's tags, in the order of their bytes. None when there is no such repository.
 pub async fn tags(db: &Db, team: &TeamId, repository: &str) -> Result<Option<Vec<String>>, DbError> {
     let rows: Vec<(String,)> = on!(read db, |c| sqlx::query_as(
-        "SELECT tag FROM registry_tags WHERE team_id = $1 AND repository = $2 ORDER BY tag"
+        "SELECT tag FROM registry_tags WHERE team_id = $1 AND repository = $2"
     )
     .bind(team.as_str())
     .bind(repository)
@@ -254,7 +264,10 @@ pub async fn tags(db: &Db, team: &TeamId, repository: &str) -> Result<Option<Vec
         .during("look for a repository")?;
         return Ok(found.map(|_| Vec::new()));
     }
-    Ok(Some(rows.into_iter().map(|(tag,)| tag).collect()))
+    let mut tags: Vec<_> = rows.into_iter().map(|(tag,)| tag).collect();
+    // A database may have another one.
+    tags.sort_unstable();
+    Ok(Some(tags))
 }
 
 /// Takes a tag away, or by a digest all tags of that. How many.
@@ -269,6 +282,18 @@ pub async fn remove_tags(tx: &mut Tx, (team, repository, reference): (&TeamId, &
     .await
     .map(|done| done.rows_affected()))
     .during("take tags away")
+}
+
+pub async fn has_manifest(tx: &mut Tx, (team, repository, digest): (&TeamId, &str, &str)) -> Result<bool, DbError> {
+    let found: Result<Option<(String,)>, _> = on!(tx tx, |c| sqlx::query_as(
+        "SELECT digest FROM registry_manifests WHERE team_id = $1 AND repository = $2 AND digest = $3"
+    )
+    .bind(team.as_str())
+    .bind(repository)
+    .bind(digest)
+    .fetch_optional(c)
+    .await);
+    Ok(found.during("look for a manifest")?.is_some())
 }
 
 /// Takes a manifest away that has no tag and is on no list. Whether it did.
@@ -313,7 +338,7 @@ pub async fn remove_blob(tx: &mut Tx, team: &TeamId, digest: &str, unused_since:
 pub async fn old_uploads(db: &Db, before: Millis, limit: i64) -> Result<Vec<Upload>, DbError> {
     on!(read db, |c| sqlx::query_as(
         "SELECT id, team_id, parts, size_bytes, digest FROM registry_uploads u WHERE touched_at <= $1
-         OR NOT EXISTS (SELECT 1 FROM teams t WHERE t.id = u.team_id) LIMIT $2"
+         OR NOT EXISTS (SELECT 1 FROM teams t WHERE t.id = u.team_id) ORDER BY touched_at LIMIT $2"
     )
     .bind(before)
     .bind(limit)
@@ -335,7 +360,7 @@ pub async fn old_manifests(db: &Db, tagged: Millis, loose: Millis, limit: i64) -
              WHERE r.team_id = m.team_id AND r.repository = m.repository AND r.manifest = m.digest)
          AND (m.used_at <= $1 OR NOT EXISTS (SELECT 1 FROM teams w WHERE w.id = m.team_id)
          OR (m.used_at <= $2 AND NOT EXISTS (SELECT 1 FROM registry_tags t WHERE t.team_id = m.team_id
-             AND t.repository = m.repository AND t.manifest = m.digest))) LIMIT $3"
+             AND t.repository = m.repository AND t.manifest = m.digest))) ORDER BY m.used_at LIMIT $3"
     )
     .bind(tagged)
     .bind(loose)
@@ -349,7 +374,8 @@ pub async fn old_manifests(db: &Db, tagged: Millis, loose: Millis, limit: i64) -
 pub async fn loose_blobs(db: &Db, before: Millis, limit: i64) -> Result<Vec<(Text<TeamId>, String, String)>, DbError> {
     on!(read db, |c| sqlx::query_as(
         "SELECT team_id, digest, parts FROM registry_blobs b WHERE used_at <= $1 AND NOT EXISTS
-         (SELECT 1 FROM registry_blob_refs r WHERE r.team_id = b.team_id AND r.blob = b.digest) LIMIT $2"
+         (SELECT 1 FROM registry_blob_refs r WHERE r.team_id = b.team_id AND r.blob = b.digest)
+         ORDER BY used_at LIMIT $2"
     )
     .bind(before)
     .bind(limit)

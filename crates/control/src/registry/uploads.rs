@@ -10,7 +10,7 @@ use futures::{Stream, StreamExt, TryStreamExt};
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
 
-use super::{MAX_BLOB, MAX_PARTS, MAX_TEAM, MAX_UPLOADS, Registry, RegistryError, store};
+use super::{MAX_BLOB, MAX_BLOBS, MAX_PARTS, MAX_TEAM, MAX_UPLOADS, Registry, RegistryError, UPLOAD_LEFT, store};
 use crate::db::Text;
 use crate::objects::ObjectError;
 
@@ -54,11 +54,24 @@ impl Registry {
         };
         let mut tx = self.db.begin().await?;
         store::hold_team(&mut tx, team).await?;
+        let now = self.clock.now();
+        let mut left = None;
         if store::count_uploads(&mut tx, team).await? >= MAX_UPLOADS {
-            return Err(RegistryError::TooMany { what: "uploads under way", limit: MAX_UPLOADS });
+            // Its client went away without a word.
+            left = store::idle_upload(&mut tx, team, now - UPLOAD_LEFT).await?;
+            let ended = match &left {
+                Some(left) => store::take_upload(&mut tx, left).await?,
+                None => false,
+            };
+            if !ended {
+                return Err(RegistryError::TooMany { what: "uploads under way", limit: MAX_UPLOADS });
+            }
         }
-        store::insert_upload(&mut tx, &upload, self.clock.now()).await?;
+        store::insert_upload(&mut tx, &upload, now).await?;
         tx.commit().await?;
+        if let Some(left) = left {
+            self.delete_parts(&left.parts).await?;
+        }
         Ok(upload)
     }
 
@@ -83,18 +96,18 @@ impl Registry {
             return Err(RegistryError::OutOfOrder { size: before });
         }
         let used = store::used(&self.db, team).await?;
-        let room = MAX_TEAM.saturating_sub(used);
-        let most = room.min(MAX_BLOB.saturating_sub(before));
         let draft = self.objects.temporary()?;
+        let mut coming = self.spool.begin(team, used, self.objects.folder());
         let mut file = tokio::fs::File::from_std(draft.reopen()?);
         let (mut hasher, mut length) = (Sha256::new(), 0_u64);
         let mut body = std::pin::pin!(body);
         while let Some(chunk) = body.next().await {
             let chunk = chunk.map_err(|error| RegistryError::BrokeOff(error.into()))?;
             length += chunk.len() as u64;
-            if length > most {
-                return Err(if most < room { RegistryError::TooLarge } else { RegistryError::TeamIsFull });
+            if length > MAX_BLOB.saturating_sub(before) {
+                return Err(RegistryError::TooLarge);
             }
+            coming.grow(length)?;
             hasher.update(&chunk);
             file.write_all(&chunk).await?;
         }
@@ -145,7 +158,10 @@ impl Registry {
     pub async fn finish(&self, upload: &Upload, digest: &str) -> Result<(), RegistryError> {
         let found = match &upload.digest {
             Some(digest) => digest.clone(),
-            None => self.digest_of(&upload.parts).await?,
+            None => {
+                let _place = self.receiving.take(&upload.team_id, 1).map_err(|_| RegistryError::Busy)?;
+                self.digest_of(&upload.parts).await?
+            }
         };
         if found != digest {
             self.cancel(upload).await?;
@@ -153,10 +169,14 @@ impl Registry {
         }
         let blob = Blob { digest: found, parts: upload.parts.clone(), size_bytes: upload.size_bytes };
         let mut tx = self.db.begin().await?;
+        store::hold_team(&mut tx, &upload.team_id).await?;
         if !store::take_upload(&mut tx, upload).await? {
             return Err(RegistryError::NoUpload);
         }
         let is_new = store::insert_blob(&mut tx, &upload.team_id, &blob, self.clock.now()).await?;
+        if is_new && store::count_blobs(&mut tx, &upload.team_id).await? > MAX_BLOBS {
+            return Err(RegistryError::TooMany { what: "blobs", limit: MAX_BLOBS });
+        }
         tx.commit().await?;
         crate::failpoint!("control::registry::after_blob");
         if !is_new {

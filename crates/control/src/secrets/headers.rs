@@ -16,6 +16,7 @@ use super::{SecretError, Secrets};
 const SECRET: &str = "${secrets.";
 pub(super) const IDENTITY: &str = "${identity.";
 const AFTER: char = '}';
+const NO_VALUE: &str = "\n";
 
 /// A header with its secrets in it. Shows no value.
 #[derive(Debug, Clone)]
@@ -46,6 +47,8 @@ impl Filled {
             return header;
         }
         header.sandbox_id = id.to_string();
+        // No header's value: an agent that knows of no parts refuses it, and sends nothing in its place.
+        NO_VALUE.clone_into(&mut header.value);
         let part = |part: &Part| match part {
             Part::Text(text) => wire::HeaderPart { text: text.expose_secret().to_owned(), ..Default::default() },
             Part::Identity(name) => wire::HeaderPart { identity: name.clone(), ..Default::default() },

@@ -257,10 +257,12 @@ fn headers(headers: Vec<wire::AddedHeader>) -> Result<Vec<AddedHeader>, OrderErr
     let domains = names(FIELD, headers.iter().map(|header| header.domain.clone()).collect())?;
     let parse = |(header, domain): (wire::AddedHeader, String)| {
         require(FIELD, header.name.parse::<HeaderName>().is_ok(), "each must have a header's name")?;
-        require(FIELD, HeaderValue::from_str(&header.value).is_ok(), "each must have a header's value")?;
-        require(FIELD, header.value.len() <= MAX_HEADER, "each must have 64 KiB at most")?;
         let parts = parts(header.parts, &header.sandbox_id)?;
-        Ok(AddedHeader { domain, name: header.name, value: header.value, parts })
+        // With parts the value is none, so that an agent that knows of no parts refuses it.
+        let value = if parts.is_empty() { header.value } else { String::new() };
+        require(FIELD, HeaderValue::from_str(&value).is_ok(), "each must have a header's value")?;
+        require(FIELD, value.len() <= MAX_HEADER, "each must have 64 KiB at most")?;
+        Ok(AddedHeader { domain, name: header.name, value, parts })
     };
     headers.into_iter().zip(domains).map(parse).collect()
 }

@@ -9,6 +9,9 @@ export const buildTemplate = (
 	spec: { name: string; recipe?: string; image?: string; registry?: RegistryLogin },
 	idempotencyKey: string
 ) => request<StartedBuild>('POST /v1/templates', { body: spec, idempotencyKey });
+/** Public: every team may make sandboxes from it. */
+export const setPublic = (name: string, open: boolean) =>
+	request<Template>('PATCH /v1/templates/{name}', { path: { name }, body: { public: open } });
 export const deleteTemplate = (name: string) =>
 	request<undefined>('DELETE /v1/templates/{name}', { path: { name } });
 export const getBuild = (name: string, build: string, signal?: AbortSignal) =>

@@ -3,7 +3,7 @@ import 'uplot/dist/uPlot.min.css';
 
 import uPlot from 'uplot';
 
-import { highest } from './scale';
+import { highest, marks } from './scale';
 
 export interface Line {
 	name: string;
@@ -104,7 +104,7 @@ export function draw(
 					...axis,
 					...(options.binary ? { incrs: Array.from({ length: 50 }, (_, at) => 2 ** at) } : {}),
 					size: 62,
-					values: (_, splits) => splits.map(options.unit),
+					values: (_, splits) => marks(splits, options.unit),
 					space: 34
 				}
 			],

@@ -141,6 +141,10 @@ async fn errors_tell_an_absent_host_from_a_slow_and_an_unwilling_one() {
     let refused = client.list_sandboxes(Default::default()).await.err().unwrap();
     let error = FleetError::from_rpc(&rig.host, "list", refused);
     assert!(matches!(error, FleetError::Agent { .. }), "{error}");
+    // It may have done what it was asked.
+    let broken = client.pause_sandbox(Default::default()).await.err().unwrap();
+    let error = FleetError::from_rpc(&rig.host, "pause", broken);
+    assert!(matches!(error, FleetError::Unavailable { .. }) && !error.never_arrived(), "{error}");
 
     *rig.directory.0.lock().unwrap() = None;
     let absent = client.get_status(Default::default()).await.err().unwrap();

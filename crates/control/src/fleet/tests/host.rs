@@ -9,7 +9,9 @@ use async_trait::async_trait;
 use atoll_model::HostId;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
+use http_body::Frame;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -105,14 +107,18 @@ impl Drop for TestHost {
     }
 }
 
-/// Says what it was asked; `/proxy/.../echo` sends the body back, `/proxy/.../ws` upgrades and echoes.
-async fn answer(
-    mut request: Request<Incoming>,
-) -> Result<Response<http_body_util::Either<Incoming, Full<Bytes>>>, hyper::Error> {
-    use http_body_util::Either;
+type Answer = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+
+fn whole(text: impl Into<Bytes>) -> Response<Answer> {
+    Response::new(Full::new(text.into()).map_err(|never| match never {}).boxed_unsync())
+}
+
+/// Says what it was asked; `/proxy/.../echo` sends the body back, `/proxy/.../ws` upgrades and echoes. Breaks off in the
+/// middle of the answer to a pause.
+async fn answer(mut request: Request<Incoming>) -> Result<Response<Answer>, hyper::Error> {
     let path = request.uri().path().to_owned();
     if path.ends_with("/echo") {
-        return Ok(Response::new(Either::Left(request.into_body())));
+        return Ok(Response::new(request.into_body().map_err(Into::into).boxed_unsync()));
     }
     if path.ends_with("/ws") {
         let upgrade = hyper::upgrade::on(&mut request);
@@ -122,7 +128,7 @@ async fn answer(
             tokio::io::AsyncReadExt::read_exact(&mut stream, &mut bytes).await.unwrap();
             tokio::io::AsyncWriteExt::write_all(&mut stream, &bytes).await.unwrap();
         });
-        let mut response = Response::new(Either::Right(Full::default()));
+        let mut response = whole("");
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         response.headers_mut().insert("connection", "upgrade".parse().unwrap());
         response.headers_mut().insert("upgrade", "websocket".parse().unwrap());
@@ -132,14 +138,20 @@ async fn answer(
         std::future::pending::<()>().await;
     }
     if path.starts_with("/atoll.host.v1.HostService/GetStatus") {
-        let mut response = Response::new(Either::Right(Full::default()));
+        let mut response = whole("");
+        response.headers_mut().insert("content-type", "application/proto".parse().unwrap());
+        return Ok(response);
+    }
+    if path.starts_with("/atoll.host.v1.HostService/PauseSandbox") {
+        let pieces = [Ok(Frame::data(Bytes::from_static(b"\n"))), Err("it dies".into())];
+        let mut response = Response::new(StreamBody::new(futures::stream::iter(pieces)).boxed_unsync());
         response.headers_mut().insert("content-type", "application/proto".parse().unwrap());
         return Ok(response);
     }
     let trusted = request.headers().get("x-atoll-trusted").is_some();
     let version = request.version();
     request.into_body().collect().await?;
-    Ok(Response::new(Either::Right(Full::from(format!("{version:?} {path} trusted={trusted}")))))
+    Ok(whole(format!("{version:?} {path} trusted={trusted}")))
 }
 
 /// A directory that the test writes.

@@ -13,14 +13,15 @@ use std::io;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, Request, State};
-use axum::http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, LOCATION, RANGE};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, LINK, LOCATION, RANGE};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures::TryStreamExt;
-use http_body_util::{BodyExt, Limited};
+use http_body::Body as _;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::json;
 
 use atoll_model::ErrorCode;
@@ -31,6 +32,7 @@ use super::edge::Dialect;
 use super::error::{ApiError, ApiResult};
 use super::extract::Pairs;
 use crate::app::App;
+use crate::oci::is_digest;
 use crate::registry::manifest::Manifest;
 use crate::registry::names::{Named, What};
 use crate::registry::{MAX_MANIFEST, RegistryError, Upload};
@@ -98,6 +100,27 @@ impl Asked {
         Ok((status, headers).into_response())
     }
 
+    /// Those after `last`, `n` of them, with the address of the next ones.
+    fn page_of_tags(&self, mut tags: Vec<String>, pairs: &[(String, String)]) -> ApiResult<Response> {
+        if let Some(last) = of(pairs, "last") {
+            tags.retain(|tag| tag.as_str() > last);
+        }
+        let mut headers = HeaderMap::new();
+        if let Some(n) = of(pairs, "n") {
+            let wrong = |_| said(ErrorCode::InvalidRequest, "PAGINATION_NUMBER_INVALID", "`n` must be a number");
+            let n: usize = n.parse().map_err(wrong)?;
+            if tags.len() > n {
+                tags.truncate(n);
+                // A tag has no character that an address doesn't.
+                if let Some(last) = tags.last() {
+                    let next = format!("</v2/{}/tags/list?n={n}&last={last}>; rel=\"next\"", self.repository);
+                    headers.insert(LINK, HeaderValue::from_str(&next).map_err(ApiError::internal)?);
+                }
+            }
+        }
+        Ok((headers, axum::Json(json!({ "name": self.repository, "tags": tags }))).into_response())
+    }
+
     fn has_blob(&self, digest: &str) -> ApiResult<Response> {
         let named = HeaderValue::from_str(digest).map_err(ApiError::internal)?;
         let headers = [(LOCATION, self.path(&format!("blobs/{digest}"))?), (DIGEST, named)];
@@ -117,14 +140,19 @@ impl From<RegistryError> for ApiError {
             RegistryError::NoUpload => (ErrorCode::NotFound, "BLOB_UPLOAD_UNKNOWN"),
             RegistryError::NoManifest => (ErrorCode::NotFound, "MANIFEST_UNKNOWN"),
             RegistryError::Unpushed(_) => (ErrorCode::NotFound, "MANIFEST_BLOB_UNKNOWN"),
+            RegistryError::OnAList => (ErrorCode::MethodNotAllowed, "UNSUPPORTED"),
             RegistryError::BadManifest(_) => (ErrorCode::InvalidRequest, "MANIFEST_INVALID"),
-            RegistryError::WrongDigest { .. } => (ErrorCode::InvalidRequest, "DIGEST_INVALID"),
+            RegistryError::LargeManifest => (ErrorCode::TooLarge, "MANIFEST_INVALID"),
+            RegistryError::WrongDigest { .. } | RegistryError::BadDigest(_) => {
+                (ErrorCode::InvalidRequest, "DIGEST_INVALID")
+            }
             RegistryError::BrokeOff(_) | RegistryError::OutOfOrder { .. } => {
                 (ErrorCode::InvalidRequest, "BLOB_UPLOAD_INVALID")
             }
             RegistryError::TooLarge => (ErrorCode::TooLarge, "SIZE_INVALID"),
             RegistryError::TeamIsFull => (ErrorCode::Forbidden, "DENIED"),
             RegistryError::TooMany { .. } | RegistryError::Busy => (ErrorCode::RateLimited, "TOOMANYREQUESTS"),
+            RegistryError::NoRoom => (ErrorCode::InsufficientStorage, "DENIED"),
             RegistryError::Db(error) => return error.into(),
             RegistryError::Object(_) | RegistryError::Io(_) => return Self::internal(error),
         };
@@ -174,7 +202,7 @@ async fn look(State(app): State<App>, asked: Asked) -> ApiResult<Response> {
 }
 
 /// A blob, a manifest, tags, or how far an upload is.
-async fn read(State(app): State<App>, asked: Asked) -> ApiResult<Response> {
+async fn read(State(app): State<App>, asked: Asked, Pairs(pairs): Pairs) -> ApiResult<Response> {
     let team = &asked.owner.team;
     match &asked.what {
         What::Blob(digest) => {
@@ -193,7 +221,7 @@ async fn read(State(app): State<App>, asked: Asked) -> ApiResult<Response> {
                 error => error.into(),
             };
             let tags = app.registry.tags(team, &asked.repository).await.map_err(unknown)?;
-            Ok(axum::Json(json!({ "name": asked.repository, "tags": tags })).into_response())
+            asked.page_of_tags(tags, &pairs)
         }
         What::Upload(id) => asked.stands(StatusCode::NO_CONTENT, &app.registry.upload(team, id).await?),
         What::Uploads => Err(unsupported()),
@@ -202,6 +230,11 @@ async fn read(State(app): State<App>, asked: Asked) -> ApiResult<Response> {
 
 fn of<'a>(pairs: &'a [(String, String)], name: &str) -> Option<&'a str> {
     pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+}
+
+/// Before anything comes in under it.
+fn checked(digest: &str) -> Result<&str, RegistryError> {
+    if is_digest(digest) { Ok(digest) } else { Err(RegistryError::BadDigest(digest.to_owned())) }
 }
 
 /// Begins an upload; with `digest`, all of it is there. With `mount`, a blob that the team has is not sent again.
@@ -217,8 +250,9 @@ async fn begin(State(app): State<App>, asked: Asked, Pairs(pairs): Pairs, body: 
             Err(error) => return Err(error.into()),
         }
     }
+    let digest = of(&pairs, "digest").map(checked).transpose()?;
     let upload = app.registry.begin(team).await?;
-    let Some(digest) = of(&pairs, "digest") else { return asked.stands(StatusCode::ACCEPTED, &upload) };
+    let Some(digest) = digest else { return asked.stands(StatusCode::ACCEPTED, &upload) };
     let upload = match app.registry.receive(upload.clone(), None, body.into_data_stream()).await {
         Ok(upload) => upload,
         Err(error) => {
@@ -284,21 +318,34 @@ async fn put(
 ) -> ApiResult<Response> {
     match &asked.what {
         What::Upload(id) => {
-            let upload = match received(&app, &asked, id, &headers, body).await? {
-                Ok(upload) => upload,
-                Err(response) => return Ok(response),
-            };
             let missing =
                 || said(ErrorCode::InvalidRequest, "DIGEST_INVALID", "the query must have the blob's `digest`");
-            let digest = of(&pairs, "digest").ok_or_else(missing)?;
+            let digest = checked(of(&pairs, "digest").ok_or_else(missing)?)?;
+            let team = &asked.owner.team;
+            let upload = match app.registry.upload(team, id).await {
+                // Nothing comes with it, as a rule.
+                Ok(upload) if body.is_end_stream() => upload,
+                Ok(_) => match received(&app, &asked, id, &headers, body).await? {
+                    Ok(upload) => upload,
+                    Err(response) => return Ok(response),
+                },
+                // Asked again, when the answer was lost.
+                Err(error @ RegistryError::NoUpload) => {
+                    let blob = app.registry.blob(team, digest).await.map_err(|_| error)?;
+                    return asked.has_blob(&blob.digest);
+                }
+                Err(error) => return Err(error.into()),
+            };
             app.registry.finish(&upload, digest).await?;
             asked.has_blob(digest)
         }
         What::Manifest(reference) => {
             let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
             let bytes = Limited::new(body, MAX_MANIFEST).collect().await.map_err(|error| {
-                let message = format!("the manifest must come whole, in {MAX_MANIFEST} bytes at most");
-                said(ErrorCode::InvalidRequest, "MANIFEST_INVALID", message).with_source(error)
+                if error.is::<LengthLimitError>() {
+                    return RegistryError::LargeManifest.into();
+                }
+                said(ErrorCode::InvalidRequest, "MANIFEST_INVALID", "the manifest broke off").with_source(error)
             })?;
             let manifest = Manifest::parse(kind, &bytes.to_bytes())?;
             let digest = app.registry.put_manifest(&asked.owner, &asked.repository, reference, &manifest).await?;

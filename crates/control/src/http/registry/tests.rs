@@ -119,13 +119,17 @@ async fn a_blob_comes_in_one_part_or_several_and_is_there_once_its_digest_was_ch
         assert_eq!(text(&client.get(&at).await.expect(204), "range"), "0-4");
         part("5-9").send(Method::PATCH, &at, rest[..5].to_vec()).await.expect(202);
         client.get(&path).await.expect(404);
-        client.send(Method::PUT, &at, rest[5..].to_vec()).await.expect(400);
-        let at = begun(&client, "team/app").await;
-        for part in [one, &rest[..5]] {
-            client.send(Method::PATCH, &at, part.to_vec()).await.expect(202);
+        // Under no digest, or none that could be, nothing is taken.
+        for query in ["", "?digest=sha512:00"] {
+            let refused = client.send(Method::PUT, &format!("{at}{query}"), rest[5..].to_vec()).await.expect(400);
+            assert_eq!(code(&refused), "DIGEST_INVALID");
         }
+        client.send(Method::POST, "/v2/team/app/blobs/uploads/?digest=x", "y").await.expect(400);
         let done = client.send(Method::PUT, &format!("{at}?digest={named}"), rest[5..].to_vec()).await.expect(201);
         assert_eq!((text(&done, "location"), text(&done, "docker-content-digest")), (path.as_str(), named.as_str()));
+        // Who didn't hear that asks again.
+        client.send(Method::PUT, &format!("{at}?digest={named}"), "").await.expect(201);
+        client.send(Method::PUT, &format!("{at}?digest={}", digest("else")), "").await.expect(404);
         let read = client.get(&path).await.expect(200);
         assert_eq!((read.body, read.headers[CONTENT_LENGTH].to_str().unwrap()), (bytes.clone(), "22"));
         let looked = client.send(Method::HEAD, &path, "").await.expect(200);
@@ -178,6 +182,8 @@ async fn a_manifest_is_kept_as_it_came_and_names_only_what_was_pushed() {
             let refused = tagged(&client, &format!("/v2/{path}"), kind, content).await.expect(status);
             assert_eq!(code(&refused), name);
         }
+        let large = image_of(&config, &vec![layer.as_str(); 60_000]);
+        tagged(&client, "/v2/app/manifests/1", IMAGE, &large).await.expect(413);
         client.get("/v2/app/manifests/1").await.expect(404);
         assert_eq!(code(&client.get("/v2/app/tags/list").await.expect(404)), "NAME_UNKNOWN");
 
@@ -198,15 +204,40 @@ async fn a_manifest_is_kept_as_it_came_and_names_only_what_was_pushed() {
         }
         let listed = client.get("/v2/app/tags/list").await.expect(200).json();
         assert_eq!(listed, json!({ "name": "app", "tags": ["1", "all"] }));
+        let page = client.get("/v2/app/tags/list?n=1").await.expect(200);
+        assert_eq!(text(&page, "link"), "</v2/app/tags/list?n=1&last=1>; rel=\"next\"");
+        assert_eq!(page.json()["tags"], json!(["1"]));
+        let page = client.get("/v2/app/tags/list?n=1&last=1").await.expect(200);
+        assert_eq!((page.json()["tags"].clone(), page.headers.get("link")), (json!(["all"]), None));
+        client.get("/v2/app/tags/list?n=x").await.expect(400);
         client.delete("/v2/app/manifests/1").await.expect(202);
         client.delete("/v2/app/manifests/1").await.expect(404);
         // It is on a list.
-        client.delete(&format!("/v2/app/manifests/{named}")).await.expect(404);
+        assert_eq!(code(&client.delete(&format!("/v2/app/manifests/{named}")).await.expect(405)), "UNSUPPORTED");
         client.get(&format!("/v2/app/manifests/{named}")).await.expect(200);
         client.delete("/v2/app/manifests/all").await.expect(202);
         client.delete(&format!("/v2/app/manifests/{}", digest(list.to_string()))).await.expect(202);
         client.delete(&format!("/v2/app/manifests/{named}")).await.expect(202);
         client.get(&format!("/v2/app/manifests/{named}")).await.expect(404);
+    }
+}
+
+#[tokio::test]
+async fn uploads_that_were_left_make_room_for_others() {
+    for db in databases().await {
+        let test = app(db).await;
+        let client = docker(&test.client);
+        let first = begun(&client, "app").await;
+        client.send(Method::PATCH, &first, "half").await.expect(202);
+        for _ in 1..200 {
+            begun(&client, "app").await;
+        }
+        let refused = client.send(Method::POST, "/v2/app/blobs/uploads/", "").await.expect(429);
+        assert_eq!(code(&refused), "TOOMANYREQUESTS");
+        test.clock.advance(Duration::from_secs(16 * 60));
+        begun(&client, "app").await;
+        client.get(&first).await.expect(404);
+        assert!(parts(&test).is_empty());
     }
 }
 

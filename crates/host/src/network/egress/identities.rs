@@ -29,9 +29,17 @@ pub trait Identities: fmt::Debug + Send + Sync {
     async fn token(&self, identity: &Identity) -> Result<Token, String>;
 }
 
+/// Nobody asks again before that is over: those who wait for an answer that fails would ask one after the other.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// One that is about to end is given to nobody.
+const LEAST: Duration = Duration::from_secs(30);
+
 struct Kept {
-    text: String,
+    /// Or why there is none.
+    text: Result<String, String>,
+    /// Nobody is asked before.
     until: Instant,
+    ends: Instant,
 }
 
 /// Of one identity. Who asks first fetches it, the others wait.
@@ -57,11 +65,18 @@ impl Tokens {
         let mut kept = slot.lock().await;
         let now = Instant::now();
         if let Some(kept) = kept.as_ref().filter(|kept| kept.until > now) {
-            return Ok(kept.text.clone());
+            return kept.text.clone();
         }
-        let token = source.token(identity).await?;
-        *kept = Some(Kept { text: token.text.clone(), until: now + token.ttl / 2 });
-        Ok(token.text)
+        let fetched = source.token(identity).await;
+        let now = Instant::now();
+        let former = kept.take().filter(|former| former.text.is_ok() && former.ends > now + LEAST);
+        let fresh = match (fetched, former) {
+            (Ok(token), _) => Kept { text: Ok(token.text), until: now + token.ttl / 2, ends: now + token.ttl },
+            // As long as the former one is good nobody need know.
+            (Err(_), Some(former)) => Kept { until: now + ASK_AGAIN, ..former },
+            (Err(why), None) => Kept { text: Err(why), until: now + ASK_AGAIN, ends: now },
+        };
+        kept.insert(fresh).text.clone()
     }
 
     fn slot(&self, identity: &Identity) -> Slot {
@@ -85,14 +100,15 @@ mod tests {
 
     use super::*;
 
-    /// Counts its tokens.
+    /// Counts its tokens, and how often it had none.
     #[derive(Debug, Default)]
-    struct Counting(AtomicU32);
+    struct Counting(AtomicU32, AtomicU32);
 
     #[async_trait]
     impl Identities for Counting {
         async fn token(&self, identity: &Identity) -> Result<Token, String> {
-            if identity.name == "none" {
+            if identity.name == "none" || self.1.load(Ordering::Relaxed) > 0 {
+                self.1.fetch_add(1, Ordering::Relaxed);
                 return Err("it has none".to_owned());
             }
             let count = self.0.fetch_add(1, Ordering::Relaxed);
@@ -112,8 +128,27 @@ mod tests {
         assert_eq!(tokens.of(&one).await.unwrap(), "one-1");
         let other = Identity { sandbox: SandboxId::new(), ..one.clone() };
         assert_eq!(tokens.of(&other).await.unwrap(), "one-2", "another sandbox has another");
-        let none = Identity { name: "none".to_owned(), ..one };
-        assert_eq!(tokens.of(&none).await.unwrap_err(), "it has none");
-        assert!(Tokens::new(None).of(&none).await.is_err());
+        assert!(Tokens::new(None).of(&one).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_nobody_answers_one_asks_for_all_and_a_token_that_is_good_still_is_used() {
+        let source = Arc::new(Counting::default());
+        let tokens = Tokens::new(Some(source.clone()));
+        let one = Identity { sandbox: SandboxId::new(), name: "one".to_owned() };
+        let none = Identity { name: "none".to_owned(), ..one.clone() };
+        let asked = || source.1.load(Ordering::Relaxed);
+        assert_eq!(tokens.of(&one).await.unwrap(), "one-0");
+        let both = tokio::join!(tokens.of(&none), tokens.of(&none));
+        assert_eq!((both.0.unwrap_err().as_str(), both.1.is_err(), asked()), ("it has none", true, 1));
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert!((tokens.of(&none).await.is_err(), asked()) == (true, 2));
+        // It has 29 seconds left after another 29, which is too little.
+        tokio::time::advance(Duration::from_secs(25)).await;
+        assert_eq!(tokens.of(&one).await.unwrap(), "one-0");
+        tokio::time::advance(Duration::from_millis(2900)).await;
+        assert_eq!((tokens.of(&one).await.unwrap().as_str(), asked()), ("one-0", 2));
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert!(tokens.of(&one).await.is_err());
     }
 }
