@@ -109,7 +109,10 @@ impl Owner {
         }
         if self.record.spec.kind() == Kind::Vm {
             for mount in &self.record.spec.volumes {
-                machine.clear_unlinked(&mount.id, &id).await?;
+                // Whatever stays there, the sandbox goes.
+                if let Err(error) = machine.clear_unlinked(&mount.id, &id).await {
+                    tracing::warn!(sandbox = %id, %error, "what it had removed from a volume is not all gone");
+                }
             }
         }
         machine.delete_volume(&id).await?;

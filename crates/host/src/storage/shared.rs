@@ -13,7 +13,7 @@ use std::sync::{MutexGuard, PoisonError};
 use atoll_model::{SandboxId, VolumeId};
 use rustix::fs::{AtFlags, Dir, Mode};
 
-use super::{Pool, StorageError, btrfs, io_error, open_dir};
+use super::{Pool, StorageError, btrfs, clear, io_error, open_dir};
 
 pub(super) const FOLDER: &str = "volumes";
 /// What is mounted: a directory in the subvolume, so that its own attributes stay the pool's.
@@ -81,8 +81,7 @@ impl Pool {
         let path = self.shared_volume(id, limit_bytes)?;
         let open = || -> io::Result<SharedVolume> {
             let volume = open_dir(&self.root, &format!("{FOLDER}/{id}"))?;
-            make_dir(&volume, INCOMING)?;
-            make_dir(&volume, OUTGOING)?;
+            make_hosts_own(&volume)?;
             let [files, incoming, outgoing] = [FILES, INCOMING, OUTGOING].map(|name| open_dir(&volume, name));
             Ok(SharedVolume { files: files?, incoming: incoming?, outgoing: outgoing? })
         };
@@ -136,19 +135,30 @@ impl Pool {
     }
 }
 
-/// Deletes what a sandbox has removed, and may have had open, from the directory where such is kept.
+/// Makes those of a volume's directories that no sandbox sees, where they are missing.
 ///
 /// # Errors
 /// The kernel's.
+pub fn make_hosts_own(volume: &File) -> io::Result<()> {
+    HOSTS_OWN.iter().try_for_each(|name| make_dir(volume, name).map(drop))
+}
+
+/// Deletes what a sandbox has removed, and may have had open, from the directory where such is kept: all that can be.
+///
+/// # Errors
+/// The kernel's last one.
 pub fn clear_unlinked(unlinked: &File, sandbox: &SandboxId) -> io::Result<()> {
     let its = |name: &[u8]| name.strip_prefix(sandbox.as_str().as_bytes()).is_some_and(|rest| rest.starts_with(b"."));
+    let mut cleared = Ok(());
     for entry in Dir::read_from(unlinked)? {
         let entry = entry?;
-        if its(entry.file_name().to_bytes()) {
-            rustix::fs::unlinkat(unlinked, entry.file_name(), AtFlags::empty())?;
+        if its(entry.file_name().to_bytes())
+            && let Err(error) = clear::tree(unlinked, entry.file_name().to_owned())
+        {
+            cleared = Err(error);
         }
     }
-    Ok(())
+    cleared
 }
 
 /// Bytes in the subvolume that this lies in, as its quota counts them.

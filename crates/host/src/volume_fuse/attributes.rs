@@ -7,19 +7,19 @@ use std::os::fd::AsRawFd;
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid, XattrFlags};
 use rustix::io::Errno;
 
-use super::abi::{Answer, Reply, WRITE_KILL_SUIDGID, set};
+use super::abi::{Answer, Reply, set};
 use super::{Asked, GOOD_FOR, Server, owner};
 
 /// The kernel's own bound on a value and on a list.
 const MOST_XATTR: usize = 64 << 10;
 const SET_UID: u32 = 0o4000;
 const SET_GID: u32 = 0o2000;
-const GROUP_RUNS: u32 = 0o010;
 
 impl Server {
     pub(super) fn getattr(&self, asked: Asked<'_>, reply: &mut Reply<'_>) -> Answer<()> {
-        let stat = rustix::fs::fstat(&self.tree.open(asked.header.node, OFlags::PATH)?)?;
-        reply.lasting_attributes(GOOD_FOR, &stat);
+        let node = asked.header.node;
+        let stat = rustix::fs::fstat(&self.tree.open(node, OFlags::PATH)?)?;
+        reply.lasting_attributes(GOOD_FOR, &self.asides.told(node, &stat));
         Ok(())
     }
 
@@ -42,10 +42,7 @@ impl Server {
         if has(set::SIZE) {
             let (file, stat) = self.tree.file(asked.header.node, OFlags::WRONLY)?;
             i64::try_from(size).map_err(|_| Errno::FBIG)?;
-            rustix::fs::ftruncate(&file, size)?;
-            if has(set::KILL_SUIDGID) {
-                drop_set_ids(&file, &stat)?;
-            }
+            as_writer(has(set::KILL_SUIDGID), &stat, || rustix::fs::ftruncate(&file, size))?;
         }
         if has(set::UID | set::GID) {
             let invalid = |_| Errno::INVAL;
@@ -72,7 +69,8 @@ impl Server {
             };
             rustix::fs::utimensat(&node, c"", &times, AtFlags::EMPTY_PATH)?;
         }
-        reply.lasting_attributes(GOOD_FOR, &rustix::fs::fstat(&node)?);
+        let stat = rustix::fs::fstat(&node)?;
+        reply.lasting_attributes(GOOD_FOR, &self.asides.told(asked.header.node, &stat));
         Ok(())
     }
 
@@ -131,11 +129,6 @@ impl Server {
             result => result,
         }
     }
-
-    /// A write takes from a file what makes it run as its owner, when the guest's kernel says so.
-    pub(super) fn after_write(&self, flags: u32, file: &File, stat: &Stat) -> Answer<()> {
-        if flags & WRITE_KILL_SUIDGID != 0 { drop_set_ids(file, stat) } else { Ok(()) }
-    }
 }
 
 const PREFIX: &[u8] = b"user.";
@@ -155,13 +148,9 @@ fn sized(reply: &mut Reply<'_>, size: u32, text: &[u8]) -> Answer<()> {
     Ok(())
 }
 
-fn drop_set_ids(file: &File, stat: &Stat) -> Answer<()> {
-    let runs_as_group = if stat.st_mode & GROUP_RUNS != 0 { SET_GID } else { 0 };
-    let dropped = stat.st_mode & (SET_UID | runs_as_group);
-    if dropped == 0 {
-        return Ok(());
-    }
-    rustix::fs::fchmod(file, Mode::from_raw_mode(stat.st_mode & 0o7777 & !dropped))
+/// Changes what is in a file. When the guest's kernel says so, that takes from it what makes it run as its owner.
+pub(super) fn as_writer<T>(takes: bool, stat: &Stat, work: impl FnOnce() -> Answer<T>) -> Answer<T> {
+    if takes && stat.st_mode & (SET_UID | SET_GID) != 0 { owner::without_set_ids(work) } else { work() }
 }
 
 /// A path to what is open, which leads to nothing else.

@@ -7,7 +7,8 @@ use atoll_rpc::volumes::MOST_DATA;
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
 use rustix::io::{Errno, ReadWriteFlags};
 
-use super::abi::{Answer, Reply, WRITE_CACHE};
+use super::abi::{Answer, Reply, WRITE_CACHE, WRITE_KILL_SUIDGID};
+use super::attributes::as_writer;
 use super::{Asked, Server};
 use crate::storage::held_bytes;
 
@@ -49,13 +50,13 @@ impl Server {
         let data = body.data(size)?;
         let (file, stat) = self.tree.file(asked.header.node, OFlags::RDWR)?;
         let appends = flags.contains(OFlags::APPEND) && how & WRITE_CACHE == 0;
-        let written = match appends {
-            true if asked.again && is_there(&file, data, offset)? => data.len(),
+        let until = kept_until(flags);
+        let written = as_writer(how & WRITE_KILL_SUIDGID != 0, &stat, || match appends {
+            true if asked.again && is_there(&file, data, offset)? => Ok(data.len()),
             // Others append too: where the end is, only this kernel knows.
-            true => rustix::io::pwritev2(&file, &[IoSlice::new(data)], 0, ReadWriteFlags::APPEND)?,
-            false => write_all(&file, data, offset)?,
-        };
-        self.after_write(how, &file, &stat)?;
+            true => rustix::io::pwritev2(&file, &[IoSlice::new(data)], 0, until | ReadWriteFlags::APPEND),
+            false => write_all(&file, data, offset, until),
+        })?;
         reply.u32(written as u32).u32(0);
         Ok(())
     }
@@ -126,10 +127,21 @@ fn fill(file: &File, room: &mut [u8], offset: u64) -> Answer<usize> {
     Ok(done)
 }
 
-fn write_all(file: &File, data: &[u8], offset: u64) -> Answer<usize> {
+/// What has to be on the disk before a write is answered: as the file was opened inside.
+fn kept_until(flags: OFlags) -> ReadWriteFlags {
+    if flags.contains(OFlags::SYNC) {
+        ReadWriteFlags::SYNC
+    } else if flags.contains(OFlags::DSYNC) {
+        ReadWriteFlags::DSYNC
+    } else {
+        ReadWriteFlags::empty()
+    }
+}
+
+fn write_all(file: &File, data: &[u8], offset: u64, until: ReadWriteFlags) -> Answer<usize> {
     let mut done = 0;
     while done < data.len() {
-        match rustix::io::pwrite(file, &data[done..], offset + done as u64) {
+        match rustix::io::pwritev2(file, &[IoSlice::new(&data[done..])], offset + done as u64, until) {
             Ok(0) => break,
             Ok(written) => done += written,
             Err(Errno::INTR) => {}
@@ -147,5 +159,68 @@ fn is_there(file: &File, data: &[u8], offset: u64) -> Answer<bool> {
     let from = offset.min(end).max(last);
     let mut tail = vec![0; usize::try_from(end - from).map_err(|_| Errno::FBIG)?];
     let read = fill(file, &mut tail, from)?;
-    Ok(!data.is_empty() && tail[..read].windows(data.len()).any(|window| window == data))
+    Ok(!data.is_empty() && has_in_it(&tail[..read], data))
+}
+
+/// Whether one text has another in it, in time that grows as their lengths do: after Knuth, Morris and Pratt.
+fn has_in_it(text: &[u8], part: &[u8]) -> bool {
+    if part.is_empty() {
+        return true;
+    }
+    // How much of the part's beginning ends at each of its bytes.
+    let mut borders = vec![0_usize; part.len()];
+    let longer = |mut border: usize, byte: u8, borders: &[usize]| {
+        while border > 0 && part[border] != byte {
+            border = borders[border - 1];
+        }
+        border + usize::from(part[border] == byte)
+    };
+    for at in 1..part.len() {
+        borders[at] = longer(borders[at - 1], part[at], &borders);
+    }
+    let mut found = 0;
+    for byte in text {
+        found = longer(found, *byte, &borders);
+        if found == part.len() {
+            return true;
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_was_appended_is_found_wherever_it_stands(
+            text in proptest::collection::vec(0_u8..3, 0..60),
+            part in proptest::collection::vec(0_u8..3, 1..6),
+        ) {
+            prop_assert_eq!(has_in_it(&text, &part), text.windows(part.len()).any(|window| window == part));
+        }
+    }
+
+    #[test]
+    fn the_most_that_a_guest_can_send_is_looked_for_in_no_time() {
+        // Compared place by place this would be eight thousand million bytes.
+        let part = vec![b'a'; MOST_DATA];
+        let mut text = vec![b'a'; MOST_DATA - 1];
+        text.push(b'b');
+        text.resize(MOST_DATA + LOOK_BACK as usize, b'a');
+        assert!(!has_in_it(&text, &part));
+        text.resize(2 * MOST_DATA, b'a');
+        assert!(has_in_it(&text, &part));
+    }
+
+    #[test]
+    fn a_file_that_was_opened_to_be_on_the_disk_is_written_so() {
+        let flags = |flags: i32| kept_until(OFlags::from_bits_retain(flags.cast_unsigned()));
+        assert_eq!(flags(libc::O_WRONLY | libc::O_APPEND), ReadWriteFlags::empty());
+        assert_eq!(flags(libc::O_RDWR | libc::O_DSYNC), ReadWriteFlags::DSYNC);
+        assert_eq!(flags(libc::O_SYNC), ReadWriteFlags::SYNC);
+    }
 }

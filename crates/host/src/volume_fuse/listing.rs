@@ -7,7 +7,7 @@ use rustix::fs::{FileType, OFlags, RawDir, SeekFrom};
 use rustix::io::Errno;
 
 use super::abi::{Answer, Reply};
-use super::{Asked, GOOD_FOR, Server};
+use super::{Asked, Server};
 
 const BUFFER: usize = 32 << 10;
 /// What comes before an entry when its attributes are wanted too.
@@ -33,7 +33,7 @@ impl Server {
                 }
                 // What is gone meanwhile, or lies elsewhere, is a name without more.
                 match if special { None } else { self.tree.find(&dir, name).ok() } {
-                    Some((node, stat)) => reply.entry(GOOD_FOR, node, &stat),
+                    Some((node, stat)) => self.tell(reply, node, &stat),
                     None => reply.zeros(ENTRY),
                 };
             }

@@ -1,11 +1,11 @@
 //! A volume as a virtual machine's kernel asks for it: the far end of a FUSE mount inside, for one volume and one sandbox.
 //!
-//! It remembers nothing. A node's number is the file's inode and generation on the pool's btrfs, and each request opens what
+//! It remembers nothing that isn't on the disk. A node's number is the file's inode and generation on the pool's btrfs, and each request opens what
 //! it speaks of anew; so the agent may die and be another one, and a machine may stand still for days, or be a copy of
 //! another, and the next request is answered as ever. What is gone is stale. Requests are a stranger's bytes: `abi` reads
 //! them, `tree` finds nodes within the volume's subvolume and nowhere else, by number or by one name in an open directory,
 //! following nothing. `names`, `data`, `listing` and `attributes` do what their names say, `owner` lets a thread make files
-//! as somebody else. Who may do what is decided by the guest's kernel, as a container's is by its own: both are root of
+//! as somebody else, `asides` keeps what was removed. Who may do what is decided by the guest's kernel, as a container's is by its own: both are root of
 //! the volume. Owners are 0-based on disk, as for containers.
 //!
 //! A file that is removed while it may be open inside is moved beside the volume, under the sandbox's name, until the
@@ -13,6 +13,7 @@
 //! recognised where doing it twice would be an error. All of it blocks, and is for threads of its own ([`begin_thread`]).
 
 mod abi;
+mod asides;
 mod attributes;
 mod data;
 mod listing;
@@ -31,8 +32,9 @@ use atoll_rpc::volumes::{AGAIN, MOST_DATA};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::storage::{UNLINKED, clear_unlinked};
+use crate::storage::{UNLINKED, make_hosts_own};
 use abi::{Answer, Body, Header, IN_HEADER, MAJOR, MINOR, Reply, flag, op};
+use asides::Asides;
 use tree::Tree;
 
 pub use owner::begin_thread;
@@ -51,9 +53,7 @@ pub struct Nonsense;
 #[derive(Debug)]
 pub struct Server {
     tree: Tree,
-    /// Where what was removed is until the guest has forgotten it.
-    unlinked: File,
-    sandbox: SandboxId,
+    asides: Asides,
     read_only: bool,
     /// What the volume may hold.
     bytes: u64,
@@ -76,16 +76,16 @@ impl Server {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let open = |path: &Path| rustix::fs::open(path, flags, Mode::empty()).map(File::from);
         let beside = source.parent().ok_or(io::ErrorKind::InvalidInput)?;
-        match rustix::fs::mkdir(beside.join(UNLINKED), Mode::from_raw_mode(0o700)) {
-            Err(error) if error != Errno::EXIST => return Err(error.into()),
-            _ => {}
-        }
-        let tree = Tree::new(open(source)?, &open(beside)?)?;
-        let unlinked = open(&beside.join(UNLINKED))?;
-        Ok(Self { tree, unlinked, sandbox: sandbox.clone(), read_only, bytes })
+        let top = open(beside)?;
+        // All of them now: what is made later would not be known as what no sandbox sees.
+        make_hosts_own(&top)?;
+        let tree = Tree::new(open(source)?, &top)?;
+        let asides = Asides::open(open(&beside.join(UNLINKED))?, sandbox)?;
+        Ok(Self { tree, asides, read_only, bytes })
     }
 
-    /// Whether this is answered by nobody. To be carried out before anything that comes after it is looked at.
+    /// Whether it is to be carried out by [`Self::forget`], before anything that comes after it is looked at. It is
+    /// answered like any other.
     #[must_use]
     pub fn is_forgetting(request: &[u8]) -> bool {
         Header::parse(request).is_some_and(|(header, _)| matches!(header.opcode, op::FORGET | op::BATCH_FORGET))
@@ -95,11 +95,11 @@ impl Server {
     pub fn forget(&self, request: &[u8]) {
         let Some((header, mut body)) = Header::parse(request) else { return };
         if header.opcode == op::FORGET {
-            return self.unlink_for_good(header.node);
+            return self.asides.forget(header.node);
         }
         let Ok(_count) = body.skip(8) else { return };
         while let (Ok(node), Ok(_lookups)) = (body.u64(), body.u64()) {
-            self.unlink_for_good(node);
+            self.asides.forget(node);
         }
     }
 
@@ -122,7 +122,7 @@ impl Server {
         }
         match asked.header.opcode {
             op::INIT => self.init(asked, reply),
-            op::DESTROY => Ok(()),
+            op::DESTROY | op::FORGET | op::BATCH_FORGET => Ok(()),
             op::LOOKUP => self.lookup(asked, reply),
             op::GETATTR => self.getattr(asked, reply),
             op::SETATTR => self.setattr(asked, reply),
@@ -158,8 +158,9 @@ impl Server {
         if major < MAJOR {
             return Err(Errno::PROTO);
         }
-        clear_unlinked(&self.unlinked, &self.sandbox)
-            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+        if let Err(error) = self.asides.clear() {
+            tracing::warn!(%error, "what an earlier life of a sandbox has removed from a volume stays until it ends");
+        }
         reply.u32(MAJOR).u32(MINOR);
         let (read_ahead, offered) =
             if major == MAJOR { (asked.body.u32()?, asked.body.u32()?) } else { (MOST_READ_AHEAD, 0) };

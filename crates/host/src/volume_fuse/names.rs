@@ -1,12 +1,12 @@
 //! Names: found, given, taken away.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::fs::File;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 
-use super::abi::{Answer, ROOT, Reply, op};
+use super::abi::{Answer, Reply, op};
 use super::owner::acting_as;
 use super::{Asked, GOOD_FOR, Server};
 
@@ -24,8 +24,13 @@ impl Server {
     pub(super) fn lookup(&self, mut asked: Asked<'_>, reply: &mut Reply<'_>) -> Answer<()> {
         let name = asked.body.name()?;
         let (node, stat) = self.tree.find(&self.tree.directory(asked.header.node)?, name)?;
-        reply.entry(GOOD_FOR, node, &stat);
+        self.tell(reply, node, &stat);
         Ok(())
+    }
+
+    /// Answers what a name leads to.
+    pub(super) fn tell<'a, 'b>(&self, reply: &'a mut Reply<'b>, node: u64, stat: &Stat) -> &'a mut Reply<'b> {
+        reply.entry(GOOD_FOR, node, &self.asides.told(node, stat))
     }
 
     pub(super) fn readlink(&self, asked: Asked<'_>, reply: &mut Reply<'_>) -> Answer<()> {
@@ -53,7 +58,7 @@ impl Server {
             (Err(error), _) => return Err(error),
         }
         let (node, stat) = found?;
-        reply.entry(GOOD_FOR, node, &stat);
+        self.tell(reply, node, &stat);
         Ok(())
     }
 
@@ -95,19 +100,16 @@ impl Server {
                 let file = File::from(file);
                 (self.tree.number_of(&file)?, rustix::fs::fstat(&file)?)
             }
-            // Somebody was faster, which only matters to who insists on being first.
-            Err(Errno::EXIST) => {
-                let (node, stat) = self.tree.find(&dir, name)?;
-                let insists = OFlags::from_bits_retain(flags).contains(OFlags::EXCL);
-                let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-                if !regular || insists && !is_own_work(&asked, &stat, FileType::RegularFile) {
-                    return Err(Errno::EXIST);
-                }
-                (node, stat)
-            }
+            // Somebody was faster. Whether it may be opened, and is to be emptied, is for the guest's kernel to say, which
+            // looks it up when it hears that what it knew of the name is old.
+            Err(Errno::EXIST) => match self.tree.find(&dir, name) {
+                Ok((node, stat)) if is_own_work(&asked, &stat, FileType::RegularFile) => (node, stat),
+                _ if OFlags::from_bits_retain(flags).contains(OFlags::EXCL) => return Err(Errno::EXIST),
+                _ => return Err(Errno::STALE),
+            },
             Err(error) => return Err(error),
         };
-        reply.entry(GOOD_FOR, node, &stat).opened();
+        self.tell(reply, node, &stat).opened();
         Ok(())
     }
 
@@ -124,7 +126,7 @@ impl Server {
         if node != old {
             return Err(Errno::EXIST);
         }
-        reply.entry(GOOD_FOR, node, &stat);
+        self.tell(reply, node, &stat);
         Ok(())
     }
 
@@ -136,14 +138,20 @@ impl Server {
             Ok(found) => found,
             Err(error) => return gone(error),
         };
-        if is_last_of_file(&stat) {
-            let aside = rustix::fs::renameat(&dir, name, &self.unlinked, self.aside(node)?);
-            // Where there is no room for that, it goes at once: that is what makes room.
-            if aside.is_ok() {
-                return Ok(());
-            }
+        let kept = is_last_of_file(&stat) && self.set_aside(node);
+        // Whatever has the name by now. A directory is refused.
+        let removed = rustix::fs::unlinkat(&dir, name, AtFlags::empty());
+        if removed.is_err() && kept {
+            self.asides.forget(node);
         }
-        rustix::fs::unlinkat(&dir, name, AtFlags::empty()).or_else(gone)
+        removed.or_else(gone)
+    }
+
+    /// Has a file outlive its last name. Where there is no room for that it does not: that is what makes room. Whether it
+    /// was done now.
+    fn set_aside(&self, node: u64) -> bool {
+        let file = self.tree.open(node, OFlags::PATH);
+        file.and_then(|file| self.asides.keep(node, &file)).unwrap_or(false)
     }
 
     pub(super) fn rmdir(&self, mut asked: Asked<'_>) -> Answer<()> {
@@ -164,43 +172,26 @@ impl Server {
         } else {
             RenameFlags::empty()
         };
-        if flags.contains(RenameFlags::WHITEOUT) {
+        // An exchange that was done twice would be none.
+        if !RenameFlags::NOREPLACE.contains(flags) {
             return Err(Errno::INVAL);
         }
         let (old, new) = (asked.body.name()?, asked.body.name()?);
         let (from, to) = (self.tree.directory(asked.header.node)?, self.tree.directory(to)?);
         // What is replaced may be open.
         let replaced = if flags.is_empty() { self.tree.find(&to, new).ok() } else { None };
-        let mut kept = None;
-        if let Some((node, stat)) = replaced
-            && is_last_of_file(&stat)
-            && self.tree.find(&from, old).is_ok_and(|(moved, _)| moved != node)
-        {
-            let aside = self.aside(node)?;
-            let linked = rustix::fs::linkat(&to, new, &self.unlinked, &aside, AtFlags::empty());
-            kept = linked.is_ok().then_some(aside);
-        }
+        let kept = replaced.filter(|(node, stat)| {
+            is_last_of_file(stat)
+                && self.tree.find(&from, old).is_ok_and(|(moved, _)| moved != *node)
+                && self.set_aside(*node)
+        });
         let renamed = rustix::fs::renameat_with(&from, old, &to, new, flags);
-        if let (Err(_), Some(aside)) = (renamed, kept) {
-            let _nobodys = rustix::fs::unlinkat(&self.unlinked, aside, AtFlags::empty());
+        if let (Err(_), Some((node, _))) = (renamed, kept) {
+            self.asides.forget(node);
         }
         match renamed {
             Err(Errno::NOENT) if asked.again && self.tree.find(&to, new).is_ok() => Ok(()),
             result => result,
-        }
-    }
-
-    /// The name of a removed file, until the guest has forgotten it.
-    fn aside(&self, node: u64) -> Answer<CString> {
-        CString::new(format!("{}.{node:016x}", self.sandbox)).map_err(|_| Errno::INVAL)
-    }
-
-    pub(super) fn unlink_for_good(&self, node: u64) {
-        if node != ROOT
-            && !self.read_only
-            && let Ok(name) = self.aside(node)
-        {
-            let _was_not_removed = rustix::fs::unlinkat(&self.unlinked, name, AtFlags::empty());
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::io;
 
 use rustix::io::Errno;
-use rustix::thread::{CapabilitySet, UnshareFlags};
+use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
 
 use super::abi::Answer;
 
@@ -46,6 +46,28 @@ pub fn acting_as<T>(uid: u32, gid: u32, work: impl FnOnce() -> Answer<T>) -> Ans
         rustix::thread::set_capabilities(None, sets)?;
     }
     work()
+}
+
+/// Does something that takes set-user-id and set-group-id from a file, as a write by who may not keep them does: the
+/// kernel takes them, in one step with the change.
+pub fn without_set_ids<T>(work: impl FnOnce() -> Answer<T>) -> Answer<T> {
+    let sets = rustix::thread::capabilities(None)?;
+    let _back = Whole(sets);
+    let effective = sets.effective - CapabilitySet::FSETID;
+    rustix::thread::set_capabilities(None, CapabilitySets { effective, ..sets })?;
+    work()
+}
+
+/// Has the thread's powers again, whatever happens.
+struct Whole(CapabilitySets);
+
+impl Drop for Whole {
+    fn drop(&mut self) {
+        if rustix::thread::set_capabilities(None, self.0).is_err() {
+            // As below.
+            std::process::abort();
+        }
+    }
 }
 
 /// Becomes root again, whatever happens.

@@ -1,3 +1,5 @@
+mod removed;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -270,7 +272,7 @@ fn what_was_done_before_an_answer_was_lost_is_not_an_error_when_it_is_asked_for_
         assert_eq!(ask(op::UNLINK, ROOT).text("renamed").of(&server), Err(Errno::NOENT));
         assert_eq!(create(ROOT, "new", libc::O_EXCL).by(5, 5).of(&server), Err(Errno::EXIST));
         assert_eq!(create(ROOT, "new", libc::O_EXCL).by(6, 5).again().of(&server), Err(Errno::EXIST));
-        create(ROOT, "new", 0).by(6, 5).of(&server).unwrap();
+        assert_eq!(create(ROOT, "new", 0).by(6, 5).again().of(&server), Err(Errno::STALE));
     });
 }
 

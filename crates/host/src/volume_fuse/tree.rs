@@ -104,17 +104,13 @@ fn last_error() -> Errno {
 }
 
 impl Tree {
-    /// Of what is in `files`; `top`, and what lies in it, is the host's own.
+    /// Of what is in `files`; `top`, and what lies in it, is the host's own, and is there.
     pub fn new(files: File, top: &File) -> io::Result<Self> {
         let (root, mount) = Fid::of(&files, c"")?;
         let mut hidden = vec![TOP];
         for own in HOSTS_OWN {
             let name = CString::new(own)?;
-            match Fid::of(top, &name) {
-                Ok((fid, _)) => hidden.push(fid.inode),
-                Err(Errno::NOENT) => {}
-                Err(error) => return Err(error.into()),
-            }
+            hidden.push(Fid::of(top, &name)?.0.inode);
         }
         Ok(Self { files, root, mount, hidden })
     }
@@ -141,13 +137,15 @@ impl Tree {
         self.open(node, OFlags::PATH | OFlags::DIRECTORY)
     }
 
-    /// A regular file, to read or write it. Nothing else is opened for its contents: it may be anybody's pipe.
+    /// A regular file, to read or write it. Nothing else is opened for its contents, not even to see what it is: it may be
+    /// anybody's pipe.
     pub fn file(&self, node: u64, flags: OFlags) -> Answer<(File, Stat)> {
-        let file = self.open(node, flags).map_err(|error| if error == Errno::NXIO { Errno::INVAL } else { error })?;
-        let stat = rustix::fs::fstat(&file)?;
+        let stat = rustix::fs::fstat(self.open(node, OFlags::PATH)?)?;
         match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => Ok((file, stat)),
+            // A node's number is that of one file for ever.
+            FileType::RegularFile => Ok((self.open(node, flags)?, stat)),
             FileType::Directory => Err(Errno::ISDIR),
+            FileType::Symlink => Err(Errno::LOOP),
             _ => Err(Errno::INVAL),
         }
     }
