@@ -17,6 +17,7 @@
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use atoll_model::SandboxId;
 use atoll_model::sandbox::OnReboot;
@@ -30,13 +31,17 @@ use super::owner::Start;
 use super::record::{Phase, Record, State, Torn};
 use super::spec::{DRIVER_CONTAINER, Image, Spec};
 use super::{HOST_DISCONNECTED, Keeper, birth, durable};
-use crate::driver::{InitProcess, StartFrom, host_boot_id};
+use crate::driver::{InitProcess, Kind, SharedVolume, StartFrom, host_boot_id};
 use crate::network::Policy;
 
 /// Why one is reported as ended of which only the id and the disk are left. No acknowledgement takes the disk.
 pub(super) const RECORD_DAMAGED: &str = "record_damaged";
 
 const HOST_REBOOTED: &str = "host_rebooted";
+
+/// To find the volumes of a machine that runs.
+const ATTEMPTS: usize = 5;
+const BETWEEN_ATTEMPTS: Duration = Duration::from_secs(1);
 
 /// How many are looked at side by side.
 const PARALLEL: usize = 32;
@@ -161,11 +166,25 @@ impl Keeper {
     /// The process that an earlier agent launched, if it is there.
     async fn adopt(&self, record: &Record, init: &InitProcess) -> Option<Arc<dyn Life>> {
         let machine = &*self.shared.machine;
-        let volumes = birth::shared_volumes(machine, &record.spec.volumes).await.unwrap_or_else(|error| {
-            tracing::error!(sandbox = %record.id, %error, "the volumes of an adopted sandbox can't be found");
-            Vec::new()
-        });
+        let volumes = self.volumes_of(record).await;
         machine.adopt(&record.id, init, volumes).await
+    }
+
+    /// What a machine mounts; a container has it mounted already.
+    async fn volumes_of(&self, record: &Record) -> Vec<SharedVolume> {
+        if record.spec.kind() == Kind::Vm {
+            for _ in 0..ATTEMPTS {
+                match birth::shared_volumes(&*self.shared.machine, &record.spec.volumes).await {
+                    Ok(found) => return found,
+                    // Without them its programs wait for the next agent.
+                    Err(error) => {
+                        tracing::error!(sandbox = %record.id, %error, "the volumes of an adopted sandbox can't be found");
+                    }
+                }
+                tokio::time::sleep(BETWEEN_ATTEMPTS).await;
+            }
+        }
+        Vec::new()
     }
 
     fn ended(&self, mut record: Record, reason: &str) -> Record {

@@ -230,12 +230,14 @@ impl Shared {
             qmp.execute(&Cont {}).await.in_step(step)?;
             trace.done("load memory");
         }
-        // It is greeted meanwhile: a guest that boots has its mounts before it says that it is ready.
-        let volumes = Volumes::start(self.socket(id, VOLUMES_SOCKET), id, &begun.volumes).in_step("opening volumes")?;
-        let talk = self.talk(id, begun, volumes.as_ref()).await?;
+        // It is greeted meanwhile: a guest that boots has its mounts before it says that it is ready. Whoever undoes this
+        // launch ends what is under way.
+        let volumes = Volumes::start(self.socket(id, VOLUMES_SOCKET), id, &begun.volumes);
+        let mounted = volumes.as_ref().map(Volumes::mounted);
         if let Some(volumes) = volumes {
             self.volumes().insert(id.clone(), volumes);
         }
+        let talk = self.talk(id, begun, mounted).await?;
         failpoint("vm::ready").in_step("waiting for the guest")?;
         trace.done(match begun.from {
             Origin::Own(_) => RESTORED,
@@ -294,18 +296,18 @@ impl Shared {
             lowers,
             disk: disk.map(OwnedFd::from),
             port,
-            volumes,
+            volumes: Some(volumes),
             qmp,
             tap,
         };
-        let mut command = machine.command();
-        let shape = self.shape_of(&command, true);
         let step = "looking for what it can go on with";
+        let wanted = copies && new && spec.start_from != StartFrom::Files;
+        let mut command = self.command(machine, spec, own.is_some(), wanted).in_step(step)?;
+        let shape = self.shape_of(&command, true);
         let running = self.shape_of(&command, false);
         // Never written over: it may be kept under another name too.
         super::remove_file(&self.socket(&spec.id, SHAPE)).in_step(step)?;
         fs::write(self.socket(&spec.id, SHAPE), self.shape_text(&running)).in_step(step)?;
-        let wanted = copies && new && spec.start_from != StartFrom::Files;
         let kept = if wanted { self.kept_for(spec, &running).in_step(step)? } else { None };
         if new && kept.is_none() && spec.start_from == StartFrom::Memory {
             let text = "no memory is kept here that a machine of this shape could go on with";
@@ -345,8 +347,26 @@ impl Shared {
         Ok(Begun { init, pidfd, listener, log, beginning, volumes: spec.volumes.clone(), from, shape })
     }
 
+    /// What QEMU is told. A machine that goes on with what one was that had no port of volumes, has none.
+    fn command(&self, machine: qemu::Machine, spec: &LaunchSpec, own: bool, kept: bool) -> io::Result<qemu::Command> {
+        if !spec.volumes.is_empty() || !own && !kept {
+            return Ok(machine.command());
+        }
+        let (old, command) = (machine.without_volumes()?.command(), machine.command());
+        let fits = |command: &qemu::Command| match own {
+            true => self.was_as(&spec.id, command),
+            false => Ok(self.kept_for(spec, &self.shape_of(command, false))?.is_some()),
+        };
+        Ok(if !fits(&command)? && fits(&old)? { old } else { command })
+    }
+
     /// Waits for the guest to come up, and tells it who it is. Before that it is kept for others of its shape.
-    async fn talk(&self, id: &SandboxId, begun: &Begun, volumes: Option<&Volumes>) -> Result<Talk, Problem> {
+    async fn talk(
+        &self,
+        id: &SandboxId,
+        begun: &Begun,
+        mounted: Option<impl Future<Output = io::Result<()>> + Send>,
+    ) -> Result<Talk, Problem> {
         let step = "waiting for the guest";
         let watched = Running::new(
             id.clone(),
@@ -361,8 +381,8 @@ impl Shared {
             }
             let new = met.knows_nothing() || begun.from.is_elsewhere();
             let talk = Talk::with(met, new.then_some(&begun.beginning)).await?;
-            if let Some(volumes) = volumes {
-                volumes.mounted().await?;
+            if let Some(mounted) = mounted {
+                mounted.await?;
             }
             Ok::<_, io::Error>(talk)
         };

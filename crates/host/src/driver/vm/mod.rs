@@ -249,12 +249,8 @@ impl Driver for VmDriver {
             // It runs, and is listed; nobody can reach into it until the next start of the agent.
             Err(error) => tracing::error!(sandbox = %id, %error, "the socket of an adopted machine can't be made"),
         }
-        let port = self.shared.socket(id, VOLUMES_SOCKET);
-        match Volumes::start(port, id, &volumes) {
-            Ok(Some(volumes)) => drop(self.shared.volumes().insert(id.clone(), volumes)),
-            Ok(None) => {}
-            // Whoever inside asks for a file waits until the next start of the agent.
-            Err(error) => tracing::error!(sandbox = %id, %error, "the volumes of an adopted machine can't be opened"),
+        if let Some(volumes) = Volumes::start(self.shared.socket(id, VOLUMES_SOCKET), id, &volumes) {
+            self.shared.volumes().insert(id.clone(), volumes);
         }
         // The former agent may have died while it kept its memory. One that is stored takes no step any more.
         if !self.is_stored(id)

@@ -56,13 +56,11 @@ impl Drop for Volumes {
 }
 
 impl Volumes {
-    /// Opens the volumes and begins. None where there are none. Blocks briefly; inside a runtime.
-    pub fn start(port: PathBuf, sandbox: &SandboxId, volumes: &[SharedVolume]) -> io::Result<Option<Self>> {
+    /// Begins, inside a runtime. None where there are none.
+    pub fn start(port: PathBuf, sandbox: &SandboxId, volumes: &[SharedVolume]) -> Option<Self> {
         if volumes.is_empty() {
-            return Ok(None);
+            return None;
         }
-        let server = |volume: &SharedVolume| Server::open(&volume.source, sandbox, volume.read_only, volume.bytes);
-        let servers: Arc<[Server]> = volumes.iter().map(server).collect::<io::Result<_>>()?;
         let mount = |volume: &SharedVolume| Mount {
             volume: volume.id.to_string(),
             path: volume.path.clone(),
@@ -72,21 +70,25 @@ impl Volumes {
         let stop = CancellationToken::new();
         let (tell, told) = watch::channel(Told::Nothing);
         let (ends, ended) = std_mpsc::channel();
-        let stopped = stop.clone();
+        let (stopped, sandbox, volumes) = (stop.clone(), sandbox.clone(), volumes.to_vec());
         tokio::spawn(async move {
             let _until_the_end: std_mpsc::Sender<()> = ends;
-            serve(&port, &mounts, &servers, &stopped, &tell).await;
+            if let Some(servers) = open(&sandbox, volumes, &stopped, &tell).await {
+                serve(&port, &mounts, &servers, &stopped, &tell).await;
+            }
         });
-        Ok(Some(Self { stop, told, ended: Mutex::new(ended) }))
+        Some(Self { stop, told, ended: Mutex::new(ended) })
     }
 
     /// Waits until the guest has mounted them.
-    pub async fn mounted(&self) -> io::Result<()> {
+    pub fn mounted(&self) -> impl Future<Output = io::Result<()>> + Send + use<> {
         let mut told = self.told.clone();
-        let said = told.wait_for(|told| !matches!(told, Told::Nothing)).await.map_err(io::Error::other)?;
-        match &*said {
-            Told::Refused(why) => Err(io::Error::other(why.clone())),
-            _ => Ok(()),
+        async move {
+            let said = told.wait_for(|told| !matches!(told, Told::Nothing)).await.map_err(io::Error::other)?;
+            match &*said {
+                Told::Refused(why) => Err(io::Error::other(why.clone())),
+                _ => Ok(()),
+            }
         }
     }
 
@@ -97,6 +99,37 @@ impl Volumes {
             tracing::warn!("a request for a volume of a machine that is gone takes very long");
         }
     }
+}
+
+/// Opens the volumes. Whoever waits is told when that fails, and it is tried again: under a machine that runs, its
+/// programs wait for it. None when it is to end.
+async fn open(
+    sandbox: &SandboxId,
+    volumes: Vec<SharedVolume>,
+    stop: &CancellationToken,
+    tell: &watch::Sender<Told>,
+) -> Option<Arc<[Server]>> {
+    let volumes = Arc::new(volumes);
+    let mut wait = FIRST_WAIT;
+    while !stop.is_cancelled() {
+        let (volumes, id) = (volumes.clone(), sandbox.clone());
+        let opening = tokio::task::spawn_blocking(move || {
+            let server = |volume: &SharedVolume| Server::open(&volume.source, &id, volume.read_only, volume.bytes);
+            volumes.iter().map(server).collect::<io::Result<_>>()
+        });
+        match opening.await.map_err(io::Error::other).flatten() {
+            Ok(servers) => return Some(servers),
+            Err(error) => {
+                tracing::error!(%sandbox, %error, "the volumes of a machine can't be opened");
+                tell.send_replace(Told::Refused(format!("opening volumes: {error}")));
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(wait) => wait = (wait * 2).min(LONGEST_WAIT),
+            () = stop.cancelled() => {}
+        }
+    }
+    None
 }
 
 async fn serve(
@@ -152,7 +185,8 @@ struct Talk {
     servers: Arc<[Server]>,
 }
 
-/// Starts the threads of a talk, which end when it is over. Nothing ever comes from them: the channel is closed then.
+/// Starts the threads of a talk, which end when it is over: as many as there can be, or it fails. Nothing ever comes from
+/// them: the channel is closed then.
 fn talk(stream: UnixStream, epoch: Epoch, servers: &Arc<[Server]>) -> io::Result<(Over, mpsc::Receiver<()>)> {
     stream.set_nonblocking(false)?;
     let talk = Talk {
@@ -164,15 +198,26 @@ fn talk(stream: UnixStream, epoch: Epoch, servers: &Arc<[Server]>) -> io::Result
     let talk = Arc::new(talk);
     let over = Over(stream.try_clone()?);
     let (alive, threads) = mpsc::channel::<()>(1);
-    for _ in 0..THREADS {
+    for number in 0..THREADS {
         // However one ends, the others do too.
-        let (talk, alive, over) = (talk.clone(), alive.clone(), Over(stream.try_clone()?));
-        std::thread::Builder::new().name("volume".to_owned()).stack_size(STACK).spawn(move || {
-            let (_alive, _over) = (alive, over);
-            if let Err(error) = begin_thread().and_then(|()| talk.work()) {
-                tracing::debug!(%error, "a talk about volumes has ended");
+        let begin = stream.try_clone().map(Over).and_then(|over| {
+            let (talk, alive) = (talk.clone(), alive.clone());
+            std::thread::Builder::new().name("volume".to_owned()).stack_size(STACK).spawn(move || {
+                let (_alive, _over) = (alive, over);
+                if let Err(error) = begin_thread().and_then(|()| talk.work()) {
+                    tracing::debug!(%error, "a talk about volumes has ended");
+                }
+            })
+        });
+        match begin {
+            Ok(_) => {}
+            Err(error) if number == 0 => return Err(error),
+            // Those that there are do all of it.
+            Err(error) => {
+                tracing::warn!(%error, "the volumes of a machine have fewer threads than they should");
+                break;
             }
-        })?;
+        }
     }
     Ok((over, threads))
 }
@@ -209,20 +254,18 @@ impl Talk {
         }
     }
 
-    /// The next request that wants an answer, and for which mount. One that wants none is carried out before others are read.
+    /// The next request, and for which mount. That something is forgotten is carried out before others are read.
     fn next(&self, request: &mut Vec<u8>) -> io::Result<usize> {
         let mut reader = lock(&self.reader);
-        loop {
-            let mut head = [0; Head::BYTES];
-            reader.read_exact(&mut head)?;
-            let head = Head::decode(head, self.servers.len()).filter(|head| head.length >= SHORTEST);
-            let head = head.ok_or_else(|| io::Error::other("the guest's message makes no sense"))?;
-            request.resize(head.length, 0);
-            reader.read_exact(request)?;
-            if !Server::is_forgetting(request) {
-                return Ok(head.mount);
-            }
+        let mut head = [0; Head::BYTES];
+        reader.read_exact(&mut head)?;
+        let head = Head::decode(head, self.servers.len()).filter(|head| head.length >= SHORTEST);
+        let head = head.ok_or_else(|| io::Error::other("the guest's message makes no sense"))?;
+        request.resize(head.length, 0);
+        reader.read_exact(request)?;
+        if Server::is_forgetting(request) {
             self.servers[head.mount].forget(request);
         }
+        Ok(head.mount)
     }
 }
