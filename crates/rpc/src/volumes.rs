@@ -12,7 +12,8 @@
 //!
 //! The seal is the talk's epoch. A guest that stood still may have half an answer of an earlier talk; whatever came
 //! behind it, the seal is not this talk's, and the answer is thrown away. A request stays with the guest until it is
-//! answered. In the next talk it is sent again, marked: it may have been carried out before.
+//! answered. In the next talk it is sent again, marked: it may have been carried out before. What the kernel forgets is said
+//! by the guest agent, which counts what was forgotten, in requests of its own: they are answered like others.
 
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +29,8 @@ pub const MOST_MESSAGE: usize = MOST_DATA + 4096;
 pub const INSISTENCE: usize = MOST_MESSAGE + 4096;
 /// In a request's number when it may have been carried out before; the kernel uses the same bit for the same.
 pub const AGAIN: u64 = 1 << 63;
+/// In the number of a request of the guest agent's own: a kernel never counts so far.
+pub const FORGETTING: u64 = 1 << 62;
 
 /// The letter: all that is to be mounted, and nothing else.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

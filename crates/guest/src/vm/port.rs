@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use atoll_rpc::channel::{Answer, Finder, Frame, MAX_LETTER, Orders, Word, letter, letter_length};
+use atoll_rpc::channel::{Answer, Frame, Greeting, MAX_LETTER, Orders, Step, Word, letter, letter_length};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Empty;
 use hyper::body::Incoming;
@@ -85,22 +85,20 @@ impl Port {
         self.set_nonblocking(false)?;
         let mut talk = File::from(self.0.try_clone()?);
         'again: loop {
-            let (mut finder, mut epoch) = (Finder::default(), None);
+            let mut greeting = Greeting::default();
             loop {
-                match finder.next_frame() {
-                    Some(Frame { word: Word::Hello, epoch: new }) => {
-                        epoch = Some(new);
-                        talk.write_all(&Frame { word: Word::Ack { configured }, epoch: new }.encode())?;
+                match greeting.step() {
+                    Step::Answer(epoch) => {
+                        talk.write_all(&Frame { word: Word::Ack { configured }, epoch }.encode())?;
                     }
-                    Some(Frame { word: Word::Go, epoch: of }) if epoch == Some(of) => {
-                        talk.write_all(&Frame { word: Word::Go, epoch: of }.encode())?;
+                    Step::Begin(epoch) => {
+                        talk.write_all(&Frame { word: Word::Go, epoch }.encode())?;
                         break;
                     }
-                    Some(_) => {}
-                    None => finder.push(&self.some(&mut talk)?),
+                    Step::Read => greeting.push(&self.some(&mut talk)?),
                 }
             }
-            let mut text = finder.rest();
+            let mut text = greeting.rest();
             loop {
                 let head = text.first_chunk::<4>().copied();
                 match head.map(letter_length) {

@@ -7,18 +7,23 @@
 //! whoever asked waits, and the request is sent again in the next talk.
 
 mod mount;
+mod place;
+mod reader;
+mod waiting;
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use atoll_rpc::channel::{Answer, Epoch, Finder, Frame, Word, letter, letter_length};
+use atoll_rpc::channel::{Answer, Epoch, Frame, Greeting, Step, Word, letter};
 use atoll_rpc::volumes::{Head, Mounts, PORT, SEAL, seal};
 
 use super::During;
 use super::port::Port;
 use mount::Mount;
+use place::Place;
+use reader::Reader;
 
 /// For the host's first word about what is to be mounted.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -52,6 +57,12 @@ struct Line {
     talk: Option<Epoch>,
     /// Whether the host takes requests: what was left of the last talk is sent.
     open: bool,
+}
+
+impl Line {
+    fn write(&mut self, messages: &[Vec<u8>]) -> io::Result<()> {
+        messages.iter().try_for_each(|message| self.port.write_all(message))
+    }
 }
 
 #[derive(Default)]
@@ -116,7 +127,7 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
 impl Relay {
     /// Talk after talk.
     fn serve(self: Arc<Self>, port: File) {
-        let mut from = Reader { port, buffer: Vec::new(), start: 0 };
+        let mut from = Reader::new(port);
         loop {
             let talk = self.greet(&mut from);
             {
@@ -157,32 +168,27 @@ impl Relay {
         if line.talk != Some(talk) {
             return;
         }
-        let mut all = mounts.iter().enumerate();
-        line.open = all.try_for_each(|(number, mount)| mount.send_again(number, &mut line.port)).is_ok();
+        line.open = mounts.iter().all(|mount| line.write(&mount.again()).is_ok());
     }
 
     /// Until host and guest are in step.
     fn find_host(&self, from: &mut Reader) -> io::Result<Epoch> {
-        let (mut finder, mut epoch) = (Finder::default(), None);
-        finder.push(&from.take_all());
+        let mut greeting = Greeting::default();
+        greeting.push(&from.take_all());
         loop {
-            match finder.next_frame() {
-                Some(Frame { word: Word::Hello, epoch: new }) => {
-                    epoch = Some(new);
-                    self.write(&Frame { word: Word::Ack { configured: true }, epoch: new }.encode())?;
+            match greeting.step() {
+                Step::Answer(epoch) => self.write(&Frame { word: Word::Ack { configured: true }, epoch }.encode())?,
+                Step::Begin(epoch) => {
+                    self.write(&Frame { word: Word::Go, epoch }.encode())?;
+                    from.give(greeting.rest());
+                    return Ok(epoch);
                 }
-                Some(Frame { word: Word::Go, epoch: of }) if epoch == Some(of) => {
-                    self.write(&Frame { word: Word::Go, epoch: of }.encode())?;
-                    from.give(finder.rest());
-                    return Ok(of);
-                }
-                Some(_) => {}
-                None => {
+                Step::Read => {
                     if !from.more()? {
                         self.wait_until_wanted();
                         std::thread::sleep(HOST_AWAY);
                     }
-                    finder.push(&from.take_all());
+                    greeting.push(&from.take_all());
                 }
             }
         }
@@ -199,7 +205,7 @@ impl Relay {
         crate::lock(&self.line).port.write_all(bytes)
     }
 
-    /// Has exactly this mounted.
+    /// Has exactly this mounted, or less when that fails.
     fn mount(self: &Arc<Self>, wanted: &Mounts) -> io::Result<()> {
         let mut state = crate::lock(&self.state);
         // Those of the sandbox that this machine was go first: another may come to the same place.
@@ -210,22 +216,35 @@ impl Relay {
             }
             stays
         });
-        let mut mounts = Vec::new();
-        for wish in &wanted.mounts {
-            let made = match state.mounts.iter().find(|mount| mount.wish == *wish) {
-                Some(mount) => mount.clone(),
-                None => Mount::make(wish).during(&format!("mounting a volume at {}", wish.path))?,
-            };
-            mounts.push(made);
+        let new: Vec<_> = wanted.mounts.iter().filter(|wish| state.mounts.iter().all(|it| it.wish != **wish)).collect();
+        // All before the first is mounted: a way through a volume would be asked of this very thread.
+        let mut taken: Vec<_> = state.mounts.iter().map(|mount| mount.path.clone()).collect();
+        let mut places = Vec::new();
+        for wish in &new {
+            let place = Place::find(&wish.path, !state.mounts.is_empty(), &taken).during(&wish.path)?;
+            taken.push(place.path.clone());
+            places.push(place);
         }
-        state.mounts = mounts;
-        for (number, mount) in state.mounts.iter().enumerate() {
-            if let Some(kernel) = mount.number_for_start(number) {
-                let (relay, mount) = (self.clone(), mount.clone());
-                spawn("volume", move || mount.serve(kernel, &relay))?;
+        for (wish, place) in new.into_iter().zip(places) {
+            let mount = Mount::make(wish, place).during(&format!("mounting a volume at {}", wish.path))?;
+            if let Err(error) = self.start(&mount) {
+                mount.end();
+                return Err(error).during(&format!("serving a volume at {}", wish.path));
             }
+            state.mounts.push(mount);
+        }
+        let place = |mount: &Arc<Mount>| wanted.mounts.iter().position(|wish| mount.wish == *wish);
+        state.mounts.sort_by_key(place);
+        for (number, mount) in state.mounts.iter().enumerate() {
+            mount.take_number(number);
         }
         Ok(())
+    }
+
+    fn start(self: &Arc<Self>, mount: &Arc<Mount>) -> io::Result<()> {
+        let kernel = mount.kernel()?;
+        let (relay, mount) = (self.clone(), mount.clone());
+        spawn("volume", move || mount.serve(&kernel, &relay))
     }
 
     /// Takes answers to whom they are for, until something comes that is none.
@@ -251,83 +270,5 @@ impl Relay {
             }
             from.skip(whole);
         }
-    }
-}
-
-/// What comes from the host.
-struct Reader {
-    port: File,
-    buffer: Vec<u8>,
-    /// What is before was read already.
-    start: usize,
-}
-
-impl Reader {
-    fn have(&self) -> &[u8] {
-        &self.buffer[self.start..]
-    }
-
-    fn skip(&mut self, bytes: usize) {
-        self.start = (self.start + bytes).min(self.buffer.len());
-        if self.start == self.buffer.len() {
-            self.buffer.clear();
-            self.start = 0;
-        }
-    }
-
-    fn take_all(&mut self) -> Vec<u8> {
-        let all = self.buffer.split_off(self.start);
-        self.give(Vec::new());
-        all
-    }
-
-    fn give(&mut self, bytes: Vec<u8>) {
-        self.buffer = bytes;
-        self.start = 0;
-    }
-
-    /// Reads once; false when the host is away.
-    fn more(&mut self) -> io::Result<bool> {
-        // A port gives a page at a time.
-        const MOST: usize = 4096;
-        if self.start > 0 {
-            self.buffer.drain(..self.start);
-            self.start = 0;
-        }
-        let length = self.buffer.len();
-        self.buffer.resize(length + MOST, 0);
-        let read = loop {
-            match self.port.read(&mut self.buffer[length..]) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                read => break read,
-            }
-        };
-        self.buffer.truncate(length + read.as_ref().map_or(0, |read| *read));
-        Ok(read? > 0)
-    }
-
-    /// Until there is so much; false when the host is gone before.
-    fn fill(&mut self, bytes: usize) -> io::Result<bool> {
-        while self.have().len() < bytes {
-            if !self.more()? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    /// None for what is none, or breaks off.
-    fn letter(&mut self) -> io::Result<Option<Vec<u8>>> {
-        if !self.fill(4)? {
-            return Ok(None);
-        }
-        let length = self.have().first_chunk().and_then(|head| letter_length(*head));
-        let Some(length) = length else { return Ok(None) };
-        if !self.fill(4 + length)? {
-            return Ok(None);
-        }
-        let text = self.have()[4..4 + length].to_vec();
-        self.skip(4 + length);
-        Ok(Some(text))
     }
 }
