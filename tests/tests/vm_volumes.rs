@@ -124,10 +124,12 @@ async fn containers_and_machines_share_a_volume_with_owners_modes_and_quota() {
     .await;
     let [one, other] = [&machine, &container].map(|id| {
         let atoll = &atoll;
-        async move { ok(atoll, id, "for i in $(seq 100); do echo line >> /data/log; done").await }
+        let script = "cd /data; for i in $(seq 100); do echo line >> log; echo line >> same-$i; done";
+        async move { ok(atoll, id, script).await }
     });
     tokio::join!(one, other);
-    assert_eq!(ok(&atoll, &container, "wc -l < /data/log").await, "200\n", "none is over another");
+    let seen = ok(&atoll, &container, "cd /data; wc -l < log; cat same-* | wc -l; rm same-*").await;
+    assert_eq!(seen, "200\n200\n", "none is over another, whoever made the file");
     ok(&atoll, &machine, WORK).await;
     let full = atoll.sh(&machine, "head -c 100M /dev/zero > /data/big").await;
     assert!(full.exit_code != 0 && full.stderr.contains("quota"), "{full:?}");
@@ -144,12 +146,7 @@ async fn containers_and_machines_share_a_volume_with_owners_modes_and_quota() {
     }
     atoll.kill_9();
     atoll.start_again().await;
-    let volume = atoll.client().get_volume("data").await.expect("get");
-    let unlinked = atoll.data_dir().join("pool/volumes").join(volume.id.as_str()).join("unlinked");
-    until("what was removed to be gone", || async {
-        (std::fs::read_dir(&unlinked).map(Iterator::count).unwrap_or(0) == 0).then_some(())
-    })
-    .await;
+    until("what was removed to be gone", || async { (unlinked(&atoll, "data").await == 0).then_some(()) }).await;
     until("the volume to be free", || async { atoll.client().delete_volume("data").await.ok() }).await;
     atoll.stop_and_check().await;
 }
@@ -168,6 +165,26 @@ while True:
     assert int(os.pread(gone, 20, 0)) == number
     os.mkdir("/data/dir"); os.rename("/data/dir", "/data/moved"); os.rmdir("/data/moved")
 '"#;
+
+/// Has a deleted file open for some seconds, and lives on.
+const HOLDER: &str = r#"exec python3 -c '
+import os, time
+held = open("/data/held", "wb")
+held.write(b"x" * 1_000_000)
+held.flush()
+os.unlink("/data/held")
+assert os.fstat(held.fileno()).st_nlink == 0
+open("/tmp/holding", "w").close()
+time.sleep(3)
+held.close()
+time.sleep(1000)
+'"#;
+
+async fn unlinked(atoll: &Atoll, volume: &str) -> usize {
+    let volume = atoll.client().get_volume(volume).await.expect("get");
+    let unlinked = atoll.data_dir().join("pool/volumes").join(volume.id.as_str()).join("unlinked");
+    std::fs::read_dir(&unlinked).map(Iterator::count).unwrap_or(0)
+}
 
 async fn lines(atoll: &Atoll, id: &SandboxId) -> u64 {
     ok(atoll, id, "cat /data/numbers 2>/dev/null | wc -l").await.trim().parse().expect("a number")
@@ -188,6 +205,16 @@ async fn a_program_in_the_middle_of_its_files_lives_through_agents_pauses_and_fo
     atoll_tests::command::text(atoll.cli(&["volume", "create", "data", "--size", "64"]));
     let id = atoll.sandbox_with(with("vm", "data", "/data", false)).await.id;
     let container = atoll.sandbox_with(with("container", "data", "/data", false)).await.id;
+    // What is closed while there is no agent does not stay.
+    let holder = command("/bin/bash", ["-c", HOLDER]);
+    let holder = atoll.client().exec_background(&id, &holder).await.expect("background").pid;
+    ok(&atoll, &id, "until test -e /tmp/holding; do sleep 0.1; done").await;
+    assert_eq!(unlinked(&atoll, "data").await, 1);
+    atoll.kill_9();
+    tokio::time::sleep(std::time::Duration::from_secs(4)).await;
+    atoll.start_again().await;
+    until("what was closed to be gone", || async { (unlinked(&atoll, "data").await == 0).then_some(()) }).await;
+    assert_eq!(ok(&atoll, &id, &format!("cat /proc/{holder}/comm")).await, "python3\n");
     let program = command("/bin/bash", ["-c", COUNTER]);
     let pid = atoll.client().exec_background(&id, &program).await.expect("background").pid;
     goes_on(&atoll, &container, "the counter to count").await;
@@ -259,5 +286,34 @@ async fn a_snapshot_with_memory_goes_on_without_the_volume_or_with_another_one()
     assert!(gone.exit_code != 0 && gone.exit_code != 124, "{gone:?}");
     assert_eq!(ok(&atoll, &parent, "ls -A /data").await, "file\n");
     atoll.client().delete_snapshot("alive").await.expect("delete");
+    atoll.stop_and_check().await;
+}
+
+#[tokio::test]
+async fn after_a_reboot_of_the_host_a_machine_has_its_volume_and_nothing_that_was_open() {
+    let mut atoll = both().await;
+    atoll_tests::command::text(atoll.cli(&["volume", "create", "data", "--size", "32"]));
+    let id = atoll.sandbox_with(with("vm", "data", "/data", false)).await.id;
+    ok(&atoll, &id, "echo kept > /data/file; sync /data/file").await;
+    let program = command("/bin/bash", ["-c", "echo x > /data/gone; exec 3< /data/gone; rm /data/gone; sleep 1000"]);
+    atoll.client().exec_background(&id, &program).await.expect("background");
+    until("a deleted file to be open", || async { (unlinked(&atoll, "data").await == 1).then_some(()) }).await;
+    atoll.reboot_host();
+    atoll.start_again().await;
+    until("the machine to run again", || async {
+        let status = atoll.client().get_sandbox(&id).await.expect("get").status;
+        (status == atoll_model::SandboxStatus::Running).then_some(())
+    })
+    .await;
+    assert_eq!(ok(&atoll, &id, "cat /data/file; ls -A /data; echo more >> /data/file").await, "kept\nfile\n");
+    assert_eq!(unlinked(&atoll, "data").await, 0);
+    // And at rest: paused as a whole, and resumed by the next boot.
+    let paused = atoll.client().pause_sandbox(&id).await.expect("pause");
+    assert_eq!(paused.kept.as_deref(), Some("memory"), "{paused:?}");
+    atoll.kill_9();
+    atoll.start_again().await;
+    let resumed = atoll.client().resume_sandbox(&id).await.expect("resume");
+    assert_eq!(resumed.kept.as_deref(), Some("memory"), "{resumed:?}");
+    assert_eq!(ok(&atoll, &id, "cat /data/file").await, "kept\nmore\n");
     atoll.stop_and_check().await;
 }
