@@ -290,22 +290,24 @@ async fn a_snapshot_with_memory_goes_on_without_the_volume_or_with_another_one()
 }
 
 #[tokio::test]
-async fn after_a_reboot_of_the_host_a_machine_has_its_volume_and_nothing_that_was_open() {
+async fn after_a_reboot_of_the_host_a_machine_has_its_volumes_and_nothing_that_was_open() {
     let mut atoll = both().await;
-    atoll_tests::command::text(atoll.cli(&["volume", "create", "data", "--size", "32"]));
-    let id = atoll.sandbox_with(with("vm", "data", "/data", false)).await.id;
-    ok(&atoll, &id, "echo kept > /data/file; sync /data/file").await;
+    for name in ["data", "more"] {
+        atoll_tests::command::text(atoll.cli(&["volume", "create", name, "--size", "32"]));
+    }
+    let mut request = with("vm", "data", "/data", false);
+    request.volumes.extend(with("vm", "more", "/srv/more", false).volumes);
+    let id = atoll.sandbox_with(request).await.id;
+    ok(&atoll, &id, "echo kept > /data/file; echo other > /srv/more/file; sync /data/file /srv/more/file").await;
     let program = command("/bin/bash", ["-c", "echo x > /data/gone; exec 3< /data/gone; rm /data/gone; sleep 1000"]);
     atoll.client().exec_background(&id, &program).await.expect("background");
     until("a deleted file to be open", || async { (unlinked(&atoll, "data").await == 1).then_some(()) }).await;
     atoll.reboot_host();
     atoll.start_again().await;
-    until("the machine to run again", || async {
-        let status = atoll.client().get_sandbox(&id).await.expect("get").status;
-        (status == atoll_model::SandboxStatus::Running).then_some(())
-    })
-    .await;
-    assert_eq!(ok(&atoll, &id, "cat /data/file; ls -A /data; echo more >> /data/file").await, "kept\nfile\n");
+    let nothing = command("/bin/true", [""; 0]);
+    until("the machine to run again", || async { atoll.client().exec(&id, &nothing).await.ok() }).await;
+    let seen = ok(&atoll, &id, "cat /data/file /srv/more/file; ls -A /data; echo more >> /data/file").await;
+    assert_eq!(seen, "kept\nother\nfile\n");
     assert_eq!(unlinked(&atoll, "data").await, 0);
     // And at rest: paused as a whole, and resumed by the next boot.
     let paused = atoll.client().pause_sandbox(&id).await.expect("pause");
@@ -314,6 +316,6 @@ async fn after_a_reboot_of_the_host_a_machine_has_its_volume_and_nothing_that_wa
     atoll.start_again().await;
     let resumed = atoll.client().resume_sandbox(&id).await.expect("resume");
     assert_eq!(resumed.kept.as_deref(), Some("memory"), "{resumed:?}");
-    assert_eq!(ok(&atoll, &id, "cat /data/file").await, "kept\nmore\n");
+    assert_eq!(ok(&atoll, &id, "cat /data/file /srv/more/file").await, "kept\nmore\nother\n");
     atoll.stop_and_check().await;
 }

@@ -129,9 +129,11 @@ fn fill(file: &File, room: &mut [u8], offset: u64) -> Answer<usize> {
 
 /// What has to be on the disk before a write is answered: as the file was opened inside.
 fn kept_until(flags: OFlags) -> ReadWriteFlags {
-    if flags.contains(OFlags::SYNC) {
+    // The library's name for the second means the first, which has the bit of the second in it.
+    let has = |flag: libc::c_int| flags.bits() & flag.cast_unsigned() == flag.cast_unsigned();
+    if has(libc::O_SYNC) {
         ReadWriteFlags::SYNC
-    } else if flags.contains(OFlags::DSYNC) {
+    } else if has(libc::O_DSYNC) {
         ReadWriteFlags::DSYNC
     } else {
         ReadWriteFlags::empty()

@@ -249,6 +249,14 @@ impl Driver for VmDriver {
             // It runs, and is listed; nobody can reach into it until the next start of the agent.
             Err(error) => tracing::error!(sandbox = %id, %error, "the socket of an adopted machine can't be made"),
         }
+        // Adopted anew by this very agent: what is under way goes first.
+        let ended = self.blocking("ending the volumes of", id, |shared, id| {
+            shared.end_volumes(id);
+            Ok(())
+        });
+        if let Err(error) = ended.await {
+            tracing::error!(sandbox = %id, %error, "what an adopted machine has asked for may be under way twice");
+        }
         if let Some(volumes) = Volumes::start(self.shared.socket(id, VOLUMES_SOCKET), id, &volumes) {
             self.shared.volumes().insert(id.clone(), volumes);
         }
