@@ -13,7 +13,7 @@ import uuid
 
 import e2b
 import pytest
-from e2b import AsyncSandbox, Sandbox, SandboxQuery, SandboxState, Template
+from e2b import AsyncSandbox, Sandbox, SandboxQuery, SandboxState, Template, Volume
 
 pytestmark = pytest.mark.skipif(os.environ.get("ATOLL_DRIVER") != "vm", reason="of virtual machines alone")
 SLOW = {"request_timeout": 280}
@@ -167,3 +167,25 @@ def test_the_code_interpreter_runs_in_a_machine(make):
     lines = [json.loads(line) for line in sandbox.commands.run(ask, timeout=280, **SLOW).stdout.splitlines()]
     results = [line["text"] for line in lines if line["type"] == "result"]
     assert results == ["42"], lines
+
+
+def test_a_volume_is_there_through_a_pause_and_in_the_next_machine(make):
+    volume = Volume.create(f"machines-{uuid.uuid4().hex[:8]}")
+    try:
+        first = make(timeout=900, volume_mounts={"/mnt/data": volume}, **SLOW)
+        assert driver_of(first) == "vm"
+        first.files.write("/mnt/data/kept.txt", "kept")
+        # Without a sandbox, and back.
+        assert volume.read_file("kept.txt") == "kept"
+        volume.write_file("sent.txt", "sent")
+        assert first.files.read("/mnt/data/sent.txt") == "sent"
+        first.pause(**SLOW)
+        volume.write_file("meanwhile.txt", "meanwhile")
+        first = Sandbox.connect(first.sandbox_id, **SLOW)
+        assert first.commands.run("cat /mnt/data/*.txt").stdout == "keptmeanwhilesent"
+        first.kill()
+        second = make(timeout=900, volume_mounts={"/srv/same": volume.name}, **SLOW)
+        assert second.files.read("/srv/same/meanwhile.txt") == "meanwhile"
+        second.kill()
+    finally:
+        Volume.destroy(volume.volume_id)

@@ -169,6 +169,22 @@ impl Atoll {
         self.child.wait().expect("waiting for atoll up");
     }
 
+    /// A reboot of the host: all that one takes is gone, and records are as they look from the next boot.
+    pub fn reboot_host(&mut self) {
+        let mark = leaks::Mark::of(&self.data_dir());
+        self.kill_9();
+        mark.remove();
+        assert_eq!(mark.left(), Vec::<String>::new());
+        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("the boot id");
+        for entry in std::fs::read_dir(self.data_dir().join("sandboxes")).expect("records").flatten() {
+            let path = entry.path().join("record.json");
+            let record = std::fs::read_to_string(&path).expect("a record");
+            assert!(record.contains(boot_id.trim()), "a record tells under which boot its processes run");
+            let next = record.replace(boot_id.trim(), "00000000-0000-4000-8000-000000000000");
+            std::fs::write(&path, next).expect("writing");
+        }
+    }
+
     /// Later starts have nothing of this name in their environment.
     pub fn unset(&mut self, name: &str) {
         self.env.retain(|(set, _)| set != name);

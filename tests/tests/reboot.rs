@@ -4,23 +4,7 @@
 use atoll_model::api::sandboxes::{CreateSandboxRequest, VolumeMount};
 use atoll_model::sandbox::OnReboot;
 use atoll_model::{SandboxId, SandboxStatus};
-use atoll_tests::leaks::Mark;
 use atoll_tests::{Atoll, until};
-
-/// All that a reboot takes, and records as they look from the next boot.
-fn reboot(atoll: &mut Atoll) {
-    let mark = Mark::of(&atoll.data_dir());
-    atoll.kill_9();
-    mark.remove();
-    assert_eq!(mark.left(), Vec::<String>::new());
-    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("the boot id");
-    for entry in std::fs::read_dir(atoll.data_dir().join("sandboxes")).expect("records").flatten() {
-        let path = entry.path().join("record.json");
-        let record = std::fs::read_to_string(&path).expect("a record");
-        assert!(record.contains(boot_id.trim()), "a record tells under which boot its processes run");
-        std::fs::write(&path, record.replace(boot_id.trim(), "00000000-0000-4000-8000-000000000000")).expect("writing");
-    }
-}
 
 async fn status(atoll: &Atoll, id: &SandboxId) -> SandboxStatus {
     atoll.client().get_sandbox(id).await.expect("get").status
@@ -61,7 +45,7 @@ async fn sandboxes_come_back_from_their_disks_with_the_same_id_files_tokens_and_
     };
     let tokens: Vec<_> = [&running, &paused, &child].into_iter().map(secrets).collect();
     atoll.client().pause_sandbox(&paused).await.expect("pause");
-    reboot(&mut atoll);
+    atoll.reboot_host();
     atoll.start_again().await;
     for id in [&running, &child] {
         until("a sandbox to run again", || async {

@@ -2,7 +2,7 @@
 //!
 //! Floors from top to bottom: [`agent`] (enrolment, heartbeat, the service that control calls, the proxy into sandboxes),
 //! [`history`] (what sandboxes used), [`sandboxes`] (who keeps them, records, recovery), [`driver`] with its zygote,
-//! `volume_files` (what is in shared volumes), then `network`, `images`, `storage`, `slots` and `cgroup`. Every use points down. [`start`] and [`run`] are the way in; [`check`] looks without touching.
+//! `volume_files` and `volume_fuse` (what is in shared volumes, for control and for machines), then `network`, `images`, `storage`, `slots` and `cgroup`. Every use points down. [`start`] and [`run`] are the way in; [`check`] looks without touching.
 
 pub mod agent;
 pub mod cgroup;
@@ -16,6 +16,7 @@ pub mod sandboxes;
 pub mod slots;
 pub mod storage;
 pub mod volume_files;
+mod volume_fuse;
 pub mod zygote;
 
 pub use agent::handle::{HostHandle, Status, enrolled_host};

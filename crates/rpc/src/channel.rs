@@ -6,13 +6,16 @@
 //! ```text
 //! host                                   guest
 //!   | -- Hello(epoch), again and again ->  |   whatever came before it is skipped
-//!   | <- Ack(epoch) for each ------------  |   whatever came before the first is skipped
+//!   | <- Ack(epoch) ---------------------  |   whatever came before the first is skipped
 //!   | -- Go(epoch) ---------------------->  |   further Hellos are skipped
 //!   | <- Go(epoch) ----------------------  |   from here on both ends are in step
 //!   | -- orders, a letter --------------->  |
 //!   | <- its answer, a letter -----------  |
 //!   | == HTTP/2: the guest is the server ==|
 //! ```
+//!
+//! The guest answers the last of those Hellos that it reads at a time: a slow one may have thousands before it, since they are
+//! what carries it over a message that was broken off.
 //!
 //! Each `CONNECT` in it is a new connection to the guest, as one over a sandbox's unix socket is; `POST /sync` answers when
 //! all that was written inside has reached the disk. Only words and bytes here, no I/O.
@@ -24,7 +27,8 @@ use serde::{Deserialize, Serialize};
 /// No HTTP/2 frame may begin like this (its length would be above every limit), so a server that is still in another
 /// talk gives up when it reads one.
 const MAGIC: [u8; 8] = [0xff, 0xff, 0xff, 0x61, 0x74, 0x6f, 0x6c, 0x6c];
-const FRAME: usize = MAGIC.len() + 1 + 16;
+/// Bytes of a [`Frame`].
+pub const FRAME: usize = MAGIC.len() + 1 + 16;
 /// The longest letter: a guest's configuration is a megabyte at most.
 pub const MAX_LETTER: usize = 4 << 20;
 /// The port's name, by which the guest finds it.
@@ -123,6 +127,56 @@ impl Finder {
     }
 }
 
+/// The guest's side of a greeting.
+#[derive(Debug, Default)]
+pub struct Greeting {
+    finder: Finder,
+    /// Of a Hello that is not answered yet.
+    heard: Option<Epoch>,
+    answered: Option<Epoch>,
+}
+
+/// What a guest does next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Says Ack.
+    Answer(Epoch),
+    /// Says Go: from here on both are in step.
+    Begin(Epoch),
+    Read,
+}
+
+impl Greeting {
+    /// What was read.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.finder.push(bytes);
+    }
+
+    #[must_use]
+    pub fn step(&mut self) -> Step {
+        while let Some(Frame { word, epoch }) = self.finder.next_frame() {
+            match word {
+                Word::Hello => self.heard = Some(epoch),
+                Word::Go if self.answered == Some(epoch) => return Step::Begin(epoch),
+                Word::Go | Word::Ack { .. } => {}
+            }
+        }
+        match self.heard.take() {
+            Some(epoch) => {
+                self.answered = Some(epoch);
+                Step::Answer(epoch)
+            }
+            None => Step::Read,
+        }
+    }
+
+    /// What was read behind the Go.
+    #[must_use]
+    pub fn rest(self) -> Vec<u8> {
+        self.finder.rest()
+    }
+}
+
 /// The letter that begins each talk.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Orders {
@@ -144,6 +198,9 @@ pub struct Beginning {
     pub network: Option<Network>,
     /// Read-only disks below the writable one; `lower0` is the topmost.
     pub lowers: usize,
+    /// Whether there is anything to mount: the port of volumes says what ([`crate::volumes`]).
+    #[serde(default)]
+    pub volumes: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -183,6 +240,32 @@ mod tests {
     fn frame() -> impl Strategy<Value = Frame> {
         let words = vec![Word::Hello, Word::Ack { configured: false }, Word::Ack { configured: true }, Word::Go];
         (proptest::sample::select(words), any::<Epoch>()).prop_map(|(word, epoch)| Frame { word, epoch })
+    }
+
+    #[test]
+    fn a_guest_that_has_thousands_of_greetings_before_it_answers_few() {
+        let epochs = [[1; 16], [2; 16]];
+        let [earlier, hello] = epochs.map(|epoch| Frame { word: Word::Hello, epoch }.encode());
+        let go = Frame { word: Word::Go, epoch: epochs[1] }.encode();
+        let text = [&b"the end of a message"[..], &earlier, &hello.repeat(5000), &go, b"rest"].concat();
+        let (mut greeting, mut answers, mut pieces) = (Greeting::default(), 0, text.chunks(4096));
+        let begun = loop {
+            match greeting.step() {
+                Step::Answer(epoch) => {
+                    assert_eq!(epoch, epochs[1]);
+                    answers += 1;
+                }
+                Step::Begin(epoch) => break epoch,
+                Step::Read => greeting.push(pieces.next().unwrap()),
+            }
+        };
+        assert_eq!((begun, greeting.rest()), (epochs[1], b"rest".to_vec()));
+        assert!(answers <= text.len().div_ceil(4096), "{answers}");
+        // A Go that nobody has waited for begins nothing.
+        let mut greeting = Greeting::default();
+        greeting.push(&[&hello[..], &go].concat());
+        assert_eq!(greeting.step(), Step::Answer(epochs[1]));
+        assert_eq!(greeting.step(), Step::Read);
     }
 
     proptest! {

@@ -5,6 +5,7 @@
 
 pub mod channel;
 pub mod hop;
+pub mod volumes;
 
 connectrpc::include_generated!();
 

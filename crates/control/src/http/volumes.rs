@@ -44,7 +44,7 @@ impl From<VolumeError> for ApiError {
             VolumeError::InUse { sandboxes, .. } | VolumeError::Exclusive { sandboxes, .. } => {
                 Self::conflict(message).with_detail("sandbox_ids", json!(sandboxes))
             }
-            VolumeError::Twice(_) | VolumeError::Machine => Self::invalid("volumes", message),
+            VolumeError::Twice(_) => Self::invalid("volumes", message),
             VolumeError::Apart { .. } | VolumeError::Lost(_) | VolumeError::Changed(_) => Self::conflict(message),
             VolumeError::Quota(error) => error.into(),
             VolumeError::Db(error) => error.into(),

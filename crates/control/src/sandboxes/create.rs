@@ -166,9 +166,6 @@ impl Sandboxes {
         if template.driver != ANY_DRIVER && template.driver != demand.driver {
             return Err(SandboxError::WrongDriver { template: template.name, driver: template.driver });
         }
-        if !mounts.is_empty() {
-            demand.driver = volumes::driver_for(&demand.driver)?.to_owned();
-        }
         layers::allowed(&layers, &owner.team, owner.team_is_byoc)?;
         demand.only = layers::pinned(&layers)?;
         demand.vm_version = memory_of(new.start_from, &template, &layers, &demand)?;

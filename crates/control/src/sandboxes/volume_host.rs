@@ -3,7 +3,7 @@
 use atoll_model::HostId;
 
 use super::{SandboxError, Sandboxes};
-use crate::fleet::Demand;
+use crate::fleet::{ANY_DRIVER, Demand};
 use crate::volumes::store::VolumeRow;
 use crate::volumes::{self, VolumeError};
 
@@ -23,7 +23,7 @@ impl Sandboxes {
                 let demand = Demand {
                     team: volume.team_id.0.clone(),
                     team_is_byoc,
-                    driver: volumes::driver_for("container")?.to_owned(),
+                    driver: ANY_DRIVER.to_owned(),
                     vm_version: None,
                     vcpus: 0,
                     memory_mb: 0,

@@ -20,7 +20,6 @@ use serde_json::json;
 use crate::audit::{self, Entry, Owner};
 use crate::clock::Clock;
 use crate::db::{Db, DbError, Text, Tx};
-use crate::fleet::ANY_DRIVER;
 use crate::layers;
 use crate::quotas::{self, Ask, Limits, QuotaError};
 use store::VolumeRow;
@@ -49,9 +48,6 @@ pub enum VolumeError {
     Apart { one: String, other: String },
     #[error("the host of the volume `{0}` was deleted, and its files with it")]
     Lost(String),
-    /// Their kernel would have to mount a directory of the host's.
-    #[error("volumes are mounted into containers only, and this sandbox would be a virtual machine")]
-    Machine,
     /// Another sandbox has just taken it to another host, or it was deleted.
     #[error("the volume `{0}` changed while the sandbox was being made; try again")]
     Changed(String),
@@ -76,17 +72,6 @@ pub struct Mount {
     pub volume: VolumeRow,
     pub path: String,
     pub read_only: bool,
-}
-
-/// The driver of a sandbox with volumes, of which `driver` is asked.
-///
-/// # Errors
-/// When it is one that mounts none.
-pub fn driver_for(driver: &str) -> Result<&'static str, VolumeError> {
-    match driver {
-        "container" | ANY_DRIVER => Ok("container"),
-        _ => Err(VolumeError::Machine),
-    }
 }
 
 /// The service. Cheap to clone.

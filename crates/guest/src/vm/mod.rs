@@ -3,7 +3,7 @@
 //! The kernel starts it from an initramfs that holds nothing but it and some modules. It finds the host's port,
 //! greets (see `atoll_rpc::channel`), and is told in a letter who it is: then the disks become the root
 //! file system ([`root`]), the network comes up ([`network`]), and it goes on as in any sandbox, serving the
-//! connections that come through the port ([`port`]). Before the letter it knows nothing of any sandbox, not even of its
+//! connections that come through the port ([`port`]). What it mounts of the host's comes through a second one ([`volumes`]). Before the letter it knows nothing of any sandbox, not even of its
 //! disks, so a machine that waits for it can be copied; the host does ("waiting machines").
 
 mod identity;
@@ -11,11 +11,12 @@ mod modules;
 mod network;
 pub mod port;
 mod root;
+mod volumes;
 
 use std::convert::Infallible;
 use std::io;
 
-use atoll_rpc::channel::{Answer, Beginning, Orders, PROVEN, letter};
+use atoll_rpc::channel::{Answer, Beginning, Orders, PORT, PROVEN, letter};
 use rustix::system::RebootCommand;
 
 use crate::config::Config;
@@ -47,7 +48,8 @@ impl<T, E: Into<io::Error>> During<T> for Result<T, E> {
 pub fn boot() -> io::Result<Start> {
     root::first_mounts().during("mounting the first file systems")?;
     modules::load_all().during("loading modules")?;
-    let port = Port::find().during("looking for the host's port")?;
+    let port = Port::find(PORT).during("looking for the host's port")?;
+    volumes::open_port().during("looking for the port of volumes")?;
     let (mut talk, orders) = port.greet(false)?;
     match begin(orders) {
         Ok(config) => Ok(Start {
@@ -72,6 +74,9 @@ fn begin(orders: Orders) -> io::Result<Config> {
     modules::take_devices()?;
     take_name(&start)?;
     root::enter(&start).during("making the root file system")?;
+    if start.volumes {
+        volumes::begin().during("mounting volumes")?;
+    }
     config_of(&start)
 }
 
@@ -94,6 +99,7 @@ fn become_another(guest: &Guest, start: &Beginning) -> io::Result<()> {
     take_name(start)?;
     root::etc(start).during("writing the names of this sandbox")?;
     identity::cover_boot_id().during("covering the id of this boot")?;
+    volumes::become_another(start.volumes).during("mounting other volumes")?;
     guest.become_another(config);
     crate::trust::begin(guest);
     crate::marks::leave(guest);

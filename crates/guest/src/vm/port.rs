@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use atoll_rpc::channel::{self, Answer, Finder, Frame, MAX_LETTER, Orders, Word, letter, letter_length};
+use atoll_rpc::channel::{Answer, Frame, Greeting, MAX_LETTER, Orders, Step, Word, letter, letter_length};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Empty;
 use hyper::body::Incoming;
@@ -44,10 +44,11 @@ pub type Stream = TokioIo<hyper::upgrade::Upgraded>;
 pub struct Port(Arc<OwnedFd>);
 
 impl Port {
-    pub fn find() -> io::Result<Self> {
+    /// The one of this name.
+    pub fn find(name: &str) -> io::Result<Self> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if let Some(path) = Self::path() {
+            if let Some(path) = Self::path(name) {
                 let file = File::options().read(true).write(true).open(&path).during(&path.display().to_string())?;
                 return Ok(Self(Arc::new(file.into())));
             }
@@ -58,13 +59,19 @@ impl Port {
         }
     }
 
-    fn path() -> Option<PathBuf> {
+    fn path(name: &str) -> Option<PathBuf> {
         let ports = fs::read_dir("/sys/class/virtio-ports").ok()?.flatten();
         let named = |entry: &fs::DirEntry| {
-            fs::read_to_string(entry.path().join("name")).is_ok_and(|name| name.trim_end() == channel::PORT)
+            fs::read_to_string(entry.path().join("name")).is_ok_and(|its| its.trim_end() == name)
         };
         let entry = ports.into_iter().find(named)?;
         Some(PathBuf::from("/dev").join(entry.file_name())).filter(|path| path.exists())
+    }
+
+    /// For who waits for it on a thread of their own.
+    pub fn into_file(self) -> io::Result<File> {
+        self.set_nonblocking(false)?;
+        Ok(File::from(self.0.try_clone()?))
     }
 
     fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
@@ -78,22 +85,20 @@ impl Port {
         self.set_nonblocking(false)?;
         let mut talk = File::from(self.0.try_clone()?);
         'again: loop {
-            let (mut finder, mut epoch) = (Finder::default(), None);
+            let mut greeting = Greeting::default();
             loop {
-                match finder.next_frame() {
-                    Some(Frame { word: Word::Hello, epoch: new }) => {
-                        epoch = Some(new);
-                        talk.write_all(&Frame { word: Word::Ack { configured }, epoch: new }.encode())?;
+                match greeting.step() {
+                    Step::Answer(epoch) => {
+                        talk.write_all(&Frame { word: Word::Ack { configured }, epoch }.encode())?;
                     }
-                    Some(Frame { word: Word::Go, epoch: of }) if epoch == Some(of) => {
-                        talk.write_all(&Frame { word: Word::Go, epoch: of }.encode())?;
+                    Step::Begin(epoch) => {
+                        talk.write_all(&Frame { word: Word::Go, epoch }.encode())?;
                         break;
                     }
-                    Some(_) => {}
-                    None => finder.push(&self.some(&mut talk)?),
+                    Step::Read => greeting.push(&self.some(&mut talk)?),
                 }
             }
-            let mut text = finder.rest();
+            let mut text = greeting.rest();
             loop {
                 let head = text.first_chunk::<4>().copied();
                 match head.map(letter_length) {

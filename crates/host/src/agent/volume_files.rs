@@ -24,8 +24,9 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::storage::clear::sweep;
 use crate::storage::{Pool, StorageError};
-use crate::volume_files::{FileError, Named, Owner, Volume, Writing, sweep};
+use crate::volume_files::{FileError, Named, Owner, Volume, Writing};
 
 /// Requests at once.
 const OF_ONE_VOLUME: usize = 16;

@@ -11,7 +11,8 @@ use futures::future::BoxFuture;
 
 use super::vm::VmDriver;
 use super::{
-    ContainerDriver, Driver, DriverError, InitProcess, Kind, LaunchSpec, NetworkAttach, Paused, Running, Steps, Usage,
+    ContainerDriver, Driver, DriverError, InitProcess, Kind, LaunchSpec, NetworkAttach, Paused, Running, SharedVolume,
+    Steps, Usage,
 };
 
 #[derive(Debug)]
@@ -41,8 +42,8 @@ impl Driver for Both {
         }
     }
 
-    async fn adopt(&self, id: &SandboxId, init: &InitProcess) -> Option<Running> {
-        self.of(id).adopt(id, init).await
+    async fn adopt(&self, id: &SandboxId, init: &InitProcess, volumes: Vec<SharedVolume>) -> Option<Running> {
+        self.of(id).adopt(id, init, volumes).await
     }
 
     async fn pause(&self, id: &SandboxId) -> Result<Paused, DriverError> {

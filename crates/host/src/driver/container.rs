@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use super::files::Processors;
 use super::launch::Launcher;
-use super::{Driver, DriverError, InitProcess, LaunchSpec, NetworkAttach, Paused, Running, Steps, Usage};
+use super::{Driver, DriverError, InitProcess, LaunchSpec, NetworkAttach, Paused, Running, SharedVolume, Steps, Usage};
 use crate::cgroup::{Cgroups, Hierarchies};
 use crate::zygote::{Zygote, ZygoteCommand};
 
@@ -148,7 +148,7 @@ impl Driver for ContainerDriver {
         result
     }
 
-    async fn adopt(&self, id: &SandboxId, init: &InitProcess) -> Option<Running> {
+    async fn adopt(&self, id: &SandboxId, init: &InitProcess, _mounted_already: Vec<SharedVolume>) -> Option<Running> {
         let pidfd = init.open()?;
         Some(Running::new(id.clone(), init.clone(), pidfd, Arc::clone(&self.launcher.cgroups)))
     }

@@ -123,8 +123,8 @@ pub trait Driver: Send + Sync {
         trace: &mut Steps,
     ) -> Result<Running, DriverError>;
 
-    /// Finds the sandbox that an earlier agent process launched; `None` when that process is gone.
-    async fn adopt(&self, id: &SandboxId, init: &InitProcess) -> Option<Running>;
+    /// Finds the sandbox that an earlier agent process launched, with these volumes; `None` when that process is gone.
+    async fn adopt(&self, id: &SandboxId, init: &InitProcess, volumes: Vec<SharedVolume>) -> Option<Running>;
 
     /// Stops every process where it stands; answers when the kernel says that all are.
     ///

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use atoll_model::SandboxId;
+use atoll_model::{SandboxId, VolumeId};
 use serde::{Deserialize, Serialize};
 
 use crate::slots::Slot;
@@ -16,7 +16,10 @@ const MAX_HOSTNAME: usize = 64;
 /// A directory of this host that is mounted into a sandbox. Owners in it are 0-based.
 #[derive(Debug, Clone)]
 pub struct SharedVolume {
+    pub id: VolumeId,
     pub source: PathBuf,
+    /// What it may hold.
+    pub bytes: u64,
     /// Inside, absolute.
     pub path: String,
     pub read_only: bool,

@@ -11,10 +11,10 @@ use chrono::Utc;
 
 use super::entry::{Answer, Kept, Reply};
 use super::error::OrderError;
-use super::machine::{Life, MachineError};
+use super::machine::{Life, Machine, MachineError};
 use super::owner::{Flow, Owner};
 use super::record::{Phase, State};
-use super::spec::Secrets;
+use super::spec::{Secrets, VolumeMount};
 use crate::driver::{Kind, LaunchSpec, Lower, SharedVolume, Steps, vm};
 use crate::failpoint;
 use crate::network::Policy;
@@ -213,10 +213,7 @@ impl Owner {
         };
         let below = spec.layers.iter().skip(usize::from(cloned));
         let layers = futures::future::try_join_all(below.map(|layer| machine.layer(layer)));
-        let shared_volumes = futures::future::try_join_all(spec.volumes.iter().map(|mount| async {
-            let source = machine.shared_volume(&mount.id, mount.size_bytes).await?;
-            Ok::<_, MachineError>(SharedVolume { source, path: mount.path.clone(), read_only: mount.read_only })
-        }));
+        let shared_volumes = shared_volumes(&**machine, &spec.volumes);
         let (image, layers, volumes, volume) =
             tokio::try_join!(machine.image(&spec.image.digest), layers, shared_volumes, volume)?;
         if spec.kind() == Kind::Container
@@ -373,6 +370,19 @@ fn steps_in_words(steps: &Steps) -> String {
     let words = steps.as_slice().iter();
     let words = words.map(|it| format!("{} {}+{}", it.name, it.began.as_micros(), it.took.as_micros()));
     words.collect::<Vec<_>>().join(", ")
+}
+
+/// What a sandbox mounts, made where it is not there yet.
+pub(super) async fn shared_volumes(
+    machine: &dyn Machine,
+    mounts: &[VolumeMount],
+) -> Result<Vec<SharedVolume>, MachineError> {
+    let volumes = mounts.iter().map(|mount| async {
+        let source = machine.shared_volume(&mount.id, mount.size_bytes).await?;
+        let (id, path) = (mount.id.clone(), mount.path.clone());
+        Ok(SharedVolume { id, source, bytes: mount.size_bytes, path, read_only: mount.read_only })
+    });
+    futures::future::try_join_all(volumes).await
 }
 
 /// What the guest agent is told.

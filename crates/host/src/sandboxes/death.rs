@@ -9,6 +9,7 @@ use super::error::OrderError;
 use super::generation::{Seen, Verdict};
 use super::owner::{Flow, Owner};
 use super::record::{Phase, State};
+use crate::driver::Kind;
 use crate::failpoint;
 
 const FIRST_RETRY: Duration = Duration::from_millis(100);
@@ -105,6 +106,14 @@ impl Owner {
         failpoint!("agent.destroy.after_cgroups");
         if let Some(slot) = self.record.slot {
             machine.detach(slot).await?;
+        }
+        if self.record.spec.kind() == Kind::Vm {
+            for mount in &self.record.spec.volumes {
+                // Whatever stays there, the sandbox goes.
+                if let Err(error) = machine.clear_unlinked(&mount.id, &id).await {
+                    tracing::warn!(sandbox = %id, %error, "what it had removed from a volume is not all gone");
+                }
+            }
         }
         machine.delete_volume(&id).await?;
         failpoint!("agent.destroy.after_volume");

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use atoll_model::{LayerId, SandboxId, VolumeId};
 use tokio::sync::watch;
 
-use crate::driver::{DriverError, Exit, InitProcess, LaunchSpec, Paused, RESTORED, Steps, host_boot_id};
+use crate::driver::{DriverError, Exit, InitProcess, LaunchSpec, Paused, RESTORED, SharedVolume, Steps, host_boot_id};
 use crate::network::Policy;
 use crate::sandboxes::machine::{ImageLease, Life, Machine, MachineError, Use};
 use crate::sandboxes::spec::Layer;
@@ -321,7 +321,7 @@ impl Machine for FakeDriver {
         Ok(Arc::new(FakeLife { init, exit: watched }))
     }
 
-    async fn adopt(&self, id: &SandboxId, init: &InitProcess) -> Option<Arc<dyn Life>> {
+    async fn adopt(&self, id: &SandboxId, init: &InitProcess, _: Vec<SharedVolume>) -> Option<Arc<dyn Life>> {
         let state = self.state();
         let cgroup = state.cgroups.get(id).filter(|cgroup| cgroup.init == *init)?;
         Some(Arc::new(FakeLife { init: init.clone(), exit: cgroup.exit.subscribe() }))

@@ -14,7 +14,9 @@ use futures::FutureExt;
 
 use super::machine::{ImageLease, Life, Machine, MachineError, Use};
 use super::spec::Layer;
-use crate::driver::{Driver, DriverError, Exit, InitProcess, LaunchSpec, NetworkAttach, Paused, Running, Steps, vm};
+use crate::driver::{
+    Driver, DriverError, Exit, InitProcess, LaunchSpec, NetworkAttach, Paused, Running, SharedVolume, Steps, vm,
+};
 use crate::images::{Fetch, ImageError, Images, Mounted};
 use crate::network::{Network, Policy, Tap};
 use crate::slots::{Slot, Slots};
@@ -263,6 +265,12 @@ impl Machine for Floor {
         Ok(tokio::task::spawn_blocking(move || pool.shared_volume(&id, bytes)).await.map_err(lost)??)
     }
 
+    async fn clear_unlinked(&self, volume: &VolumeId, sandbox: &SandboxId) -> Result<(), MachineError> {
+        let (pool, volume, sandbox) = (self.pool.clone(), volume.clone(), sandbox.clone());
+        let clearing = tokio::task::spawn_blocking(move || pool.clear_unlinked(&volume, &sandbox));
+        Ok(clearing.await.map_err(lost)??)
+    }
+
     async fn reclaim(&self, id: &SandboxId) -> u64 {
         self.driver.reclaim(id).await
     }
@@ -273,8 +281,8 @@ impl Machine for Floor {
         Ok(Arc::new(running))
     }
 
-    async fn adopt(&self, id: &SandboxId, init: &InitProcess) -> Option<Arc<dyn Life>> {
-        let running = self.driver.adopt(id, init).await?;
+    async fn adopt(&self, id: &SandboxId, init: &InitProcess, volumes: Vec<SharedVolume>) -> Option<Arc<dyn Life>> {
+        let running = self.driver.adopt(id, init, volumes).await?;
         Some(Arc::new(running))
     }
 

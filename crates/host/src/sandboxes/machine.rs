@@ -12,7 +12,7 @@ use atoll_image::Written;
 use atoll_model::{LayerId, SandboxId, VolumeId};
 
 use super::spec::Layer;
-use crate::driver::{DriverError, Exit, InitProcess, LaunchSpec, Paused, Steps};
+use crate::driver::{DriverError, Exit, InitProcess, LaunchSpec, Paused, SharedVolume, Steps};
 use crate::network::Policy;
 use crate::slots::Slot;
 use crate::storage::Import;
@@ -139,12 +139,18 @@ pub trait Machine: Send + Sync + 'static {
     /// A volume that outlives sandboxes, made when it is not there yet.
     async fn shared_volume(&self, id: &VolumeId, bytes: u64) -> Result<PathBuf, MachineError>;
 
+    /// What a sandbox that is gone had removed from a volume, and may have had open, goes too.
+    async fn clear_unlinked(&self, _volume: &VolumeId, _sandbox: &SandboxId) -> Result<(), MachineError> {
+        Ok(())
+    }
+
     /// Gives up what memory it can of a sandbox that stands still; how many bytes went. Nothing where there is no swap.
     async fn reclaim(&self, id: &SandboxId) -> u64;
 
     async fn launch(&self, spec: LaunchSpec, steps: &mut Steps) -> Result<Arc<dyn Life>, DriverError>;
 
-    async fn adopt(&self, id: &SandboxId, init: &InitProcess) -> Option<Arc<dyn Life>>;
+    /// Finds one that an earlier agent launched, with these volumes.
+    async fn adopt(&self, id: &SandboxId, init: &InitProcess, volumes: Vec<SharedVolume>) -> Option<Arc<dyn Life>>;
 
     /// Has what runs in it write its files to its disk, where the driver's sandboxes keep some to themselves.
     async fn settle(&self, id: &SandboxId) -> Result<(), DriverError>;

@@ -17,6 +17,7 @@
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use atoll_model::SandboxId;
 use atoll_model::sandbox::OnReboot;
@@ -25,17 +26,22 @@ use futures::{StreamExt, stream};
 
 use super::entry::Entry;
 use super::generation::Seen;
+use super::machine::Life;
 use super::owner::Start;
 use super::record::{Phase, Record, State, Torn};
 use super::spec::{DRIVER_CONTAINER, Image, Spec};
-use super::{HOST_DISCONNECTED, Keeper, durable};
-use crate::driver::{StartFrom, host_boot_id};
+use super::{HOST_DISCONNECTED, Keeper, birth, durable};
+use crate::driver::{InitProcess, Kind, SharedVolume, StartFrom, host_boot_id};
 use crate::network::Policy;
 
 /// Why one is reported as ended of which only the id and the disk are left. No acknowledgement takes the disk.
 pub(super) const RECORD_DAMAGED: &str = "record_damaged";
 
 const HOST_REBOOTED: &str = "host_rebooted";
+
+/// To find the volumes of a machine that runs.
+const ATTEMPTS: usize = 5;
+const BETWEEN_ATTEMPTS: Duration = Duration::from_secs(1);
 
 /// How many are looked at side by side.
 const PARALLEL: usize = 32;
@@ -127,7 +133,7 @@ impl Keeper {
         if record.state == State::Paused && self.shared.machine.is_stored(&record.id) {
             // Whether or not the record was brought up to date before the agent died; and a reboot does it no harm.
             if let Some(init) = record.init.take()
-                && let Some(life) = self.shared.machine.adopt(&record.id, &init).await
+                && let Some(life) = self.adopt(&record, &init).await
             {
                 record.init = Some(init);
                 return (record, Start::Adopted(life));
@@ -143,7 +149,7 @@ impl Keeper {
             record.init = None;
             return after_reboot(record);
         }
-        match self.shared.machine.adopt(&record.id, &init).await {
+        match self.adopt(&record, &init).await {
             Some(life) => (record, Start::Adopted(life)),
             None if record.state == State::Paused => {
                 record.init = None;
@@ -155,6 +161,30 @@ impl Keeper {
                 (self.ended(record, reason), Start::AtRest)
             }
         }
+    }
+
+    /// The process that an earlier agent launched, if it is there.
+    async fn adopt(&self, record: &Record, init: &InitProcess) -> Option<Arc<dyn Life>> {
+        let machine = &*self.shared.machine;
+        let volumes = self.volumes_of(record).await;
+        machine.adopt(&record.id, init, volumes).await
+    }
+
+    /// What a machine mounts; a container has it mounted already.
+    async fn volumes_of(&self, record: &Record) -> Vec<SharedVolume> {
+        if record.spec.kind() == Kind::Vm {
+            for _ in 0..ATTEMPTS {
+                match birth::shared_volumes(&*self.shared.machine, &record.spec.volumes).await {
+                    Ok(found) => return found,
+                    // Without them its programs wait for the next agent.
+                    Err(error) => {
+                        tracing::error!(sandbox = %record.id, %error, "the volumes of an adopted sandbox can't be found");
+                    }
+                }
+                tokio::time::sleep(BETWEEN_ATTEMPTS).await;
+            }
+        }
+        Vec::new()
     }
 
     fn ended(&self, mut record: Record, reason: &str) -> Record {

@@ -171,10 +171,6 @@ pub fn parse(
     };
     if driver == DRIVER_VM {
         require("memory_bytes", spec.memory_bytes >= MIN_VM_MEMORY, "must be 128 MiB at least for a virtual machine")?;
-        if !spec.volumes.is_empty() {
-            let problem = "virtual machines mount none yet".to_owned();
-            return Err(OrderError::Unsupported { what: "a volume", problem });
-        }
     }
     let start_from = match spec.start_from.as_str() {
         "" => StartFrom::Either,

@@ -10,6 +10,7 @@
 
 mod backing;
 mod btrfs;
+pub mod clear;
 mod headroom;
 mod imports;
 mod layers;
@@ -29,7 +30,7 @@ use rustix::fs::Mode;
 use backing::Backing;
 use headroom::{Headroom, Watch};
 pub use imports::{Import, surplus};
-pub use shared::SharedVolume;
+pub use shared::{HOSTS_OWN, SharedVolume, UNLINKED, clear_unlinked, held_bytes, make_hosts_own};
 
 /// Settings of the pool.
 #[derive(Debug, Clone)]

@@ -1,6 +1,7 @@
 //! Volumes that outlive sandboxes and are mounted into them: a subvolume each, with a quota of its own.
 //!
-//! Beside what is mounted lie two directories that no sandbox sees: files on their way in, and trees on their way out.
+//! Beside what is mounted lie directories that no sandbox sees: files on their way in, trees on their way out, and files that
+//! virtual machines have removed and may have open ([`crate::volume_fuse`]).
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -9,16 +10,20 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::{MutexGuard, PoisonError};
 
-use atoll_model::VolumeId;
-use rustix::fs::{AtFlags, Mode};
+use atoll_model::{SandboxId, VolumeId};
+use rustix::fs::{AtFlags, Dir, Mode};
 
-use super::{Pool, StorageError, btrfs, io_error, open_dir};
+use super::{Pool, StorageError, btrfs, clear, io_error, open_dir};
 
 pub(super) const FOLDER: &str = "volumes";
 /// What is mounted: a directory in the subvolume, so that its own attributes stay the pool's.
 const FILES: &str = "files";
 const INCOMING: &str = "incoming";
 const OUTGOING: &str = "outgoing";
+/// What virtual machines have removed and may still have open.
+pub const UNLINKED: &str = "unlinked";
+/// Of a volume's directories, those that no sandbox sees.
+pub const HOSTS_OWN: [&str; 3] = [INCOMING, OUTGOING, UNLINKED];
 /// Deleted volumes that are remembered, so that no late request makes one anew.
 const REMEMBERED: usize = 1024;
 
@@ -76,8 +81,7 @@ impl Pool {
         let path = self.shared_volume(id, limit_bytes)?;
         let open = || -> io::Result<SharedVolume> {
             let volume = open_dir(&self.root, &format!("{FOLDER}/{id}"))?;
-            make_dir(&volume, INCOMING)?;
-            make_dir(&volume, OUTGOING)?;
+            make_hosts_own(&volume)?;
             let [files, incoming, outgoing] = [FILES, INCOMING, OUTGOING].map(|name| open_dir(&volume, name));
             Ok(SharedVolume { files: files?, incoming: incoming?, outgoing: outgoing? })
         };
@@ -93,6 +97,20 @@ impl Pool {
         let folders =
             names.iter().flat_map(|name| [INCOMING, OUTGOING].map(|inside| format!("{FOLDER}/{name}/{inside}")));
         Ok(folders.filter_map(|folder| open_dir(&self.root, &folder).ok()).collect())
+    }
+
+    /// A sandbox is gone, and nothing that it had removed from a volume can be open any more.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn clear_unlinked(&self, id: &VolumeId, sandbox: &SandboxId) -> Result<(), StorageError> {
+        let path = format!("{FOLDER}/{id}/{UNLINKED}");
+        let cleared = match open_dir(&self.root, &path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+            Ok(unlinked) => clear_unlinked(&unlinked, sandbox),
+        };
+        cleared.map_err(io_error("clearing what was removed from the volume", &self.backing.dir.join(path)))
     }
 
     /// Deletes a volume with all that is in it. Does nothing where there is none.
@@ -115,6 +133,41 @@ impl Pool {
     fn deleted(&self) -> MutexGuard<'_, VecDeque<VolumeId>> {
         self.deleted.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Makes those of a volume's directories that no sandbox sees, where they are missing.
+///
+/// # Errors
+/// The kernel's.
+pub fn make_hosts_own(volume: &File) -> io::Result<()> {
+    HOSTS_OWN.iter().try_for_each(|name| make_dir(volume, name).map(drop))
+}
+
+/// Deletes what a sandbox has removed, and may have had open, from the directory where such is kept: all that can be.
+///
+/// # Errors
+/// The kernel's last one.
+pub fn clear_unlinked(unlinked: &File, sandbox: &SandboxId) -> io::Result<()> {
+    let its = |name: &[u8]| name.strip_prefix(sandbox.as_str().as_bytes()).is_some_and(|rest| rest.starts_with(b"."));
+    let mut cleared = Ok(());
+    for entry in Dir::read_from(unlinked)? {
+        let entry = entry?;
+        if its(entry.file_name().to_bytes())
+            && let Err(error) = clear::tree(unlinked, entry.file_name().to_owned())
+        {
+            cleared = Err(error);
+        }
+    }
+    cleared
+}
+
+/// Bytes in the subvolume that this lies in, as its quota counts them.
+///
+/// # Errors
+/// The kernel's.
+pub fn held_bytes(inside: &File) -> io::Result<u64> {
+    let group = btrfs::subvolume_id(inside.as_fd())?;
+    btrfs::group_usage(&btrfs::sysfs(inside.as_fd())?, group)
 }
 
 /// Whether it was not there before.

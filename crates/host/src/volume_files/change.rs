@@ -9,8 +9,8 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, RenameFlags, Uid};
 use rustix::io::Errno;
 
-use super::clear::{self, fresh_name};
 use super::{Entry, FileError, Named, Volume, failed};
+use crate::storage::clear::{self, fresh_name};
 
 /// The user that templates have, and whose a new file is when nobody says.
 const USER: u32 = 1000;

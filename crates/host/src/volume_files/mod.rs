@@ -3,11 +3,10 @@
 //! Names and links in a volume are its sandboxes' work, and this runs as root. So nothing here follows a path by itself:
 //! every one is resolved by the kernel with the volume as its root (`openat2`), the last name only ever within a directory
 //! that is open, and nothing but regular files is opened for their contents. `named` reads paths, `look` and `change` do
-//! what their names say, `clear` deletes trees. All calls block. Owners are those that the sandboxes see: they are 0-based
+//! what their names say. All calls block. Owners are those that the sandboxes see: they are 0-based
 //! on disk. Who may do it, and to which volume, is control's business.
 
 mod change;
-mod clear;
 mod entry;
 mod look;
 mod named;
@@ -22,7 +21,6 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 pub use change::{Owner, Upload, Writing};
-pub use clear::sweep;
 pub use entry::Entry;
 pub use named::Named;
 

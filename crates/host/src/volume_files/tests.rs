@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::*;
+use crate::storage::clear::sweep;
 
 /// A volume in a directory, beside which lies something that nobody may reach.
 struct Place {

@@ -120,14 +120,14 @@ async fn a_sandbox_outlives_its_driver_and_is_found_again() {
     drop((old, sandbox.running));
 
     assert_eq!(fixture.driver.leftovers(), std::slice::from_ref(&id));
-    let found = fixture.driver.adopt(&id, &init).await.expect("the same process");
+    let found = fixture.driver.adopt(&id, &init, Vec::new()).await.expect("the same process");
     assert!(found.is_alive());
     assert_eq!(testing::run(&sandbox.spec.socket_path, 'r', "echo still here").1, "still here\n");
     fixture.driver.pause(&id).await.unwrap();
     fixture.driver.resume(&id).await.unwrap();
     fixture.driver.kill(&id).await.unwrap();
     found.exited().await.unwrap();
-    assert!(fixture.driver.adopt(&id, &init).await.is_none());
+    assert!(fixture.driver.adopt(&id, &init, Vec::new()).await.is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]

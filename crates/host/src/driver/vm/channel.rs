@@ -27,8 +27,8 @@ use crate::driver::connectable;
 /// guest that gets hardly any processor has to answer all that have gathered.
 const HELLO_AGAIN: Duration = Duration::from_millis(100);
 const SELDOM: Duration = Duration::from_secs(1);
-/// What carries a guest that waits for the rest of a frame over its end, and when: after some five seconds.
-const INSISTENCE: usize = 700;
+/// What carries a guest that waits for the rest of a frame of HTTP/2 over its end, and when: after some five seconds.
+pub(super) const INSISTENCE: usize = 17 << 10;
 const INSIST_AT: u32 = 10;
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
@@ -63,26 +63,15 @@ pub(super) struct Met {
 impl Talk {
     /// Greets the guest behind the port, which knows who it is.
     pub async fn begin(port: &Path) -> io::Result<Self> {
-        Self::with(Met::at(port).await?, None).await
+        Self::with(Met::at(port, INSISTENCE).await?, None).await
     }
 
     /// With a guest that was met already: tells it who it is, if that is to be told, and waits for its answer.
-    pub async fn with(mut met: Met, start: Option<&Beginning>) -> io::Result<Self> {
-        met.agree().await?;
-        let (start, mut stream) = (start.cloned(), met.stream);
+    pub async fn with(met: Met, start: Option<&Beginning>) -> io::Result<Self> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
-        let orders = Orders { now_ns, entropy: rand::random(), start };
-        stream.write_all(&letter(&serde_json::to_vec(&orders)?)).await?;
-        let mut head = [0; 4];
-        stream.read_exact(&mut head).await?;
-        let length = letter_length(head).ok_or_else(|| io::Error::other("the guest's answer makes no sense"))?;
-        let mut text = vec![0; length];
-        stream.read_exact(&mut text).await?;
-        let answer: Answer = serde_json::from_slice(&text)?;
-        if let Some(error) = answer.error {
-            return Err(io::Error::other(format!("the guest: {error}")));
-        }
+        let orders = Orders { now_ns, entropy: rand::random(), start: start.cloned() };
+        let (stream, _) = met.tell(&orders).await?;
         let (requests, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
@@ -111,8 +100,8 @@ impl Talk {
 }
 
 impl Met {
-    /// Says Hello until the guest behind the port answers.
-    pub async fn at(port: &Path) -> io::Result<Self> {
+    /// Says Hello until the guest behind the port answers; one that is in mid-sentence hears so many bytes of it.
+    pub async fn at(port: &Path, insistence: usize) -> io::Result<Self> {
         let name = connectable(port)?;
         let stream = UnixStream::connect(name.path()).await?;
         let mut met = Self { stream, finder: Finder::default(), epoch: rand::random(), configured: false };
@@ -133,7 +122,7 @@ impl Met {
             attempt += 1;
             pause = (pause * 3 / 2).min(SELDOM);
             // A guest that has yet to boot reads nothing: what is written then only fills the socket.
-            let words = hello.repeat(if attempt == INSIST_AT { INSISTENCE } else { 1 });
+            let words = hello.repeat(if attempt == INSIST_AT { insistence.div_ceil(hello.len()) } else { 1 });
             let _full = tokio::time::timeout(HELLO_AGAIN, met.stream.write_all(&words)).await;
         }
     }
@@ -141,6 +130,23 @@ impl Met {
     /// Whether it waits to be told who it is.
     pub const fn knows_nothing(&self) -> bool {
         !self.configured
+    }
+
+    /// Gives it a letter, and waits for its answer: what follows is the talk.
+    pub async fn tell(mut self, words: &impl serde::Serialize) -> io::Result<(UnixStream, Epoch)> {
+        self.agree().await?;
+        let mut stream = self.stream;
+        stream.write_all(&letter(&serde_json::to_vec(words)?)).await?;
+        let mut head = [0; 4];
+        stream.read_exact(&mut head).await?;
+        let length = letter_length(head).ok_or_else(|| io::Error::other("the guest's answer makes no sense"))?;
+        let mut text = vec![0; length];
+        stream.read_exact(&mut text).await?;
+        let answer: Answer = serde_json::from_slice(&text)?;
+        match answer.error {
+            Some(error) => Err(io::Error::other(format!("the guest: {error}"))),
+            None => Ok((stream, self.epoch)),
+        }
     }
 
     /// From here on both are in step.
@@ -288,7 +294,7 @@ mod tests {
                 noted.lock().unwrap().push((begun.elapsed(), read));
             }
         });
-        assert!(tokio::time::timeout(time, Met::at(&port)).await.is_err());
+        assert!(tokio::time::timeout(time, Met::at(&port, INSISTENCE)).await.is_err());
         guest.await.unwrap();
         Arc::try_unwrap(heard).unwrap().into_inner().unwrap()
     }
@@ -298,7 +304,7 @@ mod tests {
         let heard = unanswered(Duration::from_secs(120)).await;
         let frame = Frame { word: Word::Hello, epoch: [0; 16] }.encode().len();
         let total: usize = heard.iter().map(|(_, bytes)| bytes).sum();
-        assert!(total <= (130 + INSISTENCE) * frame, "{} greetings in two minutes", total / frame);
+        assert!(total <= 131 * frame + INSISTENCE, "{} greetings in two minutes", total / frame);
         // The longest frame of HTTP/2 is covered well before a copy would be given up.
         let early = heard.iter().take_while(|(at, _)| *at < Duration::from_secs(8));
         assert!(early.map(|(_, bytes)| bytes).sum::<usize>() > 16 << 10, "{heard:?}");

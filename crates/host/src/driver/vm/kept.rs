@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use atoll_model::{LayerId, SandboxId};
 use futures::future::BoxFuture;
 
+use super::qemu::Command;
 use super::qmp::Qmp;
 use super::stored::{DEVICES, Drafts, MEMORY, MOVED, Stored, blocking, go_on};
 use super::waiting::Shape;
@@ -21,6 +22,11 @@ use crate::driver::LaunchSpec;
 
 /// Beside a machine's record, and with what is kept of it: its shape, and in a second line what it ran on.
 pub(super) const SHAPE: &str = "shape";
+
+/// What the file [`SHAPE`] says, in its first line.
+fn shape_in(text: &str) -> Option<&str> {
+    text.lines().next()
+}
 
 fn version_in(text: &str) -> Option<&str> {
     text.lines().nth(1).filter(|version| !version.is_empty())
@@ -55,6 +61,17 @@ impl Shared {
     /// What the file [`SHAPE`] says of a machine of this shape that begins now.
     pub(super) fn shape_text(&self, shape: &Shape) -> String {
         format!("{}\n{}\n", shape.as_str(), self.version.now().unwrap_or_default())
+    }
+
+    /// Whether what was stored of this machine was stored of one as in `command`.
+    pub(super) fn was_as(&self, id: &SandboxId, command: &Command) -> io::Result<bool> {
+        let text = match fs::read_to_string(self.socket(id, SHAPE)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            text => text?,
+        };
+        // Under what it ran on then.
+        let shape = self.shape_under(command, false, version_in(&text).unwrap_or_default());
+        Ok(shape_in(&text) == Some(shape.as_str()))
     }
 
     fn place_for(&self, layer: &LayerId) -> io::Result<PathBuf> {
@@ -159,7 +176,7 @@ impl Shared {
         let layer = name.and_then(|name| name.to_str()?.parse::<LayerId>().ok());
         let Some(place) = layer.map(|layer| self.kept_of(&layer)) else { return Ok(None) };
         match fs::read_to_string(place.join(SHAPE)) {
-            Ok(text) if text.lines().next() == Some(shape.as_str()) => Stored::open(&place),
+            Ok(text) if shape_in(&text) == Some(shape.as_str()) => Stored::open(&place),
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(None),
         }

@@ -36,7 +36,11 @@ const MODULES: &[&str] = &[
     "libcrc32c",
     "erofs",
     "overlay",
+    "fuse",
 ];
+
+/// Beside the modules: which were looked for when they were taken. What is not among them then is built in, or nowhere.
+const LOOKED_FOR: &str = "looked-for";
 
 /// A kernel and the first file system to boot it with.
 #[derive(Debug, Clone)]
@@ -52,18 +56,12 @@ impl Kernel {
     /// # Errors
     /// When the initramfs can't be made.
     pub fn cached(cache: &Path, guest: &[u8]) -> io::Result<Option<Self>> {
-        let mut versions: Vec<_> = fs::read_dir(cache.join("kernels"))
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter(|entry| entry.path().join("vmlinuz").is_file())
-            .filter_map(|entry| entry.file_name().into_string().ok())
-            .collect();
-        versions.sort_by_key(|version| numbers(version));
-        versions.pop().map(|version| Self::with_initramfs(cache, version, guest)).transpose()
+        let newest = newest(cache, true).or_else(|| newest(cache, false));
+        newest.map(|version| Self::with_initramfs(cache, version, guest)).transpose()
     }
 
-    /// The same; made first where there is none. Takes seconds then, and the network.
+    /// The same; made first where there is none, or none with all modules that are needed by now. Takes seconds then, and
+    /// the network.
     ///
     /// # Errors
     /// When none can be had; the message says what to do.
@@ -72,30 +70,29 @@ impl Kernel {
         fs::create_dir_all(&folder).map_err(|error| named(&folder, &error))?;
         let lock = File::create(folder.join("lock"))?;
         rustix::fs::flock(lock.as_fd(), FlockOperation::LockExclusive)?;
-        if let Some(kernel) = Self::cached(cache, guest)? {
-            return Ok(kernel);
-        }
-        let draft = tempfile::Builder::new().prefix(".draft-").tempdir_in(&folder)?;
-        let version = match installed() {
-            Some((version, image)) => {
-                keep(&version, &image, Path::new("/lib/modules"), draft.path())?;
-                version
+        if newest(cache, true).is_none()
+            && let Err(error) = take(&folder)
+        {
+            // An older agent has left one that does most of what is wanted.
+            if newest(cache, false).is_none() {
+                return Err(error);
             }
-            None => fetch(draft.path())?,
-        };
-        let place = folder.join(&version);
-        fs::set_permissions(draft.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-        fs::rename(draft.path(), &place).map_err(|error| named(&place, &error))?;
-        let _moved = draft.keep();
-        Self::with_initramfs(cache, version, guest)
+            tracing::warn!(%error, "machines go on with a kernel that can't mount volumes");
+        }
+        Self::cached(cache, guest)?.ok_or_else(|| missing("it has gone from the cache"))
     }
 
     fn with_initramfs(cache: &Path, version: String, guest: &[u8]) -> io::Result<Self> {
         let folder = cache.join("kernels").join(&version);
-        let digest = hex::encode(&Sha256::digest(guest)[..12]);
+        let modules = folder.join("modules");
+        let mut hash = Sha256::new_with_prefix(guest);
+        for name in MODULES.iter().filter(|name| modules.join(format!("{name}.ko")).exists()) {
+            hash.update(name);
+        }
+        let digest = hex::encode(&hash.finalize()[..12]);
         let initramfs = folder.join(format!("initramfs-{digest}"));
         if !initramfs.exists() {
-            let bytes = initramfs_of(&folder.join("modules"), guest)?;
+            let bytes = initramfs_of(&modules, guest)?;
             let draft = tempfile::Builder::new().prefix(".draft-").tempfile_in(&folder)?;
             fs::write(draft.path(), bytes)?;
             fs::set_permissions(draft.path(), std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
@@ -103,6 +100,50 @@ impl Kernel {
         }
         Ok(Self { image: folder.join("vmlinuz"), initramfs, version })
     }
+}
+
+/// The newest version in the cache, if need be only among those that have all modules.
+fn newest(cache: &Path, whole: bool) -> Option<String> {
+    let looked_for = |folder: &Path| fs::read_to_string(folder.join("modules").join(LOOKED_FOR)).unwrap_or_default();
+    let mut versions: Vec<_> = fs::read_dir(cache.join("kernels"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| entry.path().join("vmlinuz").is_file())
+        .filter(|entry| !whole || looked_for(&entry.path()) == MODULES.join("\n"))
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
+    versions.sort_by_key(|version| numbers(version));
+    versions.pop()
+}
+
+/// Takes the machine's own kernel, or the newest that can be fetched, into the cache.
+fn take(folder: &Path) -> io::Result<()> {
+    let draft = tempfile::Builder::new().prefix(".draft-").tempdir_in(folder)?;
+    let version = match installed() {
+        Some((version, image)) => {
+            keep(&version, &image, Path::new("/lib/modules"), draft.path())?;
+            version
+        }
+        None => fetch(draft.path())?,
+    };
+    let place = folder.join(&version);
+    if place.exists() {
+        return complete(draft.path(), &place);
+    }
+    fs::set_permissions(draft.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    fs::rename(draft.path(), &place).map_err(|error| named(&place, &error))?;
+    let _moved = draft.keep();
+    Ok(())
+}
+
+/// The same version, taken when fewer modules were needed, gets the others; what says so comes last.
+fn complete(draft: &Path, place: &Path) -> io::Result<()> {
+    let (from, to) = (draft.join("modules"), place.join("modules"));
+    for entry in fs::read_dir(&from)?.flatten().filter(|entry| entry.file_name() != LOOKED_FOR) {
+        fs::rename(entry.path(), to.join(entry.file_name())).map_err(|error| named(&to, &error))?;
+    }
+    fs::rename(from.join(LOOKED_FOR), to.join(LOOKED_FOR)).map_err(|error| named(&to, &error))
 }
 
 fn named(path: &Path, error: &io::Error) -> io::Error {
@@ -212,7 +253,7 @@ fn keep(version: &str, image: &Path, modules: &Path, draft: &Path) -> io::Result
             }
         }
     }
-    Ok(())
+    fs::write(target.join(LOOKED_FOR), MODULES.join("\n"))
 }
 
 #[cfg(test)]
@@ -241,5 +282,18 @@ mod tests {
         assert!(text.contains("modules/erofs.ko") && text.contains("erofs.ko\n") && text.contains("guest"));
         let other = Kernel::cached(cache.path(), b"another").unwrap().unwrap();
         assert_ne!(other.initramfs, kernel.initramfs);
+
+        // One that has all modules goes before a newer one that an older agent has taken.
+        let older = cache.path().join("kernels/6.1.0-9-cloud-amd64");
+        let draft = cache.path().join("draft");
+        fs::create_dir_all(draft.join("modules")).unwrap();
+        fs::write(draft.join("modules/fuse.ko"), b"module").unwrap();
+        fs::write(draft.join("modules").join(LOOKED_FOR), MODULES.join("\n")).unwrap();
+        complete(&draft, &older).unwrap();
+        let whole = Kernel::cached(cache.path(), b"guest").unwrap().unwrap();
+        assert_eq!(whole.version, "6.1.0-9-cloud-amd64");
+        let text = String::from_utf8_lossy(&fs::read(&whole.initramfs).unwrap()).into_owned();
+        assert!(text.contains("modules/erofs.ko") && text.contains("modules/fuse.ko"));
+        assert_eq!(Kernel::ensure(cache.path(), b"guest").unwrap().version, whole.version);
     }
 }

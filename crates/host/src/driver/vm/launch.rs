@@ -12,16 +12,19 @@ use atoll_model::SandboxId;
 use atoll_rpc::channel::{Beginning, Network};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 
-use super::channel::{Bridge, Met, Talk};
+use super::channel::{Bridge, INSISTENCE, Met, Talk};
 use super::kept::SHAPE;
 use super::patience::Patience;
 use super::qmp::{Cont, Qmp, ReadConsole};
 use super::stored::Stored;
+use super::volumes::Volumes;
 use super::waiting::Shape;
-use super::{GUEST_SOCKET, PORT_SOCKET, QMP_SOCKET, Shared, disk, jail, qemu};
+use super::{GUEST_SOCKET, PORT_SOCKET, QMP_SOCKET, Shared, VOLUMES_SOCKET, disk, jail, qemu};
 use crate::cgroup::Limits;
 use crate::driver::launch::{failpoint, machine_id};
-use crate::driver::{DriverError, InitProcess, LaunchSpec, NetworkAttach, Running, StartFrom, Steps, socket};
+use crate::driver::{
+    DriverError, InitProcess, LaunchSpec, NetworkAttach, Running, SharedVolume, StartFrom, Steps, socket,
+};
 use crate::zygote::wire;
 
 /// From QEMU's first instruction to the guest's word that it is ready: two seconds in software on an idle machine,
@@ -126,6 +129,7 @@ struct Begun {
     listener: OwnedFd,
     log: OwnedFd,
     beginning: Beginning,
+    volumes: Vec<SharedVolume>,
     from: Origin,
     shape: Shape,
 }
@@ -226,7 +230,14 @@ impl Shared {
             qmp.execute(&Cont {}).await.in_step(step)?;
             trace.done("load memory");
         }
-        let talk = self.talk(id, begun).await?;
+        // It is greeted meanwhile: a guest that boots has its mounts before it says that it is ready. Whoever undoes this
+        // launch ends what is under way.
+        let volumes = Volumes::start(self.socket(id, VOLUMES_SOCKET), id, &begun.volumes);
+        let mounted = volumes.as_ref().map(Volumes::mounted);
+        if let Some(volumes) = volumes {
+            self.volumes().insert(id.clone(), volumes);
+        }
+        let talk = self.talk(id, begun, mounted).await?;
         failpoint("vm::ready").in_step("waiting for the guest")?;
         trace.done(match begun.from {
             Origin::Own(_) => RESTORED,
@@ -246,10 +257,6 @@ impl Shared {
         copies: bool,
     ) -> Result<Begun, Failure> {
         spec.check().in_step("checking the request")?;
-        if !spec.volumes.is_empty() {
-            let error = io::Error::new(io::ErrorKind::Unsupported, "the vm driver mounts no volumes yet");
-            return Err(Problem("checking the request".to_owned(), error).into());
-        }
         let name = spec.id.as_str();
         let into = self.cgroups.begin(name).in_step("making cgroups")?;
         let limits = Limits {
@@ -266,6 +273,7 @@ impl Shared {
         let listen =
             |name: &str| socket::listener(&self.socket(&spec.id, name)).in_step(&format!("listening on {name}"));
         let (listener, port, qmp) = (listen(GUEST_SOCKET)?, listen(PORT_SOCKET)?, listen(QMP_SOCKET)?);
+        let volumes = listen(VOLUMES_SOCKET)?;
         let tap = network.tap(&spec.slot).in_step("attaching the network")?;
         failpoint("vm::network").in_step("attaching the network")?;
         let beginning = Beginning {
@@ -279,6 +287,7 @@ impl Shared {
                 mac: tap.mac,
             }),
             lowers: lowers.len(),
+            volumes: !spec.volumes.is_empty(),
         };
         let machine = qemu::Machine {
             accel: self.accel,
@@ -287,17 +296,18 @@ impl Shared {
             lowers,
             disk: disk.map(OwnedFd::from),
             port,
+            volumes: Some(volumes),
             qmp,
             tap,
         };
-        let mut command = machine.command();
-        let shape = self.shape_of(&command, true);
         let step = "looking for what it can go on with";
+        let wanted = copies && new && spec.start_from != StartFrom::Files;
+        let mut command = self.command(machine, spec, own.is_some(), wanted).in_step(step)?;
+        let shape = self.shape_of(&command, true);
         let running = self.shape_of(&command, false);
         // Never written over: it may be kept under another name too.
         super::remove_file(&self.socket(&spec.id, SHAPE)).in_step(step)?;
         fs::write(self.socket(&spec.id, SHAPE), self.shape_text(&running)).in_step(step)?;
-        let wanted = copies && new && spec.start_from != StartFrom::Files;
         let kept = if wanted { self.kept_for(spec, &running).in_step(step)? } else { None };
         if new && kept.is_none() && spec.start_from == StartFrom::Memory {
             let text = "no memory is kept here that a machine of this shape could go on with";
@@ -334,11 +344,29 @@ impl Shared {
         let (pid, pidfd) = started.map_err(|problem| Failure(problem, from.instead(&shape)))?;
         failpoint("vm::started").in_step("starting QEMU")?;
         let init = InitProcess::of(pid).in_step("reading QEMU's start time")?;
-        Ok(Begun { init, pidfd, listener, log, beginning, from, shape })
+        Ok(Begun { init, pidfd, listener, log, beginning, volumes: spec.volumes.clone(), from, shape })
+    }
+
+    /// What QEMU is told. A machine that goes on with what one was that had no port of volumes, has none.
+    fn command(&self, machine: qemu::Machine, spec: &LaunchSpec, own: bool, kept: bool) -> io::Result<qemu::Command> {
+        if !spec.volumes.is_empty() || !own && !kept {
+            return Ok(machine.command());
+        }
+        let (old, command) = (machine.without_volumes()?.command(), machine.command());
+        let fits = |command: &qemu::Command| match own {
+            true => self.was_as(&spec.id, command),
+            false => Ok(self.kept_for(spec, &self.shape_of(command, false))?.is_some()),
+        };
+        Ok(if !fits(&command)? && fits(&old)? { old } else { command })
     }
 
     /// Waits for the guest to come up, and tells it who it is. Before that it is kept for others of its shape.
-    async fn talk(&self, id: &SandboxId, begun: &Begun) -> Result<Talk, Problem> {
+    async fn talk(
+        &self,
+        id: &SandboxId,
+        begun: &Begun,
+        mounted: Option<impl Future<Output = io::Result<()>> + Send>,
+    ) -> Result<Talk, Problem> {
         let step = "waiting for the guest";
         let watched = Running::new(
             id.clone(),
@@ -347,12 +375,16 @@ impl Shared {
             Arc::clone(&self.cgroups),
         );
         let talk = async {
-            let met = Met::at(&self.socket(id, PORT_SOCKET)).await?;
+            let met = Met::at(&self.socket(id, PORT_SOCKET), INSISTENCE).await?;
             if matches!(begun.from, Origin::Boot) && met.knows_nothing() {
                 self.keep_waiting(id, &begun.shape).await?;
             }
             let new = met.knows_nothing() || begun.from.is_elsewhere();
-            Talk::with(met, new.then_some(&begun.beginning)).await
+            let talk = Talk::with(met, new.then_some(&begun.beginning)).await?;
+            if let Some(mounted) = mounted {
+                mounted.await?;
+            }
+            Ok::<_, io::Error>(talk)
         };
         let why = tokio::select! {
             talk = talk => match talk {

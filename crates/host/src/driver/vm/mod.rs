@@ -2,7 +2,7 @@
 //!
 //! Above the driver nothing differs from a container: the same guest agent answers on the same unix socket, the sandbox
 //! has the same address behind the same rules. docs/vm.md says how it is built. Files: [`launch`] the order of a start,
-//! [`jail`] where QEMU runs, [`qemu`] what it is told, [`qmp`] its own protocol, [`channel`] the talk with the guest,
+//! [`jail`] where QEMU runs, [`qemu`] what it is told, [`qmp`] its own protocol, [`channel`] the talk with the guest, [`volumes`] what it mounts of the host's,
 //! [`disk`] the writable disk, [`memory`] how memory is copied, [`stored`] pauses, [`kept`] memory for forks and snapshots, [`bundle`] how it
 //! travels and [`version`] where it goes on, [`waiting`] what spares most machines a boot, [`patience`] how long a guest may be silent, [`kernel`] and [`initramfs`] what is booted, [`accel`] hardware or software.
 //!
@@ -26,6 +26,7 @@ mod stored;
 #[cfg(test)]
 mod tests;
 mod version;
+mod volumes;
 mod waiting;
 
 use std::collections::HashMap;
@@ -41,7 +42,9 @@ use futures::future::BoxFuture;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::container::{RECLAIM_PATIENCE, has_swap};
-use super::{Driver, DriverError, InitProcess, LaunchSpec, NetworkAttach, Paused, Running, Steps, Usage, socket};
+use super::{
+    Driver, DriverError, InitProcess, LaunchSpec, NetworkAttach, Paused, Running, SharedVolume, Steps, Usage, socket,
+};
 use crate::cgroup::{Cgroups, Hierarchies};
 use crate::zygote::ZygoteCommand;
 pub use accel::Accel;
@@ -51,6 +54,7 @@ pub use kernel::Kernel;
 pub use launch::RESTORED;
 pub(crate) use qemu::kernel_command_line;
 use version::Version;
+use volumes::Volumes;
 use waiting::Waiting;
 
 /// Guests that boot at the same time, per processor: each keeps one busy for a second where there is no hardware help.
@@ -59,6 +63,7 @@ const LAUNCHES_PER_CPU: usize = 2;
 const GUEST_SOCKET: &str = "guest.sock";
 const PORT_SOCKET: &str = "port.sock";
 const QMP_SOCKET: &str = "qmp.sock";
+const VOLUMES_SOCKET: &str = "volumes.sock";
 
 /// How the driver is set up.
 pub struct VmConfig {
@@ -105,12 +110,25 @@ struct Shared {
     version: Version,
     jail: ZygoteCommand,
     bridges: Mutex<HashMap<SandboxId, Bridge>>,
+    volumes: Mutex<HashMap<SandboxId, Volumes>>,
     waiting: Arc<Waiting>,
 }
 
 impl Shared {
     fn bridges(&self) -> MutexGuard<'_, HashMap<SandboxId, Bridge>> {
         self.bridges.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn volumes(&self) -> MutexGuard<'_, HashMap<SandboxId, Volumes>> {
+        self.volumes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Nothing that a machine has asked about its volumes is under way after this. Blocks.
+    fn end_volumes(&self, id: &SandboxId) {
+        let volumes = self.volumes().remove(id);
+        if let Some(volumes) = volumes {
+            volumes.end();
+        }
     }
 
     fn socket(&self, id: &SandboxId, name: &str) -> PathBuf {
@@ -121,7 +139,8 @@ impl Shared {
     fn remove(&self, id: &SandboxId) -> io::Result<()> {
         self.bridges().remove(id);
         self.cgroups.kill(id.as_str())?;
-        for name in [GUEST_SOCKET, PORT_SOCKET, QMP_SOCKET] {
+        self.end_volumes(id);
+        for name in [GUEST_SOCKET, PORT_SOCKET, VOLUMES_SOCKET, QMP_SOCKET] {
             remove_file(&self.socket(id, name))?;
         }
         // Last: as long as it is there, the machine is known to be ours.
@@ -169,6 +188,7 @@ impl VmDriver {
             qemu,
             jail: config.jail,
             bridges: Mutex::default(),
+            volumes: Mutex::default(),
         };
         Ok(Self { shared: Arc::new(shared), launches: Arc::new(Semaphore::new(cpus * LAUNCHES_PER_CPU)) })
     }
@@ -220,7 +240,7 @@ impl Driver for VmDriver {
         result
     }
 
-    async fn adopt(&self, id: &SandboxId, init: &InitProcess) -> Option<Running> {
+    async fn adopt(&self, id: &SandboxId, init: &InitProcess, volumes: Vec<SharedVolume>) -> Option<Running> {
         let pidfd = init.open()?;
         let (socket, port) = (self.shared.socket(id, GUEST_SOCKET), self.shared.socket(id, PORT_SOCKET));
         let bridge = socket::listener(&socket).and_then(|listener| Bridge::start(listener, port, None));
@@ -228,6 +248,17 @@ impl Driver for VmDriver {
             Ok(bridge) => drop(self.shared.bridges().insert(id.clone(), bridge)),
             // It runs, and is listed; nobody can reach into it until the next start of the agent.
             Err(error) => tracing::error!(sandbox = %id, %error, "the socket of an adopted machine can't be made"),
+        }
+        // Adopted anew by this very agent: what is under way goes first.
+        let ended = self.blocking("ending the volumes of", id, |shared, id| {
+            shared.end_volumes(id);
+            Ok(())
+        });
+        if let Err(error) = ended.await {
+            tracing::error!(sandbox = %id, %error, "what an adopted machine has asked for may be under way twice");
+        }
+        if let Some(volumes) = Volumes::start(self.shared.socket(id, VOLUMES_SOCKET), id, &volumes) {
+            self.shared.volumes().insert(id.clone(), volumes);
         }
         // The former agent may have died while it kept its memory. One that is stored takes no step any more.
         if !self.is_stored(id)
@@ -351,7 +382,9 @@ impl Driver for VmDriver {
     async fn kill(&self, id: &SandboxId) -> Result<(), DriverError> {
         self.blocking("killing", id, |shared, id| {
             shared.bridges().remove(id);
-            shared.cgroups.kill(id.as_str())
+            shared.cgroups.kill(id.as_str())?;
+            shared.end_volumes(id);
+            Ok(())
         })
         .await
     }
@@ -372,6 +405,7 @@ impl Driver for VmDriver {
     async fn shut_down(&self) {
         let shared = Arc::clone(&self.shared);
         shared.bridges().clear();
+        shared.volumes().clear();
         let _runtime_gone = tokio::task::spawn_blocking(move || shared.cgroups.remove_base()).await;
     }
 }

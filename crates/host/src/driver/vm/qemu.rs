@@ -1,5 +1,6 @@
 //! The machine as QEMU is told of it. Everything comes as a descriptor: the process can open hardly any path.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
@@ -24,6 +25,8 @@ pub(super) struct Machine {
     pub disk: [OwnedFd; 2],
     /// Listening sockets.
     pub port: OwnedFd,
+    /// None for one that goes on with what a machine was before there was such a port.
+    pub volumes: Option<OwnedFd>,
     pub qmp: OwnedFd,
     pub tap: Option<Tap>,
 }
@@ -65,6 +68,23 @@ impl Command {
 }
 
 impl Machine {
+    /// The same as machines were when they had no port of volumes.
+    pub fn without_volumes(&self) -> io::Result<Self> {
+        let [writing, reading] = &self.disk;
+        let tap = |tap: &Tap| io::Result::Ok(Tap { fd: tap.fd.try_clone()?, ..*tap });
+        Ok(Self {
+            accel: self.accel,
+            vcpus: self.vcpus,
+            memory_bytes: self.memory_bytes,
+            lowers: self.lowers.iter().map(OwnedFd::try_clone).collect::<io::Result<_>>()?,
+            disk: [writing.try_clone()?, reading.try_clone()?],
+            port: self.port.try_clone()?,
+            volumes: None,
+            qmp: self.qmp.try_clone()?,
+            tap: self.tap.as_ref().map(tap).transpose()?,
+        })
+    }
+
     pub fn command(self) -> Command {
         let mut descriptors = Vec::new();
         let mut inherit = |fd: OwnedFd| {
@@ -95,10 +115,19 @@ impl Machine {
             say(&["-device", &format!("virtio-blk-device,drive={name},serial={name}")]);
         }
 
-        let port = inherit(self.port);
-        say(&["-chardev", &format!("socket,id=port,fd={port},server=on,wait=off")]);
-        say(&["-device", "virtio-serial-device,max_ports=2"]);
-        say(&["-device", &format!("virtserialport,chardev=port,name={}", atoll_rpc::channel::PORT)]);
+        let ports = [
+            Some(("port", self.port, atoll_rpc::channel::PORT)),
+            self.volumes.map(|socket| ("volumes", socket, atoll_rpc::volumes::PORT)),
+        ];
+        let most = ports.iter().flatten().count() + 1;
+        for (id, socket, name) in ports.into_iter().flatten() {
+            let fd = inherit(socket);
+            say(&["-chardev", &format!("socket,id={id},fd={fd},server=on,wait=off")]);
+            if id == "port" {
+                say(&["-device", &format!("virtio-serial-device,max_ports={most}")]);
+            }
+            say(&["-device", &format!("virtserialport,chardev={id},name={name}")]);
+        }
         if let Some(tap) = self.tap {
             let mac = tap.mac.map(|byte| format!("{byte:02x}")).join(":");
             let (fd, mtu) = (inherit(tap.fd), tap.mtu);
@@ -139,6 +168,7 @@ mod tests {
             lowers: vec![fd(), fd()],
             disk: [fd(), fd()],
             port: fd(),
+            volumes: Some(fd()),
             qmp: fd(),
             tap: Some(Tap { fd: fd(), mtu: 1400, mac: [2, 0x61, 0x74, 0x6c, 0x70, 1] }),
         };
@@ -147,13 +177,19 @@ mod tests {
         for number in FIRST..FIRST + command.descriptors.len() {
             assert!(text.contains(&format!("fd={number},")), "{number}: {text}");
         }
-        assert_eq!(command.descriptors.len(), 7);
+        assert_eq!(command.descriptors.len(), 8);
         assert!(text.contains("mac=02:61:74:6c:70:01,host_mtu=1400"));
         let other = Machine { tap: Some(Tap { fd: fd(), mtu: 1500, mac: [2; 6] }), ..machine() };
         let other = other.command();
         assert!([true, false].into_iter().all(|boots| command.shape(boots).eq(other.shape(boots))));
         assert!(command.shape(true).any(|word| word.starts_with("console=")));
         assert!(!command.shape(false).any(|word| word.starts_with("console=")));
+        let old = machine().without_volumes().unwrap().command();
+        assert!(!command.shape(false).eq(old.shape(false)));
+        // As it was said before there were two ports.
+        let words = "-chardev socket,id=port,fd=14,server=on,wait=off -device virtio-serial-device,max_ports=2 \
+                     -device virtserialport,chardev=port,name=atoll -netdev tap,id=net,fd=15,";
+        assert!(old.arguments.join(" ").contains(words), "{}", old.arguments.join(" "));
         let larger = Machine { memory_bytes: 512 << 20, ..machine() };
         assert!(!command.shape(false).eq(larger.command().shape(false)));
         assert!(text.contains("-sandbox on") && text.contains("serial=lower1") && text.contains("serial=disk"));

@@ -248,11 +248,11 @@ async fn a_machine_lives_through_a_new_agent_a_pause_and_a_second_start_with_its
     let mut qmp = qmp::Qmp::connect(&fixture.driver.shared.socket(&spec.id, QMP_SOCKET)).await.unwrap();
     qmp.execute(&qmp::Stop {}).await.unwrap();
     drop(qmp);
-    assert!(another.adopt(&spec.id, &running.init).await.is_some());
+    assert!(another.adopt(&spec.id, &running.init, Vec::new()).await.is_some());
     fixture.driver.shared.bridges().clear();
     assert_eq!(ok(&spec, &format!("cat /proc/{mark}/comm")).await, "sleep");
     let later = InitProcess { start_time: running.init.start_time + 1, ..running.init.clone() };
-    assert!(another.adopt(&spec.id, &later).await.is_none());
+    assert!(another.adopt(&spec.id, &later, Vec::new()).await.is_none());
 
     // It stands still, and nothing of it is left but a file; it goes on as if nothing had been.
     assert!(another.usage(&spec.id).unwrap().memory_bytes > 16 << 20);

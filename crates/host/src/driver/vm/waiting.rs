@@ -154,13 +154,18 @@ fn digest(stored: &Stored) -> io::Result<String> {
 impl Shared {
     /// Of a machine from its boot on, or of one whose kernel runs already: where that came from does not matter then.
     pub(super) fn shape_of(&self, command: &Command, boots: bool) -> Shape {
+        self.shape_under(command, boots, &self.version.now().unwrap_or_default())
+    }
+
+    /// The same as it was under this version.
+    pub(super) fn shape_under(&self, command: &Command, boots: bool, version: &str) -> Shape {
         let mut hash = Sha256::new();
         let mut add = |text: &str| {
             hash.update((text.len() as u64).to_le_bytes());
             hash.update(text);
         };
         add(&VERSION.to_string());
-        add(&self.version.now().unwrap_or_default());
+        add(version);
         if boots {
             add(&self.version.stamp().unwrap_or_default());
             for file in [&self.qemu, &self.kernel.image, &self.kernel.initramfs] {

@@ -13,7 +13,7 @@ const DEPTH: usize = 32;
 const ROUNDS: usize = 1000;
 
 /// A name that nobody else has.
-pub(super) fn fresh_name() -> String {
+pub fn fresh_name() -> String {
     hex::encode(rand::random::<[u8; 16]>())
 }
 
@@ -22,7 +22,7 @@ pub(super) fn fresh_name() -> String {
 /// # Errors
 /// The kernel's.
 pub fn sweep(dir: &File) -> io::Result<()> {
-    loop {
+    for _ in 0..ROUNDS {
         let names = names(dir)?;
         if names.is_empty() {
             return Ok(());
@@ -31,10 +31,14 @@ pub fn sweep(dir: &File) -> io::Result<()> {
             tree(dir, name)?;
         }
     }
+    Err(busy())
 }
 
 /// Deletes what has this name in `top`, a directory that no sandbox sees.
-pub(super) fn tree(top: &File, name: std::ffi::CString) -> io::Result<()> {
+///
+/// # Errors
+/// The kernel's.
+pub fn tree(top: &File, name: std::ffi::CString) -> io::Result<()> {
     let mut waiting = VecDeque::from([name]);
     while let Some(name) = waiting.pop_front() {
         remove(top, &name, top, DEPTH, &mut waiting)?;
@@ -72,7 +76,11 @@ fn remove(
             remove(&child, &inside, top, depth - 1, waiting)?;
         }
     }
-    Err(io::Error::other("somebody goes on writing to a directory that is being deleted"))
+    Err(busy())
+}
+
+fn busy() -> io::Error {
+    io::Error::other("somebody goes on writing to a directory that is being deleted")
 }
 
 /// Some of what a directory holds: a bounded number, since the rest comes in the next round.
