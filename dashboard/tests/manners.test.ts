@@ -125,36 +125,42 @@ it(
 			const byoc = (enabled: boolean) => admin('PUT', `/v1/admin/teams/${team_id}/byoc`, { enabled });
 			await byoc(true);
 			const { host } = await admin<{ host: { id: string } }>('POST', '/v1/hosts', { type: 'byoc', team_id });
-			const { user_code } = await ask<{ user_code: string }>('POST', '/v1/auth/device', {}, {});
-			await enter(page);
-			const team =
-				'sandboxes templates snapshots volumes secrets usage webhooks keys team audit settings byoc'.split(
-					' '
-				);
-			const paths = [
-				...team.map((name) => `/dashboard/${name}`),
-				...['', '/metrics', '/files', '/logs', '/events'].map(
-					(below) => `/dashboard/sandboxes/${id}${below}`
-				),
-				...['hosts', 'hosts?tab=byoc', 'teams', 'users', 'sandboxes', 'audit'].map((name) => `/admin/${name}`)
-			];
-			for (const path of paths) {
-				await page.goto(path);
-				if (path.endsWith('/files')) await page.getByRole('treeitem', { name: /\.bashrc/ }).waitFor();
-				await walk(page, path, 10);
+			try {
+				const { user_code } = await ask<{ user_code: string }>('POST', '/v1/auth/device', {}, {});
+				await enter(page);
+				const team =
+					'sandboxes templates snapshots volumes secrets usage webhooks keys team audit settings byoc'.split(
+						' '
+					);
+				const paths = [
+					...team.map((name) => `/dashboard/${name}`),
+					...['', '/metrics', '/files', '/logs', '/events'].map(
+						(below) => `/dashboard/sandboxes/${id}${below}`
+					),
+					...['hosts', 'hosts?tab=byoc', 'teams', 'users', 'sandboxes', 'audit'].map(
+						(name) => `/admin/${name}`
+					)
+				];
+				for (const path of paths) {
+					await page.goto(path);
+					if (path.endsWith('/files')) await page.getByRole('treeitem', { name: /\.bashrc/ }).waitFor();
+					await walk(page, path, 10);
+				}
+				await page.goto('/device');
+				await page.getByLabel('Code').waitFor();
+				await walk(page, '/device', 2);
+				await page.goto(`/device?code=${user_code}`);
+				await page.getByRole('button', { name: 'Let it in' }).waitFor();
+				await walk(page, '/device with a code', 1);
+				await api('POST', `/v1/sandboxes/${id}/pause`);
+				await page.goto(`/dashboard/sandboxes/${id}`);
+				await page.locator('[data-at-rest=paused]').waitFor();
+				await walk(page, 'the page of a paused one', 10);
+			} finally {
+				// Else the tests that follow have a team without hosts.
+				await admin('DELETE', `/v1/hosts/${host.id}?force=true`);
+				await byoc(false);
 			}
-			await page.goto('/device');
-			await page.getByLabel('Code').waitFor();
-			await walk(page, '/device', 2);
-			await page.goto(`/device?code=${user_code}`);
-			await page.getByRole('button', { name: 'Let it in' }).waitFor();
-			await walk(page, '/device with a code', 1);
-			await api('POST', `/v1/sandboxes/${id}/pause`);
-			await page.goto(`/dashboard/sandboxes/${id}`);
-			await page.locator('[data-at-rest=paused]').waitFor();
-			await walk(page, 'the page of a paused one', 10);
-			await admin('DELETE', `/v1/hosts/${host.id}?force=true`);
-			await byoc(false);
 		}),
 	600_000
 );

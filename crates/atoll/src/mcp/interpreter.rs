@@ -145,8 +145,11 @@ fn outcome(answer: &str) -> Result<Outcome, String> {
     for line in answer.split_inclusive('\n') {
         let parsed = match serde_json::from_str::<Line>(line) {
             Ok(parsed) => parsed,
-            // The last line of an answer that was cut.
-            Err(_) if line.starts_with('{') && !line.ends_with('\n') => break,
+            // The last line of an answer that was cut; a kernel that is quick says all it has in one.
+            Err(_) if line.starts_with('{') && !line.ends_with('\n') => match cut_output(line) {
+                Some(output) => output,
+                None => break,
+            },
             Err(_) => return Err(refusal(answer)),
         };
         let text = &mut outcome.text;
@@ -172,6 +175,15 @@ fn outcome(answer: &str) -> Result<Outcome, String> {
         }
     }
     Ok(outcome)
+}
+
+/// A line of output that was cut within its text, which comes last, up to the last whole character.
+fn cut_output(line: &str) -> Option<Line> {
+    /// Of a character that takes two escapes (`\ud83d\ude00`), so much may be there without its end.
+    const LONGEST: usize = 11;
+    let ends = (line.len().saturating_sub(LONGEST)..=line.len()).rev().filter(|end| line.is_char_boundary(*end));
+    let read = |end: usize| serde_json::from_str::<Line>(&format!("{}\"}}", &line[..end])).ok();
+    ends.filter_map(read).find(|line| matches!(line, Line::Stdout { .. } | Line::Stderr { .. }))
 }
 
 fn refusal(answer: &str) -> String {
@@ -223,9 +235,21 @@ mod tests {
     #[test]
     fn an_answer_that_was_cut_is_shown_as_far_as_it_goes() {
         let answer = "{\"type\":\"stdout\",\"text\":\"a\"}\n{\"type\":\"stdout\",\"text\":\"bb";
-        let told = outcome(answer).unwrap_or_else(|refusal| panic!("{refusal}")).told().unwrap();
-        assert_eq!(told.is_error, Some(true));
-        assert!(told.content[0].as_text().unwrap().text.starts_with("a\n(the output was longer"));
+        let shown = |answer: &str| {
+            let told = outcome(answer).unwrap_or_else(|refusal| panic!("{refusal}")).told().unwrap();
+            assert_eq!(told.is_error, Some(true));
+            told.content[0].as_text().unwrap().text.clone()
+        };
+        assert!(shown(answer).starts_with("abb\n(the output was longer"));
+        let whole = r#"{"type":"stderr","text":"é\n\ud83d\ude00"}"#;
+        for (end, _) in whole.char_indices().skip(24) {
+            let text = shown(&whole[..end]);
+            let said = text.split_once("(the output").unwrap().0.trim_end();
+            assert!("é\n\u{1f600}".starts_with(said), "{end}: {text}");
+        }
+        assert!(shown(r#"{"type":"stderr","text":"é\n\ud83d\ude00"#).starts_with("é\n\u{1f600}\n(the"));
+        // Of anything else a piece is nothing.
+        assert!(shown(r#"{"type":"result","png":"aGk"#).starts_with("(the output was longer"));
     }
 
     #[test]
