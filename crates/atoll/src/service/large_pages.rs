@@ -103,6 +103,5 @@ mod tests {
             own.then_some(())
         });
         assert!(anonymous.is_some(), "{maps}");
-        assert!(offered() || fs::metadata(KERNEL_SETTING).is_ok());
     }
 }

@@ -24,7 +24,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-/// What every service does first: large pages, bounds of the allocator, a private data directory, the log, room for many open files, one TLS library.
+/// What every service does first: large pages, bounds of the allocator, a private data directory, the log, room for many
+/// open files, one TLS library.
 fn prepare(place: &crate::cli::settings::PlaceArgs, default_log: &str) -> anyhow::Result<PathBuf> {
     large_pages::take();
     memory::be_thrifty();
