@@ -16,10 +16,6 @@ use cli::{Cli, Command, HostSubcommand, KeysCommand, SandboxCommand, ServerSubco
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
     let first = arguments.next().unwrap_or_default();
-    // The zygote must stay single-threaded and small: it gets no runtime, no parser, nothing.
-    if first == "zygote" {
-        service::host::zygote();
-    }
     if first == service::host::VM_JAIL {
         service::host::vm_jail();
     }
@@ -75,7 +71,6 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
             output::print(&String::from_utf8_lossy(&script))?;
             Ok(0)
         }
-        Command::Zygote => Ok(1),
         command => client::main(command, &global),
     }
 }

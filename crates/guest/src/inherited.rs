@@ -1,7 +1,7 @@
 //! What the guest is started with: descriptors from the launcher, or in development a command line.
 //!
 //! The launcher leaves the control socket (3), the configuration (4), the pipe that says ready (5) and the directory of
-//! /proc files (6). They are marked close-on-exec at once, so that no program ever sees them. Started with `--listen`
+//! /proc files (6), to the clone of the zygote that becomes this program. They are marked close-on-exec at once, so that no program ever sees them. Started with `--listen`
 //! and `--config` instead, the guest is an ordinary process: that is how tests and developers run it. In a virtual
 //! machine the kernel starts it with the word `vm`, and there is nothing to inherit.
 
@@ -107,7 +107,7 @@ impl Start {
         Ok(Self { config, listener, ready: None, proc_folder: None, development: true, virtual_machine: false })
     }
 
-    fn from_launcher() -> io::Result<Self> {
+    pub fn from_launcher() -> io::Result<Self> {
         let [socket, config, ready, proc_folder] = [SOCKET, CONFIG, READY, PROC_FOLDER].map(adopt);
         open_standard_descriptors()?;
         let socket = socket.ok_or_else(|| usage("descriptor 3, the control socket, is missing"))?;

@@ -41,6 +41,7 @@ mod trust;
 mod users;
 mod vm;
 
+use std::convert::Infallible;
 use std::io;
 use std::process::ExitCode;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -74,11 +75,25 @@ where
 
 fn main() -> ExitCode {
     memory::be_thrifty();
-    match Start::take(std::env::args().skip(1)).and_then(run) {
-        Ok(()) => ExitCode::SUCCESS,
+    // The zygote must stay single-threaded and small: it gets no runtime, no configuration, nothing.
+    if std::env::args_os().nth(1).is_some_and(|word| word == atoll_launch::WORD) {
+        atoll_launch::zygote_main(in_a_sandbox);
+    }
+    ExitCode::from(end_of(Start::take(std::env::args().skip(1))))
+}
+
+/// What a clone of the zygote goes on with.
+fn in_a_sandbox() -> Infallible {
+    std::process::exit(end_of(Start::from_launcher()).into())
+}
+
+/// Runs to the end, and answers with the exit code.
+fn end_of(start: io::Result<Start>) -> u8 {
+    match start.and_then(run) {
+        Ok(()) => 0,
         Err(error) => {
             eprintln!("atoll-guest: {error}");
-            ExitCode::FAILURE
+            1
         }
     }
 }

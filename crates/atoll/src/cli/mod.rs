@@ -196,9 +196,6 @@ Examples:
   atoll completion zsh > \"${fpath[1]}/_atoll\"
   atoll completion fish > ~/.config/fish/completions/atoll.fish")]
     Completion { shell: clap_complete::Shell },
-    /// Clones sandboxes for the agent that starts it; not for people
-    #[command(hide = true)]
-    Zygote,
 }
 
 #[derive(Debug, Args)]

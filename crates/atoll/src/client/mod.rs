@@ -65,7 +65,7 @@ async fn dispatch(command: Command, global: &Global) -> anyhow::Result<u8> {
         Command::Login(args) => login::main(args, global).await,
         Command::Logout => logout::main(global).await,
         Command::Mcp(args) => crate::mcp::main(args, global).await,
-        Command::Up(_) | Command::Server(_) | Command::Host(_) | Command::Completion { .. } | Command::Zygote => Ok(1),
+        Command::Up(_) | Command::Server(_) | Command::Host(_) | Command::Completion { .. } => Ok(1),
     }
 }
 

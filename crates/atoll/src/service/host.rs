@@ -1,4 +1,4 @@
-//! `atoll host`: this machine's agent, what the machine can run, and the zygote that the agent starts.
+//! `atoll host`: this machine's agent, what the machine can run, and the jail that the agent starts.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -90,11 +90,6 @@ pub const VM_JAIL: &str = atoll_host::driver::vm::JAIL;
 /// What `atoll vm-jail` does: it becomes QEMU, in a jail.
 pub fn vm_jail() -> ! {
     atoll_host::driver::vm::jail_main()
-}
-
-/// What `atoll zygote` does: it never comes back to the rest of this program.
-pub fn zygote() -> ! {
-    atoll_host::zygote::zygote_main()
 }
 
 /// From the command line, the environment or a file.

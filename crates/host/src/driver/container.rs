@@ -18,7 +18,7 @@ use super::files::Processors;
 use super::launch::Launcher;
 use super::{Driver, DriverError, InitProcess, LaunchSpec, NetworkAttach, Paused, Running, SharedVolume, Steps, Usage};
 use crate::cgroup::{Cgroups, Hierarchies};
-use crate::zygote::{Zygote, ZygoteCommand};
+use crate::zygote::Zygote;
 
 /// How the driver is set up.
 pub struct ContainerConfig {
@@ -30,7 +30,6 @@ pub struct ContainerConfig {
     pub cgroup_parent: Option<PathBuf>,
     /// The cgroup trees to use; `None`: those that are mounted.
     pub hierarchies: Option<Hierarchies>,
-    pub zygote: ZygoteCommand,
     /// Processes to clone from; one serves about a thousand launches a second.
     pub zygotes: usize,
 }
@@ -38,14 +37,7 @@ pub struct ContainerConfig {
 impl ContainerConfig {
     #[must_use]
     pub fn new(instance: impl Into<String>, program: OwnedFd) -> Self {
-        Self {
-            instance: instance.into(),
-            program,
-            cgroup_parent: None,
-            hierarchies: None,
-            zygote: ZygoteCommand::default(),
-            zygotes: 1,
-        }
+        Self { instance: instance.into(), program, cgroup_parent: None, hierarchies: None, zygotes: 1 }
     }
 }
 
@@ -77,9 +69,8 @@ impl ContainerDriver {
         let cpus = own_cpus()?;
         let launches = Arc::new(Semaphore::new(cpus.len().max(1) * LAUNCHES_PER_CPU));
         let launcher = Launcher {
-            zygote: Zygote::start(config.zygote, config.zygotes)?,
+            zygote: Zygote::start(config.program, config.zygotes)?,
             cgroups: Arc::new(cgroups),
-            program: config.program,
             processors: Processors::of_this_machine()?,
             cpus,
             held: Mutex::default(),

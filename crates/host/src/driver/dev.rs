@@ -9,31 +9,11 @@
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use atoll_launch::shared::{CGROUPS, DEV, EMPTY};
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, Uid, chmodat, chownat, makedev, mkdirat, mknodat, openat, symlinkat,
 };
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen};
-
-pub(crate) const DEV: &str = "dev";
-pub(crate) const NULL: &str = "dev/null";
-/// A directory with nothing in it, to cover others with.
-pub(crate) const EMPTY: &str = "empty";
-/// Where the cgroups are attached, one directory per controller.
-pub(crate) const CGROUPS: &str = "cgroup";
-
-/// Files at the top, and what each is bound over.
-pub(crate) const BOUND_FILES: &[(&str, &str)] = &[
-    ("meminfo", "/proc/meminfo"),
-    ("cpuinfo", "/proc/cpuinfo"),
-    ("stat", "/proc/stat"),
-    ("loadavg", "/proc/loadavg"),
-    ("uptime", "/proc/uptime"),
-    ("swaps", "/proc/swaps"),
-    ("boot_id", "/proc/sys/kernel/random/boot_id"),
-    ("cpus", "/sys/devices/system/cpu/online"),
-    ("cpus", "/sys/devices/system/cpu/possible"),
-    ("cpus", "/sys/devices/system/cpu/present"),
-];
 
 /// Root inside can write here, so it is small.
 const SIZE: &str = "1m";

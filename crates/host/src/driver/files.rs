@@ -7,7 +7,7 @@ use std::io::{self, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::zygote::{PROGRAM_GROUP, sys};
+use atoll_launch::sys;
 use rustix::fs::{Gid, MemfdFlags, Mode, SealFlags, Uid, fchmod, fchown, fcntl_add_seals, memfd_create};
 
 /// What the host's processors say of themselves, read once: reading it again takes milliseconds.
@@ -115,14 +115,14 @@ fn sealed(name: &str, contents: &[u8], mode: u32, uid: u32, gid: u32) -> io::Res
     Ok(file.into())
 }
 
-/// A program in memory that nobody can change, to be executed in sandboxes. It is one file for all of them, so only the
-/// launcher may open it (by its group): whoever can open a file can watch (inotify) what others do with it.
+/// A program in memory that nobody can change, to be run in sandboxes. It is one file for all of them, so nobody inside may
+/// open it: whoever can open a file can watch (inotify) what others do with it.
 ///
 /// # Errors
 /// When memory runs out.
 pub fn sealed_program(program: &[u8]) -> io::Result<OwnedFd> {
     let padding = vec![0; program.len().next_multiple_of(sys::HUGE_PAGE) - program.len()];
-    let file = sealed("atoll-guest", &[program, &padding].concat(), 0o550, 0, PROGRAM_GROUP)?;
+    let file = sealed("atoll-guest", &[program, &padding].concat(), 0o500, 0, 0)?;
     // Every start faults in some seventy places of it; out of huge pages that takes a fifth of the time.
     if let Err(error) = sys::collapse(file.as_fd(), program.len().next_multiple_of(sys::HUGE_PAGE)) {
         tracing::debug!(%error, "the guest agent's program is not in huge pages");

@@ -11,6 +11,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use atoll_launch::etc;
+use atoll_launch::wire::{self, CloneRequest, Failure, Go, Plan, Report, Stage};
 use atoll_model::SandboxId;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -21,8 +23,7 @@ use super::files::{self, Processors};
 use super::process::InitProcess;
 use super::{DriverError, LaunchSpec, NetworkAttach, Running, Step, Steps, dev, mounts, socket, wait};
 use crate::cgroup::{Cgroups, Limits};
-use crate::zygote::wire::{self, CloneRequest, Failure, Go, Plan, Report, Stage};
-use crate::zygote::{Zygote, etc};
+use crate::zygote::Zygote;
 
 /// From the first step to the guest's word that it is ready. Far more than it takes, even a hundred at a time.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -33,8 +34,6 @@ const END_PATIENCE: Duration = Duration::from_secs(5);
 pub(super) struct Launcher {
     pub zygote: Zygote,
     pub cgroups: Arc<Cgroups>,
-    /// The guest agent.
-    pub program: OwnedFd,
     pub processors: Processors,
     /// The processors that the agent itself may run on.
     pub cpus: Vec<usize>,
@@ -246,7 +245,6 @@ impl Launcher {
         );
         let (ready, theirs) = pipe_with(PipeFlags::CLOEXEC).in_step("making the ready pipe")?;
         fds.push(theirs);
-        fds.push(self.program.try_clone().in_step("opening the guest agent")?);
         fds.push(shared);
         for view in &views {
             fds.push(mounts::read_only(&view.path).in_step("making mounts of its cgroups")?);

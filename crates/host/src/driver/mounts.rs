@@ -8,7 +8,7 @@ use std::path::Path;
 use rustix::fs::CWD;
 use rustix::mount::MountAttrFlags;
 
-use crate::zygote::sys;
+use atoll_launch::sys;
 
 fn context(what: &str, path: &Path, error: io::Error) -> io::Error {
     // Keeps the errno's kind; the text says the rest.

@@ -8,7 +8,7 @@ use atoll_model::{SandboxId, VolumeId};
 use serde::{Deserialize, Serialize};
 
 use crate::slots::Slot;
-use crate::zygote::{MAX_LOWERS, MAX_VOLUMES};
+use atoll_launch::{MAX_LOWERS, MAX_VOLUMES};
 
 /// The kernel's own limit on a host name.
 const MAX_HOSTNAME: usize = 64;

@@ -15,7 +15,7 @@ use super::error::OrderError;
 use super::own_proxy::own_proxy;
 use crate::driver::{Kind, StartFrom};
 use crate::network::{AddedHeader, HeaderPart, Identity, Ipv4Cidr, Policy};
-use crate::zygote::{MAX_LOWERS, MAX_VOLUMES};
+use atoll_launch::{MAX_LOWERS, MAX_VOLUMES};
 
 pub const DRIVER_CONTAINER: &str = "container";
 pub const DRIVER_VM: &str = "vm";

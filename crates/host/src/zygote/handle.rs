@@ -1,9 +1,8 @@
-//! The agent's side of the zygote: starts it, starts it again when it has died, hands it requests.
+//! The zygotes of an agent.
 
-use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,21 +10,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustix::process::Pid;
 use rustix::thread::{sched_getaffinity, sched_getcpu, sched_setaffinity};
 
-use super::wire::{self, CloneRequest};
-
-/// How to start a zygote: something that ends up in [`super::zygote_main`].
-#[derive(Debug, Clone)]
-pub struct ZygoteCommand {
-    pub program: PathBuf,
-    pub arguments: Vec<OsString>,
-}
-
-impl Default for ZygoteCommand {
-    /// This very executable, also after its file was replaced by an upgrade.
-    fn default() -> Self {
-        Self { program: PathBuf::from("/proc/self/exe"), arguments: vec![OsString::from("zygote")] }
-    }
-}
+use atoll_launch::wire::{self, CloneRequest};
+use atoll_launch::{ENVIRONMENT, NAME, WORD};
 
 #[derive(Debug)]
 struct Process {
@@ -56,7 +42,8 @@ impl Process {
 /// A few zygotes, asked in turn. Requests may be made from any thread, any number at a time.
 #[derive(Debug)]
 pub struct Zygote {
-    command: ZygoteCommand,
+    /// The guest agent: with [`WORD`] it ends up in [`atoll_launch::zygote_main`].
+    program: OwnedFd,
     processes: Vec<Mutex<Option<Process>>>,
     next: AtomicUsize,
 }
@@ -66,9 +53,9 @@ impl Zygote {
     ///
     /// # Errors
     /// When the program can't be started.
-    pub fn start(command: ZygoteCommand, count: usize) -> io::Result<Self> {
+    pub fn start(program: OwnedFd, count: usize) -> io::Result<Self> {
         let processes = (0..count.max(1)).map(|_| Mutex::new(None)).collect();
-        let zygote = Self { command, processes, next: AtomicUsize::new(0) };
+        let zygote = Self { program, processes, next: AtomicUsize::new(0) };
         for process in &zygote.processes {
             zygote.running(&mut lock(process))?;
         }
@@ -136,17 +123,18 @@ impl Zygote {
 
     fn spawn(&self) -> io::Result<Process> {
         let (requests, theirs) = wire::pair()?;
-        // Nothing of the agent's environment, where secrets may be, goes along.
-        let child = Command::new(&self.command.program)
-            .args(&self.command.arguments)
+        // The child has it under the same number until it executes it. Nothing of the agent's environment, where secrets
+        // may be, goes along.
+        let child = Command::new(format!("/proc/self/fd/{}", self.program.as_raw_fd()))
+            .arg0(NAME)
+            .arg(WORD)
             .env_clear()
+            .envs(ENVIRONMENT)
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
             .current_dir("/")
             .spawn()
-            .map_err(|error| {
-                io::Error::new(error.kind(), format!("starting {}: {error}", self.command.program.display()))
-            })?;
+            .map_err(|error| io::Error::new(error.kind(), format!("starting the zygote: {error}")))?;
         Ok(Process { requests, child })
     }
 }

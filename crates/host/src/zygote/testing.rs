@@ -1,8 +1,9 @@
-//! For tests: lets the test executable be its own zygote, its own jail and its own guest agent.
+//! For tests: lets the test executable be its own zygote, with a guest agent in it, and its own jail.
 //!
 //! A hook that runs before `main` looks at how the executable was called. As a guest it says that it is ready, and runs
 //! shell commands for whoever connects.
 
+use std::convert::Infallible;
 use std::ffi::{CStr, c_char, c_int};
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -11,6 +12,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+
+use atoll_launch::sys;
 
 #[used]
 #[unsafe(link_section = ".init_array")]
@@ -24,34 +27,31 @@ extern "C" fn before_main(count: c_int, arguments: *const *const c_char, _enviro
         // SAFETY: the C library passes `count` pointers to C strings that live as long as the process.
         unsafe { CStr::from_ptr(*arguments.offset(number as isize)) }.to_bytes()
     };
-    if argument(1) == b"zygote" {
-        super::zygote_main();
+    if argument(1) == atoll_launch::WORD.as_bytes() {
+        atoll_launch::zygote_main(guest_main);
     }
     if argument(1) == crate::driver::vm::JAIL.as_bytes() {
         crate::driver::vm::jail_main();
     }
-    if argument(0) == b"atoll-guest" {
-        guest_main();
-    }
 }
 
 /// How a guest is told to misbehave: the configuration's member `test`.
-fn guest_main() -> ! {
+fn guest_main() -> Infallible {
     let mut config = String::new();
     let read = std::fs::File::open("/proc/self/fd/4").and_then(|mut file| file.read_to_string(&mut config));
     if read.is_err() || config.contains("\"exit 3\"") {
-        super::sys::exit_now(3);
+        sys::exit_now(3);
     }
     // SAFETY: descriptors 3 and 5 are the guest's by the driver's promise, and nothing else here knows of them.
     let (listener, mut ready) = unsafe { (UnixListener::from_raw_fd(3), std::fs::File::from_raw_fd(5)) };
     if ready.write_all(b"ready").is_err() {
-        super::sys::exit_now(4);
+        sys::exit_now(4);
     }
     drop(ready);
     while let Ok((stream, _)) = listener.accept() {
         std::thread::spawn(move || answer(stream));
     }
-    super::sys::exit_now(0)
+    sys::exit_now(0)
 }
 
 /// First byte: whether to run as a user (`u`) or as root (`r`), or to end the guest itself (`x`); then the command.
@@ -59,7 +59,7 @@ fn answer(mut stream: UnixStream) {
     let mut text = String::new();
     let _cut_short = stream.read_to_string(&mut text);
     if text.starts_with('x') {
-        super::sys::exit_now(7);
+        sys::exit_now(7);
     }
     let id = if text.starts_with('u') { 1000 } else { 0 };
     let output = Command::new("/bin/sh")

@@ -1,7 +1,7 @@
 //! A launch that fails at any step leaves nothing. Runs with `--features failpoints`.
 
 use super::*;
-use crate::zygote::wire::Stage;
+use atoll_launch::wire::Stage;
 
 /// Failpoints are of the whole process; the tests that set them take turns.
 static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());

@@ -25,8 +25,8 @@ use serde::{Deserialize, Serialize};
 
 use super::memory;
 use super::qemu::FIRST;
-use crate::zygote::sys::{self, Cloned};
-use crate::zygote::{ZygoteCommand, wire};
+use atoll_launch::sys::{self, Cloned};
+use atoll_launch::wire;
 
 /// The word that makes an `atoll` this.
 pub const ARGUMENT: &str = "vm-jail";
@@ -80,10 +80,10 @@ impl<T, E: Into<io::Error>> During<T> for Result<T, E> {
 }
 
 /// Starts it; answers when QEMU has begun and its memory is filled. The agent's side; blocks for some milliseconds.
-pub(super) fn start(command: &ZygoteCommand, plan: &Plan, fds: &[BorrowedFd<'_>]) -> io::Result<(i32, OwnedFd)> {
+pub(super) fn start(jail: &Path, plan: &Plan, fds: &[BorrowedFd<'_>]) -> io::Result<(i32, OwnedFd)> {
     let (ours, theirs) = wire::pair()?;
     // Nothing of the agent's environment, where secrets may be, goes along.
-    let mut child = Command::new(&command.program)
+    let mut child = Command::new(jail)
         .arg(ARGUMENT)
         .env_clear()
         .stdin(Stdio::from(theirs))

@@ -25,7 +25,7 @@ use crate::driver::launch::{failpoint, machine_id};
 use crate::driver::{
     DriverError, InitProcess, LaunchSpec, NetworkAttach, Running, SharedVolume, StartFrom, Steps, socket,
 };
-use crate::zygote::wire;
+use atoll_launch::wire;
 
 /// From QEMU's first instruction to the guest's word that it is ready: two seconds in software on an idle machine,
 /// many more on one whose processors are all busy.

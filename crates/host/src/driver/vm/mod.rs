@@ -46,7 +46,6 @@ use super::{
     Driver, DriverError, InitProcess, LaunchSpec, NetworkAttach, Paused, Running, SharedVolume, Steps, Usage, socket,
 };
 use crate::cgroup::{Cgroups, Hierarchies};
-use crate::zygote::ZygoteCommand;
 pub use accel::Accel;
 use channel::Bridge;
 pub use jail::{ARGUMENT as JAIL, jail_main};
@@ -76,14 +75,15 @@ pub struct VmConfig {
     pub kernel: Kernel,
     pub accel: Accel,
     pub hierarchies: Option<Hierarchies>,
-    /// Something that ends up in [`jail_main`].
-    pub jail: ZygoteCommand,
+    /// A program that ends up in [`jail_main`] when it is called with the word [`JAIL`].
+    pub jail: PathBuf,
 }
 
 impl VmConfig {
     #[must_use]
     pub fn new(instance: &str, sandboxes: PathBuf, kernel: Kernel, accel: Accel) -> Self {
-        let jail = ZygoteCommand::default();
+        // This very executable, also after its file was replaced by an upgrade.
+        let jail = PathBuf::from("/proc/self/exe");
         let memories = sandboxes.with_file_name("memories");
         Self { instance: instance.to_owned(), sandboxes, memories, kernel, accel, hierarchies: None, jail }
     }
@@ -108,7 +108,7 @@ struct Shared {
     accel: Accel,
     qemu: PathBuf,
     version: Version,
-    jail: ZygoteCommand,
+    jail: PathBuf,
     bridges: Mutex<HashMap<SandboxId, Bridge>>,
     volumes: Mutex<HashMap<SandboxId, Volumes>>,
     waiting: Arc<Waiting>,

@@ -30,7 +30,7 @@ fn to_fd(result: libc::c_long) -> io::Result<OwnedFd> {
 }
 
 /// Who `clone` returned to.
-pub(crate) enum Cloned {
+pub enum Cloned {
     Child,
     Parent { pid: i32, pidfd: OwnedFd },
 }
@@ -39,7 +39,7 @@ pub(crate) enum Cloned {
 ///
 /// # Safety
 /// The calling process must have one thread only: the child gets no other, and any lock that another held stays held.
-pub(crate) unsafe fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
+pub unsafe fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
     let mut pidfd: libc::c_int = -1;
     let cgroup_flag = if cgroup.is_some() { CLONE_INTO_CGROUP } else { 0 };
     let mut args = libc::clone_args {
@@ -68,11 +68,7 @@ pub(crate) unsafe fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::R
 }
 
 /// mount_setattr(2) on the mount that `mount` stands for.
-pub(crate) fn mount_setattr(
-    mount: BorrowedFd<'_>,
-    set: MountAttrFlags,
-    idmap: Option<BorrowedFd<'_>>,
-) -> io::Result<()> {
+pub fn mount_setattr(mount: BorrowedFd<'_>, set: MountAttrFlags, idmap: Option<BorrowedFd<'_>>) -> io::Result<()> {
     let idmap_flag = if idmap.is_some() { MountAttrFlags::MOUNT_ATTR_IDMAP.bits() } else { 0 };
     let attr = MountAttr {
         attr_set: u64::from(set.bits() | idmap_flag),
@@ -95,13 +91,13 @@ pub(crate) fn mount_setattr(
 }
 
 /// A private copy of the mount at `path`, attached nowhere.
-pub(crate) fn detached_copy<P: rustix::path::Arg>(dir: BorrowedFd<'_>, path: P) -> io::Result<OwnedFd> {
+pub fn detached_copy<P: rustix::path::Arg>(dir: BorrowedFd<'_>, path: P) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     Ok(rustix::mount::open_tree(dir, path, flags)?)
 }
 
 /// Puts a seccomp filter on this thread without no_new_privs, which needs CAP_SYS_ADMIN in the user namespace.
-pub(crate) fn install_filter(program: &[sock_filter]) -> io::Result<()> {
+pub fn install_filter(program: &[sock_filter]) -> io::Result<()> {
     let len = u16::try_from(program.len()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
     let prog = libc::sock_fprog { len, filter: program.as_ptr().cast_mut().cast() };
     // SAFETY: prog points to `len` instructions of the layout that the kernel defines; the kernel copies them.
@@ -113,13 +109,13 @@ pub(crate) fn install_filter(program: &[sock_filter]) -> io::Result<()> {
 ///
 /// # Safety
 /// Nothing in this process may use an object that owns one of these descriptors any more, but to forget it.
-pub(crate) unsafe fn close_from(first: u32) -> io::Result<()> {
+pub unsafe fn close_from(first: u32) -> io::Result<()> {
     // SAFETY: the call itself touches no memory; the caller answers for the descriptors.
     check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0_u32) }).map(drop)
 }
 
 /// Gives the process an empty session keyring of its own.
-pub(crate) fn new_session_keyring() -> io::Result<()> {
+pub fn new_session_keyring() -> io::Result<()> {
     // SAFETY: a null name asks for an anonymous keyring; no memory is read.
     let result =
         unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>()) };
@@ -127,7 +123,7 @@ pub(crate) fn new_session_keyring() -> io::Result<()> {
 }
 
 /// Default action for every signal, none blocked: what was ignored would stay ignored after exec.
-pub(crate) fn reset_signals() {
+pub fn reset_signals() {
     for signal in 1..=libc::SIGRTMAX() {
         // SAFETY: SIG_DFL installs no handler. SIGKILL and SIGSTOP are refused, which is fine.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
@@ -140,33 +136,27 @@ pub(crate) fn reset_signals() {
     }
 }
 
+/// As Rust's own start of a program has it: a write to nobody is an error, not the end.
+pub fn ignore_broken_pipes() {
+    // SAFETY: SIG_IGN installs no handler.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+}
+
+/// Says that the arguments, which begin at this address, end after so many bytes: what is behind them is shown to nobody.
+pub fn set_arguments_end(start: usize, bytes: usize) -> io::Result<()> {
+    let option = libc::PR_SET_MM_ARG_END as libc::c_ulong;
+    // SAFETY: the call changes what the kernel shows of this process, and none of its memory.
+    check(unsafe { libc::prctl(libc::PR_SET_MM, option, start + bytes, 0, 0) }.into()).map(drop)
+}
+
 /// Lets the kernel reap children by itself.
-pub(crate) fn ignore_children() {
+pub fn ignore_children() {
     // SAFETY: SIG_IGN installs no handler.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
 }
 
-/// Executes the program behind a descriptor; returns only when that fails.
-pub(crate) fn exec(program: BorrowedFd<'_>, name: &CStr, environment: &[&CStr]) -> io::Error {
-    let argv = [name.as_ptr(), std::ptr::null()];
-    let mut envp: Vec<_> = environment.iter().map(|one| one.as_ptr()).collect();
-    envp.push(std::ptr::null());
-    // SAFETY: argv and envp are null-terminated arrays of C strings that live until the call returns.
-    unsafe {
-        libc::syscall(
-            libc::SYS_execveat,
-            program.as_raw_fd(),
-            c"".as_ptr(),
-            argv.as_ptr(),
-            envp.as_ptr(),
-            libc::AT_EMPTY_PATH,
-        );
-    }
-    io::Error::last_os_error()
-}
-
 /// Ends the process at once: no destructors, no handlers. For a child that shares its parent's memory image.
-pub(crate) fn exit_now(code: i32) -> ! {
+pub fn exit_now(code: i32) -> ! {
     // SAFETY: _exit may be called in any state.
     unsafe { libc::_exit(code) }
 }
@@ -175,13 +165,13 @@ pub(crate) fn exit_now(code: i32) -> ! {
 ///
 /// # Safety
 /// Nothing in this process may use an object that owns descriptor `number` any more, but to forget it.
-pub(crate) unsafe fn place(fd: BorrowedFd<'_>, number: i32) -> io::Result<()> {
+pub unsafe fn place(fd: BorrowedFd<'_>, number: i32) -> io::Result<()> {
     // SAFETY: the call touches no memory; the caller answers for what was open at `number`.
     check(unsafe { libc::dup2(fd.as_raw_fd(), number) }.into()).map(drop)
 }
 
 /// Sets an interface up; its other flags are those that a new one has.
-pub(crate) fn set_interface_up(socket: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
+pub fn set_interface_up(socket: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
     // SAFETY: all-zero is a valid value of this plain structure of numbers.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     let room = request.ifr_name.len() - 1;
@@ -194,11 +184,11 @@ pub(crate) fn set_interface_up(socket: BorrowedFd<'_>, name: &CStr) -> io::Resul
 }
 
 /// Bytes of a huge page on the machines that Atoll runs on.
-pub(crate) const HUGE_PAGE: usize = 2 << 20;
+pub const HUGE_PAGE: usize = 2 << 20;
 
 /// Puts a file in memory into huge pages (MADV_COLLAPSE of madvise(2), since Linux 6.1). `bytes` is a multiple of
 /// [`HUGE_PAGE`], and the file as long at least.
-pub(crate) fn collapse(file: BorrowedFd<'_>, bytes: usize) -> io::Result<()> {
+pub fn collapse(file: BorrowedFd<'_>, bytes: usize) -> io::Result<()> {
     let failed = |address: *mut libc::c_void| address == libc::MAP_FAILED;
     let reserved = bytes + HUGE_PAGE;
     // SAFETY: a new mapping of nothing, at an address that the kernel chooses; unmapped below, and nothing of it is

@@ -2,10 +2,13 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
-use rustix::thread::{CpuSet, UnshareFlags, sched_setaffinity, unshare_unsafe};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, CpuSet, LinkNameSpaceType, UnshareFlags, move_into_link_name_space,
+    sched_setaffinity, set_capabilities, unshare_unsafe,
+};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::child::{Attempt, Attempted};
@@ -80,8 +83,8 @@ pub(super) fn stay_on(cpus: &[usize]) -> io::Result<()> {
     Ok(sched_setaffinity(None, &set)?)
 }
 
-/// Lets time since boot begin now, from the exec of the guest agent on: `ps` and whoever else counts from the boot see
-/// the sandbox's own, as its `/proc/uptime` has it. Kernels without time namespaces go on with the machine's.
+/// Lets time since boot begin now: `ps` and whoever else counts from the boot see the sandbox's own, as its
+/// `/proc/uptime` has it. Kernels without time namespaces go on with the machine's.
 pub(super) fn begin_boot_time() -> Attempt<()> {
     // SAFETY: without CLONE_FILES the table of descriptors stays as it is.
     match unsafe { unshare_unsafe(UnshareFlags::NEWTIME) } {
@@ -90,12 +93,18 @@ pub(super) fn begin_boot_time() -> Attempt<()> {
         Err(error) => return Err(error).attempted(|| "a time namespace".to_owned()),
     }
     let seconds = clock_gettime(ClockId::Boottime).tv_sec;
-    // After the change of ids the files of this process belong to the machine's root, until it says otherwise; exec
-    // decides anew.
-    set_dumpable_behavior(DumpableBehavior::Dumpable).attempted(|| "its own files in /proc".to_owned())?;
-    let written = fs::write("/proc/self/timens_offsets", format!("boottime -{seconds} 0\n"));
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).attempted(|| "its own files in /proc".to_owned())?;
-    written.attempted(|| "the offset of the time since boot".to_owned())
+    own_its_files()?;
+    fs::write("/proc/self/timens_offsets", format!("boottime -{seconds} 0\n"))
+        .attempted(|| "the offset of the time since boot".to_owned())?;
+    // What was unshared is for children: this process moves in by itself, having one thread.
+    let entered = fs::File::open("/proc/self/ns/time_for_children")
+        .and_then(|namespace| Ok(move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Time))?));
+    entered.attempted(|| "entering the time namespace".to_owned())
+}
+
+/// After a change of ids the files of a process in /proc belong to the machine's root, until it says otherwise.
+pub(super) fn own_its_files() -> Attempt<()> {
+    set_dumpable_behavior(DumpableBehavior::Dumpable).attempted(|| "its own files in /proc".to_owned())
 }
 
 pub(super) fn set_rlimits() -> Attempt<()> {
@@ -128,7 +137,7 @@ fn set_sysctl((path, value): &(&str, &str)) -> Attempt<()> {
     written.attempted(|| format!("writing {value} to {path}"))
 }
 
-/// Takes the capabilities away for good: exec as root gives what the bounding set still holds, and no more.
+/// Takes the capabilities away for good, from the process and from what exec as root would give.
 pub(super) fn drop_capabilities(numbers: &[u32]) -> Attempt<()> {
     for number in numbers {
         // SAFETY: the call takes a number and touches no memory.
@@ -137,7 +146,9 @@ pub(super) fn drop_capabilities(numbers: &[u32]) -> Attempt<()> {
             return Err((format!("dropping capability {number}"), io::Error::last_os_error()));
         }
     }
-    Ok(())
+    let kept = CapabilitySet::from_bits_retain(KEPT.iter().fold(0, |kept, number| kept | 1 << number));
+    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
+    set_capabilities(None, sets).attempted(|| "keeping no other capabilities".to_owned())
 }
 
 /// Brings the loopback interface up: a new network namespace has it down, and the guest lacks the power.

@@ -4,23 +4,19 @@
 //! Whatever fails is reported with its stage and errno over the status socket; then the child ends, and its namespaces
 //! with all that was mounted in them end with it.
 
-use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::Mode;
+use rustix::thread::set_name;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::confine;
 use super::etc;
 use super::mounts::{self, NewRoot};
-use super::serve::Prepared;
+use super::serve::{Guest, Prepared};
 use super::sys;
 use super::wire::{self, Failure, Go, Plan, Report, Stage, StageTime};
-
-/// What the guest agent starts with; it gives its own processes their own.
-const ENVIRONMENT: [&CStr; 3] =
-    [c"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", c"HOME=/root", c"LANG=C.UTF-8"];
 
 impl Failure {
     pub(super) fn new(stage: Stage, what: &str, error: &io::Error) -> Self {
@@ -45,17 +41,16 @@ impl<T, E: Into<io::Error>> Attempted<T> for Result<T, E> {
 /// The descriptors of a [`Plan`], each in its place.
 struct Inherited {
     tasks: Vec<OwnedFd>,
-    guest: Guest,
+    guest: GuestFds,
     dev: OwnedFd,
     cgroup_views: Vec<OwnedFd>,
 }
 
 /// What the guest agent gets.
-struct Guest {
+struct GuestFds {
     listener: OwnedFd,
     config: OwnedFd,
     ready: OwnedFd,
-    program: OwnedFd,
 }
 
 /// Measures the stages as they end.
@@ -84,20 +79,25 @@ impl Clock {
 }
 
 /// Becomes the guest agent, or reports why not and ends.
-pub(super) fn run(status: BorrowedFd<'_>, prepared: &Prepared) -> ! {
+pub(super) fn run(status: BorrowedFd<'_>, prepared: &Prepared, guest: Guest) -> ! {
     let mut clock = Clock { last: Clock::now(), steps: Vec::with_capacity(20), fail_at: None };
     let _agent_gone = match build(status, prepared, &mut clock) {
-        Ok(placed) => {
-            let failure = become_guest(&placed, prepared, &mut clock);
-            wire::send(placed.status.as_fd(), &Report::Failed(failure), &[])
-        }
+        Ok(placed) => match settle_down(&placed, prepared, &mut clock) {
+            Ok(()) => {
+                // Its end says that there is nothing more to say.
+                drop(placed);
+                sys::ignore_broken_pipes();
+                match guest() {}
+            }
+            Err(failure) => wire::send(placed.as_fd(), &Report::Failed(failure), &[]),
+        },
         Err(failure) => wire::send(status, &Report::Failed(failure), &[]),
     };
     sys::exit_now(1)
 }
 
-/// All that a sandbox is made of, up to its descriptors.
-fn build(status: BorrowedFd<'_>, prepared: &Prepared, clock: &mut Clock) -> Result<Placed, Failure> {
+/// All that a sandbox is made of, up to its descriptors. Answers with the status socket in its new place.
+fn build(status: BorrowedFd<'_>, prepared: &Prepared, clock: &mut Clock) -> Result<OwnedFd, Failure> {
     let received = receive_plan(status);
     clock.fail_at = received.as_ref().ok().and_then(|(plan, _)| plan.fail_at);
     let (plan, mut inherited) = clock.end(Stage::Plan, received)?;
@@ -130,22 +130,17 @@ fn build(status: BorrowedFd<'_>, prepared: &Prepared, clock: &mut Clock) -> Resu
     clock.end(Stage::Descriptors, placed)
 }
 
-/// Gives up what is left of its power and executes the guest agent; returns only when something fails.
-fn become_guest(placed: &Placed, prepared: &Prepared, clock: &mut Clock) -> Failure {
+/// Gives up what is left of its power, and tells the agent what it took.
+fn settle_down(status: &OwnedFd, prepared: &Prepared, clock: &mut Clock) -> Result<(), Failure> {
     let filter = sys::install_filter(&prepared.filter).attempted(|| "the filter".to_owned());
-    let ready = clock
-        .end(Stage::Seccomp, filter)
-        .and_then(|()| clock.end(Stage::Capabilities, confine::drop_capabilities(&prepared.dropped)))
-        .and_then(|()| clock.end(Stage::Exec, Ok(())));
-    if let Err(failure) = ready {
-        return failure;
-    }
+    clock.end(Stage::Seccomp, filter)?;
+    clock.end(Stage::Capabilities, confine::drop_capabilities(&prepared.dropped))?;
+    let owned = confine::own_its_files();
+    let _only_for_people = set_name(c"atoll-guest");
+    clock.end(Stage::Begin, owned)?;
     let report = Report::Done { steps: std::mem::take(&mut clock.steps) };
-    if let Err(error) = wire::send(placed.status.as_fd(), &report, &[]) {
-        return Failure::new(Stage::Exec, "telling the agent", &error);
-    }
-    let error = sys::exec(placed.program.as_fd(), c"atoll-guest", &ENVIRONMENT);
-    Failure::new(Stage::Exec, "executing the guest agent", &error)
+    let told = wire::send(status.as_fd(), &report, &[]);
+    told.map_err(|error| Failure::new(Stage::Begin, "telling the agent", &error))
 }
 
 fn receive_plan(status: BorrowedFd<'_>) -> Attempt<(Plan, Inherited)> {
@@ -155,7 +150,7 @@ fn receive_plan(status: BorrowedFd<'_>) -> Attempt<(Plan, Inherited)> {
     let mut fds = fds.into_iter();
     let tasks: Vec<_> = fds.by_ref().take(plan.tasks).collect();
     let mut next = || fds.next().ok_or_else(missing);
-    let guest = Guest { listener: next()?, config: next()?, ready: next()?, program: next()? };
+    let guest = GuestFds { listener: next()?, config: next()?, ready: next()? };
     let dev = next()?;
     let inherited = Inherited { tasks, guest, dev, cgroup_views: fds.collect() };
     Ok((plan, inherited))
@@ -193,20 +188,14 @@ fn settle(plan: &Plan) -> Attempt<()> {
     confine::set_sysctls()
 }
 
-/// Owners of nothing that the program needs: the program and the status socket, placed high and closed by exec.
-struct Placed {
-    program: OwnedFd,
-    status: OwnedFd,
-}
-
 /// Above every number that the guest agent knows.
-const PROGRAM: i32 = 7;
-const STATUS: i32 = 8;
+const STATUS: i32 = 7;
 /// Where descriptors wait while the low numbers are filled.
 const ABOVE: i32 = 64;
 
-/// 0 to 2: /dev/null; 3: listener; 4: configuration; 5: ready; 6: the directory behind the bound files; no others.
-fn place(guest: Guest, state: OwnedFd, status: BorrowedFd<'_>) -> Attempt<Placed> {
+/// 0 to 2: /dev/null; 3: listener; 4: configuration; 5: ready; 6: the directory behind the bound files; 7: the status
+/// socket, which is answered; no others.
+fn place(guest: GuestFds, state: OwnedFd, status: BorrowedFd<'_>) -> Attempt<OwnedFd> {
     use rustix::fs::{CWD, OFlags, openat};
     let what = || "descriptors".to_owned();
     let null = openat(CWD, "/dev/null", OFlags::RDWR, Mode::empty()).attempted(|| "/dev/null".to_owned())?;
@@ -216,7 +205,6 @@ fn place(guest: Guest, state: OwnedFd, status: BorrowedFd<'_>) -> Attempt<Placed
         (lift(guest.config.as_fd())?, 4),
         (lift(guest.ready.as_fd())?, 5),
         (lift(state.as_fd())?, 6),
-        (lift(guest.program.as_fd())?, PROGRAM),
         (lift(status)?, STATUS),
         (lift(null.as_fd())?, 0),
         (lift(null.as_fd())?, 1),
@@ -225,24 +213,15 @@ fn place(guest: Guest, state: OwnedFd, status: BorrowedFd<'_>) -> Attempt<Placed
     drop((guest, state, null));
     for (fd, number) in &lifted {
         // SAFETY: every descriptor of ours below ABOVE has been closed but the old status socket and the zygote's
-        // request socket, which nobody uses from here on; std's own streams write nothing before exec.
+        // request socket, which nobody uses from here on; std's own streams write nothing before the guest begins.
         unsafe { sys::place(fd.as_fd(), *number) }.attempted(what)?;
     }
     drop(lifted);
-    // SAFETY: as above; and the two below were placed just now and are owned by nobody.
-    let placed = unsafe {
+    // SAFETY: as above; and the one below was placed just now and is owned by nobody.
+    let status = unsafe {
         sys::close_from(STATUS as u32 + 1).attempted(what)?;
-        Placed { program: owned(PROGRAM), status: owned(STATUS) }
+        <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(STATUS)
     };
-    for fd in [&placed.program, &placed.status] {
-        rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC).attempted(what)?;
-    }
-    Ok(placed)
-}
-
-/// # Safety
-/// The descriptor is open and owned by nobody.
-unsafe fn owned(number: i32) -> OwnedFd {
-    // SAFETY: promised by the caller.
-    unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(number) }
+    rustix::io::fcntl_setfd(&status, rustix::io::FdFlags::CLOEXEC).attempted(what)?;
+    Ok(status)
 }

@@ -28,7 +28,7 @@ fn contents(plan: &Plan) -> [(&'static str, String); 4] {
 
 /// Lays them into `upper`, an empty layer over `lowers` (topmost first). Tells whether it did: where /etc is no
 /// directory in the image, what it should be is decided from inside.
-pub(crate) fn lay<'a>(upper: &Path, lowers: impl Iterator<Item = &'a Path>, plan: &Plan) -> io::Result<bool> {
+pub fn lay<'a>(upper: &Path, lowers: impl Iterator<Item = &'a Path>, plan: &Plan) -> io::Result<bool> {
     let mut found = lowers.filter_map(|lower| fs::symlink_metadata(lower.join("etc")).ok());
     let Some(like) = found.next().filter(fs::Metadata::is_dir) else { return Ok(false) };
     let etc = upper.join("etc");

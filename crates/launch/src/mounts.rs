@@ -16,14 +16,13 @@ use rustix::mount::{
 use rustix::process::{chdir, fchdir, pivot_root};
 
 use super::child::{Attempt, Attempted};
-use super::sys;
-use crate::driver::dev::{self, BOUND_FILES};
+use super::{shared, sys};
 
 /// Layers below the writable one; the kernel's own bound is far higher.
-pub(crate) const MAX_LOWERS: usize = 16;
+pub const MAX_LOWERS: usize = 16;
 
 /// Volumes that one sandbox may have mounted.
-pub(crate) const MAX_VOLUMES: usize = 8;
+pub const MAX_VOLUMES: usize = 8;
 
 /// Directories of the zygote's root, besides those of [`lower_dir`].
 pub(super) const ROOT_DIRS: &[&str] = &["proc", "sys", "shared", "volume", "root"];
@@ -85,7 +84,7 @@ impl Masks {
             proc_dirs: below("/proc", MASKED_IN_PROC, true),
             proc_read_only: below("/proc", READ_ONLY_IN_PROC, true),
             sys_dirs: below("/sys", MASKED_IN_SYS, true),
-            bound: BOUND_FILES.iter().copied().filter(|(_, path)| fs::metadata(path).is_ok()).collect(),
+            bound: shared::BOUND_FILES.iter().copied().filter(|(_, path)| fs::metadata(path).is_ok()).collect(),
         }
     }
 }
@@ -179,8 +178,8 @@ impl NewRoot {
                 .and_then(|()| mount_remount(path.as_str(), read_only, c""))
                 .attempted(|| format!("making {path} read-only"))?;
         }
-        masks.proc_files.iter().try_for_each(|path| self.cover(path, dev::NULL))?;
-        masks.proc_dirs.iter().try_for_each(|path| self.cover(path, dev::EMPTY))?;
+        masks.proc_files.iter().try_for_each(|path| self.cover(path, shared::NULL))?;
+        masks.proc_dirs.iter().try_for_each(|path| self.cover(path, shared::EMPTY))?;
         let mut bound = masks.bound.iter().filter(|(_, path)| path.starts_with("/proc"));
         bound.try_for_each(|(name, path)| self.cover(path, name))
     }
@@ -192,11 +191,11 @@ impl NewRoot {
             | MountAttrFlags::MOUNT_ATTR_NOEXEC;
         let sys = new_mount("sysfs", &[], inert)?;
         attach_making(sys.as_fd(), "/sys", 0o555)?;
-        masks.sys_dirs.iter().try_for_each(|path| self.cover(path, dev::EMPTY))?;
+        masks.sys_dirs.iter().try_for_each(|path| self.cover(path, shared::EMPTY))?;
         let mut bound = masks.bound.iter().filter(|(_, path)| path.starts_with("/sys"));
         bound.try_for_each(|(name, path)| self.cover(path, name))?;
         if !matches!(names, [only] if only.is_empty()) {
-            self.cover("/sys/fs/cgroup", dev::CGROUPS)?;
+            self.cover("/sys/fs/cgroup", shared::CGROUPS)?;
         }
         for (name, view) in names.iter().zip(cgroups) {
             let path = if name.is_empty() { "/sys/fs/cgroup".to_owned() } else { format!("/sys/fs/cgroup/{name}") };
@@ -207,7 +206,7 @@ impl NewRoot {
 
     pub(super) fn dev(&self, shm_bytes: u64) -> Attempt<()> {
         // Not by path: what the image has at /dev may be a link.
-        let copy = sys::detached_copy(self.shared.as_fd(), dev::DEV).attempted(|| "a copy of dev".to_owned())?;
+        let copy = sys::detached_copy(self.shared.as_fd(), shared::DEV).attempted(|| "a copy of dev".to_owned())?;
         attach_making(copy.as_fd(), "/dev", 0o755)?;
         let quiet = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
         let terminals =

@@ -18,7 +18,7 @@ const MAX_FDS: usize = 64;
 
 /// Agent to zygote. Descriptors: the child's end of the status socket, then the v2 cgroup if `into_cgroup`.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct CloneRequest {
+pub struct CloneRequest {
     /// The first of the 65,536 ids.
     pub id_base: u32,
     pub into_cgroup: bool,
@@ -27,10 +27,10 @@ pub(crate) struct CloneRequest {
 /// Agent to child: all that can be prepared before the child's user namespace is known.
 ///
 /// Descriptors, in this order: one `tasks` file per v1 hierarchy (`tasks` of them), the listening socket, the guest's
-/// configuration, the write end of the ready pipe, the guest agent's program, the tmpfs of [`crate::driver`]'s `dev`,
+/// configuration, the write end of the ready pipe, the small file system of [`super::shared`],
 /// then one detached mount per name in `cgroup_views`.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Plan {
+pub struct Plan {
     pub tasks: usize,
     pub cgroup_views: Vec<String>,
     pub hostname: String,
@@ -51,7 +51,7 @@ pub(crate) struct Plan {
 /// Agent to child, once the id maps are written. Descriptors: the mount of the sandbox's own volume, then those of
 /// `lowers` layers, then one per path in `volumes`.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Go {
+pub struct Go {
     pub lowers: usize,
     /// Where the volumes that are mounted into it go.
     pub volumes: Vec<String>,
@@ -59,20 +59,20 @@ pub(crate) struct Go {
 
 /// Zygote or child to agent.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) enum Report {
+pub enum Report {
     /// With the pidfd.
     Cloned {
         pid: i32,
     },
     Failed(Failure),
-    /// The next thing that happens to the socket is that exec closes it.
+    /// The child becomes the guest agent, and closes the socket.
     Done {
         steps: Vec<StageTime>,
     },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Failure {
+pub struct Failure {
     pub stage: Stage,
     /// What exactly, such as the path.
     pub what: String,
@@ -81,7 +81,7 @@ pub(crate) struct Failure {
 
 /// Times are nanoseconds of the monotonic clock, which agent and child share.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub(crate) struct StageTime {
+pub struct StageTime {
     pub stage: Stage,
     pub began_ns: u64,
     pub took_ns: u64,
@@ -89,7 +89,7 @@ pub(crate) struct StageTime {
 
 /// The stages of a launch on the zygote's and the child's side, in their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Stage {
+pub enum Stage {
     Clone,
     IdMaps,
     Plan,
@@ -108,12 +108,11 @@ pub(crate) enum Stage {
     Descriptors,
     Seccomp,
     Capabilities,
-    Exec,
+    Begin,
 }
 
 impl Stage {
-    #[cfg_attr(not(feature = "failpoints"), allow(dead_code))]
-    pub(crate) const CHILD: [Self; 17] = [
+    pub const CHILD: [Self; 17] = [
         Self::Plan,
         Self::JoinCgroups,
         Self::Settle,
@@ -130,11 +129,11 @@ impl Stage {
         Self::Descriptors,
         Self::Seccomp,
         Self::Capabilities,
-        Self::Exec,
+        Self::Begin,
     ];
 
     /// As traces, errors and failpoints (`launch::…`) name it.
-    pub(crate) const fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Clone => "clone",
             Self::IdMaps => "id maps",
@@ -154,13 +153,13 @@ impl Stage {
             Self::Descriptors => "place descriptors",
             Self::Seccomp => "install seccomp",
             Self::Capabilities => "drop capabilities",
-            Self::Exec => "exec guest",
+            Self::Begin => "begin guest",
         }
     }
 }
 
 /// Sends one packet.
-pub(crate) fn send<T: Serialize>(socket: BorrowedFd<'_>, message: &T, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+pub fn send<T: Serialize>(socket: BorrowedFd<'_>, message: &T, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     let bytes = serde_json::to_vec(message)?;
     if bytes.len() > MAX_PACKET || fds.len() > MAX_FDS {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "a launch message is too large"));
@@ -175,7 +174,7 @@ pub(crate) fn send<T: Serialize>(socket: BorrowedFd<'_>, message: &T, fds: &[Bor
 }
 
 /// Receives one packet; `None` when the other end has closed.
-pub(crate) fn receive<T: DeserializeOwned>(socket: BorrowedFd<'_>) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+pub fn receive<T: DeserializeOwned>(socket: BorrowedFd<'_>) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
     let mut buffer = vec![0_u8; MAX_PACKET];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -203,12 +202,12 @@ pub(crate) fn receive<T: DeserializeOwned>(socket: BorrowedFd<'_>) -> io::Result
 }
 
 /// A pair of connected packet sockets, closed on exec.
-pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
     Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
 }
 
 /// Borrows each of a list.
-pub(crate) fn borrowed(fds: &[OwnedFd]) -> Vec<BorrowedFd<'_>> {
+pub fn borrowed(fds: &[OwnedFd]) -> Vec<BorrowedFd<'_>> {
     fds.iter().map(AsFd::as_fd).collect()
 }

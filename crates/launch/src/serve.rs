@@ -1,5 +1,6 @@
 //! The zygote's own life: an almost empty root, then one clone per request until the agent is gone.
 
+use std::convert::Infallible;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -22,7 +23,7 @@ use super::confine;
 use super::mounts::{self, Masks};
 use super::sys::{self, Cloned};
 use super::wire::{self, CloneRequest, Failure, Report, Stage};
-use crate::slots::IDS_PER_SLOT;
+use super::{IDS_PER_SANDBOX, NAME};
 
 /// Made once, inherited by every child.
 pub(super) struct Prepared {
@@ -42,19 +43,18 @@ const NAMESPACES: i32 = libc::CLONE_NEWUSER
     | libc::CLONE_NEWUTS
     | libc::CLONE_NEWNET;
 
-/// A group that no account has, just below the ids of sandboxes. Its members, the children of the zygote, may read the
-/// guest agent's program; without that the kernel would make the guest's own /proc files unwritable. The guest drops it
-/// for every program that it starts, and nobody inside can take it: it is not mapped there.
-pub(crate) const PROGRAM_GROUP: u32 = 0x6fff_fff0;
+/// What a child becomes: it never comes back.
+pub type Guest = fn() -> Infallible;
 
 /// The request socket's number in the zygote; it arrives as standard input.
 const REQUESTS: i32 = 3;
 
 /// Serves launches until the agent's end of the socket on standard input closes. Must be called first thing in `main`,
-/// while the process has one thread.
-pub fn zygote_main() -> ! {
+/// while the process has one thread. `guest` is what a child goes on with, as PID 1 of its sandbox: descriptors 3 to 6
+/// are the listener, the configuration, the pipe that says ready and the directory behind the bound files.
+pub fn zygote_main(guest: Guest) -> ! {
     let code = match set_up() {
-        Ok((requests, prepared)) => serve(requests.as_fd(), &prepared),
+        Ok((requests, prepared)) => serve(requests.as_fd(), &prepared, guest),
         Err(error) => {
             eprintln!("atoll zygote: {error}");
             1
@@ -74,8 +74,9 @@ fn set_up() -> io::Result<(OwnedFd, Prepared)> {
     let requests = take_requests()?;
     let _already_leader = setsid();
     let _only_for_people = set_name(c"atoll-zygote");
+    hide_the_word();
     sys::ignore_children();
-    named("setting groups", set_thread_groups(&[Gid::from_raw(PROGRAM_GROUP)]))?;
+    named("setting groups", set_thread_groups(&[]))?;
     // The zygote takes a sandbox's first id for each clone, and must keep its capabilities while it is somebody else.
     named("setting securebits", set_capabilities_secure_bits(CapabilitiesSecureBits::NO_SETUID_FIXUP))?;
     named("making an empty root", make_root())?;
@@ -87,6 +88,17 @@ fn set_up() -> io::Result<(OwnedFd, Prepared)> {
         cpus: sched_getaffinity(None)?,
     };
     Ok((requests, prepared))
+}
+
+/// Nobody inside need see how their PID 1 was made: its command line is the program's name.
+fn hide_the_word() {
+    let Ok(stat) = fs::read_to_string("/proc/self/stat") else { return };
+    // The name of the program, in brackets, may hold anything. Field 48 is where the arguments begin.
+    let fields = stat.rsplit_once(") ").map(|(_, fields)| fields);
+    let start = fields.and_then(|fields| fields.split(' ').nth(48 - 3)).and_then(|field| field.parse().ok());
+    if let Some(start) = start {
+        let _only_for_people = sys::set_arguments_end(start, NAME.len() + 1);
+    }
 }
 
 fn seccomp_filter() -> io::Result<BpfProgram> {
@@ -147,7 +159,7 @@ fn make_root() -> io::Result<()> {
     Ok(())
 }
 
-fn serve(requests: BorrowedFd<'_>, prepared: &Prepared) -> i32 {
+fn serve(requests: BorrowedFd<'_>, prepared: &Prepared, guest: Guest) -> i32 {
     loop {
         let (request, mut fds) = match wire::receive::<CloneRequest>(requests) {
             Ok(Some(received)) => received,
@@ -164,7 +176,7 @@ fn serve(requests: BorrowedFd<'_>, prepared: &Prepared) -> i32 {
         let _as_good_as_it_gets = sched_setaffinity(None, &prepared.cpus);
         let status = fds.remove(0);
         let cgroup = if request.into_cgroup { fds.pop() } else { None };
-        match launch(&request, cgroup, &status, prepared) {
+        match launch(&request, cgroup, &status, prepared, guest) {
             Ok((pid, pidfd)) => {
                 // If the agent has gone away it does not want the child either, and the child will notice.
                 let _gone = wire::send(status.as_fd(), &Report::Cloned { pid }, &[pidfd.as_fd()]);
@@ -182,6 +194,7 @@ fn launch(
     cgroup: Option<OwnedFd>,
     status: &OwnedFd,
     prepared: &Prepared,
+    guest: Guest,
 ) -> Result<(i32, OwnedFd), Failure> {
     let failed = |stage: Stage, what: &str, error: io::Error| Failure::new(stage, what, &error);
     // The creator owns the new user namespace, and what the kernel counts per user across namespaces (inotify, pending
@@ -191,7 +204,7 @@ fn launch(
     let cloned = unsafe { sys::clone3(NAMESPACES as u32 as u64, cgroup.as_ref().map(AsFd::as_fd)) };
     if matches!(cloned, Ok(Cloned::Child)) {
         drop(cgroup);
-        child::run(status.as_fd(), prepared);
+        child::run(status.as_fd(), prepared, guest);
     }
     let restored = become_id(0);
     let (pid, pidfd) = match cloned {
@@ -215,7 +228,7 @@ fn become_id(id: u32) -> io::Result<()> {
 }
 
 fn write_maps(pid: i32, id_base: u32) -> io::Result<()> {
-    let map = format!("0 {id_base} {IDS_PER_SLOT}\n");
+    let map = format!("0 {id_base} {IDS_PER_SANDBOX}\n");
     for name in ["uid_map", "gid_map"] {
         fs::write(Path::new("/proc").join(pid.to_string()).join(name), &map)?;
     }

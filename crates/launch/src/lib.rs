@@ -1,0 +1,48 @@
+//! The launcher of container sandboxes. A **zygote**, a small single-threaded process, is cloned for each sandbox, and
+//! the clone becomes the guest agent: there is no exec on the way, so a sandbox pays neither for a program's start nor
+//! for what the C library asks of the processor then (in a virtual machine each such question is answered by its host).
+//!
+//! The agent has many threads, and a fork of a threaded process may hardly do anything. So the agent executes the guest
+//! agent's own program with the word [`WORD`], and that calls [`zygote_main`]. The zygote keeps one thread and, in a
+//! private mount namespace, a root that is nearly empty: a proc, a sysfs and some directories to mount on. What a clone
+//! has to copy is small; what a sandbox could reach through its old root, were it not detached, is nothing; and what it
+//! could read of its memory is a program that has been told no secret. The zygote draws no random number before it is
+//! cloned, so that no two sandboxes have one in common.
+//!
+//! ```text
+//! agent                          zygote                         child (becomes the guest agent)
+//!   | -- CloneRequest, status socket -> |                            |
+//!   |                                   | -- clone3, id maps ------> |
+//!   | <- Cloned, pidfd (status socket)  |  (next request)            |
+//!   | -- Plan, descriptors (status socket) ------------------------> | joins cgroups, limits itself
+//!   | -- Go, idmapped mounts --------------------------------------> | mounts, pivots, drops everything
+//!   | <- Done with its steps, or Failed with step and errno -------- |
+//! ```
+//!
+//! The zygote ends when the agent's end of the request socket closes. It never touches what the agent owns: no
+//! descriptor but the request socket survives its first lines. Sandboxes outlive it; nothing sets a parent-death
+//! signal. Files: [`serve`](mod@serve) the loop, [`child`] the order of a launch, [`mounts`] its file systems, [`etc`]
+//! who it is, [`confine`] what it may do, [`seccomp`] the profile, [`wire`] the messages, [`shared`] the names in the
+//! small file system that the agent makes for each sandbox. The agent's side is `atoll_host::zygote`.
+
+mod child;
+mod confine;
+pub mod etc;
+mod mounts;
+mod seccomp;
+mod serve;
+pub mod shared;
+pub mod sys;
+pub mod wire;
+
+pub use mounts::{MAX_LOWERS, MAX_VOLUMES};
+pub use serve::zygote_main;
+
+/// The ids of a sandbox: so many from its first one on.
+pub const IDS_PER_SANDBOX: u32 = 1 << 16;
+/// The name of the program, and the argument that makes a zygote of it.
+pub const NAME: &str = "atoll-guest";
+pub const WORD: &str = "zygote";
+/// The environment that the zygote is started with, and the guest agent has; it gives its own processes their own.
+pub const ENVIRONMENT: [(&str, &str); 3] =
+    [("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("HOME", "/root"), ("LANG", "C.UTF-8")];
