@@ -246,3 +246,32 @@ async fn sudo_works_inside() {
     assert_eq!((answer.exit_code, answer.stdout.as_str()), (0, "user\nroot\nuser\n"), "{answer:?}");
     atoll.stop_and_check().await;
 }
+
+/// The guest agent is a clone of a process of the host, not a program started anew: nothing of that may be left to use.
+#[tokio::test]
+async fn pid_1_is_an_ordinary_process_of_the_sandbox_that_keeps_nothing_of_the_host() {
+    let atoll = Atoll::start().await;
+    let id = atoll.sandbox().await.id;
+    // A user's program first: a change of ids on the way to it is what could take pid 1's files away from it.
+    assert_eq!(atoll.sh(&id, "true").await.exit_code, 0);
+    let shown = "tr '\\0' ' ' </proc/1/cmdline; echo; cat /proc/1/comm; stat -c '%u:%g' /proc/1/fd /proc/1/environ
+        tr '\\0' '\\n' </proc/1/environ | cut -d= -f1 | sort | tr '\\n' ' '; echo
+        for s in net mnt pid user ipc uts cgroup time; do [ \"$(readlink /proc/1/ns/$s)\" = \"$(readlink /proc/self/ns/$s)\" ] || echo \"another $s\"; done
+        grep -E '^(NoNewPrivs|Seccomp|Uid|Gid|Groups):' /proc/1/status; [ \"$(grep Cap /proc/1/status)\" = \"$(grep Cap /proc/self/status)\" ] && echo same powers
+        grep / /proc/1/maps | grep -v '/memfd:atoll-guest'; ls -l /proc/1/root /proc/1/cwd | sed 's/.* -> //'; pgrep -P 0 | tr '\\n' ' '";
+    let answer = atoll.root(&id, shown).await;
+    let expected = "atoll-guest \natoll-guest\n0:0\n0:0\nHOME LANG PATH \nUid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\nGroups:\t \nNoNewPrivs:\t0\nSeccomp:\t2\nsame powers\n/\n/\n1 ";
+    assert_eq!(answer.stdout, expected, "{answer:?}");
+    for (what, script) in [
+        ("reading its program", "echo trying; head -c 4 /proc/1/exe | grep -q ELF && echo worked"),
+        ("running its program", "echo trying; /proc/1/exe --help 2>&1 | grep -q guest && echo worked"),
+        ("writing to its program", "echo trying; echo x 2>/dev/null >>/proc/1/exe && echo worked"),
+    ] {
+        refused(&atoll, &id, what, script).await;
+    }
+    // Who may be read with no special power must still be somebody of one's own.
+    let answer =
+        atoll.sh(&id, "echo trying; cat /proc/1/environ && echo worked; ls /proc/1/fd && echo worked; true").await;
+    assert_eq!(answer.stdout, "trying\n", "{answer:?}");
+    atoll.stop_and_check().await;
+}

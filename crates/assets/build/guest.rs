@@ -27,7 +27,7 @@ pub fn embed(workspace: &Path, out: &Path) -> Result<(), String> {
 }
 
 fn compile(workspace: &Path) -> Result<PathBuf, String> {
-    for source in ["crates/guest", "crates/rpc", "proto", "Cargo.lock", "Cargo.toml"] {
+    for source in ["crates/guest", "crates/launch", "crates/rpc", "proto", "Cargo.lock", "Cargo.toml"] {
         println!("cargo:rerun-if-changed={}", workspace.join(source).display());
     }
     let target = std::env::var("TARGET").unwrap_or_else(|_| "x86_64-unknown-linux-gnu".to_owned());

@@ -76,7 +76,7 @@ where
 fn main() -> ExitCode {
     memory::be_thrifty();
     // The zygote must stay single-threaded and small: it gets no runtime, no configuration, nothing.
-    if std::env::args_os().nth(1).is_some_and(|word| word == atoll_launch::WORD) {
+    if std::env::args_os().eq([atoll_launch::NAME]) {
         atoll_launch::zygote_main(in_a_sandbox);
     }
     ExitCode::from(end_of(Start::take(std::env::args().skip(1))))

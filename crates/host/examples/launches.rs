@@ -61,9 +61,6 @@ fn percentile(sorted: &[Duration], of_100: usize) -> f64 {
 }
 
 fn main() {
-    if std::env::args().nth(1).as_deref() == Some("zygote") {
-        atoll_host::zygote::zygote_main();
-    }
     let arguments: Vec<_> = std::env::args().collect();
     let [_, image, guest, rest @ ..] = arguments.as_slice() else {
         eprintln!("launches IMAGE.erofs GUEST [COUNT] [AT_ONCE]");

@@ -3,7 +3,7 @@
 //! for what the C library asks of the processor then (in a virtual machine each such question is answered by its host).
 //!
 //! The agent has many threads, and a fork of a threaded process may hardly do anything. So the agent executes the guest
-//! agent's own program with the word [`WORD`], and that calls [`zygote_main`]. The zygote keeps one thread and, in a
+//! agent's own program by its bare [`NAME`], and that calls [`zygote_main`]. The zygote keeps one thread and, in a
 //! private mount namespace, a root that is nearly empty: a proc, a sysfs and some directories to mount on. What a clone
 //! has to copy is small; what a sandbox could reach through its old root, were it not detached, is nothing; and what it
 //! could read of its memory is a program that has been told no secret. The zygote draws no random number before it is
@@ -40,9 +40,9 @@ pub use serve::zygote_main;
 
 /// The ids of a sandbox: so many from its first one on.
 pub const IDS_PER_SANDBOX: u32 = 1 << 16;
-/// The name of the program, and the argument that makes a zygote of it.
+/// What the program is called (`argv[0]`) when it shall be a zygote, without any argument: a command line can't be
+/// changed later everywhere, and this is the one that people see inside for their PID 1.
 pub const NAME: &str = "atoll-guest";
-pub const WORD: &str = "zygote";
 /// The environment that the zygote is started with, and the guest agent has; it gives its own processes their own.
 pub const ENVIRONMENT: [(&str, &str); 3] =
     [("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("HOME", "/root"), ("LANG", "C.UTF-8")];

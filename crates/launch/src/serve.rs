@@ -18,12 +18,12 @@ use rustix::thread::{
 };
 use seccompiler::BpfProgram;
 
+use super::IDS_PER_SANDBOX;
 use super::child;
 use super::confine;
 use super::mounts::{self, Masks};
 use super::sys::{self, Cloned};
 use super::wire::{self, CloneRequest, Failure, Report, Stage};
-use super::{IDS_PER_SANDBOX, NAME};
 
 /// Made once, inherited by every child.
 pub(super) struct Prepared {
@@ -74,7 +74,6 @@ fn set_up() -> io::Result<(OwnedFd, Prepared)> {
     let requests = take_requests()?;
     let _already_leader = setsid();
     let _only_for_people = set_name(c"atoll-zygote");
-    hide_the_word();
     sys::ignore_children();
     named("setting groups", set_thread_groups(&[]))?;
     // The zygote takes a sandbox's first id for each clone, and must keep its capabilities while it is somebody else.
@@ -88,17 +87,6 @@ fn set_up() -> io::Result<(OwnedFd, Prepared)> {
         cpus: sched_getaffinity(None)?,
     };
     Ok((requests, prepared))
-}
-
-/// Nobody inside need see how their PID 1 was made: its command line is the program's name.
-fn hide_the_word() {
-    let Ok(stat) = fs::read_to_string("/proc/self/stat") else { return };
-    // The name of the program, in brackets, may hold anything. Field 48 is where the arguments begin.
-    let fields = stat.rsplit_once(") ").map(|(_, fields)| fields);
-    let start = fields.and_then(|fields| fields.split(' ').nth(48 - 3)).and_then(|field| field.parse().ok());
-    if let Some(start) = start {
-        let _only_for_people = sys::set_arguments_end(start, NAME.len() + 1);
-    }
 }
 
 fn seccomp_filter() -> io::Result<BpfProgram> {

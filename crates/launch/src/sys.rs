@@ -142,13 +142,6 @@ pub fn ignore_broken_pipes() {
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
 }
 
-/// Says that the arguments, which begin at this address, end after so many bytes: what is behind them is shown to nobody.
-pub fn set_arguments_end(start: usize, bytes: usize) -> io::Result<()> {
-    let option = libc::PR_SET_MM_ARG_END as libc::c_ulong;
-    // SAFETY: the call changes what the kernel shows of this process, and none of its memory.
-    check(unsafe { libc::prctl(libc::PR_SET_MM, option, start + bytes, 0, 0) }.into()).map(drop)
-}
-
 /// Lets the kernel reap children by itself.
 pub fn ignore_children() {
     // SAFETY: SIG_IGN installs no handler.

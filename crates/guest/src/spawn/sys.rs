@@ -163,6 +163,7 @@ pub fn launch(prepared: &Prepared, stdio: [BorrowedFd<'_>; 3]) -> Result<u32, Fa
     // SAFETY: `before` was initialised by the first call.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), ptr::null_mut()) };
     drop(stack);
+    crate::rights::own_proc_files();
 
     if pid < 0 {
         return Err(failure(Stage::Clone, &clone_error));

@@ -11,7 +11,7 @@ use rustix::process::Pid;
 use rustix::thread::{sched_getaffinity, sched_getcpu, sched_setaffinity};
 
 use atoll_launch::wire::{self, CloneRequest};
-use atoll_launch::{ENVIRONMENT, NAME, WORD};
+use atoll_launch::{ENVIRONMENT, NAME};
 
 #[derive(Debug)]
 struct Process {
@@ -42,7 +42,7 @@ impl Process {
 /// A few zygotes, asked in turn. Requests may be made from any thread, any number at a time.
 #[derive(Debug)]
 pub struct Zygote {
-    /// The guest agent: with [`WORD`] it ends up in [`atoll_launch::zygote_main`].
+    /// The guest agent: called by its bare [`NAME`], it ends up in [`atoll_launch::zygote_main`].
     program: OwnedFd,
     processes: Vec<Mutex<Option<Process>>>,
     next: AtomicUsize,
@@ -127,7 +127,6 @@ impl Zygote {
         // may be, goes along.
         let child = Command::new(format!("/proc/self/fd/{}", self.program.as_raw_fd()))
             .arg0(NAME)
-            .arg(WORD)
             .env_clear()
             .envs(ENVIRONMENT)
             .stdin(Stdio::from(theirs))

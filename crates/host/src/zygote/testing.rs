@@ -27,7 +27,7 @@ extern "C" fn before_main(count: c_int, arguments: *const *const c_char, _enviro
         // SAFETY: the C library passes `count` pointers to C strings that live as long as the process.
         unsafe { CStr::from_ptr(*arguments.offset(number as isize)) }.to_bytes()
     };
-    if argument(1) == atoll_launch::WORD.as_bytes() {
+    if argument(0) == atoll_launch::NAME.as_bytes() {
         atoll_launch::zygote_main(guest_main);
     }
     if argument(1) == crate::driver::vm::JAIL.as_bytes() {
