@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use super::session_store::LiveSession;
 use crate::api_keys::LiveKey;
-use crate::db::{Db, DbError, Fresh, Millis, auth_version};
+use crate::db::{Db, DbError, Fresh, Millis, Topic, auth_version};
 use crate::teams::TeamRow;
 
 /// People and keys remembered at most; beyond it all are forgotten.
@@ -66,7 +66,12 @@ struct Reading {
 impl Rights {
     #[must_use]
     pub fn new(db: Db) -> Self {
-        Self(Arc::new(Inner { db, known: Mutex::default(), reading: Mutex::default(), version: Fresh::default() }))
+        Self(Arc::new(Inner {
+            db,
+            known: Mutex::default(),
+            reading: Mutex::default(),
+            version: Fresh::about(Topic::Rights),
+        }))
     }
 
     /// The number as it is now: read at or after the moment of this call, or since the last change of the database.

@@ -56,7 +56,7 @@ use sqlx::{Pool, Postgres, Sqlite, Transaction};
 
 pub use circuit::PgPool;
 pub use error::{DbError, During, OpenError};
-pub use fresh::Fresh;
+pub use fresh::{Fresh, Topic};
 pub use sql::{Sql, containing};
 pub use types::{Millis, Text};
 pub use wake::{writes, wrote};
@@ -69,7 +69,7 @@ const POSTGRES_CONNECTIONS: u32 = 16;
 /// The pools. Cheap to clone.
 #[derive(Clone, Debug)]
 pub enum Db {
-    Sqlite { writer: Pool<Sqlite>, readers: Pool<Sqlite>, log: Option<fresh::WalIndex> },
+    Sqlite { writer: Pool<Sqlite>, readers: Pool<Sqlite>, log: Option<fresh::Log> },
     Postgres(PgPool),
 }
 
@@ -163,7 +163,7 @@ impl Db {
             .await
             .map_err(connect)?;
         // After the first connection, which makes the file.
-        let log = fresh::WalIndex::of(path);
+        let log = fresh::Log::of(path);
         Ok(Self::Sqlite { writer, readers, log })
     }
 

@@ -9,6 +9,7 @@ use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
 use crate::db::testing::databases;
+use crate::db::{Db, on};
 use crate::testing::{Answer, TestApp, app, app_with};
 
 pub fn assert_error(answer: &Answer, status: u16, code: &str) {
@@ -40,6 +41,27 @@ async fn every_answer_that_is_an_error_has_the_one_shape() {
         let socket = client.get("/v1/sandboxes/sb-aaaaaaaaaaaaaaaaaaaa/exec/stream").await;
         assert_error(&socket, 400, "invalid_request");
         assert_error(&client.get("/missing.js").await, 404, "not_found");
+    }
+}
+
+#[tokio::test]
+async fn a_right_that_another_program_takes_away_is_gone_with_the_next_request() {
+    for database in databases().await {
+        let other = Db::open(database.url.as_deref(), database.dir.path()).await.unwrap();
+        let test = app(database).await;
+        test.fleet.add_host();
+        for _ in 0..3 {
+            // What writes by itself keeps what is known of rights, and must not keep it beyond what others write.
+            let created = test.client.post("/v1/sandboxes", json!({})).await;
+            assert_eq!(created.status, StatusCode::CREATED);
+            assert_eq!(test.client.get("/v1/sandboxes").await.status, StatusCode::OK);
+            for (value, expected) in [("1", StatusCode::UNAUTHORIZED), ("NULL", StatusCode::OK)] {
+                let statement = format!("UPDATE api_keys SET expires_at = {value}");
+                on!(write & other, |c| sqlx::query(sqlx::AssertSqlSafe(statement.as_str())).execute(c).await.map(drop))
+                    .unwrap();
+                assert_eq!(test.client.get("/v1/sandboxes").await.status, expected);
+            }
+        }
     }
 }
 

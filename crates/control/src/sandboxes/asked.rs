@@ -45,12 +45,15 @@ impl Sandboxes {
         let (from, now) = (record.status(), self.clock.now());
         let generation = record.generation;
         let change = Change { id: &record.id, from, generation, to, reason, decided: true, host: None, at: now };
-        let mut tx = self.db.begin().await?;
-        let Some(decided) = store::change_in(&mut tx, &change).await? else { return Ok(None) };
-        let details = json!({ "before": { "status": from }, "after": { "status": to } });
-        note(&mut tx, owner, &record.id, action, details, now).await?;
-        tx.commit().await?;
-        Ok(Some(decided))
+        let decide = async {
+            let mut tx = self.db.begin().await?;
+            let Some(decided) = store::change_in(&mut tx, &change).await? else { return Ok(None) };
+            let details = json!({ "before": { "status": from }, "after": { "status": to } });
+            note(&mut tx, owner, &record.id, action, details, now).await?;
+            tx.commit().await?;
+            Ok(Some(decided))
+        };
+        self.row_of(decide).await
     }
 
     /// Sets the idle timeout of a team's sandbox, and restarts its idle clock.

@@ -15,10 +15,11 @@
 //! there to be told of is destroyed again.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use atoll_model::sandbox::OnReboot;
-use atoll_model::{HostId, OnTimeout, SandboxId, SandboxStatus};
+use atoll_model::{HostId, OnTimeout, SandboxId, SandboxStatus, TeamId};
 use atoll_rpc::atoll::host::v1::{self as wire, CreateSandboxRequest};
 use atoll_rpc::connectrpc::ConnectError;
 use atoll_rpc::connectrpc::ErrorCode as RpcCode;
@@ -35,7 +36,7 @@ use super::timing::StepTimes;
 use super::turns::Turn;
 use super::{Filling, HOST_DEADLINE, MadeOf, Network, Owner, SandboxError, SandboxRecord, Sandboxes};
 use crate::audit::{self, Entry};
-use crate::db::Text;
+use crate::db::{DbError, Text};
 use crate::fleet::{ANY_DRIVER, Demand, FleetError};
 use crate::layers::{self, LayerRow};
 use crate::templates::store::{self as templates, Template};
@@ -106,17 +107,26 @@ pub(super) fn signed(value: u64) -> i64 {
 impl Sandboxes {
     /// Ends with a running sandbox, or with an error and nothing left behind.
     pub async fn create(&self, owner: &Owner, new: NewSandbox) -> Result<SandboxRecord, SandboxError> {
-        let (mut template, holder) = templates::resolve(&self.db, &new.template, &owner.team)
-            .await?
-            .ok_or_else(|| SandboxError::NoTemplate { name: new.template.clone() })?;
+        let named = self.named(&owner.team, &new.template).await?;
+        let (mut template, layers) =
+            named.map(Arc::unwrap_or_clone).ok_or_else(|| SandboxError::NoTemplate { name: new.template.clone() })?;
         if template.digest.is_empty() && template.team_id.is_none() {
             template = self.shipped(&template.name).await?;
         }
         if template.digest.is_empty() {
             return Err(SandboxError::NotBuilt { name: new.template });
         }
-        let layers = self.layers.chain(&holder).await?;
         self.create_from(owner, new, template, layers).await
+    }
+
+    /// Creates mostly ask for the same few, which seldom change.
+    async fn named(&self, team: &TeamId, name: &str) -> Result<Option<Arc<(Template, Vec<LayerRow>)>>, DbError> {
+        let read = async {
+            let Some((template, holder)) = templates::resolve(&self.db, name, team).await? else { return Ok(None) };
+            let layers = self.layers.chain(&holder).await?;
+            Ok(Some(Arc::new((template, layers))))
+        };
+        self.named.read(&self.db, (team.clone(), name.to_owned()), read).await
     }
 
     /// A template that ships, with its image; built when it is wanted for the first time.
@@ -186,7 +196,7 @@ impl Sandboxes {
             }
             times.end("place", placing);
             let inserting = Instant::now();
-            let inserted = self.insert(owner, &new, &demand, &host, &ground).await?;
+            let inserted = self.row_of(self.insert(owner, &new, &demand, &host, &ground)).await?;
             times.end("insert", inserting);
             if let Some(record) = inserted {
                 break (host, record);
@@ -375,7 +385,7 @@ impl Sandboxes {
             host: None,
             at: self.clock.now(),
         };
-        let running = store::change(&self.db, &running).await?;
+        let running = self.change(&running).await?;
         times.end("finish", finishing);
         if let Some(running) = running {
             return Ok(Ok(running));
@@ -422,7 +432,7 @@ impl Sandboxes {
                     host: None,
                     at: self.clock.now(),
                 };
-                store::change(&self.db, &found).await?.ok_or(SandboxError::Changed { attempted: "create" })
+                self.change(&found).await?.ok_or(SandboxError::Changed { attempted: "create" })
             }
             _ => Ok(now),
         }
@@ -480,7 +490,7 @@ impl Sandboxes {
         to: SandboxStatus,
         reason: Option<&str>,
     ) -> Result<Option<SandboxRecord>, SandboxError> {
-        Ok(store::change(&self.db, &self.decision(record, to, reason)).await?)
+        Ok(self.change(&self.decision(record, to, reason)).await?)
     }
 
     pub(super) fn decision<'a>(

@@ -24,14 +24,12 @@ impl Sandboxes {
     /// Destroys a team's sandbox. Of one that is stopped already nothing is left to do.
     pub async fn destroy(&self, owner: &Owner, id: &SandboxId) -> Result<(), SandboxError> {
         for _ in 0..TRIES {
-            let record = store::get(&self.db, &owner.team, id).await?.ok_or(SandboxError::NotFound)?;
+            let record = self.used_last(&owner.team, id).await?.ok_or(SandboxError::NotFound)?;
             if record.status().is_final() {
                 return Ok(());
             }
             let now = self.clock.now();
-            let mut tx = self.db.begin().await?;
             let change = stop(&record, "deleted", now);
-            let Some(stopped) = store::change_in(&mut tx, &change).await? else { continue };
             let entry = Entry {
                 team: Some(&owner.team),
                 actor: &owner.actor,
@@ -42,8 +40,14 @@ impl Sandboxes {
                 result: "ok",
                 details: json!({ "status": record.status() }),
             };
-            audit::record(&mut tx, now, &entry).await?;
-            tx.commit().await?;
+            let decide = async {
+                let mut tx = self.db.begin().await?;
+                let Some(stopped) = store::change_in(&mut tx, &change).await? else { return Ok(None) };
+                audit::record(&mut tx, now, &entry).await?;
+                tx.commit().await?;
+                Ok::<_, SandboxError>(Some(stopped))
+            };
+            let Some(stopped) = self.row_of(decide).await? else { continue };
             self.finish_destroying(stopped).await;
             return Ok(());
         }
@@ -55,7 +59,7 @@ impl Sandboxes {
         for _ in 0..TRIES {
             let stopped = match store::get_any(&self.db, id).await {
                 Ok(Some(record)) if !record.status().is_final() => {
-                    store::change(&self.db, &stop(&record, reason, self.clock.now())).await
+                    self.change(&stop(&record, reason, self.clock.now())).await
                 }
                 Ok(_) => return,
                 Err(error) => Err(error),
@@ -74,7 +78,8 @@ impl Sandboxes {
 
     /// Destroys it if it is what was seen and still due.
     pub(super) async fn destroy_if_due(&self, record: SandboxRecord, due: Due, reason: &str) {
-        match store::change_if_due(&self.db, due, &stop(&record, reason, self.clock.now())).await {
+        let change = stop(&record, reason, self.clock.now());
+        match self.row_of(store::change_if_due(&self.db, due, &change)).await {
             Ok(Some(stopped)) => self.finish_destroying(stopped).await,
             Ok(None) => {}
             Err(error) => {

@@ -21,6 +21,8 @@ mod pause;
 mod placer;
 mod reaper;
 mod record;
+#[cfg(test)]
+mod remembered_tests;
 mod resume;
 pub mod store;
 #[cfg(test)]
@@ -50,12 +52,13 @@ use turns::{Turn, Turns};
 
 pub use crate::audit::Owner;
 use crate::clock::Clock;
-use crate::db::{Db, Fresh, Tx};
+use crate::db::{Db, DbError, Fresh, Topic, Tx};
 use crate::fleet::{Demand, Fleet};
-use crate::layers::Layers;
+use crate::layers::{LayerRow, Layers};
 use crate::quotas::{self, Ask, Limits};
 use crate::secrets::Secrets;
 use crate::templates::shipped::Shipped;
+use crate::templates::store::Template;
 
 /// How long a host may take to create, pause or resume a sandbox.
 const HOST_DEADLINE: Duration = Duration::from_secs(60);
@@ -68,6 +71,10 @@ pub struct Sources {
 
 /// Rows of sandboxes by their teams and ids.
 type Used = Fresh<(TeamId, SandboxId), Option<Arc<SandboxRecord>>>;
+/// What teams mean by a template's name: the template, and the layers above its image.
+type Named = Fresh<(TeamId, String), Option<Arc<(Template, Vec<LayerRow>)>>>;
+/// What no change of a sandbox's row touches.
+const UNTOUCHED: &[Topic] = &[Topic::Rights, Topic::Templates];
 
 /// The service. Cheap to clone.
 #[derive(Clone)]
@@ -88,6 +95,7 @@ pub struct Sandboxes {
     shipped: Option<Shipped>,
     /// Sandboxes as they were when they were last used.
     used: Arc<Used>,
+    named: Arc<Named>,
     /// Something paused may have to leave its host.
     moves: Arc<Notify>,
     /// Work that must be finished although nobody waits for it any more.
@@ -117,7 +125,8 @@ impl Sandboxes {
             queue_timeout: limits.queue_timeout,
             quotas: Limits::default(),
             shipped: None,
-            used: Arc::default(),
+            used: Arc::new(Used::about(Topic::Sandboxes)),
+            named: Arc::new(Named::about(Topic::Templates)),
             moves: Arc::default(),
             tasks,
         }
@@ -160,6 +169,23 @@ impl Sandboxes {
     async fn turn(&self, team: &TeamId) -> Result<Turn, SandboxError> {
         let turn = tokio::time::timeout(self.queue_timeout, self.creates.next(team)).await;
         turn.map_err(|_| SandboxError::Queue)?.ok_or(SandboxError::Interrupted)
+    }
+
+    /// Does what changes one sandbox's row, or makes it, and remembers the row as it is now. None when nothing was changed.
+    async fn row_of<E>(
+        &self,
+        change: impl Future<Output = Result<Option<SandboxRecord>, E>>,
+    ) -> Result<Option<SandboxRecord>, E> {
+        let Some((row, landed)) = self.db.write_keeping(UNTOUCHED, change).await? else { return Ok(None) };
+        if let Some(landed) = landed {
+            self.used.changed(&landed, (row.team_id.0.clone(), row.id.0.clone()), Some(Arc::new(row.clone())));
+        }
+        Ok(Some(row))
+    }
+
+    /// The change of a row, if it still is what the caller saw.
+    async fn change(&self, change: &store::Change<'_>) -> Result<Option<SandboxRecord>, DbError> {
+        self.row_of(store::change(&self.db, change)).await
     }
 
     #[must_use]

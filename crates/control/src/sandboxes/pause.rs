@@ -1,6 +1,7 @@
 //! Pausing: `running -> pausing -> paused`. If the host refuses, the row goes back to `running`; if its answer is
 //! lost, the row stays `pausing` until `reconcile` has asked the host what is true.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use atoll_model::{SandboxId, SandboxStatus};
@@ -48,8 +49,8 @@ impl Sandboxes {
 
     /// Pauses a team's running sandbox.
     pub async fn pause_keeping(&self, owner: &Owner, id: &SandboxId, keep: Keep) -> Result<Paused, SandboxError> {
-        let record = store::get(&self.db, &owner.team, id).await?.ok_or(SandboxError::NotFound)?;
-        self.pause_record(record, "user", keep, By::Owner(Box::new(owner.clone()))).await
+        let record = self.used_last(&owner.team, id).await?.ok_or(SandboxError::NotFound)?;
+        self.pause_record(Arc::unwrap_or_clone(record), "user", keep, By::Owner(Box::new(owner.clone()))).await
     }
 
     /// Pauses it if it still is due.
@@ -90,7 +91,9 @@ impl Sandboxes {
         let (pausing, why) = (SandboxStatus::Pausing, Some(reason));
         let decided = match by {
             By::Owner(owner) => self.decide_for(Some(&owner), "sandbox.pause", &record, pausing, why).await?,
-            By::Itself(due) => store::change_if_due(&self.db, due, &self.decision(&record, pausing, why)).await?,
+            By::Itself(due) => {
+                self.row_of(store::change_if_due(&self.db, due, &self.decision(&record, pausing, why))).await?
+            }
         };
         times.end("decide", deciding);
         let Some(pausing) = decided else {
@@ -147,7 +150,7 @@ impl Sandboxes {
             host: None,
             at: self.clock.now(),
         };
-        Ok(store::change(&self.db, &change).await?)
+        Ok(self.change(&change).await?)
     }
 
     /// A compare-and-set found another row than was read: says what it is now.

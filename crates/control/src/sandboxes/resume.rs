@@ -29,8 +29,8 @@ pub struct Resumed {
 impl Sandboxes {
     /// Resumes a team's paused sandbox.
     pub async fn resume(&self, owner: &Owner, id: &SandboxId) -> Result<Resumed, SandboxError> {
-        let record = store::get(&self.db, &owner.team, id).await?.ok_or(SandboxError::NotFound)?;
-        self.resume_record(record, Some(owner.clone())).await
+        let record = self.used_last(&owner.team, id).await?.ok_or(SandboxError::NotFound)?;
+        self.resume_record(Arc::unwrap_or_clone(record), Some(owner.clone())).await
     }
 
     async fn resume_record(&self, record: SandboxRecord, asked_by: Option<Owner>) -> Result<Resumed, SandboxError> {
@@ -152,7 +152,7 @@ impl Sandboxes {
     }
 
     /// The row of a sandbox. A running one is asked for with every exec, and mostly nothing has changed since the last.
-    async fn used_last(&self, team: &TeamId, id: &SandboxId) -> Result<Option<Arc<SandboxRecord>>, DbError> {
+    pub(super) async fn used_last(&self, team: &TeamId, id: &SandboxId) -> Result<Option<Arc<SandboxRecord>>, DbError> {
         let read = async { Ok(store::get(&self.db, team, id).await?.map(Arc::new)) };
         self.used.read(&self.db, (team.clone(), id.clone()), read).await
     }

@@ -17,7 +17,7 @@ use crate::hosts::HostError;
 use crate::reconcile::Requester;
 use crate::testing::{TestApp, app, app_with, insert_online_host};
 
-fn owner(test: &TestApp) -> Owner {
+pub(super) fn owner(test: &TestApp) -> Owner {
     Owner {
         team: test.team().clone(),
         team_is_byoc: false,
@@ -27,7 +27,7 @@ fn owner(test: &TestApp) -> Owner {
     }
 }
 
-fn new() -> NewSandbox {
+pub(super) fn new() -> NewSandbox {
     NewSandbox {
         lifetime_sec: None,
         template: "base".to_owned(),
