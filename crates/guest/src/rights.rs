@@ -24,20 +24,11 @@ impl Rights {
 impl Drop for Rights {
     fn drop(&mut self) {
         set_ids(0, 0);
-        own_proc_files();
         if set_groups(&[]).is_err() {
             // The thread would go on with somebody's groups: it must not serve anybody else.
             std::process::abort();
         }
     }
-}
-
-/// Keeps the guest's files in /proc its own. Once a thread, or a child that shares its memory until exec, has changed ids,
-/// they belong to the root of the user namespace in which the program was executed; for a clone of the zygote that is the
-/// machine's, so the guest could no longer write to its own.
-pub fn own_proc_files() {
-    // Where it is refused, what is in those files is still read.
-    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable);
 }
 
 fn set_ids(uid: u32, gid: u32) {

@@ -113,6 +113,12 @@ const PERSONALITIES: [u64; 7] = [0, 0x8, 0x2_0000, 0x2_0008, 0x4_0000, 0x4_0008,
 /// Pushing input into a terminal that somebody else reads.
 const TERMINAL_INJECTION: [u64; 2] = [libc::TIOCSTI, libc::TIOCLINUX];
 
+/// The type of btrfs's own requests. Volumes are directories of one: who may make subvolumes in it, as everybody may, has
+/// room that no quota counts.
+const BTRFS: (u64, u64) = (0xff00, 0x9400);
+/// Of the same type, and every file system's: sharing blocks between files, and asking for the label.
+const OF_ANY_FILE_SYSTEM: [u64; 4] = [0x4004_9409, 0x4020_940d, 0xc018_9436, 0x8100_9431];
+
 /// The filter as the kernel takes it.
 pub(crate) fn compile() -> Result<BpfProgram, Error> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
@@ -128,11 +134,16 @@ pub(crate) fn compile() -> Result<BpfProgram, Error> {
     let other_personality =
         PERSONALITIES.iter().map(|one| condition(0, SeccompCmpOp::Ne, *one)).collect::<Result<Vec<_>, _>>()?;
     rules.insert(libc::SYS_personality, vec![rule(other_personality)?]);
-    let injection = TERMINAL_INJECTION
+    let mut requests = TERMINAL_INJECTION
         .iter()
         .map(|request| rule([condition(1, SeccompCmpOp::Eq, *request)?]))
         .collect::<Result<Vec<_>, _>>()?;
-    rules.insert(libc::SYS_ioctl, injection);
+    let mut btrfs = vec![condition(1, SeccompCmpOp::MaskedEq(BTRFS.0), BTRFS.1)?];
+    for request in OF_ANY_FILE_SYSTEM {
+        btrfs.push(condition(1, SeccompCmpOp::Ne, request)?);
+    }
+    requests.push(rule(btrfs)?);
+    rules.insert(libc::SYS_ioctl, requests);
 
     let arch: TargetArch = std::env::consts::ARCH.try_into()?;
     let refused = SeccompAction::Errno(libc::EPERM as u32);
@@ -308,7 +319,20 @@ mod tests {
         assert_eq!(answer(libc::SYS_ioctl, 0, libc::TIOCSTI), EPERM);
         assert_eq!(answer(libc::SYS_ioctl, 0, libc::TIOCSTI | 1 << 32), EPERM);
         assert_eq!(answer(libc::SYS_ioctl, 0, libc::TIOCGWINSZ), ALLOW);
+        assert_eq!(answer(libc::SYS_ioctl, 0, 0x5401), ALLOW);
         assert_eq!(answer(libc::SYS_personality, 0x40000, 0), ALLOW);
         assert_eq!(answer(libc::SYS_personality, 0x400000, 0), EPERM);
+    }
+
+    #[test]
+    fn no_subvolume_is_made_and_blocks_can_still_be_shared() {
+        // Make a subvolume, or a snapshot, in the old and the new way; delete one.
+        for request in [0x5000_940e_u64, 0x5000_9418, 0x5000_9401, 0x5000_9417, 0x5000_940f] {
+            assert_eq!(answer(libc::SYS_ioctl, 0, request), EPERM, "{request:#x}");
+            assert_eq!(answer(libc::SYS_ioctl, 0, request | 1 << 32), EPERM, "{request:#x}");
+        }
+        for request in OF_ANY_FILE_SYSTEM {
+            assert_eq!(answer(libc::SYS_ioctl, 0, request), ALLOW, "{request:#x}");
+        }
     }
 }

@@ -98,26 +98,27 @@ impl Finder {
 
     /// The next frame among what was pushed; what lies before it is dropped.
     pub fn next_frame(&mut self) -> Option<Frame> {
-        loop {
-            let start = self.bytes.windows(MAGIC.len()).position(|window| window == MAGIC);
-            let Some(start) = start else {
+        // Dropped once at the end: whoever sends nothing but false beginnings must not cost more than other noise.
+        let mut passed = 0;
+        let found = loop {
+            let rest = &self.bytes[passed..];
+            let Some(start) = rest.windows(MAGIC.len()).position(|window| window == MAGIC) else {
                 // The beginning of a frame may be among the last bytes.
-                let keep = self.bytes.len().min(MAGIC.len() - 1);
-                self.bytes.drain(..self.bytes.len() - keep);
-                return None;
+                passed += rest.len() - rest.len().min(MAGIC.len() - 1);
+                break None;
             };
-            self.bytes.drain(..start);
-            if self.bytes.len() < FRAME {
-                return None;
+            passed += start;
+            if rest.len() - start < FRAME {
+                break None;
             }
-            match Frame::decode(&self.bytes) {
-                Some(frame) => {
-                    self.bytes.drain(..FRAME);
-                    return Some(frame);
-                }
-                None => drop(self.bytes.drain(..1)),
+            if let Some(frame) = Frame::decode(&rest[start..]) {
+                passed += FRAME;
+                break Some(frame);
             }
-        }
+            passed += 1;
+        };
+        self.bytes.drain(..passed);
+        found
     }
 
     /// What was pushed behind the last frame.

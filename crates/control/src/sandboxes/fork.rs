@@ -16,9 +16,10 @@ use futures::{FutureExt, StreamExt};
 use serde_json::json;
 use sqlx::types::Json;
 
-use super::create::{Ground, signed, spec};
+use super::ground::{Ground, spec};
 use super::store;
 use super::timing::StepTimes;
+use super::wanted::signed;
 use super::{Keep, MadeOf, Owner, SandboxError, SandboxRecord, Sandboxes, lifetime};
 use crate::audit::{self, Entry};
 use crate::db::{Text, Tx};

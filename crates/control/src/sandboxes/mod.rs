@@ -1,7 +1,8 @@
 //! Sandboxes: what control decides about them, and the rows that say so.
 //!
-//! One file per verb: `create`, `destroy`, `pause`, `resume`. `store` has the SQL, `record` a row's shape, `activity`
-//! the idle clock, `reaper` acts when it runs out, `placer` is the seam to the scheduler. Every decision raises the
+//! One file per verb: `create`, `destroy`, `pause`, `resume`; of a create, `wanted` is what was asked for, `ground` what it
+//! is made of, `start` the host's part. `store` has the SQL, `record` a row's shape, `activity` the idle clock, `reaper`
+//! acts when it runs out, `placer` is the seam to the scheduler. Every decision raises the
 //! row's generation and is a compare-and-set on (status, generation), so a late answer never overwrites a newer
 //! truth; what a host then really does is told by its answer, or found out by `reconcile`. Events are written by the
 //! database's triggers.
@@ -14,6 +15,7 @@ mod create;
 mod destroy;
 mod error;
 mod fork;
+mod ground;
 mod lifetime;
 pub mod moves;
 mod network;
@@ -21,15 +23,15 @@ mod pause;
 mod placer;
 mod reaper;
 mod record;
-#[cfg(test)]
-mod remembered_tests;
 mod resume;
+mod start;
 pub mod store;
 #[cfg(test)]
 mod tests;
 mod timing;
 mod turns;
 mod volume_host;
+mod wanted;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,7 +41,6 @@ use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 pub use activity::{Activity, OpenGuard};
-pub use create::{CONTAINER, DEFAULT_DISK_MB, DEFAULT_MEMORY_MB, DEFAULT_VCPUS, NewSandbox, StartFrom, VM};
 pub use error::SandboxError;
 pub use fork::{Child, Fork, MAX_CHILDREN};
 pub use lifetime::{Listed, Wanted};
@@ -49,6 +50,7 @@ pub use record::{Filling, Inbound, MadeOf, Network, SandboxRecord};
 pub use resume::Resumed;
 pub use timing::StepTimes;
 use turns::{Turn, Turns};
+pub use wanted::{CONTAINER, DEFAULT_DISK_MB, DEFAULT_MEMORY_MB, DEFAULT_VCPUS, NewSandbox, StartFrom, VM};
 
 pub use crate::audit::Owner;
 use crate::clock::Clock;

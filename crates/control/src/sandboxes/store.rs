@@ -234,7 +234,8 @@ pub async fn change_if_due(db: &Db, due: Due, change: &Change<'_>) -> Result<Opt
         Due::Idle => CHANGE_IF_IDLE,
         Due::End => CHANGE_IF_OVER,
     };
-    on!(write db, |c| bind(sqlx::query_as(statement), change).fetch_optional(c).await)
+    on!(write db, |c| bind(sqlx::query_as(statement), change).fetch_all(c).await)
+        .map(|rows| rows.into_iter().next())
         .during("end a sandbox that is due")
 }
 
@@ -244,7 +245,10 @@ pub async fn change(db: &Db, change: &Change<'_>) -> Result<Option<SandboxRecord
     if !legal(change) {
         return Ok(None);
     }
-    on!(write db, |c| bind(sqlx::query_as(CHANGE), change).fetch_optional(c).await).during("change a sandbox's status")
+    // To the end, not only to the first row: SQLite commits there, and says there when it can't.
+    on!(write db, |c| bind(sqlx::query_as(CHANGE), change).fetch_all(c).await)
+        .map(|rows| rows.into_iter().next())
+        .during("change a sandbox's status")
 }
 
 /// The same in a transaction.

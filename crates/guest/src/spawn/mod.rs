@@ -104,25 +104,24 @@ pub enum SpawnError {
 
 /// What the guest found at its own start and passes on to programs.
 struct Inherited {
-    oom_score_adj: Option<CString>,
+    score: Option<sys::Score>,
     open_files: Option<(u64, u64)>,
 }
 
 static INHERITED: OnceLock<Inherited> = OnceLock::new();
 
-/// Notes what children inherit, then raises the guest's own limit on descriptors as far as it may.
+/// Notes what children inherit, then raises the guest's own limit on descriptors as far as it may, and closes its memory
+/// and its files in /proc to everybody inside, root too.
 pub fn prepare_guest() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
 
     sys::reset_ignored_signals();
     let limit = getrlimit(Resource::Nofile);
-    let oom_score_adj = std::fs::read_to_string("/proc/self/oom_score_adj")
-        .ok()
-        .and_then(|text| text.trim().parse::<i32>().ok())
-        .map(|own| (own + OOM_SCORE_RAISE).min(1000).to_string())
-        .and_then(|text| CString::new(text).ok());
+    let score = sys::Score::raised_by(OOM_SCORE_RAISE);
     let open_files = limit.current.zip(limit.maximum);
-    if INHERITED.set(Inherited { oom_score_adj, open_files }).is_ok() {
+    // A clone of the zygote has the memory of a process of the host: so nobody has a right to it by any namespace.
+    let _never_refused = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    if INHERITED.set(Inherited { score, open_files }).is_ok() {
         // Refused only where the limit is already as high as it gets.
         let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
     }
@@ -228,7 +227,7 @@ fn prepare(command: &Command) -> Result<sys::Prepared, SpawnError> {
         uid: command.account.uid,
         gid: command.account.gid,
         groups: command.account.groups.clone(),
-        oom_score_adj: inherited.and_then(|inherited| inherited.oom_score_adj.clone()),
+        score: inherited.and_then(|inherited| inherited.score.as_ref()),
         open_files: inherited.and_then(|inherited| inherited.open_files),
         controls_terminal: matches!(command.stdio, Stdio::Terminal(_)),
     })

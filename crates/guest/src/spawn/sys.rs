@@ -11,11 +11,15 @@
 //!   that the guest handles or ignores to their default, and clears its mask as the last thing before exec.
 //! - Ids are set by raw system calls: the C library's wrappers would try to change all threads of the guest.
 //! - Descriptors and signal dispositions are copied, not shared (no CLONE_FILES, no CLONE_SIGHAND).
+//! - The memory is nobody's to look into (`spawn::prepare_guest`): while the child has a user's ids and the guest's memory,
+//!   that alone keeps the user's other programs out of it.
 
 use std::ffi::{CString, c_char, c_int, c_void};
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, RawFd};
+use std::os::unix::fs::FileExt;
 use std::ptr;
 use std::sync::Mutex;
 
@@ -31,8 +35,8 @@ pub struct Prepared {
     pub uid: u32,
     pub gid: u32,
     pub groups: Vec<u32>,
-    /// What is written to the child's oom_score_adj; none leaves it as it is.
-    pub oom_score_adj: Option<CString>,
+    /// The guest's own, which is another's while a child is made, for the child to inherit; none leaves it as it is.
+    pub score: Option<&'static Score>,
     /// Soft and hard limit on descriptors.
     pub open_files: Option<(u64, u64)>,
     /// Descriptor 0 is a terminal that the program shall control.
@@ -58,11 +62,46 @@ struct Plan {
     gid: u32,
     groups: *const u32,
     group_count: usize,
-    oom_score_adj: *const c_char,
-    oom_score_adj_len: usize,
     open_files: Option<libc::rlimit>,
     controls_terminal: bool,
     failure: Option<Failure>,
+}
+
+/// How willingly the kernel ends this process when memory is short, and its programs.
+pub struct Score {
+    /// `/proc/self/oom_score_adj`, opened while this process was still allowed to.
+    file: File,
+    own: String,
+    programs: String,
+}
+
+impl Score {
+    /// Programs are ended by so much more willingly. None where that can't be read or set.
+    pub fn raised_by(more: i32) -> Option<Self> {
+        let mut file = File::options().read(true).write(true).open("/proc/self/oom_score_adj").ok()?;
+        let mut text = String::new();
+        file.read_to_string(&mut text).ok()?;
+        let own: i32 = text.trim().parse().ok()?;
+        Some(Self { file, own: own.to_string(), programs: (own + more).min(1000).to_string() })
+    }
+}
+
+/// The guest has its programs' score for as long as this lives.
+struct Raised(Option<&'static Score>);
+
+impl Raised {
+    fn of(score: Option<&'static Score>) -> Self {
+        // Not being allowed to is no reason not to start.
+        Self(score.filter(|score| score.file.write_at(score.programs.as_bytes(), 0).is_ok()))
+    }
+}
+
+impl Drop for Raised {
+    fn drop(&mut self) {
+        if let Some(score) = self.0 {
+            let _as_good_as_it_gets = score.file.write_at(score.own.as_bytes(), 0);
+        }
+    }
 }
 
 /// The kernel's own form of a signal's disposition, on 64-bit machines.
@@ -129,8 +168,6 @@ pub fn launch(prepared: &Prepared, stdio: [BorrowedFd<'_>; 3]) -> Result<u32, Fa
         gid: prepared.gid,
         groups: prepared.groups.as_ptr(),
         group_count: prepared.groups.len(),
-        oom_score_adj: prepared.oom_score_adj.as_ref().map_or(ptr::null(), |text| text.as_ptr()),
-        oom_score_adj_len: prepared.oom_score_adj.as_ref().map_or(0, |text| text.as_bytes().len()),
         open_files: prepared.open_files.map(|(soft, hard)| libc::rlimit { rlim_cur: soft, rlim_max: hard }),
         controls_terminal: prepared.controls_terminal,
         failure: None,
@@ -140,6 +177,7 @@ pub fn launch(prepared: &Prepared, stdio: [BorrowedFd<'_>; 3]) -> Result<u32, Fa
     if stack.is_none() {
         *stack = Some(map_stack().map_err(|error| failure(Stage::Clone, &error))?);
     }
+    let raised = Raised::of(prepared.score);
     let Some(Stack(base)) = *stack else { return Err(Failure { stage: Stage::Clone, errno: libc::ENOMEM }) };
 
     let mut all = MaybeUninit::<libc::sigset_t>::uninit();
@@ -162,8 +200,8 @@ pub fn launch(prepared: &Prepared, stdio: [BorrowedFd<'_>; 3]) -> Result<u32, Fa
     let clone_error = io::Error::last_os_error();
     // SAFETY: `before` was initialised by the first call.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), ptr::null_mut()) };
+    drop(raised);
     drop(stack);
-    crate::rights::own_proc_files();
 
     if pid < 0 {
         return Err(failure(Stage::Clone, &clone_error));
@@ -241,14 +279,6 @@ unsafe fn become_program(plan: &mut Plan) -> Failure {
         }
         // Everything else is marked close-on-exec already; this makes it certain whatever was inherited.
         libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
-        if !plan.oom_score_adj.is_null() {
-            // Not being able to (no /proc, not allowed) is no reason not to start.
-            let fd = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
-            if fd >= 0 {
-                libc::write(fd, plan.oom_score_adj.cast(), plan.oom_score_adj_len);
-                libc::close(fd);
-            }
-        }
         if let Some(limit) = &plan.open_files {
             attempt!(Stage::Limits, libc::setrlimit(libc::RLIMIT_NOFILE, limit));
         }

@@ -24,7 +24,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::storage::clear::sweep;
+use crate::storage::clear;
 use crate::storage::{Pool, StorageError};
 use crate::volume_files::{FileError, Named, Owner, Volume, Writing};
 
@@ -46,16 +46,19 @@ type Shared = State<Arc<Rooms>>;
 
 /// The routes; what an agent that died left half done is cleared away meanwhile.
 pub fn router(pool: Arc<Pool>) -> Router {
-    let left = pool.clone();
-    tokio::task::spawn_blocking(move || {
-        let swept = left
-            .left_in_shared_volumes()
-            .map_err(|error| error.to_string())
-            .and_then(|dirs| dirs.iter().try_for_each(|dir| sweep(dir).map_err(|error| error.to_string())));
-        if let Err(error) = swept {
-            tracing::warn!(%error, "what is left of uploads into volumes can't be cleared away");
-        }
-    });
+    // Listed before there is anybody who could begin an upload.
+    match pool.left_in_shared_volumes() {
+        Ok(left) => drop(tokio::task::spawn_blocking(move || {
+            for (dir, names) in left {
+                for name in names {
+                    if let Err(error) = clear::tree(&dir, name) {
+                        tracing::warn!(%error, "what is left of an upload into a volume can't be cleared away");
+                    }
+                }
+            }
+        })),
+        Err(error) => tracing::warn!(%error, "what is left of uploads into volumes can't be found"),
+    }
     let rooms = Rooms { pool, all: Arc::new(Semaphore::new(OF_ALL)), each: Mutex::default() };
     Router::new()
         .route("/volumes/{id}/path", get(stat).patch(update).delete(remove))

@@ -145,7 +145,7 @@ fn boot_sector(qemu: &Path, disk: &Path) -> Found {
 fn boot_system(qemu: &Path, kernel: &Kernel, accel: Accel) -> Found {
     let mut command = Command::new(qemu);
     command.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-m", "256M"]);
-    command.args(["-machine", "microvm,x-option-roms=off,isa-serial=on,pit=off,rtc=off", "-serial", "stdio"]);
+    command.args(["-machine", "microvm,x-option-roms=off,isa-serial=on,pit=off,rtc=on", "-serial", "stdio"]);
     command.args(accel.arguments());
     command.args(["-append", &kernel_command_line(accel, PROOF), "-kernel"]);
     command.arg(&kernel.image).arg("-initrd").arg(&kernel.initramfs);

@@ -17,23 +17,6 @@ pub fn fresh_name() -> String {
     hex::encode(rand::random::<[u8; 16]>())
 }
 
-/// Deletes all that is in a directory of the pool's own.
-///
-/// # Errors
-/// The kernel's.
-pub fn sweep(dir: &File) -> io::Result<()> {
-    for _ in 0..ROUNDS {
-        let names = names(dir)?;
-        if names.is_empty() {
-            return Ok(());
-        }
-        for name in names {
-            tree(dir, name)?;
-        }
-    }
-    Err(busy())
-}
-
 /// Deletes what has this name in `top`, a directory that no sandbox sees.
 ///
 /// # Errors
@@ -84,7 +67,11 @@ fn busy() -> io::Error {
 }
 
 /// Some of what a directory holds: a bounded number, since the rest comes in the next round.
-fn names(dir: &File) -> io::Result<Vec<std::ffi::CString>> {
+/// What a directory holds; no more than the first so many.
+///
+/// # Errors
+/// The kernel's.
+pub fn names(dir: &File) -> io::Result<Vec<std::ffi::CString>> {
     let mut names = Vec::new();
     for entry in Dir::read_from(dir)? {
         let entry = entry?;

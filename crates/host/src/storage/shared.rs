@@ -4,6 +4,7 @@
 //! virtual machines have removed and may have open ([`crate::volume_fuse`]).
 
 use std::collections::VecDeque;
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
@@ -67,7 +68,8 @@ impl Pool {
             }
             // Everybody in a sandbox may write to it, as to /tmp: it belongs to no user of any image.
             rustix::fs::chmodat(&volume, FILES, Mode::from_raw_mode(0o1777), AtFlags::empty())?;
-            Ok(())
+            // While there is room for them: a volume that is full must be opened too.
+            make_hosts_own(&volume)
         };
         fill().map_err(io_error("filling the volume", &path))?;
         Ok(path.join(FILES))
@@ -88,15 +90,17 @@ impl Pool {
         open().map_err(io_error("opening the volume", &path))
     }
 
-    /// The directories of all volumes that are here, but for `files`: what an agent that died left in them is nobody's.
+    /// What an agent that died has left in the directories of all volumes that are here, but for `files`: it is nobody's.
     ///
     /// # Errors
     /// When the pool can't be read.
-    pub fn left_in_shared_volumes(&self) -> Result<Vec<File>, StorageError> {
+    pub fn left_in_shared_volumes(&self) -> Result<Vec<(File, Vec<CString>)>, StorageError> {
         let names = self.names_in(FOLDER)?;
         let folders =
             names.iter().flat_map(|name| [INCOMING, OUTGOING].map(|inside| format!("{FOLDER}/{name}/{inside}")));
-        Ok(folders.filter_map(|folder| open_dir(&self.root, &folder).ok()).collect())
+        let dirs = folders.filter_map(|folder| open_dir(&self.root, &folder).ok());
+        let left = dirs.map(|dir| clear::names(&dir).map(|names| (dir, names)));
+        left.collect::<io::Result<_>>().map_err(io_error("listing what is left in volumes", &self.backing.dir))
     }
 
     /// A sandbox is gone, and nothing that it had removed from a volume can be open any more.

@@ -12,6 +12,8 @@ use super::{Entry, FileError, Named, Volume, failed};
 
 /// More is told as too much, not built up in memory.
 const MAX_ENTRIES: usize = 50_000;
+/// Of their paths and targets together.
+const MAX_BYTES: usize = 8 << 20;
 /// As many directories are open at once.
 const MAX_DEPTH: u32 = 100;
 
@@ -45,13 +47,14 @@ impl Volume {
             }
             _ => failed(error),
         })?;
-        let mut entries = Vec::new();
-        walk(&dir, named, depth, &mut entries).map_err(failed)?;
-        if entries.len() > MAX_ENTRIES {
-            let problem = format!("holds more than {MAX_ENTRIES} entries: list less deep, or its directories");
+        let mut listing = Listing::default();
+        walk(&dir, named, depth, &mut listing).map_err(failed)?;
+        if listing.too_much() {
+            let problem = format!("holds more than {MAX_ENTRIES} entries, or {} MiB of names", MAX_BYTES >> 20);
+            let problem = format!("{problem}: list less deep, or its directories");
             return Err(FileError::Invalid { field: "path", problem });
         }
-        Ok(entries)
+        Ok(listing.entries)
     }
 
     /// A file and its length.
@@ -70,15 +73,35 @@ impl Volume {
     }
 }
 
-fn walk(dir: &File, named: &Named, depth: u32, entries: &mut Vec<Entry>) -> io::Result<()> {
+/// What was found so far, and how much that is with what is still to be looked at, on all levels.
+#[derive(Default)]
+struct Listing {
+    entries: Vec<Entry>,
+    names: usize,
+    bytes: usize,
+}
+
+impl Listing {
+    const fn too_much(&self) -> bool {
+        self.names > MAX_ENTRIES || self.bytes > MAX_BYTES
+    }
+
+    fn push(&mut self, entry: Entry) {
+        self.bytes += entry.path.len() + entry.target.as_ref().map_or(0, String::len);
+        self.entries.push(entry);
+    }
+}
+
+fn walk(dir: &File, named: &Named, depth: u32, listing: &mut Listing) -> io::Result<()> {
     let mut names = Vec::new();
     for entry in Dir::read_from(dir)? {
         let entry = entry?;
         if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
             names.push(entry.file_name().to_owned());
+            listing.names += 1;
         }
-        if entries.len() + names.len() > MAX_ENTRIES {
-            break;
+        if listing.too_much() {
+            return Ok(());
         }
     }
     names.sort();
@@ -88,14 +111,14 @@ fn walk(dir: &File, named: &Named, depth: u32, entries: &mut Vec<Entry>) -> io::
         // What is gone meanwhile is not there.
         let Ok(entry) = Entry::of(dir, path, &shown) else { continue };
         let below = depth > 1 && entry.kind == "directory";
-        entries.push(entry);
-        if entries.len() > MAX_ENTRIES {
+        listing.push(entry);
+        if listing.too_much() {
             return Ok(());
         }
         if below {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
             if let Ok(child) = rustix::fs::openat(dir, path, flags, Mode::empty()) {
-                walk(&File::from(child), &shown, depth - 1, entries)?;
+                walk(&File::from(child), &shown, depth - 1, listing)?;
             }
         }
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::*;
-use crate::storage::clear::sweep;
+use crate::storage::clear;
 
 /// A volume in a directory, beside which lies something that nobody may reach.
 struct Place {
@@ -180,7 +180,8 @@ fn an_upload_that_breaks_off_leaves_what_was_there() {
     assert_eq!((place.read("file").unwrap().as_str(), place.beside()), ("before", 0));
     let mut left = place.volume.begin(&named("file"), Owner::default(), Writing::default()).unwrap();
     left.write(b"of an agent that died").unwrap();
-    sweep(&File::open(place.dir.path().join("incoming")).unwrap()).unwrap();
+    let incoming = File::open(place.dir.path().join("incoming")).unwrap();
+    clear::names(&incoming).unwrap().into_iter().for_each(|name| clear::tree(&incoming, name).unwrap());
     assert_eq!(place.beside(), 0);
     assert!(left.finish().is_err());
 }

@@ -14,10 +14,7 @@ const PERMISSIONS: u32 = 0o7777;
 
 /// Whether this is what a request would have made that came before, and of which nobody knows the answer.
 fn is_own_work(asked: &Asked<'_>, stat: &Stat, kind: FileType) -> bool {
-    asked.again
-        && FileType::from_raw_mode(stat.st_mode) == kind
-        && stat.st_uid == asked.header.uid
-        && (kind != FileType::RegularFile || stat.st_size == 0)
+    asked.again && FileType::from_raw_mode(stat.st_mode) == kind && stat.st_uid == asked.header.uid && stat.st_size == 0
 }
 
 impl Server {
@@ -71,7 +68,14 @@ impl Server {
 
     pub(super) fn symlink(&self, mut asked: Asked<'_>, reply: &mut Reply<'_>) -> Answer<()> {
         let (name, target) = (asked.body.name()?, asked.body.text()?);
-        self.make(&asked, name, FileType::Symlink, reply, |dir| rustix::fs::symlinkat(target, dir, name))
+        self.make(&asked, name, FileType::Symlink, reply, |dir| match rustix::fs::symlinkat(target, dir, name) {
+            Err(Errno::EXIST) if asked.again => {
+                // One that leads elsewhere was made by somebody else.
+                let same = rustix::fs::readlinkat(dir, name, Vec::new()).is_ok_and(|there| *there == *target);
+                if same { Ok(()) } else { Err(Errno::EXIST) }
+            }
+            made => made,
+        })
     }
 
     /// Files, pipes and sockets. A device would be the host's.

@@ -11,7 +11,7 @@ use super::abi::Answer;
 /// A sandbox has so many ids, of containers and machines alike.
 const IDS: u32 = 1 << 16;
 /// These threads work for one sandbox, and go behind what the agent does for all.
-const NICE: libc::c_int = 5;
+const NICE: libc::c_int = 15;
 
 /// Makes the calling thread fit for a server's work: modes are taken as they are asked for. It is for nothing else then.
 ///

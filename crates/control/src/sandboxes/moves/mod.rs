@@ -33,7 +33,7 @@ use futures::{FutureExt, StreamExt};
 use serde_json::json;
 
 use self::store::Move;
-use super::create::{Ground, spec};
+use super::ground::{Ground, spec};
 use super::store as rows;
 use super::{HOST_DEADLINE, Owner, SandboxError, SandboxRecord, Sandboxes};
 use crate::audit::{self, Actor, Entry, Origin};

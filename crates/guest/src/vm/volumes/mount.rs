@@ -158,7 +158,7 @@ impl Mount {
             }
             let mut messages = if line.open { waiting.tell(self.number()) } else { Vec::new() };
             if !forgets {
-                match waiting.ask(self.number(), request) {
+                match waiting.ask(self.number(), request, line.open) {
                     Some(message) => messages.push(message),
                     // It was read before this ended, and another mount may have its place in the list.
                     None => return self.refuse(unique, Errno::NOTCONN),

@@ -39,10 +39,16 @@ pub mod op {
     pub const READDIRPLUS: u32 = 44;
 }
 
+struct Request {
+    message: Box<[u8]>,
+    /// Somebody may have carried it out.
+    sent: bool,
+}
+
 #[derive(Default)]
 pub struct Waiting {
-    /// By their numbers, which the kernel counts up: so they are in order. Each as it was sent.
-    requests: BTreeMap<u64, Box<[u8]>>,
+    /// By their numbers, which the kernel counts up: so they are in order.
+    requests: BTreeMap<u64, Request>,
     /// How often the kernel was told of a node. It knows them, so they are fewer than it has room for.
     known: HashMap<u64, u64>,
     /// What it has forgotten and the host was not told yet. Of what it once knew: so this too has a bound.
@@ -63,13 +69,14 @@ impl Waiting {
         self.gone
     }
 
-    /// The message of a request that waits from now on. None when there is nobody to ask any more.
-    pub fn ask(&mut self, mount: usize, request: &[u8]) -> Option<Vec<u8>> {
+    /// The message of a request that waits from now on, and is `sent` at once or when there is a talk again. None when there
+    /// is nobody to ask any more.
+    pub fn ask(&mut self, mount: usize, request: &[u8], sent: bool) -> Option<Vec<u8>> {
         if self.gone {
             return None;
         }
         let message = message(mount, request);
-        self.requests.insert(number(request, UNIQUE)?, message.clone().into());
+        self.requests.insert(number(request, UNIQUE)?, Request { message: message.clone().into(), sent });
         Some(message)
     }
 
@@ -82,7 +89,7 @@ impl Waiting {
             return None;
         }
         let request = self.requests.remove(&unique)?;
-        let nodes = nodes(&request[Head::BYTES..], answer);
+        let nodes = nodes(&request.message[Head::BYTES..], answer);
         for node in &nodes {
             *self.known.entry(*node).or_default() += 1;
         }
@@ -138,17 +145,19 @@ impl Waiting {
         messages.collect()
     }
 
-    /// All that has no answer, for another talk: first what is forgotten, then the requests, marked as what may have been
-    /// carried out.
+    /// All that has no answer, for another talk: first what is forgotten, then the requests; those that were sent before are
+    /// marked as what may have been carried out.
     pub fn again(&mut self, mount: usize) -> Vec<Vec<u8>> {
         let told = std::mem::take(&mut self.told);
         self.forgotten.extend(told.into_values().flatten());
         let mut messages = self.tell(mount);
-        messages.extend(self.requests.values().map(|asked| {
-            let mut again = message(mount, &asked[Head::BYTES..]);
-            let request = &mut again[Head::BYTES..];
-            let unique = number(request, UNIQUE).unwrap_or_default() | AGAIN;
-            request[UNIQUE].copy_from_slice(&unique.to_ne_bytes());
+        messages.extend(self.requests.values_mut().map(|asked| {
+            let mut again = message(mount, &asked.message[Head::BYTES..]);
+            if std::mem::replace(&mut asked.sent, true) {
+                let request = &mut again[Head::BYTES..];
+                let unique = number(request, UNIQUE).unwrap_or_default() | AGAIN;
+                request[UNIQUE].copy_from_slice(&unique.to_ne_bytes());
+            }
             again
         }));
         messages

@@ -144,7 +144,7 @@ impl Met {
         stream.read_exact(&mut text).await?;
         let answer: Answer = serde_json::from_slice(&text)?;
         match answer.error {
-            Some(error) => Err(io::Error::other(format!("the guest: {error}"))),
+            Some(error) => Err(io::Error::other(format!("the guest: {}", shortened(&error)))),
             None => Ok((stream, self.epoch)),
         }
     }
@@ -272,6 +272,12 @@ async fn carry(mut stream: UnixStream, mut requests: Requests) {
         }
         Err(error) => tracing::debug!(%error, "a connection to a guest could not be opened"),
     }
+}
+
+/// Of what a guest says of its troubles, so much is passed on.
+fn shortened(text: &str) -> String {
+    const SHOWN: usize = 500;
+    text.chars().take(SHOWN).collect()
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use rustix::fs::FlockOperation;
 use sha2::{Digest, Sha256};
 
 use super::initramfs::Archive;
+use super::unpack;
 
 /// The package that always depends on the newest.
 const META_PACKAGE: &str = "linux-image-cloud-amd64";
@@ -98,7 +99,30 @@ impl Kernel {
             fs::set_permissions(draft.path(), std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
             draft.persist(&initramfs).map_err(|error| named(&initramfs, &error.error))?;
         }
-        Ok(Self { image: folder.join("vmlinuz"), initramfs, version })
+        Ok(Self { image: plain(&folder), initramfs, version })
+    }
+}
+
+/// The kernel without what unpacks it, made where it is not there yet; or else as it came.
+fn plain(folder: &Path) -> PathBuf {
+    let (packed, plain) = (folder.join("vmlinuz"), folder.join("vmlinux"));
+    if plain.exists() {
+        return plain;
+    }
+    let make = || -> io::Result<bool> {
+        let Some(kernel) = unpack::kernel(&fs::read(&packed)?) else { return Ok(false) };
+        let draft = tempfile::Builder::new().prefix(".draft-").tempfile_in(folder)?;
+        fs::write(draft.path(), kernel)?;
+        fs::set_permissions(draft.path(), std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+        draft.persist(&plain).map_err(|error| error.error).map(|_| true)
+    };
+    match make() {
+        Ok(true) => plain,
+        Ok(false) => packed,
+        Err(error) => {
+            tracing::warn!(%error, "machines unpack their kernel by themselves, which takes them longer to boot");
+            packed
+        }
     }
 }
 

@@ -297,6 +297,7 @@ impl Shared {
             disk: disk.map(OwnedFd::from),
             port,
             volumes: Some(volumes),
+            clock: true,
             qmp,
             tap,
         };
@@ -347,17 +348,28 @@ impl Shared {
         Ok(Begun { init, pidfd, listener, log, beginning, volumes: spec.volumes.clone(), from, shape })
     }
 
-    /// What QEMU is told. A machine that goes on with what one was that had no port of volumes, has none.
+    /// What QEMU is told. A machine that goes on with what a former agent's was, is as that one was.
     fn command(&self, machine: qemu::Machine, spec: &LaunchSpec, own: bool, kept: bool) -> io::Result<qemu::Command> {
-        if !spec.volumes.is_empty() || !own && !kept {
+        if !own && !kept {
             return Ok(machine.command());
         }
-        let (old, command) = (machine.without_volumes()?.command(), machine.command());
         let fits = |command: &qemu::Command| match own {
             true => self.was_as(&spec.id, command),
             false => Ok(self.kept_for(spec, &self.shape_of(command, false))?.is_some()),
         };
-        Ok(if !fits(&command)? && fits(&old)? { old } else { command })
+        let former = machine.formerly()?;
+        let command = machine.command();
+        if fits(&command)? {
+            return Ok(command);
+        }
+        for former in former {
+            let can_mount = former.volumes.is_some() || spec.volumes.is_empty();
+            let former = former.command();
+            if can_mount && fits(&former)? {
+                return Ok(former);
+            }
+        }
+        Ok(command)
     }
 
     /// Waits for the guest to come up, and tells it who it is. Before that it is kept for others of its shape.

@@ -25,6 +25,7 @@ mod qmp;
 mod stored;
 #[cfg(test)]
 mod tests;
+mod unpack;
 mod version;
 mod volumes;
 mod waiting;

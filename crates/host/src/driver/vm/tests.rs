@@ -68,7 +68,7 @@ fn make_image(dir: &Path) {
     sh(&format!("mkfs.erofs {} {shown}", image.display()));
 }
 
-fn cache() -> PathBuf {
+pub(super) fn cache() -> PathBuf {
     std::env::var_os("ATOLL_CACHE_DIR").map_or_else(|| PathBuf::from("/var/cache/atoll"), PathBuf::from)
 }
 

@@ -27,7 +27,7 @@ fn entry(node: u64) -> Vec<u8> {
 }
 
 fn learn(waiting: &mut Waiting, unique: u64, node: u64) {
-    waiting.ask(0, &request(op::LOOKUP, unique, 1, &[])).unwrap();
+    waiting.ask(0, &request(op::LOOKUP, unique, 1, &[]), true).unwrap();
     assert_eq!(waiting.answered(&answer(unique, 0, &entry(node))), Some(vec![node]));
 }
 
@@ -58,7 +58,7 @@ fn a_node_is_forgotten_when_nothing_of_it_is_left() {
     assert_eq!(told[0].1, [77], "what it was never told of is nobody's business");
     assert!(waiting.tell(0).is_empty(), "once");
     // An answer that never came, or that says no, is none of a node.
-    waiting.ask(0, &request(op::CREATE, 10, 1, &[])).unwrap();
+    waiting.ask(0, &request(op::CREATE, 10, 1, &[]), true).unwrap();
     assert_eq!(waiting.answered(&answer(10, -17, &[])), Some(Vec::new()));
     assert_eq!(waiting.answered(&answer(10, 0, &entry(78))), None);
     waiting.forget(&request(op::FORGET, 12, 78, &[1]));
@@ -71,7 +71,7 @@ fn a_node_is_forgotten_when_nothing_of_it_is_left() {
 #[test]
 fn a_directory_tells_of_all_that_is_in_it() {
     let mut waiting = Waiting::default();
-    waiting.ask(0, &request(op::READDIRPLUS, 2, 1, &[])).unwrap();
+    waiting.ask(0, &request(op::READDIRPLUS, 2, 1, &[]), true).unwrap();
     let mut body = Vec::new();
     for (node, name) in [(0, "."), (5, "one"), (6, "a longer name"), (5, "another")] {
         body.extend(entry(node));
@@ -119,7 +119,7 @@ fn what_was_forgotten_while_the_host_was_away_is_said_until_it_is_answered_and_n
 fn requests_are_sent_again_marked_in_their_order_and_under_the_new_place_of_their_mount() {
     let mut waiting = Waiting::default();
     for unique in [6, 2, 4] {
-        assert!(waiting.ask(0, &request(15, unique, 9, &[unique])).is_some());
+        assert!(waiting.ask(0, &request(15, unique, 9, &[unique]), true).is_some());
     }
     assert_eq!(waiting.answered(&answer(4, 0, b"data")), Some(Vec::new()));
     let again = waiting.again(1);
@@ -132,13 +132,25 @@ fn requests_are_sent_again_marked_in_their_order_and_under_the_new_place_of_thei
 }
 
 #[test]
+fn what_was_asked_while_nobody_listened_was_not_carried_out() {
+    let mut waiting = Waiting::default();
+    waiting.ask(0, &request(15, 2, 9, &[]), true).unwrap();
+    waiting.ask(0, &request(15, 4, 9, &[]), false).unwrap();
+    let uniques = |messages: Vec<Vec<u8>>| -> Vec<_> {
+        messages.iter().map(|it| number(&it[Head::BYTES..], UNIQUE).unwrap()).collect()
+    };
+    assert_eq!(uniques(waiting.again(0)), [2 | AGAIN, 4]);
+    assert_eq!(uniques(waiting.again(0)), [2 | AGAIN, 4 | AGAIN]);
+}
+
+#[test]
 fn nothing_is_asked_of_a_mount_that_has_ended() {
     let mut waiting = Waiting::default();
     learn(&mut waiting, 2, 5);
-    waiting.ask(0, &request(15, 4, 9, &[])).unwrap();
+    waiting.ask(0, &request(15, 4, 9, &[]), true).unwrap();
     waiting.forget(&request(op::FORGET, 6, 5, &[1]));
     assert_eq!(waiting.end(), [4]);
-    assert!(waiting.is_gone() && waiting.ask(0, &request(15, 8, 9, &[])).is_none());
+    assert!(waiting.is_gone() && waiting.ask(0, &request(15, 8, 9, &[]), true).is_none());
     assert_eq!(waiting.answered(&answer(4, 0, &[])), None);
     assert!(waiting.again(0).is_empty() && waiting.tell(0).is_empty());
 }

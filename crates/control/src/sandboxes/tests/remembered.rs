@@ -1,12 +1,7 @@
 //! What is remembered between commits is what a read would have answered, whoever has written.
 
-use super::store;
-use super::tests::{new, owner};
-use crate::db::testing::sqlite;
-use crate::db::{Db, auth_version, on};
-use crate::testing::{TestApp, app};
-
-use atoll_model::SandboxId;
+use super::*;
+use crate::db::{Db, auth_version};
 
 /// What is said of a sandbox without asking, and what its row says.
 async fn agree(test: &TestApp, id: &SandboxId) {
