@@ -1,9 +1,10 @@
 //! What the guest is started with: descriptors from the launcher, or in development a command line.
 //!
 //! The launcher leaves the control socket (3), the configuration (4), the pipe that says ready (5) and the directory of
-//! /proc files (6), to the clone of the zygote that becomes this program. They are marked close-on-exec at once, so that no program ever sees them. Started with `--listen`
-//! and `--config` instead, the guest is an ordinary process: that is how tests and developers run it. In a virtual
-//! machine the kernel starts it with the word `vm`, and there is nothing to inherit.
+//! /proc files (6) to the clone of the zygote that goes on as this program. They are marked close-on-exec at once, so that
+//! no program ever sees them. Started with `--listen` and `--config` instead, the guest is an ordinary process: that is how
+//! tests and developers run it. In a virtual machine the kernel starts it with the word `vm`, and there is nothing to
+//! inherit.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};

@@ -6,8 +6,9 @@
 //! agent's own program by its bare [`NAME`], and that calls [`zygote_main`]. The zygote keeps one thread and, in a
 //! private mount namespace, a root that is nearly empty: a proc, a sysfs and some directories to mount on. What a clone
 //! has to copy is small; what a sandbox could reach through its old root, were it not detached, is nothing; and what it
-//! could read of its memory is a program that has been told no secret. The zygote draws no random number before it is
-//! cloned, so that no two sandboxes have one in common.
+//! could read of its memory (the guest agent closes it to everybody inside) is a program that has been told no secret.
+//! What is drawn before the clone all sandboxes have in common: that is the C library's own canary and its heap's key, and
+//! nothing of ours, so a random number is wanted only in the guest.
 //!
 //! ```text
 //! agent                          zygote                         child (becomes the guest agent)

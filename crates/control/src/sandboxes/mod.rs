@@ -2,10 +2,9 @@
 //!
 //! One file per verb: `create`, `destroy`, `pause`, `resume`; of a create, `wanted` is what was asked for, `ground` what it
 //! is made of, `start` the host's part. `store` has the SQL, `record` a row's shape, `activity` the idle clock, `reaper`
-//! acts when it runs out, `placer` is the seam to the scheduler. Every decision raises the
-//! row's generation and is a compare-and-set on (status, generation), so a late answer never overwrites a newer
-//! truth; what a host then really does is told by its answer, or found out by `reconcile`. Events are written by the
-//! database's triggers.
+//! acts when it runs out, `placer` is the seam to the scheduler. Every decision raises the row's generation and is a
+//! compare-and-set on (status, generation), so a late answer never overwrites a newer truth; what a host then really does
+//! is told by its answer, or found out by `reconcile`. Events are written by the database's triggers.
 //!
 //! What this never does: look at HTTP, decide who may do what, or keep anything in memory that may not be lost.
 
