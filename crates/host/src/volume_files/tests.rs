@@ -204,3 +204,31 @@ fn trees_of_any_depth_and_width_are_removed() {
     place.remove("d").unwrap();
     assert!(place.names("/", 1).is_empty() && place.beside() == 0);
 }
+
+#[test]
+fn a_listing_is_bounded_by_what_its_paths_weigh() {
+    let place = Place::new();
+    let name = "n".repeat(255);
+    let mut dir = File::open(place.path("")).unwrap();
+    for _ in 0..90 {
+        rustix::fs::mkdirat(&dir, &name, Mode::from_raw_mode(0o755)).unwrap();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        dir = File::from(rustix::fs::openat(&dir, &name, flags, Mode::empty()).unwrap());
+    }
+    let fill = |numbers: std::ops::Range<u32>| {
+        for number in numbers {
+            let flags = OFlags::CREATE | OFlags::WRONLY;
+            drop(rustix::fs::openat(&dir, number.to_string(), flags, Mode::from_raw_mode(0o644)).unwrap());
+        }
+    };
+    // Each of them is shown with all that it lies in: 23 kB.
+    fill(0..100);
+    assert_eq!(place.names("/", 100).len(), 190);
+    fill(100..400);
+    let refused = place.volume.list(&named("/"), 100).unwrap_err();
+    assert!(
+        matches!(&refused, FileError::Invalid { field: "path", problem } if problem.contains("8 MiB")),
+        "{refused:?}"
+    );
+    assert_eq!(place.names("/", 80).len(), 80, "less deep it can be listed");
+}
