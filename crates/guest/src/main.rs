@@ -44,7 +44,7 @@ mod vm;
 use std::convert::Infallible;
 use std::io;
 use std::process::ExitCode;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::guest::Guest;
@@ -117,23 +117,38 @@ fn run(start: Start) -> io::Result<()> {
         let children = reaper::Reaper::listen()?;
         let guest = Guest::new(config, proc_folder, development, virtual_machine);
         tokio::spawn(guest.reaper.clone().run(children));
-        if let Some(port) = guest.config().tcp_port {
-            match Listener::loopback(port).await {
-                Ok(listener) => drop(tokio::spawn(server::serve(guest.clone(), listener))),
-                Err(error) => guest.logs.error(format!("listening on 127.0.0.1:{port} failed: {error}")),
-            }
+        // A virtual machine is told later.
+        if !virtual_machine {
+            prepare(&guest).await;
         }
-        trust::begin(&guest);
         let listener = listener.open(&guest).await?;
         if let Some(ready) = ready {
             // The socket queues connections already, and the very next thing done is to accept them.
             rustix::io::write(&ready, b"ready\n")?;
             memory::map_program();
         }
-        guest.logs.info(format!("guest of sandbox {} is ready", guest.config().sandbox_id));
-        marks::leave(&guest);
-        startup::begin(&guest);
+        if !virtual_machine {
+            begin(&guest);
+        }
         server::serve(guest, listener).await;
         Ok(())
     })
+}
+
+/// What is due before the first request, once it is known which sandbox this is.
+async fn prepare(guest: &Arc<Guest>) {
+    if let Some(port) = guest.config().tcp_port {
+        match Listener::loopback(port).await {
+            Ok(listener) => drop(tokio::spawn(server::serve(guest.clone(), listener))),
+            Err(error) => guest.logs.error(format!("listening on 127.0.0.1:{port} failed: {error}")),
+        }
+    }
+    trust::begin(guest);
+}
+
+/// What is due then, beside requests.
+fn begin(guest: &Arc<Guest>) {
+    guest.logs.info(format!("guest of sandbox {} is ready", guest.config().sandbox_id));
+    marks::leave(guest);
+    startup::begin(guest);
 }

@@ -24,11 +24,13 @@
 //! descriptor but the request socket survives its first lines. Sandboxes outlive it; nothing sets a parent-death
 //! signal. Files: [`serve`](mod@serve) the loop, [`child`] the order of a launch, [`mounts`] its file systems, [`etc`]
 //! who it is, [`confine`] what it may do, [`seccomp`] the profile, [`wire`] the messages, [`shared`] the names in the
-//! small file system that the agent makes for each sandbox. The agent's side is `atoll_host::zygote`.
+//! small file system that the agent makes for each sandbox; [`lend`](mod@lend) is for the processes of virtual machines. The
+//! agent's side is `atoll_host::zygote`.
 
 mod child;
 mod confine;
 pub mod etc;
+pub mod lend;
 mod mounts;
 mod seccomp;
 mod serve;

@@ -17,6 +17,9 @@
 //! The guest answers the last of those Hellos that it reads at a time: a slow one may have thousands before it, since they are
 //! what carries it over a message that was broken off.
 //!
+//! A guest that has just booted is told its ground first, the disks that it stands on, and then, in a talk of its own,
+//! who it is: between the two it can be copied for every sandbox that stands on the same.
+//!
 //! Each `CONNECT` in it is a new connection to the guest, as one over a sandbox's unix socket is; `POST /sync` answers when
 //! all that was written inside has reached the disk. Only words and bytes here, no I/O.
 
@@ -40,14 +43,20 @@ pub const PROVEN: &str = "atoll-guest: the machine runs programs";
 
 pub type Epoch = [u8; 16];
 
+/// What a guest knows from earlier talks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Knows {
+    Nothing,
+    /// What it stands on, and not who it is.
+    Ground,
+    Itself,
+}
+
 /// One word of the greeting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Word {
     Hello,
-    /// The guest was configured in an earlier talk, or not.
-    Ack {
-        configured: bool,
-    },
+    Ack(Knows),
     Go,
 }
 
@@ -64,9 +73,10 @@ impl Frame {
         bytes[..MAGIC.len()].copy_from_slice(&MAGIC);
         bytes[MAGIC.len()] = match self.word {
             Word::Hello => 1,
-            Word::Ack { configured: false } => 2,
-            Word::Ack { configured: true } => 3,
+            Word::Ack(Knows::Nothing) => 2,
+            Word::Ack(Knows::Itself) => 3,
             Word::Go => 4,
+            Word::Ack(Knows::Ground) => 5,
         };
         bytes[MAGIC.len() + 1..].copy_from_slice(&self.epoch);
         bytes
@@ -76,9 +86,10 @@ impl Frame {
         let (kind, epoch) = bytes.get(MAGIC.len()..FRAME)?.split_first()?;
         let word = match kind {
             1 => Word::Hello,
-            2 => Word::Ack { configured: false },
-            3 => Word::Ack { configured: true },
+            2 => Word::Ack(Knows::Nothing),
+            3 => Word::Ack(Knows::Itself),
             4 => Word::Go,
+            5 => Word::Ack(Knows::Ground),
             _ => return None,
         };
         Some(Self { word, epoch: epoch.try_into().ok()? })
@@ -159,7 +170,7 @@ impl Greeting {
             match word {
                 Word::Hello => self.heard = Some(epoch),
                 Word::Go if self.answered == Some(epoch) => return Step::Begin(epoch),
-                Word::Go | Word::Ack { .. } => {}
+                Word::Go | Word::Ack(_) => {}
             }
         }
         match self.heard.take() {
@@ -185,8 +196,21 @@ pub struct Orders {
     pub now_ns: u64,
     /// Fresh randomness: a copy must not go on with that of its original.
     pub entropy: [u8; 32],
+    /// For a guest that knows nothing yet; then it is all that it is told.
+    #[serde(default)]
+    pub ground: Option<Ground>,
     /// Who this is; for a guest that does not know yet.
     pub start: Option<Beginning>,
+}
+
+/// What a guest stands on.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Ground {
+    /// Read-only disks below the writable one; `lower0` is the topmost.
+    pub lowers: usize,
+    /// What programs inside are shown.
+    pub vcpus: u32,
+    pub memory_bytes: u64,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -197,7 +221,7 @@ pub struct Beginning {
     /// 32 hex digits.
     pub machine_id: String,
     pub network: Option<Network>,
-    /// Read-only disks below the writable one; `lower0` is the topmost.
+    /// As in its [`Ground`]: guests of former agents, which a machine may go on with, read no letter without it.
     pub lowers: usize,
     /// Whether there is anything to mount: the port of volumes says what ([`crate::volumes`]).
     #[serde(default)]
@@ -239,7 +263,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn frame() -> impl Strategy<Value = Frame> {
-        let words = vec![Word::Hello, Word::Ack { configured: false }, Word::Ack { configured: true }, Word::Go];
+        let acks = [Knows::Nothing, Knows::Ground, Knows::Itself].map(Word::Ack);
+        let words = [&[Word::Hello, Word::Go][..], &acks].concat();
         (proptest::sample::select(words), any::<Epoch>()).prop_map(|(word, epoch)| Frame { word, epoch })
     }
 

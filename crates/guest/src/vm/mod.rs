@@ -1,10 +1,11 @@
 //! The guest agent as the first process of a virtual machine: what the launcher does for a container is done here.
 //!
 //! The kernel starts it from an initramfs that holds nothing but it and some modules. It finds the host's port,
-//! greets (see `atoll_rpc::channel`), and is told in a letter who it is: then the disks become the root
-//! file system ([`root`]), the network comes up ([`network`]), and it goes on as in any sandbox, serving the
-//! connections that come through the port ([`port`]). What it mounts of the host's comes through a second one ([`volumes`]). Before the letter it knows nothing of any sandbox, not even of its
-//! disks, so a machine that waits for it can be copied; the host does ("waiting machines").
+//! greets (see `atoll_rpc::channel`), and is told its ground in a first letter: then the disks become the root file
+//! system ([`root`]). In a second one it is told who it is: the network comes up ([`network`]), and it goes on as in any
+//! sandbox, serving the connections that come through the port ([`port`]). What it mounts of the host's comes through a
+//! second port ([`volumes`]). Before the first letter it knows nothing, not even of its disks, and before the second nothing of
+//! any sandbox, so a machine that waits for either can be copied; the host does ("waiting machines").
 
 mod identity;
 mod modules;
@@ -14,9 +15,10 @@ mod root;
 mod volumes;
 
 use std::convert::Infallible;
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
 
-use atoll_rpc::channel::{Answer, Beginning, Orders, PORT, PROVEN, letter};
+use atoll_rpc::channel::{Answer, Beginning, Ground, Knows, Orders, PORT, PROVEN, letter};
 use rustix::system::RebootCommand;
 
 use crate::config::Config;
@@ -50,34 +52,46 @@ pub fn boot() -> io::Result<Start> {
     modules::load_all().during("loading modules")?;
     let port = Port::find(PORT).during("looking for the host's port")?;
     volumes::open_port().during("looking for the port of volumes")?;
-    let (mut talk, orders) = port.greet(false)?;
-    match begin(orders) {
-        Ok(config) => Ok(Start {
-            config,
-            listener: ListenAt::Port(port),
-            ready: None,
-            proc_folder: None,
-            development: false,
-            virtual_machine: true,
-        }),
-        Err(error) => {
-            let answer = Answer { error: Some(error.to_string()) };
-            io::Write::write_all(&mut talk, &letter(&serde_json::to_vec(&answer)?))?;
-            Err(error)
-        }
-    }
+    let (mut talk, orders) = port.greet(Knows::Nothing)?;
+    let config = answer(&mut talk, stand(&orders))?;
+    Ok(Start {
+        config,
+        listener: ListenAt::Port(port),
+        ready: None,
+        proc_folder: None,
+        development: false,
+        virtual_machine: true,
+    })
 }
 
-fn begin(orders: Orders) -> io::Result<Config> {
-    identity::take(&orders)?;
-    let start = orders.start.ok_or_else(|| io::Error::other("the first letter doesn't say who this is"))?;
+/// Tells the host that it went well, or what did not.
+fn answer<T>(talk: &mut File, result: io::Result<T>) -> io::Result<T> {
+    let error = result.as_ref().err().map(ToString::to_string);
+    talk.write_all(&letter(&serde_json::to_vec(&Answer { error })?))?;
+    result
+}
+
+/// Takes its place, and with it all that does not depend on who it will be.
+fn stand(orders: &Orders) -> io::Result<Config> {
+    identity::take(orders)?;
+    let missing = || io::Error::other("the first letter doesn't say what it stands on");
+    let Ground { lowers, vcpus, memory_bytes } = *orders.ground.as_ref().ok_or_else(missing)?;
     modules::take_devices()?;
-    take_name(&start)?;
-    root::enter(&start).during("making the root file system")?;
+    network::prepare();
+    root::enter(lowers).during("making the root file system")?;
+    Ok(Config { vcpus: vcpus.into(), memory_bytes, ..Config::default() })
+}
+
+/// From here on it is a sandbox.
+fn begin(guest: &Guest, start: &Beginning) -> io::Result<()> {
+    let config = config_of(start)?;
+    take_name(start)?;
+    root::etc(start).during("writing the names of this sandbox")?;
     if start.volumes {
         volumes::begin().during("mounting volumes")?;
     }
-    config_of(&start)
+    guest.become_another(config);
+    Ok(())
 }
 
 /// Says on the console that all went well up to here, and ends the machine: a host asks whether machines run on it.

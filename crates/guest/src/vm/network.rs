@@ -20,10 +20,15 @@ const SYSCTLS: &[(&str, &str)] = &[
     ("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "1"),
 ];
 
-pub fn bring_up(network: &Network) -> io::Result<()> {
+/// What holds whatever its address will be. (Writing the last of them again and again until the kernel has time for it is
+/// what the kernel has a process do: nothing for one that goes before all others, the kernel's own among them.)
+pub fn prepare() {
     for (path, value) in SYSCTLS {
         let _absent = fs::write(path, value);
     }
+}
+
+pub fn bring_up(network: &Network) -> io::Result<()> {
     let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
     let mut request = request();
     // Down, so that nothing of a former address is left: a copy has that of its original.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use atoll_rpc::channel::{Answer, Frame, Greeting, MAX_LETTER, Orders, Step, Word, letter, letter_length};
+use atoll_rpc::channel::{Frame, Greeting, Knows, MAX_LETTER, Orders, Step, Word, letter_length};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Empty;
 use hyper::body::Incoming;
@@ -81,7 +81,7 @@ impl Port {
     }
 
     /// Waits until a host has something to say, and what. Blocks as long as it takes. The answer is still due.
-    pub fn greet(&self, configured: bool) -> io::Result<(File, Orders)> {
+    pub fn greet(&self, knows: Knows) -> io::Result<(File, Orders)> {
         self.set_nonblocking(false)?;
         let mut talk = File::from(self.0.try_clone()?);
         'again: loop {
@@ -89,7 +89,7 @@ impl Port {
             loop {
                 match greeting.step() {
                     Step::Answer(epoch) => {
-                        talk.write_all(&Frame { word: Word::Ack { configured }, epoch }.encode())?;
+                        talk.write_all(&Frame { word: Word::Ack(knows), epoch }.encode())?;
                     }
                     Step::Begin(epoch) => {
                         talk.write_all(&Frame { word: Word::Go, epoch }.encode())?;
@@ -135,34 +135,41 @@ impl Port {
         }
     }
 
-    /// Serves talk after talk; the first was greeted already. New connections go to `streams`.
+    /// Serves talk after talk: in the first it is told which sandbox this is. New connections go to `streams`.
     pub async fn serve(self, streams: mpsc::Sender<Stream>, guest: Arc<Guest>) -> io::Result<()> {
-        let mut talk = File::from(self.0.try_clone()?);
+        let mut knows = Knows::Ground;
         loop {
-            let answer = letter(&serde_json::to_vec(&Answer { error: None })?);
-            let answered = crate::blocking(move || talk.write_all(&answer)).await;
-            if answered.is_ok() {
-                self.talk(&streams).await?;
-            }
-            let (port, guest) = (self.clone(), guest.clone());
-            talk = crate::blocking(move || -> io::Result<File> {
+            let (port, its) = (self.clone(), guest.clone());
+            let greeted = crate::blocking(move || -> io::Result<File> {
                 let _first = Urgent::begin();
                 loop {
-                    let (mut talk, orders) = port.greet(true)?;
-                    let obeyed = identity::take(&orders).and_then(|()| match &orders.start {
-                        Some(start) => super::become_another(&guest, start),
-                        None => Ok(()),
+                    let (mut talk, orders) = port.greet(knows)?;
+                    let obeyed = identity::take(&orders).and_then(|()| match (&orders.start, knows) {
+                        (Some(start), Knows::Itself) => super::become_another(&its, start),
+                        (Some(start), _) => super::begin(&its, start),
+                        (None, Knows::Itself) => Ok(()),
+                        (None, _) => Err(io::Error::other("the second letter doesn't say who this is")),
                     });
                     match obeyed {
                         Ok(()) => return Ok(talk),
-                        Err(error) => {
-                            let answer = Answer { error: Some(error.to_string()) };
-                            talk.write_all(&letter(&serde_json::to_vec(&answer)?))?;
-                        }
+                        // It waits for the next greeting, whoever has heard this.
+                        error => drop(super::answer(&mut talk, error)),
                     }
                 }
-            })
-            .await?;
+            });
+            let mut talk = greeted.await?;
+            let first = knows != Knows::Itself;
+            if first {
+                knows = Knows::Itself;
+                crate::prepare(&guest).await;
+            }
+            let answered = crate::blocking(move || super::answer(&mut talk, Ok(()))).await;
+            if first {
+                crate::begin(&guest);
+            }
+            if answered.is_ok() {
+                self.talk(&streams).await?;
+            }
         }
     }
 

@@ -33,11 +33,11 @@ pub fn first_mounts() -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the sandbox's root file system and moves into it.
-pub fn enter(start: &Beginning) -> io::Result<()> {
+/// Makes the sandbox's root file system, of its own disk over `count` others, and moves into it.
+pub fn enter(count: usize) -> io::Result<()> {
     rustix::process::umask(rustix::fs::Mode::empty());
     let mut lowers = Vec::new();
-    for number in 0..start.lowers {
+    for number in 0..count {
         let (name, path) = (format!("lower{number}"), format!("/lower{number}"));
         mount_disk(&name, &path, "erofs", MountFlags::RDONLY | MountFlags::NOATIME, "")?;
         lowers.push(path);
@@ -59,7 +59,7 @@ pub fn enter(start: &Beginning) -> io::Result<()> {
     chroot(".").during("entering the root")?;
     chdir("/")?;
     standard_mounts()?;
-    etc(start)?;
+    blank_names()?;
     let files = Rlimit { current: Some(OPEN_FILES), maximum: Some(OPEN_FILES) };
     setrlimit(Resource::Nofile, files)?;
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
@@ -124,16 +124,27 @@ fn standard_mounts() -> io::Result<()> {
     Ok(())
 }
 
+const HOSTNAME: &str = "/etc/hostname";
+const HOSTS: &str = "/etc/hosts";
+const MACHINE_ID: &str = "/etc/machine-id";
+const RESOLVER: &str = "/etc/resolv.conf";
+
+/// Has those files lie on the sandbox's own disk before anybody waits for what they will say.
+fn blank_names() -> io::Result<()> {
+    fs::create_dir_all("/etc").during("/etc")?;
+    [HOSTNAME, HOSTS, MACHINE_ID, RESOLVER].into_iter().try_for_each(|path| replace(path, "\n"))
+}
+
 /// Host name and resolver, as plain files.
 pub fn etc(start: &Beginning) -> io::Result<()> {
     fs::create_dir_all("/etc").during("/etc")?;
     let host = &start.hostname;
     let own = start.network.as_ref().map(|it| format!("{}\t{host}\n", it.address)).unwrap_or_default();
-    replace("/etc/hostname", &format!("{host}\n"))?;
-    replace("/etc/hosts", &format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{own}"))?;
-    replace("/etc/machine-id", &format!("{}\n", start.machine_id))?;
+    replace(HOSTNAME, &format!("{host}\n"))?;
+    replace(HOSTS, &format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{own}"))?;
+    replace(MACHINE_ID, &format!("{}\n", start.machine_id))?;
     match &start.network {
-        Some(network) => replace("/etc/resolv.conf", &format!("nameserver {}\n", network.gateway)),
+        Some(network) => replace(RESOLVER, &format!("nameserver {}\n", network.gateway)),
         None => Ok(()),
     }
 }
@@ -142,7 +153,7 @@ pub fn etc(start: &Beginning) -> io::Result<()> {
 fn replace(path: &str, text: &str) -> io::Result<()> {
     let open = || {
         let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).custom_flags(flags).open(path)
+        fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o644).custom_flags(flags).open(path)
     };
     let opened = match open() {
         Err(error) if matches!(error.raw_os_error(), Some(libc::ELOOP | libc::ENXIO)) => {
@@ -151,5 +162,10 @@ fn replace(path: &str, text: &str) -> io::Result<()> {
         }
         result => result,
     };
-    opened.and_then(|mut file| io::Write::write_all(&mut file, text.as_bytes())).during(path)
+    let write = |mut file: fs::File| {
+        io::Write::write_all(&mut file, text.as_bytes())?;
+        // Not emptied first: the kernel would take care to write such a file to the disk at once.
+        if file.metadata()?.len() == text.len() as u64 { Ok(()) } else { file.set_len(text.len() as u64) }
+    };
+    opened.and_then(write).during(path)
 }

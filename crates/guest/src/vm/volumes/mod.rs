@@ -16,7 +16,7 @@ use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use atoll_rpc::channel::{Answer, Epoch, Frame, Greeting, Step, Word, letter};
+use atoll_rpc::channel::{Answer, Epoch, Frame, Greeting, Knows, Step, Word, letter};
 use atoll_rpc::volumes::{Head, Mounts, PORT, SEAL, seal};
 
 use super::During;
@@ -177,7 +177,7 @@ impl Relay {
         greeting.push(&from.take_all());
         loop {
             match greeting.step() {
-                Step::Answer(epoch) => self.write(&Frame { word: Word::Ack { configured: true }, epoch }.encode())?,
+                Step::Answer(epoch) => self.write(&Frame { word: Word::Ack(Knows::Itself), epoch }.encode())?,
                 Step::Begin(epoch) => {
                     self.write(&Frame { word: Word::Go, epoch }.encode())?;
                     from.give(greeting.rest());

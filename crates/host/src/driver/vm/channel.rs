@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use atoll_rpc::channel::{Answer, Beginning, Epoch, Finder, Frame, Orders, Word, letter, letter_length};
+use atoll_rpc::channel::{Answer, Beginning, Epoch, Finder, Frame, Ground, Knows, Orders, Word, letter, letter_length};
 use bytes::Bytes;
 use http::{Method, Request};
 use http_body_util::Empty;
@@ -57,7 +57,7 @@ pub(super) struct Met {
     stream: UnixStream,
     finder: Finder,
     epoch: Epoch,
-    configured: bool,
+    pub knows: Knows,
 }
 
 impl Talk {
@@ -68,10 +68,7 @@ impl Talk {
 
     /// With a guest that was met already: tells it who it is, if that is to be told, and waits for its answer.
     pub async fn with(met: Met, start: Option<&Beginning>) -> io::Result<Self> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
-        let orders = Orders { now_ns, entropy: rand::random(), start: start.cloned() };
-        let (stream, _) = met.tell(&orders).await?;
+        let (stream, _) = met.tell(&orders(None, start.cloned())).await?;
         let (requests, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
@@ -99,19 +96,34 @@ impl Talk {
     }
 }
 
+fn orders(ground: Option<Ground>, start: Option<Beginning>) -> Orders {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+    Orders { now_ns, entropy: rand::random(), ground, start }
+}
+
 impl Met {
     /// Says Hello until the guest behind the port answers; one that is in mid-sentence hears so many bytes of it.
     pub async fn at(port: &Path, insistence: usize) -> io::Result<Self> {
         let name = connectable(port)?;
-        let stream = UnixStream::connect(name.path()).await?;
-        let mut met = Self { stream, finder: Finder::default(), epoch: rand::random(), configured: false };
+        Self::on(UnixStream::connect(name.path()).await?, insistence).await
+    }
+
+    /// Tells a guest that knows nothing what it stands on, and meets it again.
+    pub async fn stand(self, ground: Ground) -> io::Result<Self> {
+        let (stream, _) = self.tell(&orders(Some(ground), None)).await?;
+        Self::on(stream, INSISTENCE).await
+    }
+
+    async fn on(stream: UnixStream, insistence: usize) -> io::Result<Self> {
+        let mut met = Self { stream, finder: Finder::default(), epoch: rand::random(), knows: Knows::Nothing };
         let hello = Frame { word: Word::Hello, epoch: met.epoch }.encode();
         met.stream.write_all(&hello).await?;
         let (mut attempt, mut pause) = (0, HELLO_AGAIN);
         loop {
             while let Some(frame) = met.finder.next_frame() {
-                if let (Word::Ack { configured }, true) = (frame.word, frame.epoch == met.epoch) {
-                    met.configured = configured;
+                if let (Word::Ack(knows), true) = (frame.word, frame.epoch == met.epoch) {
+                    met.knows = knows;
                     return Ok(met);
                 }
             }
@@ -125,11 +137,6 @@ impl Met {
             let words = hello.repeat(if attempt == INSIST_AT { insistence.div_ceil(hello.len()) } else { 1 });
             let _full = tokio::time::timeout(HELLO_AGAIN, met.stream.write_all(&words)).await;
         }
-    }
-
-    /// Whether it waits to be told who it is.
-    pub const fn knows_nothing(&self) -> bool {
-        !self.configured
     }
 
     /// Gives it a letter, and waits for its answer: what follows is the talk.

@@ -26,13 +26,13 @@ use serde::{Deserialize, Serialize};
 use super::memory;
 use super::qemu::FIRST;
 use atoll_launch::sys::{self, Cloned};
-use atoll_launch::wire;
+use atoll_launch::{lend, wire};
 
 /// The word that makes an `atoll` this.
 pub const ARGUMENT: &str = "vm-jail";
 
 /// Descriptors, in this order: the v2 cgroup if `unified`, one `tasks` file per v1 hierarchy, the file for what the
-/// program says, what its memory is filled from if it is, then those that it inherits from number [`FIRST`] on.
+/// program says, the file that it is lent as its memory if it is, then those that it inherits from number [`FIRST`] on.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Plan {
     pub unified: bool,
@@ -45,8 +45,8 @@ pub(super) struct Plan {
     pub files: Vec<(PathBuf, String)>,
     pub kvm: bool,
     pub max_open_files: u64,
-    /// Fill QEMU's memory, of so many bytes, from the descriptor that follows the log's.
-    pub fill: Option<u64>,
+    /// Lend QEMU the descriptor that follows the log's as its memory.
+    pub lend: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -61,7 +61,7 @@ enum Report {
     },
 }
 
-/// Until QEMU has made its memory, which it does first.
+/// Until QEMU asks for its memory, which it does first.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What the system's programs and libraries are made of; links among them stay links.
@@ -79,7 +79,7 @@ impl<T, E: Into<io::Error>> During<T> for Result<T, E> {
     }
 }
 
-/// Starts it; answers when QEMU has begun and its memory is filled. The agent's side; blocks for some milliseconds.
+/// Starts it; answers when QEMU has begun and has its memory. The agent's side; blocks for some milliseconds.
 pub(super) fn start(jail: &Path, plan: &Plan, fds: &[BorrowedFd<'_>]) -> io::Result<(i32, OwnedFd)> {
     let (ours, theirs) = wire::pair()?;
     // Nothing of the agent's environment, where secrets may be, goes along.
@@ -154,9 +154,9 @@ fn build(socket: &OwnedFd) -> Result<(), Problem> {
         rustix::io::write(&tasks, b"0").during("entering a cgroup")?;
     }
     let log = fds.next().ok_or_else(missing).during("the log")?;
-    let memory = match plan.fill {
-        Some(_) => Some(File::from(fds.next().ok_or_else(missing).during("the memory")?)),
-        None => None,
+    let memory = match plan.lend {
+        true => Some((fds.next().ok_or_else(missing).during("the memory")?, wire::pair().during("a pair of sockets")?)),
+        false => None,
     };
     let proc = memory::proc().during("opening /proc")?;
     let _leader = setsid();
@@ -178,23 +178,42 @@ fn build(socket: &OwnedFd) -> Result<(), Problem> {
     match unsafe { sys::clone3(0, None) }.during("forking")? {
         Cloned::Parent { pid, pidfd } => {
             wire::send(socket.as_fd(), &Report::Started { pid }, &[pidfd.as_fd()]).during("telling the agent")?;
-            if let Some(memory) = memory {
-                let filling = memory::of_process(proc.as_fd(), pid, plan.fill, PATIENCE);
-                let filled = filling.and_then(|into| memory::copy(&memory, &into, true));
-                filled.map(drop).during("filling its memory")?;
+            if let Some((memory, (ours, theirs))) = memory {
+                drop(theirs);
+                let received = wire::receive::<()>(ours.as_fd()).during("waiting for QEMU")?;
+                // Without one it has told itself why.
+                let Some(listener) = received.and_then(|((), mut fds)| fds.pop()) else { return Ok(()) };
+                let (name, file) = (memory::NAME, memory.as_fd());
+                let lent = lend::lend(listener.as_fd(), proc.as_fd(), name, file, PATIENCE);
+                lent.during("lending it its memory")?;
             }
             Ok(())
         }
         Cloned::Child => {
-            // They have no business there; the memory least of all.
-            drop((memory, proc));
-            become_qemu(&plan, socket, log, fds.collect())
+            // It has no business there.
+            drop(proc);
+            // By its number alone it will know the memory.
+            let ask = memory.map(|(memory, (ours, theirs))| {
+                drop((memory, ours));
+                theirs
+            });
+            become_qemu(&plan, socket, ask, log, fds.collect())
         }
     }
 }
 
 /// Comes back only when it fails.
-fn become_qemu(plan: &Plan, socket: &OwnedFd, log: OwnedFd, inherited: Vec<OwnedFd>) -> Result<(), Problem> {
+fn become_qemu(
+    plan: &Plan,
+    socket: &OwnedFd,
+    ask: Option<OwnedFd>,
+    log: OwnedFd,
+    inherited: Vec<OwnedFd>,
+) -> Result<(), Problem> {
+    if let Some(ask) = ask {
+        let listener = lend::filter().during("asking for its memory")?;
+        wire::send(ask.as_fd(), &(), &[listener.as_fd()]).during("asking for its memory")?;
+    }
     // Above every number that is given out below.
     let lift = |fd: BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(fd, 200);
     let status = lift(socket.as_fd()).during("placing descriptors")?;

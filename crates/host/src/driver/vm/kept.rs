@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use atoll_model::{LayerId, SandboxId};
 use futures::future::BoxFuture;
 
+use super::disk::{Content, Disk};
 use super::qemu::Command;
 use super::qmp::Qmp;
 use super::stored::{DEVICES, Drafts, MEMORY, MOVED, Stored, blocking, go_on};
@@ -153,7 +154,7 @@ impl Shared {
     /// Makes a sandbox that comes from another host as if it had been paused here. `devices` comes last: before it is there,
     /// it has its files alone.
     pub(super) fn lay_down(&self, id: &SandboxId, volume: &Path, layer: &LayerId, disk: &Path) -> io::Result<bool> {
-        disk::open_or_make(volume, Some(disk), 0)?;
+        Disk::open(volume)?.make(&Content::Layer(disk))?;
         if !self.has_kept(layer) {
             return Ok(false);
         }

@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_model::SandboxId;
-use atoll_rpc::channel::{Beginning, Network};
+use atoll_rpc::channel::{Beginning, Ground, Knows, Network};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 
 use super::channel::{Bridge, INSISTENCE, Met, Talk};
+use super::disk::{Content, Disk};
 use super::kept::SHAPE;
 use super::patience::Patience;
 use super::qmp::{Cont, Qmp, ReadConsole};
@@ -66,15 +67,15 @@ enum Origin {
     Own(Stored),
     /// With what another was when the layer was made that this one stands on.
     Other(Stored),
-    /// With what another was that waited to be told who it is.
-    Waiting(Stored),
+    /// With what another was that waited to be told what it stands on, or who it is.
+    Waiting(Stored, Shape),
 }
 
 impl Origin {
     const fn stored(&self) -> Option<&Stored> {
         match self {
             Self::Boot => None,
-            Self::Own(stored) | Self::Other(stored) | Self::Waiting(stored) => Some(stored),
+            Self::Own(stored) | Self::Other(stored) | Self::Waiting(stored, _) => Some(stored),
         }
     }
 
@@ -83,7 +84,7 @@ impl Origin {
         match self {
             Self::Other(_) => true,
             Self::Own(stored) => stored.moved,
-            Self::Boot | Self::Waiting(_) => false,
+            Self::Boot | Self::Waiting(..) => false,
         }
     }
 
@@ -91,16 +92,16 @@ impl Origin {
     const fn patience(&self) -> Patience {
         match self {
             Self::Boot | Self::Own(_) => Patience { silent: PATIENCE, most: PATIENCE },
-            Self::Other(_) | Self::Waiting(_) => Patience { silent: COPYS_PATIENCE, most: PATIENCE },
+            Self::Other(_) | Self::Waiting(..) => Patience { silent: COPYS_PATIENCE, most: PATIENCE },
         }
     }
 
     /// What is left to be tried when this did not work.
-    fn instead(&self, shape: &Shape) -> Instead {
+    fn instead(&self) -> Instead {
         match self {
             Self::Boot | Self::Own(_) => Instead::Nothing,
             Self::Other(_) => Instead::Boot,
-            Self::Waiting(_) => Instead::BootWithout(shape.clone()),
+            Self::Waiting(_, shape) => Instead::BootWithout(shape.clone()),
         }
     }
 }
@@ -128,10 +129,13 @@ struct Begun {
     /// Of the sandbox's own socket.
     listener: OwnedFd,
     log: OwnedFd,
+    ground: Ground,
     beginning: Beginning,
     volumes: Vec<SharedVolume>,
     from: Origin,
+    /// Of machines that know nothing yet; and with its disk, of those that stand on the same, if there may be any.
     shape: Shape,
+    standing: Option<(Shape, File)>,
 }
 
 impl Shared {
@@ -212,7 +216,7 @@ impl Shared {
         let begun = beginning.await.map_err(io::Error::other).in_step("starting QEMU")??;
         trace.done("start qemu");
         let greeted = self.greet(&id, &begun, trace).await;
-        let talk = greeted.map_err(|problem| Failure(problem, begun.from.instead(&begun.shape)))?;
+        let talk = greeted.map_err(|problem| Failure(problem, begun.from.instead()))?;
         let port = self.socket(&id, PORT_SOCKET);
         let bridge = Bridge::start(begun.listener, port, Some(talk)).in_step("serving the guest's socket")?;
         self.bridges().insert(id.clone(), bridge);
@@ -242,7 +246,7 @@ impl Shared {
         trace.done(match begun.from {
             Origin::Own(_) => RESTORED,
             Origin::Other(_) => CLONED,
-            Origin::Waiting(_) => "copy",
+            Origin::Waiting(..) => "copy",
             Origin::Boot => "boot",
         });
         Ok(talk)
@@ -267,15 +271,15 @@ impl Shared {
         let tasks = self.cgroups.complete(name, &limits).in_step("setting limits")?;
         failpoint("vm::cgroups").in_step("setting limits")?;
         let (lowers, parent) = layers(spec)?;
-        let new = !disk::is_in(&spec.volume);
-        let disk = disk::open_or_make(&spec.volume, parent.as_deref(), spec.disk_bytes).in_step("making its disk")?;
-        failpoint("vm::disk").in_step("making its disk")?;
+        let disk = Disk::open(&spec.volume).in_step("opening its disk")?;
+        let new = disk.is_new();
         let listen =
             |name: &str| socket::listener(&self.socket(&spec.id, name)).in_step(&format!("listening on {name}"));
         let (listener, port, qmp) = (listen(GUEST_SOCKET)?, listen(PORT_SOCKET)?, listen(QMP_SOCKET)?);
         let volumes = listen(VOLUMES_SOCKET)?;
         let tap = network.tap(&spec.slot).in_step("attaching the network")?;
         failpoint("vm::network").in_step("attaching the network")?;
+        let ground = Ground { lowers: lowers.len(), vcpus: spec.vcpus, memory_bytes: spec.memory_bytes };
         let beginning = Beginning {
             guest: spec.guest_config.to_string(),
             hostname: spec.hostname.clone(),
@@ -286,7 +290,7 @@ impl Shared {
                 mtu: tap.mtu,
                 mac: tap.mac,
             }),
-            lowers: lowers.len(),
+            lowers: ground.lowers,
             volumes: !spec.volumes.is_empty(),
         };
         let machine = qemu::Machine {
@@ -294,7 +298,7 @@ impl Shared {
             vcpus: spec.vcpus,
             memory_bytes: spec.memory_bytes,
             lowers,
-            disk: disk.map(OwnedFd::from),
+            disk: disk.descriptors().in_step("opening its disk")?,
             port,
             volumes: Some(volumes),
             clock: true,
@@ -314,11 +318,27 @@ impl Shared {
             let text = "no memory is kept here that a machine of this shape could go on with";
             return Err(Problem(step.to_owned(), io::Error::new(io::ErrorKind::NotFound, text)).into());
         }
-        let waiting = || if copies { self.waiting.find(&shape) } else { None };
+        let standing = match new && parent.is_none() {
+            true => self.standing_shape(&shape, spec).in_step(step)?,
+            false => None,
+        };
+        let waiting = || {
+            let found = |shape: &Shape| self.waiting.find(shape).map(|stored| Origin::Waiting(stored, shape.clone()));
+            if copies { standing.as_ref().and_then(found).or_else(|| found(&shape)) } else { None }
+        };
         let from = own.map(Origin::Own).or_else(|| kept.map(Origin::Other));
-        let from = from.or_else(|| waiting().map(Origin::Waiting)).unwrap_or(Origin::Boot);
-        if !matches!(from, Origin::Boot) {
-            command.go_on();
+        let from = from.or_else(waiting).unwrap_or(Origin::Boot);
+        let content = match (parent.as_deref(), from.stored().and_then(|stored| stored.disk.as_ref())) {
+            (Some(layer), _) => Content::Layer(layer),
+            (None, Some(file)) => Content::Copy(file),
+            (None, None) => Content::Empty(spec.disk_bytes),
+        };
+        disk.make(&content).in_step("making its disk")?;
+        failpoint("vm::disk").in_step("making its disk")?;
+        let standing = standing.map(|shape| disk.descriptors().map(|[_, disk]| (shape, disk.into())));
+        let standing = standing.transpose().in_step("opening its disk")?;
+        if let Some(stored) = from.stored() {
+            command.go_on(stored.with_configuration().in_step(step)?);
         }
         let qemu::Command { arguments, descriptors } = command;
         let log = log().in_step("making a log")?;
@@ -334,7 +354,7 @@ impl Shared {
             ],
             kvm: self.accel == super::Accel::Kvm,
             max_open_files: OPEN_FILES,
-            fill: from.stored().map(|_| spec.memory_bytes >> 20 << 20),
+            lend: from.stored().is_some(),
         };
         let mut fds: Vec<_> = into.iter().map(AsFd::as_fd).collect();
         fds.extend(wire::borrowed(&tasks));
@@ -342,10 +362,11 @@ impl Shared {
         fds.extend(from.stored().map(|stored| stored.memory.as_fd()));
         fds.extend(wire::borrowed(&descriptors));
         let started = jail::start(&self.jail, &plan, &fds).in_step("starting QEMU");
-        let (pid, pidfd) = started.map_err(|problem| Failure(problem, from.instead(&shape)))?;
+        let (pid, pidfd) = started.map_err(|problem| Failure(problem, from.instead()))?;
         failpoint("vm::started").in_step("starting QEMU")?;
         let init = InitProcess::of(pid).in_step("reading QEMU's start time")?;
-        Ok(Begun { init, pidfd, listener, log, beginning, volumes: spec.volumes.clone(), from, shape })
+        let volumes = spec.volumes.clone();
+        Ok(Begun { init, pidfd, listener, log, ground, beginning, volumes, from, shape, standing })
     }
 
     /// What QEMU is told. A machine that goes on with what a former agent's was, is as that one was.
@@ -372,7 +393,7 @@ impl Shared {
         Ok(command)
     }
 
-    /// Waits for the guest to come up, and tells it who it is. Before that it is kept for others of its shape.
+    /// Waits for the guest to come up, tells it what it stands on, and who it is. Before each it is kept for others.
     async fn talk(
         &self,
         id: &SandboxId,
@@ -387,11 +408,17 @@ impl Shared {
             Arc::clone(&self.cgroups),
         );
         let talk = async {
-            let met = Met::at(&self.socket(id, PORT_SOCKET), INSISTENCE).await?;
-            if matches!(begun.from, Origin::Boot) && met.knows_nothing() {
-                self.keep_waiting(id, &begun.shape).await?;
+            let mut met = Met::at(&self.socket(id, PORT_SOCKET), INSISTENCE).await?;
+            if met.knows == Knows::Nothing {
+                let booted = matches!(begun.from, Origin::Boot);
+                let kept = booted && self.keep_waiting(id, &begun.shape, None).await?;
+                met = met.stand(begun.ground.clone()).await?;
+                // One that was booted has cost its sandbox time enough.
+                if let Some((shape, disk)) = begun.standing.as_ref().filter(|_| !kept) {
+                    self.keep_waiting(id, shape, Some(disk)).await?;
+                }
             }
-            let new = met.knows_nothing() || begun.from.is_elsewhere();
+            let new = met.knows == Knows::Ground || begun.from.is_elsewhere();
             let talk = Talk::with(met, new.then_some(&begun.beginning)).await?;
             if let Some(mounted) = mounted {
                 mounted.await?;

@@ -40,6 +40,10 @@ pub(super) struct Command {
     pub descriptors: Vec<OwnedFd>,
 }
 
+const MEMORY: &str = "memory-backend-memfd,";
+/// Memory of its own, and a private mapping of what it is lent in place of a new memfd.
+const OWN: &str = ",share=on";
+const LENT: &str = ",share=off,seal=off";
 /// What the kernel is told.
 const TOLD: &str = "-append";
 /// That it is the first process of a sandbox.
@@ -55,9 +59,17 @@ pub(super) fn program() -> Option<PathBuf> {
 }
 
 impl Command {
-    /// It is to wait until it is told what a machine of the same shape was, and to go on with that.
-    pub fn go_on(&mut self) {
+    /// It is to wait until it is told what a machine of the same shape was, and to go on with that: its devices are
+    /// written down `with_configuration` or without, and its memory is lent to it.
+    pub fn go_on(&mut self, with_configuration: bool) {
+        for word in self.arguments.iter_mut().filter(|word| word.starts_with(MEMORY)) {
+            *word = word.replace(OWN, LENT);
+        }
         self.arguments.extend(["-S", "-incoming", "defer"].map(str::to_owned));
+        if !with_configuration {
+            let words = ["-global", "migration.send-configuration=off", "-machine", "suppress-vmdesc=on"];
+            self.arguments.extend(words.map(str::to_owned));
+        }
     }
 
     /// What machines have in common of which one can go on as the other: all but the address of its network, and what a
@@ -112,7 +124,7 @@ impl Machine {
         say(&["-machine", &format!("{kind},rtc={clock}")]);
         say(self.accel.arguments());
         say(&["-smp", &self.vcpus.to_string(), "-m", &format!("{memory}M")]);
-        say(&["-object", &format!("memory-backend-memfd,id=ram,size={memory}M,share=on")]);
+        say(&["-object", &format!("{MEMORY}id=ram,size={memory}M{OWN}")]);
         say(&["-kernel", KERNEL, "-initrd", INITRAMFS, TOLD, &kernel_command_line(self.accel, ARGUMENT)]);
         say(&["-chardev", &format!("ringbuf,id=console,size={CONSOLE_BYTES}"), "-serial", "chardev:console"]);
 

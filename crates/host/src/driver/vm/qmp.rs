@@ -54,20 +54,23 @@ command!(
     /// Takes the descriptor that travels with it, under a name.
     GetFd "getfd" -> Nothing { fdname: &'static str }
 );
-command!(MigrateParameters "migrate-set-parameters" -> Nothing {
-    #[serde(rename = "max-bandwidth")]
-    max_bandwidth: u64
+command!(
+    /// Takes the descriptor that travels with it, by a number that is answered.
+    AddFd "add-fd" -> Added {}
+);
+command!(RemoveFd "remove-fd" -> Nothing {
+    #[serde(rename = "fdset-id")]
+    fdset_id: u64
 });
+command!(
+    /// Writes down what the devices are, and nothing of the memory; answers when that is done.
+    SaveDevices "xen-save-devices-state" -> Nothing { filename: String, live: bool }
+);
 command!(MigrateCapabilities "migrate-set-capabilities" -> Nothing { capabilities: [Capability; 1] });
 command!(
     /// Reads one that was written away; answers when it has begun.
     MigrateIncoming "migrate-incoming" -> Nothing { uri: &'static str }
 );
-command!(
-    /// Writes the machine away; answers when it has begun.
-    Migrate "migrate" -> Nothing { uri: &'static str }
-);
-command!(QueryMigrate "query-migrate" -> Migration {});
 
 #[derive(Debug, Serialize)]
 pub(super) struct Capability {
@@ -82,10 +85,9 @@ pub(super) struct RunState {
 }
 
 #[derive(Debug, Deserialize)]
-pub(super) struct Migration {
-    pub status: Option<String>,
-    #[serde(rename = "error-desc")]
-    pub error_desc: Option<String>,
+pub(super) struct Added {
+    #[serde(rename = "fdset-id")]
+    pub fdset_id: u64,
 }
 
 pub(super) struct Qmp {

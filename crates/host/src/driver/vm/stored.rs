@@ -9,22 +9,24 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use atoll_model::SandboxId;
 
+use super::memory::Memory;
 use super::qmp::{
-    Capability, Cont, GetFd, Migrate, MigrateCapabilities, MigrateIncoming, MigrateParameters, Migration, Qmp,
-    QueryMigrate, QueryStatus, Stop,
+    AddFd, Capability, Cont, GetFd, MigrateCapabilities, MigrateIncoming, Qmp, QueryStatus, RemoveFd, SaveDevices, Stop,
 };
 use super::{QMP_SOCKET, Shared, memory, remove_file};
 use crate::driver::launch::failpoint;
 
 pub(super) const MEMORY: &str = "memory";
 pub(super) const DEVICES: &str = "devices";
+/// Beside them, where the machine was not kept for a sandbox's own disk.
+pub(super) const DISK: &str = "disk";
 /// Beside them: it was paused on another host, and is told when it goes on that its network and clock are others.
 pub(super) const MOVED: &str = "moved";
 /// Behind the names of files that are not whole yet.
@@ -33,13 +35,15 @@ const DRAFT: &str = "new";
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// A gigabyte a second on this kind of machine; far more than it takes.
 const PATIENCE: Duration = Duration::from_secs(45);
-/// As fast as it goes.
-const BANDWIDTH: u64 = 1 << 40;
+/// What QEMU writes first, the number of its format, and the first byte of what may follow: the configuration.
+const HEAD: [u8; 9] = *b"QEVM\0\0\0\x03\x07";
 
 /// A machine at rest, opened.
 pub(super) struct Stored {
     pub memory: File,
     pub devices: OwnedFd,
+    /// What its disk was.
+    pub disk: Option<File>,
     /// It stood still on another host.
     pub moved: bool,
 }
@@ -53,7 +57,15 @@ impl Stored {
             Err(error) => Err(error),
         };
         let moved = directory.join(MOVED).exists();
-        Ok(open(DEVICES)?.zip(open(MEMORY)?).map(|(devices, memory)| Self { memory, devices: devices.into(), moved }))
+        let Some((devices, memory)) = open(DEVICES)?.zip(open(MEMORY)?) else { return Ok(None) };
+        Ok(Some(Self { memory, devices: devices.into(), disk: open(DISK)?, moved }))
+    }
+
+    /// Whether the devices say how they were written, as those of former agents do.
+    pub fn with_configuration(&self) -> io::Result<bool> {
+        let mut head = [0; HEAD.len()];
+        File::from(self.devices.try_clone()?).read_at(&mut head, 0)?;
+        Ok(head == HEAD)
     }
 
     pub fn remove(directory: &Path) -> io::Result<()> {
@@ -75,11 +87,12 @@ pub(super) struct Drafts {
 
 impl Drafts {
     pub fn make(directory: &Path) -> io::Result<Self> {
-        let make = |name: &str| {
+        let make = |name: &str, read: bool| {
             let mut options = OpenOptions::new();
-            options.read(true).write(true).create(true).truncate(true).mode(0o600).open(draft(directory, name))
+            options.read(read).write(true).create(true).truncate(true).mode(0o600).open(draft(directory, name))
         };
-        Ok(Self { memory: make(MEMORY)?, devices: make(DEVICES)?, directory: directory.to_owned() })
+        // QEMU takes none for writing that can be read too.
+        Ok(Self { memory: make(MEMORY, true)?, devices: make(DEVICES, false)?, directory: directory.to_owned() })
     }
 
     /// They are on the disk, and what they say is so.
@@ -130,10 +143,17 @@ impl Shared {
     }
 
     /// The memory of a machine that runs.
-    pub(super) fn memory_of(&self, id: &SandboxId) -> io::Result<File> {
+    pub(super) fn memory_of(&self, id: &SandboxId) -> io::Result<Memory> {
         let (proc, pids) = (memory::proc()?, self.cgroups.processes(id.as_str())?);
-        let found = pids.into_iter().find_map(|pid| memory::of_process(proc.as_fd(), pid, None, Duration::ZERO).ok());
-        found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no process has its memory"))
+        let mut why = io::Error::new(io::ErrorKind::NotFound, "no process has its memory");
+        for pid in pids {
+            match Memory::of_process(proc.as_fd(), pid) {
+                Ok(Some(memory)) => return Ok(memory),
+                Ok(None) => {}
+                Err(error) => why = error,
+            }
+        }
+        Err(why)
     }
 
     /// An agent may have died on the way, with the machine standing still and files of any age.
@@ -169,11 +189,11 @@ impl Shared {
         let from = memory.clone();
         let work = async {
             let begun = Instant::now();
-            let drafts = blocking(move || {
-                memory::copy(&from, &drafts.memory, true)?;
+            let (drafts, draft) = blocking(move || {
+                let draft = from.begin(&drafts.memory)?;
                 drafts.memory.sync_data()?;
                 failpoint("vm::pause::copied")?;
-                Ok(drafts)
+                Ok((drafts, draft))
             })
             .await?;
             let still = Instant::now();
@@ -181,7 +201,7 @@ impl Shared {
             let devices = still.elapsed();
             blocking(move || {
                 failpoint("vm::pause::stopped")?;
-                let changed = memory::copy(&memory, &drafts.memory, false)?;
+                let changed = memory.finish(&drafts.memory, draft)?;
                 let (ran, copied) = (still - begun, still.elapsed());
                 tracing::debug!(?ran, ?devices, ?copied, changed, "a machine stands still and is written down");
                 Ok(drafts)
@@ -193,12 +213,12 @@ impl Shared {
 
     /// Has the machine stand still, and writes down what its devices are.
     pub(super) async fn stop_with_devices(&self, qmp: &mut Qmp, devices: &File) -> io::Result<()> {
+        let set = qmp.execute_with(&AddFd {}, Some(devices.as_fd())).await?.fdset_id;
         qmp.execute(&Stop {}).await?;
-        qmp.execute_with(&GetFd { fdname: DEVICES }, Some(devices.as_fd())).await?;
-        qmp.execute(&MigrateParameters { max_bandwidth: BANDWIDTH }).await?;
-        leave_memory_out(qmp).await?;
-        qmp.execute(&Migrate { uri: "fd:devices" }).await?;
-        wait_for(qmp).await
+        // Otherwise QEMU takes it for a machine that has moved, and lets go of its disks.
+        let saved = qmp.execute(&SaveDevices { filename: format!("/dev/fdset/{set}"), live: false }).await;
+        qmp.execute(&RemoveFd { fdset_id: set }).await?;
+        saved.map(drop)
     }
 
     /// Lets a machine go on that stands still without being frozen; does nothing to others.
@@ -210,7 +230,11 @@ impl Shared {
     pub(super) async fn load(&self, id: &SandboxId, stored: &Stored) -> io::Result<Qmp> {
         let loading = async {
             let mut qmp = Qmp::connect(&self.socket(id, QMP_SOCKET)).await?;
-            leave_memory_out(&mut qmp).await?;
+            if stored.with_configuration()? {
+                // Was written so, and is read only so.
+                let capability = Capability { capability: "x-ignore-shared", state: true };
+                qmp.execute(&MigrateCapabilities { capabilities: [capability] }).await?;
+            }
             qmp.execute_with(&GetFd { fdname: DEVICES }, Some(stored.devices.as_fd())).await?;
             qmp.execute(&MigrateIncoming { uri: "fd:devices" }).await?;
             while qmp.execute(&QueryStatus {}).await?.status == "inmigrate" {
@@ -222,29 +246,10 @@ impl Shared {
     }
 }
 
-/// Memory that is shared with a file is not written into the stream, nor looked for in it.
-async fn leave_memory_out(qmp: &mut Qmp) -> io::Result<()> {
-    let capability = Capability { capability: "x-ignore-shared", state: true };
-    qmp.execute(&MigrateCapabilities { capabilities: [capability] }).await.map(drop)
-}
-
 /// Lets it go on if it stands still.
 pub(super) async fn go_on(qmp: &mut Qmp) -> io::Result<()> {
     if !qmp.execute(&QueryStatus {}).await?.running {
         qmp.execute(&Cont {}).await?;
     }
     Ok(())
-}
-
-async fn wait_for(qmp: &mut Qmp) -> io::Result<()> {
-    loop {
-        let Migration { status, error_desc } = qmp.execute(&QueryMigrate {}).await?;
-        match status.as_deref() {
-            Some("completed") => return Ok(()),
-            Some("failed" | "cancelled") => {
-                return Err(io::Error::other(error_desc.unwrap_or_else(|| "QEMU could not write it".to_owned())));
-            }
-            _ => tokio::time::sleep(LOOK_AGAIN).await,
-        }
-    }
 }

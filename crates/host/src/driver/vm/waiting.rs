@@ -1,9 +1,11 @@
-//! Waiting machines: booted once for each shape of machine, kept at the moment when the guest waits to be told who it
-//! is, and copied for every later one of that shape, which spares it the boot.
+//! Waiting machines: booted once for each shape of machine, kept while the guest waits, and copied for every later one of
+//! that shape, which spares it the boot.
 //!
-//! Such a guest knows no sandbox, no disk and no address yet, so a copy differs from a fresh boot in nothing but time;
-//! its randomness is renewed by the letter. A [`Shape`] is all that QEMU is told, the kernel, the guest agent and QEMU
-//! itself: whatever changes, it is another shape. They lie beside the kernel in the machine-wide cache, a few of them,
+//! A guest waits twice: to be told what it stands on, and then, with its root file system, to be told who it is. So the
+//! one serves all templates, and the other, which is kept with its disk, is nearer to its end. Neither knows a sandbox or an
+//! address yet, so a copy differs from a fresh boot in nothing but time; its randomness is renewed by each letter. A
+//! [`Shape`] is all that QEMU is told, the kernel, the guest agent and QEMU itself, and for one that stands the images and
+//! the size of its disk: whatever changes, it is another shape. They lie beside the kernel in the machine-wide cache, a few of them,
 //! the longest unused goes first; each is checked by its digest once in an agent's life. Without one, or when a copy
 //! fails, the machine boots.
 
@@ -20,13 +22,14 @@ use sha2::{Digest, Sha256};
 
 use super::qemu::Command;
 use super::qmp::Qmp;
-use super::stored::{Drafts, Stored, go_on};
+use super::stored::{DISK, Drafts, Stored, go_on};
 use super::{QMP_SOCKET, Shared, memory};
+use crate::driver::LaunchSpec;
 
 const DIRECTORY: &str = "waiting";
 const DIGEST: &str = "digest";
-/// Some fifty megabytes each.
-const MOST: usize = 8;
+/// Some sixty megabytes each.
+const MOST: usize = 12;
 /// Of the way in which they are made.
 const VERSION: u32 = 1;
 
@@ -139,15 +142,18 @@ fn digest(stored: &Stored) -> io::Result<String> {
     hash.update((devices.len() as u64).to_le_bytes());
     hash.update(&devices);
     // Where the file system has holes is its own affair.
-    let size = stored.memory.metadata()?.len();
-    memory::extents(&stored.memory, 0..size, |at, bytes| {
-        for (number, page) in bytes.chunks(memory::PAGE).enumerate().filter(|(_, page)| page.iter().any(|it| *it != 0))
-        {
-            hash.update((at + (number * memory::PAGE) as u64).to_le_bytes());
-            hash.update(page);
-        }
-        Ok(())
-    })?;
+    for file in [Some(&stored.memory), stored.disk.as_ref()].into_iter().flatten() {
+        let size = file.metadata()?.len();
+        hash.update(size.to_le_bytes());
+        memory::extents(file, 0..size, |at, bytes| {
+            let pages = bytes.chunks(memory::PAGE).enumerate().filter(|(_, page)| page.iter().any(|it| *it != 0));
+            for (number, page) in pages {
+                hash.update((at + (number * memory::PAGE) as u64).to_le_bytes());
+                hash.update(page);
+            }
+            Ok(())
+        })?;
+    }
     Ok(hex::encode(hash.finalize()))
 }
 
@@ -176,28 +182,50 @@ impl Shared {
         Shape(hex::encode(&hash.finalize()[..16]))
     }
 
-    /// Keeps a machine whose guest waits, if none of its shape is kept. It goes on in any case, unless that fails.
-    pub(super) async fn keep_waiting(&self, id: &SandboxId, shape: &Shape) -> io::Result<()> {
+    /// Of a machine of this shape that stands on such images, with a new disk. None when it can't be told by them.
+    pub(super) fn standing_shape(&self, shape: &Shape, spec: &LaunchSpec) -> io::Result<Option<Shape>> {
+        let mut hash = Sha256::new();
+        hash.update(shape.as_str());
+        hash.update(spec.disk_bytes.to_le_bytes());
+        for lower in &spec.lowers {
+            let Some(file) = &lower.file else { return Ok(None) };
+            // An image is never changed; the same one may have several names.
+            let image = fs::metadata(file)?;
+            for number in [image.dev(), image.ino(), image.len(), image.mtime().cast_unsigned()] {
+                hash.update(number.to_le_bytes());
+            }
+        }
+        Ok(Some(Shape(hex::encode(&hash.finalize()[..16]))))
+    }
+
+    /// Keeps a machine whose guest waits, and its disk if it has come to know that, unless one of its shape is kept. It
+    /// goes on in any case, or else that fails. Whether it stood still for that.
+    pub(super) async fn keep_waiting(&self, id: &SandboxId, shape: &Shape, disk: Option<&File>) -> io::Result<bool> {
         if self.waiting.place(shape).exists() || !lock(&self.waiting.making).insert(shape.clone()) {
-            return Ok(());
+            return Ok(false);
         }
         let mut qmp = Qmp::connect(&self.socket(id, QMP_SOCKET)).await?;
-        let kept = self.keep(id, shape, &mut qmp).await;
+        let kept = self.keep(id, shape, disk, &mut qmp).await;
         if let Err(error) = kept {
             tracing::warn!(sandbox = %id, %error, "a waiting machine can't be kept for others");
             lock(&self.waiting.making).remove(shape);
         }
-        go_on(&mut qmp).await
+        go_on(&mut qmp).await.map(|()| true)
     }
 
-    async fn keep(&self, id: &SandboxId, shape: &Shape, qmp: &mut Qmp) -> io::Result<()> {
+    async fn keep(&self, id: &SandboxId, shape: &Shape, disk: Option<&File>, qmp: &mut Qmp) -> io::Result<()> {
         let (waiting, shape) = (Arc::clone(&self.waiting), shape.clone());
         let memory = self.memory_of(id)?;
         let draft = waiting.draft()?;
         let drafts = Drafts::make(draft.path())?;
+        let disk = disk.map(|disk| io::Result::Ok((disk.try_clone()?, File::create_new(draft.path().join(DISK))?)));
+        let disk = disk.transpose()?;
         self.stop_with_devices(qmp, &drafts.devices).await?;
         let copied = tokio::task::spawn_blocking(move || {
-            memory::copy(&memory, &drafts.memory, true)?;
+            memory.begin(&drafts.memory)?;
+            if let Some((disk, kept)) = disk {
+                memory::copy(&disk, &kept, true)?;
+            }
             drafts.name()
         });
         copied.await.map_err(io::Error::other)??;
