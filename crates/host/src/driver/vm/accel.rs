@@ -54,6 +54,15 @@ impl Accel {
     pub(crate) fn arguments(self) -> &'static [&'static str] {
         match self {
             Self::Kvm => &["-accel", "kvm", "-cpu", "host"],
+            // Software copies byte by byte where it is told that a processor would be quick at that ("erms", "fsrm").
+            Self::Tcg => &["-accel", "tcg,thread=multi,tb-size=64", "-cpu", "max,erms=off,fsrm=off"],
+        }
+    }
+
+    /// The same as they were before that was known.
+    pub(super) fn former_arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Kvm => self.arguments(),
             Self::Tcg => &["-accel", "tcg,thread=multi,tb-size=64", "-cpu", "max"],
         }
     }

@@ -301,6 +301,7 @@ impl Shared {
             disk: disk.descriptors().in_step("opening its disk")?,
             port,
             volumes: Some(volumes),
+            old_processor: false,
             clock: true,
             qmp,
             tap,

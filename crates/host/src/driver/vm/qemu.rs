@@ -27,6 +27,8 @@ pub(super) struct Machine {
     pub port: OwnedFd,
     /// None for one that goes on with what a machine was before there was such a port.
     pub volumes: Option<OwnedFd>,
+    /// Whether its processor is as former agents had it.
+    pub old_processor: bool,
     /// Whether it has a clock chip; all have that boot now. A kernel asks for one twice while it boots, and waits for
     /// a second each time where there is none.
     pub clock: bool,
@@ -83,13 +85,15 @@ impl Command {
 }
 
 impl Machine {
-    /// The same as machines were before they had a clock chip; and before that, without a port of volumes.
-    pub fn formerly(&self) -> io::Result<[Self; 2]> {
-        let former = |volumes: Option<&OwnedFd>| {
+    /// The same as machines were with the former processor; before that, without a clock chip; and before that, without a
+    /// port of volumes.
+    pub fn formerly(&self) -> io::Result<[Self; 3]> {
+        let former = |clock: bool, volumes: Option<&OwnedFd>| {
             let volumes = volumes.map(OwnedFd::try_clone).transpose()?;
-            io::Result::Ok(Self { clock: false, volumes, ..self.try_clone()? })
+            io::Result::Ok(Self { old_processor: true, clock, volumes, ..self.try_clone()? })
         };
-        Ok([former(self.volumes.as_ref())?, former(None)?])
+        let volumes = self.volumes.as_ref();
+        Ok([former(true, volumes)?, former(false, volumes)?, former(false, None)?])
     }
 
     fn try_clone(&self) -> io::Result<Self> {
@@ -103,6 +107,7 @@ impl Machine {
             disk: [writing.try_clone()?, reading.try_clone()?],
             port: self.port.try_clone()?,
             volumes: self.volumes.as_ref().map(OwnedFd::try_clone).transpose()?,
+            old_processor: self.old_processor,
             clock: self.clock,
             qmp: self.qmp.try_clone()?,
             tap: self.tap.as_ref().map(tap).transpose()?,
@@ -122,7 +127,7 @@ impl Machine {
         let clock = if self.clock { "on" } else { "off" };
         let kind = "microvm,memory-backend=ram,x-option-roms=off,isa-serial=on,pit=off";
         say(&["-machine", &format!("{kind},rtc={clock}")]);
-        say(self.accel.arguments());
+        say(if self.old_processor { self.accel.former_arguments() } else { self.accel.arguments() });
         say(&["-smp", &self.vcpus.to_string(), "-m", &format!("{memory}M")]);
         say(&["-object", &format!("{MEMORY}id=ram,size={memory}M{OWN}")]);
         say(&["-kernel", KERNEL, "-initrd", INITRAMFS, TOLD, &kernel_command_line(self.accel, ARGUMENT)]);
@@ -197,6 +202,7 @@ mod tests {
             disk: [fd(), fd()],
             port: fd(),
             volumes: Some(fd()),
+            old_processor: false,
             clock: true,
             qmp: fd(),
             tap: Some(Tap { fd: fd(), mtu: 1400, mac: [2, 0x61, 0x74, 0x6c, 0x70, 1] }),
@@ -213,7 +219,9 @@ mod tests {
         assert!([true, false].into_iter().all(|boots| command.shape(boots).eq(other.shape(boots))));
         assert!(command.shape(true).any(|word| word.starts_with("console=")));
         assert!(!command.shape(false).any(|word| word.starts_with("console=")));
-        let [no_clock, old] = machine().formerly().unwrap().map(Machine::command);
+        let [old_processor, no_clock, old] = machine().formerly().unwrap().map(Machine::command);
+        let words = "rtc=on -accel tcg,thread=multi,tb-size=64 -cpu max -smp";
+        assert!(old_processor.arguments.join(" ").contains(words), "as it was said then");
         assert!(!command.shape(false).eq(old.shape(false)) && !command.shape(false).eq(no_clock.shape(false)));
         assert!(!no_clock.shape(false).eq(old.shape(false)));
         let kind = "-machine microvm,memory-backend=ram,x-option-roms=off,isa-serial=on,pit=off,rtc=off -accel";

@@ -189,11 +189,16 @@ impl Shared {
         hash.update(spec.disk_bytes.to_le_bytes());
         for lower in &spec.lowers {
             let Some(file) = &lower.file else { return Ok(None) };
-            // An image is never changed; the same one may have several names.
-            let image = fs::metadata(file)?;
-            for number in [image.dev(), image.ino(), image.len(), image.mtime().cast_unsigned()] {
+            // An image is never changed, and its file is called by its digest: memory of a machine that stands on one must
+            // never meet another. The rest is for those who call files as they like.
+            let (name, image) = (file.file_name().unwrap_or_default().as_encoded_bytes(), fs::metadata(file)?);
+            hash.update((name.len() as u64).to_le_bytes());
+            hash.update(name);
+            for number in [image.dev(), image.ino(), image.len()] {
                 hash.update(number.to_le_bytes());
             }
+            hash.update(image.mtime().to_le_bytes());
+            hash.update(image.mtime_nsec().to_le_bytes());
         }
         Ok(Some(Shape(hex::encode(&hash.finalize()[..16]))))
     }
