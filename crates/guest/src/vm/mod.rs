@@ -116,7 +116,6 @@ fn become_another(guest: &Guest, start: &Beginning) -> io::Result<()> {
     volumes::become_another(start.volumes).during("mounting other volumes")?;
     guest.become_another(config);
     crate::trust::begin(guest);
-    crate::marks::leave(guest);
     Ok(())
 }
 

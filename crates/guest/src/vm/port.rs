@@ -140,7 +140,7 @@ impl Port {
         let mut knows = Knows::Ground;
         loop {
             let (port, its) = (self.clone(), guest.clone());
-            let greeted = crate::blocking(move || -> io::Result<File> {
+            let greeted = crate::blocking(move || -> io::Result<(File, bool)> {
                 let _first = Urgent::begin();
                 loop {
                     let (mut talk, orders) = port.greet(knows)?;
@@ -151,13 +151,13 @@ impl Port {
                         (None, _) => Err(io::Error::other("the second letter doesn't say who this is")),
                     });
                     match obeyed {
-                        Ok(()) => return Ok(talk),
+                        Ok(()) => return Ok((talk, orders.start.is_some())),
                         // It waits for the next greeting, whoever has heard this.
                         error => drop(super::answer(&mut talk, error)),
                     }
                 }
             });
-            let mut talk = greeted.await?;
+            let (mut talk, is_new) = greeted.await?;
             let first = knows != Knows::Itself;
             if first {
                 knows = Knows::Itself;
@@ -166,6 +166,8 @@ impl Port {
             let answered = crate::blocking(move || super::answer(&mut talk, Ok(()))).await;
             if first {
                 crate::begin(&guest);
+            } else if is_new {
+                crate::marks::leave(&guest);
             }
             if answered.is_ok() {
                 self.talk(&streams).await?;
@@ -237,6 +239,11 @@ impl Drop for Urgent {
     fn drop(&mut self) {
         Self::set(0);
     }
+}
+
+/// This thread is one among others, whoever has made it.
+pub fn be_ordinary() {
+    Urgent::set(0);
 }
 
 fn read_once(talk: &mut File) -> io::Result<Vec<u8>> {

@@ -20,7 +20,7 @@ use atoll_rpc::channel::{Answer, Epoch, Frame, Greeting, Knows, Step, Word, lett
 use atoll_rpc::volumes::{Head, Mounts, PORT, SEAL, seal};
 
 use super::During;
-use super::port::Port;
+use super::port::{self, Port};
 use mount::Mount;
 use place::Place;
 use reader::Reader;
@@ -121,7 +121,12 @@ fn running() -> io::Result<Arc<Relay>> {
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    std::thread::Builder::new().name(name.to_owned()).stack_size(STACK).spawn(work).map(drop)
+    let ordinary = || {
+        // Whoever spawns it may go before all others.
+        port::be_ordinary();
+        work();
+    };
+    std::thread::Builder::new().name(name.to_owned()).stack_size(STACK).spawn(ordinary).map(drop)
 }
 
 impl Relay {

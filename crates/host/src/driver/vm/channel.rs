@@ -38,6 +38,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_secs(20);
 const SYNC: Duration = Duration::from_secs(10);
 
+/// The kind of error that is a guest's own answer.
+pub(super) const ANSWERED: io::ErrorKind = io::ErrorKind::InvalidInput;
+
 type Requests = SendRequest<Empty<Bytes>>;
 
 /// A talk that has begun: HTTP/2 with the guest as its server.
@@ -151,7 +154,7 @@ impl Met {
         stream.read_exact(&mut text).await?;
         let answer: Answer = serde_json::from_slice(&text)?;
         match answer.error {
-            Some(error) => Err(io::Error::other(format!("the guest: {}", shortened(&error)))),
+            Some(error) => Err(io::Error::new(ANSWERED, format!("the guest: {}", shortened(&error)))),
             None => Ok((stream, self.epoch)),
         }
     }

@@ -16,7 +16,7 @@ use futures::future::BoxFuture;
 use super::disk::{Content, Disk};
 use super::qemu::Command;
 use super::qmp::Qmp;
-use super::stored::{DEVICES, Drafts, MEMORY, MOVED, Stored, blocking, go_on};
+use super::stored::{DEVICES, Drafts, MEMORY, MOVED, Stored, blocking};
 use super::waiting::Shape;
 use super::{QMP_SOCKET, Shared, bundle, disk, remove_file};
 use crate::driver::LaunchSpec;
@@ -110,7 +110,9 @@ impl Shared {
         };
         let drafts = self.stand_still(id, &place, &mut qmp).await;
         let made = files.await;
-        let gone_on = go_on(&mut qmp).await;
+        // In a talk of its own: in the other one an answer may still be due.
+        drop(qmp);
+        let gone_on = self.go_on(id).await;
         let kept = match drafts {
             Ok(drafts) if made => blocking(move || drafts.keep()).await,
             Ok(_) => Err(io::Error::other("its files were not kept")),

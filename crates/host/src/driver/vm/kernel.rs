@@ -40,6 +40,8 @@ const MODULES: &[&str] = &[
     "fuse",
 ];
 
+/// Of the archive: another one whenever something else is made of the same modules.
+const FORMAT: &str = "modules without signatures";
 /// Beside the modules: which were looked for when they were taken. What is not among them then is built in, or nowhere.
 const LOOKED_FOR: &str = "looked-for";
 
@@ -87,6 +89,7 @@ impl Kernel {
         let folder = cache.join("kernels").join(&version);
         let modules = folder.join("modules");
         let mut hash = Sha256::new_with_prefix(guest);
+        hash.update(FORMAT);
         for name in MODULES.iter().filter(|name| modules.join(format!("{name}.ko")).exists()) {
             hash.update(name);
         }

@@ -12,7 +12,7 @@ use atoll_model::SandboxId;
 use atoll_rpc::channel::{Beginning, Ground, Knows, Network};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 
-use super::channel::{Bridge, INSISTENCE, Met, Talk};
+use super::channel::{ANSWERED, Bridge, INSISTENCE, Met, Talk};
 use super::disk::{Content, Disk};
 use super::kept::SHAPE;
 use super::patience::Patience;
@@ -216,7 +216,14 @@ impl Shared {
         let begun = beginning.await.map_err(io::Error::other).in_step("starting QEMU")??;
         trace.done("start qemu");
         let greeted = self.greet(&id, &begun, trace).await;
-        let talk = greeted.map_err(|problem| Failure(problem, begun.from.instead()))?;
+        let talk = greeted.map_err(|problem| {
+            let answered = problem.1.kind() == ANSWERED;
+            match begun.from.instead() {
+                // Another sandbox would have had another answer.
+                Instead::BootWithout(_) if answered => Failure(problem, Instead::Boot),
+                instead => Failure(problem, instead),
+            }
+        })?;
         let port = self.socket(&id, PORT_SOCKET);
         let bridge = Bridge::start(begun.listener, port, Some(talk)).in_step("serving the guest's socket")?;
         self.bridges().insert(id.clone(), bridge);
@@ -320,12 +327,18 @@ impl Shared {
             return Err(Problem(step.to_owned(), io::Error::new(io::ErrorKind::NotFound, text)).into());
         }
         let standing = match new && parent.is_none() {
-            true => self.standing_shape(&shape, spec).in_step(step)?,
+            true => {
+                let mtu = beginning.network.as_ref().map(|network| network.mtu);
+                self.standing_shape(&shape, spec, mtu).in_step(step)?
+            }
             false => None,
         };
         let waiting = || {
-            let found = |shape: &Shape| self.waiting.find(shape).map(|stored| Origin::Waiting(stored, shape.clone()));
-            if copies { standing.as_ref().and_then(found).or_else(|| found(&shape)) } else { None }
+            let found = |shape: &Shape, stands: bool| {
+                self.waiting.find(shape, stands).map(|stored| Origin::Waiting(stored, shape.clone()))
+            };
+            let standing = || standing.as_ref().and_then(|shape| found(shape, true));
+            if copies { standing().or_else(|| found(&shape, false)) } else { None }
         };
         let from = own.map(Origin::Own).or_else(|| kept.map(Origin::Other));
         let from = from.or_else(waiting).unwrap_or(Origin::Boot);
@@ -415,20 +428,26 @@ impl Shared {
                 let kept = booted && self.keep_waiting(id, &begun.shape, None).await?;
                 met = met.stand(begun.ground.clone()).await?;
                 // One that was booted has cost its sandbox time enough.
-                if let Some((shape, disk)) = begun.standing.as_ref().filter(|_| !kept) {
+                let standing = begun.standing.as_ref().filter(|_| !kept);
+                if let Some((shape, disk)) = standing.filter(|(shape, _)| self.waiting.is_wanted(shape)) {
                     self.keep_waiting(id, shape, Some(disk)).await?;
                 }
             }
             let new = met.knows == Knows::Ground || begun.from.is_elsewhere();
-            let talk = Talk::with(met, new.then_some(&begun.beginning)).await?;
-            if let Some(mounted) = mounted {
-                mounted.await?;
-            }
-            Ok::<_, io::Error>(talk)
+            let mounted = async {
+                match mounted {
+                    Some(mounted) => mounted.await,
+                    None => Ok(()),
+                }
+            };
+            let talk = Talk::with(met, new.then_some(&begun.beginning));
+            tokio::try_join!(talk, mounted).map(|(talk, ())| talk)
         };
         let why = tokio::select! {
             talk = talk => match talk {
                 Ok(talk) => return Ok(talk),
+                // What it answers is about what it was told.
+                Err(error) if error.kind() == ANSWERED => return Err(Problem(step.to_owned(), error)),
                 Err(error) => error.to_string(),
             },
             silence = begun.from.patience().with(begun.init.pid) => silence,

@@ -45,12 +45,15 @@ pub(super) struct Command {
 const MEMORY: &str = "memory-backend-memfd,";
 /// Memory of its own, and a private mapping of what it is lent in place of a new memfd.
 const OWN: &str = ",share=on";
-const LENT: &str = ",share=off,seal=off";
+const LENT: &str = ",share=off,seal=off,merge=off";
 /// What the kernel is told.
 const TOLD: &str = "-append";
 /// That it is the first process of a sandbox.
 const ARGUMENT: &str = "vm";
 const NETWORK_DEVICE: &str = "virtio-net-device";
+/// What every machine's network has at first; the guest is told its own. A kernel remembers the first for ever, and copies of
+/// a machine should not know whose it was.
+const MAC: &str = "02:61:74:6c:00:00";
 
 /// Below are the standard streams; nothing else is open.
 pub(super) const FIRST: usize = 10;
@@ -160,10 +163,9 @@ impl Machine {
             say(&["-device", &format!("virtserialport,chardev={id},name={name}")]);
         }
         if let Some(tap) = self.tap {
-            let mac = tap.mac.map(|byte| format!("{byte:02x}")).join(":");
             let (fd, mtu) = (inherit(tap.fd), tap.mtu);
             say(&["-netdev", &format!("tap,id=net,fd={fd},vhost=off")]);
-            say(&["-device", &format!("{NETWORK_DEVICE},netdev=net,mac={mac},host_mtu={mtu}")]);
+            say(&["-device", &format!("{NETWORK_DEVICE},netdev=net,mac={MAC},host_mtu={mtu}")]);
         }
         say(&["-object", "rng-builtin,id=rng", "-device", "virtio-rng-device,rng=rng"]);
         say(&["-device", "virtio-balloon-device,id=balloon,free-page-reporting=on"]);
@@ -213,7 +215,7 @@ mod tests {
             assert!(text.contains(&format!("fd={number},")), "{number}: {text}");
         }
         assert_eq!(command.descriptors.len(), 8);
-        assert!(text.contains("mac=02:61:74:6c:70:01,host_mtu=1400"));
+        assert!(text.contains("mac=02:61:74:6c:00:00,host_mtu=1400"), "whatever its own");
         let other = Machine { tap: Some(Tap { fd: fd(), mtu: 1500, mac: [2; 6] }), ..machine() };
         let other = other.command();
         assert!([true, false].into_iter().all(|boots| command.shape(boots).eq(other.shape(boots))));

@@ -115,6 +115,16 @@ impl Qmp {
         command: &C,
         descriptor: Option<BorrowedFd<'_>>,
     ) -> io::Result<C::Answer> {
+        self.execute_within(command, descriptor, PATIENCE).await
+    }
+
+    /// The same, for one that may take longer. A talk in which an answer was not waited for is of no more use.
+    pub async fn execute_within<C: Command>(
+        &mut self,
+        command: &C,
+        descriptor: Option<BorrowedFd<'_>>,
+        patience: Duration,
+    ) -> io::Result<C::Answer> {
         let talk = async {
             let text = serde_json::json!({ "execute": C::NAME, "arguments": command });
             let text = format!("{text}\n");
@@ -130,7 +140,7 @@ impl Qmp {
             }
         };
         let named = |error: io::Error| io::Error::new(error.kind(), format!("QEMU, asked for {}: {error}", C::NAME));
-        match tokio::time::timeout(PATIENCE, talk).await {
+        match tokio::time::timeout(patience, talk).await {
             Ok(result) => result.map_err(named),
             Err(_) => Err(named(io::ErrorKind::TimedOut.into())),
         }

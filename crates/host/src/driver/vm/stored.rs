@@ -7,7 +7,7 @@
 //! own way, and the old memory would not fit it any more.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Seek};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use atoll_model::SandboxId;
 
-use super::memory::Memory;
+use super::memory::{Draft, Memory};
 use super::qmp::{
     AddFd, Capability, Cont, GetFd, MigrateCapabilities, MigrateIncoming, Qmp, QueryStatus, RemoveFd, SaveDevices, Stop,
 };
@@ -31,6 +31,8 @@ pub(super) const DISK: &str = "disk";
 pub(super) const MOVED: &str = "moved";
 /// Behind the names of files that are not whole yet.
 const DRAFT: &str = "new";
+/// What a host writes to a machine that stands still is read at once, and soon there is no room for more.
+const TRIES: usize = 16;
 /// Between two looks at how far it is.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// A gigabyte a second on this kind of machine; far more than it takes.
@@ -105,6 +107,11 @@ impl Drafts {
         failpoint("vm::pause::kept")
     }
 
+    /// What is in the devices' one.
+    fn devices_now(&self) -> io::Result<Vec<u8>> {
+        fs::read(draft(&self.directory, DEVICES))
+    }
+
     pub fn name(&self) -> io::Result<()> {
         for name in [MEMORY, DEVICES] {
             fs::rename(draft(&self.directory, name), self.directory.join(name))?;
@@ -175,7 +182,9 @@ impl Shared {
         };
         if kept.is_err() {
             Stored::remove(&home)?;
-            if let Err(error) = go_on(&mut qmp).await {
+            // In a talk of its own: in the other one an answer may still be due.
+            drop(qmp);
+            if let Err(error) = self.go_on(id).await {
                 tracing::warn!(sandbox = %id, %error, "a machine that could not be stored does not go on");
             }
         }
@@ -197,28 +206,13 @@ impl Shared {
             })
             .await?;
             let still = Instant::now();
-            self.stop_with_devices(qmp, &drafts.devices).await?;
-            let devices = still.elapsed();
-            blocking(move || {
-                failpoint("vm::pause::stopped")?;
-                let changed = memory.finish(&drafts.memory, draft)?;
-                let (ran, copied) = (still - begun, still.elapsed());
-                tracing::debug!(?ran, ?devices, ?copied, changed, "a machine stands still and is written down");
-                Ok(drafts)
-            })
-            .await
+            qmp.execute(&Stop {}).await?;
+            let (drafts, changed) = written_down(qmp, drafts, memory, draft).await?;
+            let (ran, copied) = (still - begun, still.elapsed());
+            tracing::debug!(?ran, ?copied, changed, "a machine stands still and is written down");
+            Ok(drafts)
         };
         tokio::time::timeout(PATIENCE, work).await?
-    }
-
-    /// Has the machine stand still, and writes down what its devices are.
-    pub(super) async fn stop_with_devices(&self, qmp: &mut Qmp, devices: &File) -> io::Result<()> {
-        let set = qmp.execute_with(&AddFd {}, Some(devices.as_fd())).await?.fdset_id;
-        qmp.execute(&Stop {}).await?;
-        // Otherwise QEMU takes it for a machine that has moved, and lets go of its disks.
-        let saved = qmp.execute(&SaveDevices { filename: format!("/dev/fdset/{set}"), live: false }).await;
-        qmp.execute(&RemoveFd { fdset_id: set }).await?;
-        saved.map(drop)
     }
 
     /// Lets a machine go on that stands still without being frozen; does nothing to others.
@@ -246,8 +240,51 @@ impl Shared {
     }
 }
 
+/// Makes `drafts` what a machine is that stands still, of whose memory `draft` was copied before. How many bytes of memory
+/// were written.
+///
+/// Its processors stand still, its ports don't: what the host writes to one meanwhile lands in its memory, and the device
+/// knows of that. So the devices are written down before and after the memory, and both again until nothing was between:
+/// memory that is ahead of a device, or behind it, is none that a machine could go on with.
+pub(super) async fn written_down(
+    qmp: &mut Qmp,
+    mut drafts: Drafts,
+    memory: Arc<Memory>,
+    mut draft: Draft,
+) -> io::Result<(Drafts, u64)> {
+    let mut changed = 0;
+    save_devices(qmp, &drafts.devices).await?;
+    for _ in 0..TRIES {
+        let (memory, before) = (Arc::clone(&memory), draft);
+        (drafts, changed, draft) = blocking(move || {
+            failpoint("vm::pause::stopped")?;
+            let (written, next) = memory.finish(&drafts.memory, before)?;
+            Ok((drafts, changed + written, next))
+        })
+        .await?;
+        let devices = drafts.devices_now()?;
+        save_devices(qmp, &drafts.devices).await?;
+        if devices == drafts.devices_now()? {
+            return Ok((drafts, changed));
+        }
+    }
+    Err(io::Error::other("what comes to it while it stands still does not end"))
+}
+
+/// Over what was written down before.
+async fn save_devices(qmp: &mut Qmp, mut devices: &File) -> io::Result<()> {
+    // QEMU goes on from where this has come to.
+    devices.rewind()?;
+    let set = qmp.execute_with(&AddFd {}, Some(devices.as_fd())).await?.fdset_id;
+    // Otherwise QEMU takes it for a machine that has moved, and lets go of its disks.
+    let saving = SaveDevices { filename: format!("/dev/fdset/{set}"), live: false };
+    let saved = qmp.execute_within(&saving, None, PATIENCE).await;
+    qmp.execute(&RemoveFd { fdset_id: set }).await?;
+    saved.map(drop)
+}
+
 /// Lets it go on if it stands still.
-pub(super) async fn go_on(qmp: &mut Qmp) -> io::Result<()> {
+async fn go_on(qmp: &mut Qmp) -> io::Result<()> {
     if !qmp.execute(&QueryStatus {}).await?.running {
         qmp.execute(&Cont {}).await?;
     }

@@ -18,7 +18,7 @@ use atoll_rpc::volumes::{Head, INSISTENCE, MOST_MESSAGE, Mount, Mounts, seal};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::channel::Met;
+use super::channel::{ANSWERED, Met};
 use crate::driver::SharedVolume;
 use crate::volume_fuse::{SHORTEST, Server, begin_thread};
 
@@ -86,7 +86,7 @@ impl Volumes {
         async move {
             let said = told.wait_for(|told| !matches!(told, Told::Nothing)).await.map_err(io::Error::other)?;
             match &*said {
-                Told::Refused(why) => Err(io::Error::other(why.clone())),
+                Told::Refused(why) => Err(io::Error::new(ANSWERED, why.clone())),
                 _ => Ok(()),
             }
         }

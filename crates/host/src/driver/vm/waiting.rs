@@ -15,21 +15,29 @@ use std::io::{self, Read, Seek};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use atoll_model::SandboxId;
 use sha2::{Digest, Sha256};
 
 use super::qemu::Command;
-use super::qmp::Qmp;
-use super::stored::{DISK, Drafts, Stored, go_on};
+use super::qmp::{Qmp, Stop};
+use super::stored::{DISK, Drafts, Stored, blocking, written_down};
 use super::{QMP_SOCKET, Shared, memory};
 use crate::driver::LaunchSpec;
 
 const DIRECTORY: &str = "waiting";
 const DIGEST: &str = "digest";
-/// Some sixty megabytes each.
-const MOST: usize = 12;
+/// Of those that stand, and of the others; some sixty megabytes each.
+const MOST: usize = 8;
+/// One that was used lately does not go for another.
+const LATELY: Duration = Duration::from_mins(10);
+/// One that was not used for so long goes: its images may be gone too.
+const LONG_AGO: Duration = Duration::from_hours(7 * 24);
+/// Shapes that were seen once, at most.
+const SEEN: usize = 256;
+/// Before the names of what is not whole, or is being removed.
+const DRAFT: &str = ".draft-";
 /// Of the way in which they are made.
 const VERSION: u32 = 1;
 
@@ -49,6 +57,17 @@ pub(super) struct Waiting {
     checked: Mutex<HashSet<(Shape, u64)>>,
     /// Being made.
     making: Mutex<HashSet<Shape>>,
+    /// Of those that stand, which were wanted once.
+    seen: Mutex<HashSet<Shape>>,
+}
+
+/// One that is being made, until this is dropped.
+struct Making(Arc<Waiting>, Shape);
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        lock(&self.0.making).remove(&self.1);
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -59,18 +78,31 @@ impl Waiting {
     /// Those of a kernel, which has a directory to itself.
     pub fn of_kernel(image: &Path) -> Self {
         let directory = image.parent().unwrap_or(Path::new("/")).join(DIRECTORY);
-        Self { directory, checked: Mutex::default(), making: Mutex::default() }
+        Self { directory, checked: Mutex::default(), making: Mutex::default(), seen: Mutex::default() }
     }
 
     fn place(&self, shape: &Shape) -> PathBuf {
         self.directory.join(&shape.0)
     }
 
-    /// One of this shape. What is broken is removed. Blocks.
-    pub fn find(&self, shape: &Shape) -> Option<Stored> {
+    /// Whether it pays to keep one that stands: somebody has wanted one of this shape before.
+    pub fn is_wanted(&self, shape: &Shape) -> bool {
+        let mut seen = lock(&self.seen);
+        let wanted = !seen.insert(shape.clone());
+        if seen.len() > SEEN {
+            seen.clear();
+        }
+        wanted
+    }
+
+    /// One of this shape, with a disk if it `stands`. What is broken is removed. Blocks.
+    pub fn find(&self, shape: &Shape, stands: bool) -> Option<Stored> {
         let place = self.place(shape);
         let found = (|| {
             let Some(stored) = Stored::open(&place)? else { return Ok(None) };
+            if stored.disk.is_some() != stands {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "it is not whole"));
+            }
             let inode = stored.memory.metadata()?.ino();
             let known = lock(&self.checked).contains(&(shape.clone(), inode));
             if !known {
@@ -91,30 +123,53 @@ impl Waiting {
     }
 
     pub fn remove(&self, shape: &Shape) {
-        match fs::remove_dir_all(self.place(shape)) {
+        self.discard(&self.place(shape));
+    }
+
+    /// Nobody finds half of it meanwhile.
+    fn discard(&self, place: &Path) {
+        let gone = tempfile::Builder::new().prefix(DRAFT).tempdir_in(&self.directory);
+        match gone.and_then(|gone| fs::rename(place, gone.path().join("gone")).map(|()| gone)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(%error, "a waiting machine can't be removed");
+                tracing::warn!(place = %place.display(), %error, "a waiting machine can't be removed");
             }
+            // With all that is in it.
             _ => {}
         }
     }
 
-    /// Room for one more: the longest unused go.
-    fn make_room(&self) -> io::Result<()> {
-        let mut all: Vec<_> = fs::read_dir(&self.directory)?
-            .flatten()
-            .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
-            .collect();
-        all.sort();
-        let surplus = (all.len() + 1).saturating_sub(MOST);
-        all.into_iter().take(surplus).try_for_each(|(_, path)| fs::remove_dir_all(path))
+    /// Whether there is room for one more, which `stands` or doesn't: what was unused for long goes, and the longest unused.
+    fn make_room(&self, stands: bool) -> io::Result<bool> {
+        let now = SystemTime::now();
+        let unused = |entry: &fs::DirEntry| now.duration_since(entry.metadata().ok()?.modified().ok()?).ok();
+        let (mut same, mut count) = (Vec::new(), 0);
+        for entry in fs::read_dir(&self.directory)?.flatten() {
+            let (path, age) = (entry.path(), unused(&entry).unwrap_or_default());
+            let is_draft = entry.file_name().as_encoded_bytes().starts_with(DRAFT.as_bytes());
+            if age > LONG_AGO {
+                self.discard(&path);
+            } else if !is_draft && path.join(DISK).exists() == stands {
+                count += 1;
+                same.push((age, path));
+            }
+        }
+        same.sort();
+        if count >= MOST {
+            match same.pop() {
+                Some((age, path)) if age > LATELY => self.discard(&path),
+                _ => return Ok(false),
+            }
+        }
+        Ok(true)
     }
 
-    /// A directory to write into, which nobody takes for a whole one.
-    fn draft(&self) -> io::Result<tempfile::TempDir> {
+    /// A directory to write into, which nobody takes for a whole one; none when there is no room.
+    fn draft(&self, stands: bool) -> io::Result<Option<tempfile::TempDir>> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
-        self.make_room()?;
-        tempfile::Builder::new().prefix(".draft-").tempdir_in(&self.directory)
+        if !self.make_room(stands)? {
+            return Ok(None);
+        }
+        tempfile::Builder::new().prefix(DRAFT).tempdir_in(&self.directory).map(Some)
     }
 
     /// Blocks, for as long as the digest takes.
@@ -183,9 +238,16 @@ impl Shared {
     }
 
     /// Of a machine of this shape that stands on such images, with a new disk. None when it can't be told by them.
-    pub(super) fn standing_shape(&self, shape: &Shape, spec: &LaunchSpec) -> io::Result<Option<Shape>> {
+    pub(super) fn standing_shape(
+        &self,
+        shape: &Shape,
+        spec: &LaunchSpec,
+        mtu: Option<u32>,
+    ) -> io::Result<Option<Shape>> {
         let mut hash = Sha256::new();
         hash.update(shape.as_str());
+        // Its driver has asked its network for that already.
+        hash.update(mtu.unwrap_or_default().to_le_bytes());
         hash.update(spec.disk_bytes.to_le_bytes());
         for lower in &spec.lowers {
             let Some(file) = &lower.file else { return Ok(None) };
@@ -209,37 +271,46 @@ impl Shared {
         if self.waiting.place(shape).exists() || !lock(&self.waiting.making).insert(shape.clone()) {
             return Ok(false);
         }
+        let making = Making(Arc::clone(&self.waiting), shape.clone());
+        let Some(draft) = self.waiting.draft(disk.is_some())? else { return Ok(false) };
         let mut qmp = Qmp::connect(&self.socket(id, QMP_SOCKET)).await?;
-        let kept = self.keep(id, shape, disk, &mut qmp).await;
-        if let Err(error) = kept {
+        if let Err(error) = self.keep(id, making, draft, disk, &mut qmp).await {
             tracing::warn!(sandbox = %id, %error, "a waiting machine can't be kept for others");
-            lock(&self.waiting.making).remove(shape);
         }
-        go_on(&mut qmp).await.map(|()| true)
+        drop(qmp);
+        self.go_on(id).await.map(|()| true)
     }
 
-    async fn keep(&self, id: &SandboxId, shape: &Shape, disk: Option<&File>, qmp: &mut Qmp) -> io::Result<()> {
-        let (waiting, shape) = (Arc::clone(&self.waiting), shape.clone());
+    async fn keep(
+        &self,
+        id: &SandboxId,
+        making: Making,
+        draft: tempfile::TempDir,
+        disk: Option<&File>,
+        qmp: &mut Qmp,
+    ) -> io::Result<()> {
         let memory = self.memory_of(id)?;
-        let draft = waiting.draft()?;
         let drafts = Drafts::make(draft.path())?;
         let disk = disk.map(|disk| io::Result::Ok((disk.try_clone()?, File::create_new(draft.path().join(DISK))?)));
         let disk = disk.transpose()?;
-        self.stop_with_devices(qmp, &drafts.devices).await?;
-        let copied = tokio::task::spawn_blocking(move || {
-            memory.begin(&drafts.memory)?;
+        qmp.execute(&Stop {}).await?;
+        let memory = Arc::new(memory);
+        let all = Arc::clone(&memory);
+        let (drafts, before) = blocking(move || {
+            let before = all.begin(&drafts.memory)?;
             if let Some((disk, kept)) = disk {
                 memory::copy(&disk, &kept, true)?;
             }
-            drafts.name()
-        });
-        copied.await.map_err(io::Error::other)??;
+            Ok((drafts, before))
+        })
+        .await?;
+        let (drafts, _) = written_down(qmp, drafts, memory, before).await?;
+        drafts.name()?;
         // The machine need not wait for the rest.
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = waiting.name(&shape, draft) {
+            if let Err(error) = making.0.name(&making.1, draft) {
                 tracing::warn!(%error, "a waiting machine can't be kept for others");
             }
-            lock(&waiting.making).remove(&shape);
         });
         Ok(())
     }

@@ -23,6 +23,9 @@ const MEMFD: &str = "/memfd:";
 /// What QEMU calls that of a `memory-backend-memfd`.
 pub(super) const NAME: &str = "memory-backend-memfd";
 
+/// No machine has more. What a process that is no QEMU any more shows must not cost an agent what it likes.
+const MOST_BYTES: u64 = 1 << 40;
+
 /// Of a directory of processes, which may be mounted nowhere any more.
 pub(super) fn proc() -> io::Result<OwnedFd> {
     Ok(openat(CWD, "/proc", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
@@ -34,9 +37,10 @@ pub(super) enum Memory {
     Private(Private),
 }
 
-/// What a copy is of that was made while the machine ran.
+/// What is known of a copy that was made before.
 pub(super) enum Draft {
-    Own,
+    Nothing,
+    /// Of a private mapping, while the machine ran.
     Private(Taken),
 }
 
@@ -64,7 +68,7 @@ impl Memory {
             let file = File::from(file);
             let meta = file.metadata()?;
             // Only a memfd, or what lies in one, can say anything of seals.
-            if meta.is_file() && meta.len() > 0 && fcntl_get_seals(&file).is_ok() {
+            if meta.is_file() && (1..=MOST_BYTES).contains(&meta.len()) && fcntl_get_seals(&file).is_ok() {
                 own = Some(Self::Own(file));
             }
         }
@@ -74,17 +78,22 @@ impl Memory {
     /// Makes `to`, which is empty, what this is; the machine may run meanwhile.
     pub fn begin(&self, to: &File) -> io::Result<Draft> {
         match self {
-            Self::Own(file) => copy(file, to, true).map(|_| Draft::Own),
+            Self::Own(file) => copy(file, to, true).map(|_| Draft::Nothing),
             Self::Private(memory) => memory.begin(to).map(Draft::Private),
         }
     }
 
-    /// Makes `to`, which it was once, what it is now that the machine stands still. How many bytes were written.
-    pub fn finish(&self, to: &File, draft: Draft) -> io::Result<u64> {
+    /// Makes `to`, which it was once, what it is now that the machine stands still. How many bytes were written, and what
+    /// it is a copy of now.
+    pub fn finish(&self, to: &File, draft: Draft) -> io::Result<(u64, Draft)> {
         match (self, draft) {
-            (Self::Private(memory), Draft::Private(taken)) => memory.finish(to, &taken),
-            (Self::Private(memory), Draft::Own) => memory.finish(to, &Taken::all(memory)),
-            (Self::Own(file), _) => copy(file, to, false),
+            (Self::Private(memory), Draft::Private(taken)) => {
+                memory.finish(to, &taken).map(|written| (written, Draft::Nothing))
+            }
+            (Self::Private(memory), Draft::Nothing) => {
+                memory.finish(to, &Taken::all(memory)).map(|written| (written, Draft::Nothing))
+            }
+            (Self::Own(file), _) => copy(file, to, false).map(|written| (written, Draft::Nothing)),
         }
     }
 }

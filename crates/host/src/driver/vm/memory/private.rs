@@ -9,6 +9,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ioctl_ficlone, openat, statat};
 
+use super::MOST_BYTES;
 use super::sparse::{PAGE, STRIDE, copy_range, in_parts, write_changed};
 
 /// Of a page in `pagemap`, eight bytes each: it is in memory, or in swap.
@@ -58,6 +59,9 @@ impl Private {
         }
         let file = reach(open, number)?;
         let meta = file.metadata()?;
+        if !meta.is_file() || meta.len() > MOST_BYTES {
+            return Err(strange("its memory is no machine's"));
+        }
         let mut maps = String::new();
         reach(folder, "maps")?.read_to_string(&mut maps)?;
         let address = address_in(&maps, meta.ino(), meta.len());
@@ -166,23 +170,28 @@ const fn is_own(page: u64) -> bool {
 
 /// Where a file lies as a whole, for writing and privately: the kernel may tell it in several pieces.
 fn address_in(maps: &str, inode: u64, size: u64) -> Option<u64> {
-    let (mut address, mut end) = (None, 0);
-    for line in maps.lines() {
+    let number = |text: &str| u64::from_str_radix(text, 16).ok();
+    // Another file system may have a file with this number: what does not fit is none of it.
+    let pieces = maps.lines().filter_map(|line| {
         let mut words = line.split_ascii_whitespace();
         let (range, rights, offset) = (words.next()?, words.next()?, words.next()?);
-        if words.nth(1).and_then(|word| word.parse().ok()) != Some(inode) || rights != "rw-p" {
+        let is_its = words.nth(1)?.parse() == Ok(inode) && rights == "rw-p";
+        let (from, until) = range.split_once('-').filter(|_| is_its)?;
+        Some((number(from)?, number(until)?, number(offset)?))
+    });
+    let (mut begin, mut end) = (0, 0);
+    for (from, until, offset) in pieces {
+        if offset == 0 {
+            begin = from;
+        } else if from != end || from - begin != offset {
             continue;
         }
-        let number = |text: &str| u64::from_str_radix(text, 16).ok();
-        let (from, until) = range.split_once('-')?;
-        let (from, until, offset) = (number(from)?, number(until)?, number(offset)?);
-        let begin = *address.get_or_insert(from);
-        if from.checked_sub(begin)? != offset || (offset > 0 && from != end) {
-            return None;
-        }
         end = until;
+        if end - begin == size.next_multiple_of(PAGE as u64) {
+            return Some(begin);
+        }
     }
-    address.filter(|address| end - address == size.next_multiple_of(PAGE as u64))
+    None
 }
 
 #[cfg(test)]
@@ -296,6 +305,8 @@ mod tests {
         assert_eq!(address_in(maps, 42, 0x9000), None);
         assert_eq!(address_in(maps, 7, 0x1000), None, "it can't be written to");
         assert_eq!(address_in(&maps.replace("10004000-7f", "10005000-7f"), 42, 0x8000), None);
+        let other = format!("7e00000000-7e00002000 rw-p 00001000 08:02 42 /y\n{maps}");
+        assert_eq!(address_in(&other, 42, 0x8000), Some(0x7f_1000_0000), "another file of this number");
         assert_eq!(address_in("nonsense", 1, 1), None);
     }
 

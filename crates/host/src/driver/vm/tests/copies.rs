@@ -131,13 +131,15 @@ async fn machines_of_a_shape_are_booted_once_and_copies_of_it_have_nothing_in_co
     let place = kept().remove(0);
     assert_eq!(fs::metadata(&waiting).unwrap().permissions().mode() & 0o777, 0o700);
 
-    // Whatever the size of its disk; of each size, one is kept that stands on the image.
+    // Whatever the size of its disk.
     let second = LaunchSpec { disk_bytes: 300 << 20, hostname: "atoll".to_owned(), ..fixture.spec() };
     let third = fixture.spec();
-    for (spec, count) in [(&second, 2), (&third, 3)] {
+    let again = fixture.spec();
+    for spec in [&second, &third, &again] {
         assert_eq!(fixture.launch_in_steps(spec).await.1, "copy");
-        until(|| kept().iter().filter(|it| it.join("digest").exists()).count() == count).await;
     }
+    // One of a size that was wanted twice is kept that stands on the image.
+    until(|| kept().iter().filter(|it| it.join("digest").exists()).count() == 2).await;
     let fourth = fixture.spec();
     let (machine, how) = fixture.launch_in_steps(&fourth).await;
     let inode = |path: &Path| fs::metadata(path).unwrap().ino();

@@ -95,3 +95,32 @@ async fn memory_that_can_not_be_kept_for_a_layer_leaves_its_files_and_a_machine_
     fixture.launch(&spec).await.unwrap();
     goes_on("resumed").await;
 }
+
+/// Its processors stand still, and somebody writes to it all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_to_a_machine_while_it_stands_still_does_not_cost_it_its_memory() {
+    let fixture = Fixture::new();
+    let spec = fixture.spec();
+    fixture.launch(&spec).await.unwrap();
+    let mark = ok(&spec, "sleep 1000 > /dev/null 2>&1 & echo $!").await;
+    // Once as it was made, and then as it went on.
+    for _ in 0..2 {
+        let (socket, times) = (spec.socket_path.clone(), AtomicU8::new(0));
+        fail::cfg_callback("vm::pause::stopped", move || {
+            if times.fetch_add(1, Ordering::Relaxed) < 2 {
+                let socket = socket.clone();
+                std::thread::spawn(move || {
+                    let mut stream = UnixStream::connect(socket).unwrap();
+                    stream.write_all(b"GET / HTTP/1.1\r\nhost: guest\r\n\r\n").unwrap();
+                    let _until_it_ends = stream.read_to_end(&mut Vec::new());
+                });
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        })
+        .unwrap();
+        fixture.driver.pause(&spec.id).await.unwrap();
+        fail::remove("vm::pause::stopped");
+        assert_eq!(fixture.launch_in_steps(&spec).await.1, RESTORED);
+        assert_eq!(ok(&spec, &format!("cat /proc/{mark}/comm")).await, "sleep");
+    }
+}
