@@ -31,7 +31,7 @@ pub(super) const DISK: &str = "disk";
 pub(super) const MOVED: &str = "moved";
 /// Behind the names of files that are not whole yet.
 const DRAFT: &str = "new";
-/// What a host writes to a machine that stands still is read at once, and soon there is no room for more.
+/// There is only so much room for what a host writes to a machine that reads nothing.
 const TRIES: usize = 16;
 /// Between two looks at how far it is.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
@@ -243,9 +243,10 @@ impl Shared {
 /// Makes `drafts` what a machine is that stands still, of whose memory `draft` was copied before. How many bytes of memory
 /// were written.
 ///
-/// Its processors stand still, its ports don't: what the host writes to one meanwhile lands in its memory, and the device
-/// knows of that. So the devices are written down before and after the memory, and both again until nothing was between:
-/// memory that is ahead of a device, or behind it, is none that a machine could go on with.
+/// Its processors stand still; that its ports do too nobody promises (QEMU 7.2 was seen to read nothing then). What the host
+/// writes to one would land in its memory, and the device know of that. So the devices are written down before and after
+/// the memory, and both again until nothing was between: memory that is ahead of a device, or behind it, is none that a
+/// machine could go on with.
 pub(super) async fn written_down(
     qmp: &mut Qmp,
     mut drafts: Drafts,
