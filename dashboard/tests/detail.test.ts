@@ -186,7 +186,7 @@ it('sends a large file with its progress, and replaces, stops or takes a whole f
 
 		// Stopped, nothing of it is left.
 		writeFileSync(join(folder, 'half.bin'), large);
-		await slow(4 << 20);
+		await slow(1 << 20);
 		await files.setInputFiles(join(folder, 'half.bin'));
 		await page.getByRole('progressbar', { name: 'Upload of half.bin' }).waitFor();
 		await page.getByRole('button', { name: 'Stop the upload of half.bin' }).click();
