@@ -105,20 +105,25 @@ impl Fixture {
     }
 }
 
-impl Drop for Fixture {
-    fn drop(&mut self) {
-        // The test's own runtime, which may be the one that drops us, must not block on another.
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-                runtime.block_on(async {
-                    for id in self.driver.leftovers() {
-                        let _removed = self.driver.clean_up(&id).await;
-                    }
-                    self.driver.shut_down().await;
-                });
+/// Removes whatever a driver still has, also from inside a runtime: the test's own, which may be the one that drops a
+/// fixture, must not block on another.
+pub(in crate::driver) fn end(driver: &dyn Driver) {
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                for id in driver.leftovers() {
+                    let _removed = driver.clean_up(&id).await;
+                }
+                driver.shut_down().await;
             });
         });
+    });
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        end(&self.driver);
     }
 }
 

@@ -256,11 +256,11 @@ pub(super) async fn written_down(
     let mut changed = 0;
     save_devices(qmp, &drafts.devices).await?;
     for _ in 0..TRIES {
-        let (memory, before) = (Arc::clone(&memory), draft);
-        (drafts, changed, draft) = blocking(move || {
+        let (memory, before) = (Arc::clone(&memory), std::mem::replace(&mut draft, Draft::Nothing));
+        (drafts, changed) = blocking(move || {
             failpoint("vm::pause::stopped")?;
-            let (written, next) = memory.finish(&drafts.memory, before)?;
-            Ok((drafts, changed + written, next))
+            let written = memory.finish(&drafts.memory, before)?;
+            Ok((drafts, changed + written))
         })
         .await?;
         let devices = drafts.devices_now()?;

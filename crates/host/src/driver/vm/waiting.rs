@@ -315,3 +315,61 @@ impl Shared {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With `count` that were used just now.
+    fn waiting(count: usize) -> (tempfile::TempDir, Waiting) {
+        let dir = tempfile::tempdir().unwrap();
+        let waiting = Waiting::of_kernel(&dir.path().join("vmlinux"));
+        for number in 0..count {
+            fs::create_dir_all(waiting.directory.join(number.to_string())).unwrap();
+        }
+        (dir, waiting)
+    }
+
+    fn unused_for(waiting: &Waiting, name: &str, time: Duration) {
+        let place = File::open(waiting.directory.join(name)).unwrap();
+        place.set_times(FileTimes::new().set_modified(SystemTime::now() - time)).unwrap();
+    }
+
+    #[test]
+    fn the_longest_unused_makes_room_and_none_that_was_used_lately() {
+        let (_dir, waiting) = waiting(MOST);
+        assert!(!waiting.make_room(false).unwrap());
+        assert!(waiting.make_room(true).unwrap(), "those that stand are counted by themselves");
+        unused_for(&waiting, "3", LATELY * 2);
+        unused_for(&waiting, "5", LATELY * 3);
+        assert!(waiting.make_room(false).unwrap());
+        let there = |name: &str| waiting.directory.join(name).exists();
+        assert!(there("3") && !there("5"));
+        // Of whichever kind it is, and whether there is room or not.
+        unused_for(&waiting, "0", LONG_AGO * 2);
+        assert!(waiting.make_room(true).unwrap() && !there("0") && there("3"));
+    }
+
+    #[test]
+    fn one_that_is_not_whole_is_removed_and_not_used() {
+        let (_dir, waiting) = waiting(2);
+        for (name, stands) in [("0", true), ("1", false)] {
+            let place = waiting.directory.join(name);
+            fs::write(place.join("memory"), b"").unwrap();
+            fs::write(place.join("devices"), b"").unwrap();
+            if !stands {
+                fs::write(place.join(DISK), b"").unwrap();
+            }
+            assert!(waiting.find(&Shape(name.to_owned()), stands).is_none());
+            assert!(!place.exists());
+        }
+        assert_eq!(fs::read_dir(&waiting.directory).unwrap().count(), 0, "nothing is left of them");
+    }
+
+    #[test]
+    fn what_is_wanted_a_second_time_pays() {
+        let (_dir, waiting) = waiting(0);
+        let shape = |name: &str| Shape(name.to_owned());
+        assert!(!waiting.is_wanted(&shape("a")) && !waiting.is_wanted(&shape("b")) && waiting.is_wanted(&shape("a")));
+    }
+}

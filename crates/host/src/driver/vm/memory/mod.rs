@@ -83,17 +83,12 @@ impl Memory {
         }
     }
 
-    /// Makes `to`, which it was once, what it is now that the machine stands still. How many bytes were written, and what
-    /// it is a copy of now.
-    pub fn finish(&self, to: &File, draft: Draft) -> io::Result<(u64, Draft)> {
+    /// Makes `to`, which it was once, what it is now that the machine stands still. How many bytes were written.
+    pub fn finish(&self, to: &File, draft: Draft) -> io::Result<u64> {
         match (self, draft) {
-            (Self::Private(memory), Draft::Private(taken)) => {
-                memory.finish(to, &taken).map(|written| (written, Draft::Nothing))
-            }
-            (Self::Private(memory), Draft::Nothing) => {
-                memory.finish(to, &Taken::all(memory)).map(|written| (written, Draft::Nothing))
-            }
-            (Self::Own(file), _) => copy(file, to, false).map(|written| (written, Draft::Nothing)),
+            (Self::Private(memory), Draft::Private(taken)) => memory.finish(to, &taken),
+            (Self::Private(memory), Draft::Nothing) => memory.finish(to, &Taken::all(memory)),
+            (Self::Own(file), _) => copy(file, to, false),
         }
     }
 }

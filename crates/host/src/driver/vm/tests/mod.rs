@@ -169,17 +169,7 @@ impl Fixture {
 
 impl Drop for Fixture {
     fn drop(&mut self) {
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-                runtime.block_on(async {
-                    for id in self.driver.leftovers() {
-                        let _removed = self.driver.clean_up(&id).await;
-                    }
-                    self.driver.shut_down().await;
-                });
-            });
-        });
+        crate::driver::tests::end(&self.driver);
     }
 }
 
