@@ -95,6 +95,8 @@ fi
 ATOLL_CACHE_DIR=${ATOLL_CACHE_DIR:-/var/cache/atoll}
 # Nothing is built beside what is measured.
 export ATOLL_CACHE_DIR ATOLL_BUILD_AHEAD=false
+# Starts of machines are measured without; those that take one over have a server of their own.
+export ATOLL_SPARE_MACHINES=0
 # 1,000 idle sandboxes of one processor each are more than the defaults promise on a small machine.
 "$program" up --data-dir "$dir/data" --listen 127.0.0.1:0 --log info,atoll_host::driver::vm=debug \
     --cpu-overcommit 1000 --memory-overcommit 100 --disk-overcommit 1000 >"$dir/up.log" 2>&1 &

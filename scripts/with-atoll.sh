@@ -35,7 +35,7 @@ trap 'exit 130' INT TERM
 unset ATOLL_URL ATOLL_API_KEY ATOLL_LISTEN ATOLL_DATABASE_URL
 export ATOLL_DATA_DIR=$data
 # Nothing that the command didn't ask for.
-export ATOLL_BUILD_AHEAD=${ATOLL_BUILD_AHEAD:-false}
+export ATOLL_BUILD_AHEAD=${ATOLL_BUILD_AHEAD:-false} ATOLL_SPARE_MACHINES=${ATOLL_SPARE_MACHINES:-0}
 "$program" up --data-dir "$data" --listen 127.0.0.1:0 >"$data/up.log" 2>&1 </dev/null &
 pid=$!
 credential() { sed -n "s/.*\"$1\": *\"\([^\"]*\)\".*/\1/p" "$data/credentials.json" 2>/dev/null | head -n 1; }

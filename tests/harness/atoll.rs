@@ -60,8 +60,10 @@ fn spawn(dir: &Path, args: &[String], env: &[(String, String)]) -> Child {
         command.env_remove(name);
     }
     // Nothing that a test didn't ask for.
-    if !env.iter().any(|(name, _)| name == "ATOLL_BUILD_AHEAD") {
-        command.env("ATOLL_BUILD_AHEAD", "false");
+    for (name, value) in [("ATOLL_BUILD_AHEAD", "false"), ("ATOLL_SPARE_MACHINES", "0")] {
+        if !env.iter().any(|(given, _)| given == name) {
+            command.env(name, value);
+        }
     }
     command.stdin(Stdio::null()).stdout(log.try_clone().expect("up.log")).stderr(log).current_dir(dir);
     command.process_group(0).spawn().expect("starting atoll up")

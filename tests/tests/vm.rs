@@ -111,6 +111,85 @@ async fn count(atoll: &Atoll, id: &SandboxId) -> (String, u64) {
     (mark.to_owned(), count.parse().expect("a number"))
 }
 
+/// Nothing that tells sandboxes apart is common to two of them, and each reaches its resolver, which says something of a name
+/// that nobody has.
+async fn assert_nothing_in_common(atoll: &Atoll, all: &[SandboxId]) {
+    let facts = [
+        "cat /etc/machine-id",
+        "cat /proc/sys/kernel/random/boot_id",
+        "od -An -N16 -x /dev/urandom",
+        "cat /sys/class/net/eth0/address",
+        "tail -1 /etc/hosts | cut -f1",
+        "python3 -c 'import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.connect((\"8.8.8.8\", 9)); print(s.getsockname()[0])'",
+    ];
+    for fact in facts {
+        let mut told = Vec::new();
+        for id in all {
+            let answer = atoll.sh(id, fact).await;
+            assert_eq!(answer.exit_code, 0, "{fact}: {answer:?}");
+            told.push(answer.stdout);
+        }
+        told.sort();
+        told.dedup();
+        assert_eq!(told.len(), all.len(), "{fact}: {told:?}");
+    }
+    let resolves = r#"python3 -c '
+import socket
+gateway = open("/etc/resolv.conf").read().split()[1]
+asking = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+asking.settimeout(20)
+asking.sendto(b"\x12\x34\x01\x00\x00\x01" + bytes(6) + b"\x07invalid\x00\x00\x01\x00\x01", (gateway, 53))
+assert asking.recv(512)[:2] == b"\x12\x34"'"#;
+    for id in all {
+        let answer = atoll.sh(id, resolves).await;
+        assert_eq!(answer.exit_code, 0, "{answer:?}");
+    }
+}
+
+/// From the second machine of a kind on another one comes up before anybody asks; the next is made of that.
+#[tokio::test]
+async fn a_machine_that_is_up_already_becomes_the_next_of_its_kind_and_goes_with_its_agent() {
+    let log = ("ATOLL_LOG", "info,atoll_host::sandboxes=debug");
+    let spares = [log, ("ATOLL_SPARE_MACHINES", "1")];
+    let mut atoll = Atoll::start_with(&["--driver", "vm"], &spares).await;
+    let ready = |log: String| log.matches("a spare machine is ready").count();
+    let mut all = Vec::new();
+    for _ in 0..2 {
+        all.push(atoll.sandbox_with(small()).await.id);
+    }
+    let homes = |atoll: &Atoll| std::fs::read_dir(atoll.data_dir().join("sandboxes")).expect("records").count();
+    until("a spare", || async { (ready(atoll.log()) == 1).then_some(()) }).await;
+    assert_eq!(homes(&atoll), 3);
+    // Nobody's sandbox.
+    assert_eq!(
+        atoll.client().list_sandboxes(&atoll_client::ListSandboxes::default()).await.expect("list").items.len(),
+        2
+    );
+    let running =
+        std::fs::read_dir("/proc").expect("/proc").flatten().map(|it| it.file_name().into_string().expect("a name"));
+    let running: Vec<_> = running.collect();
+    let third = atoll.sandbox_with(small()).await;
+    all.push(third.id.clone());
+    let record = std::fs::read(atoll.data_dir().join("sandboxes").join(third.id.as_str()).join("record.json"));
+    let record: serde_json::Value = serde_json::from_slice(&record.expect("a record")).expect("JSON");
+    assert!(running.contains(&record["init"]["pid"].to_string()), "it was up before it was asked for");
+    assert_nothing_in_common(&atoll, &all).await;
+    assert_eq!(atoll.sh(&third.id, "whoami; hostname").await.stdout, format!("user\n{}\n", third.id.dns_label()));
+
+    // There is another by now. The agent dies: that one goes, and what was made of the first is found again.
+    until("another spare", || async { (ready(atoll.log()) == 2).then_some(()) }).await;
+    atoll.sh(&third.id, "echo kept > file; sleep 1000 > /dev/null 2>&1 &").await;
+    atoll.kill_9();
+    atoll.start_again().await;
+    assert_eq!(homes(&atoll), 3);
+    assert_eq!(atoll.sh(&third.id, "cat file; pgrep -c sleep").await.stdout, "kept\n1\n");
+    let paused = atoll.client().pause_sandbox(&third.id).await.expect("pause");
+    assert_eq!(paused.kept.as_deref(), Some("memory"), "{paused:?}");
+    atoll.client().resume_sandbox(&third.id).await.expect("resume");
+    assert_eq!(atoll.sh(&third.id, "cat file; pgrep -c sleep").await.stdout, "kept\n1\n");
+    atoll.stop_and_check().await;
+}
+
 /// Forks and sandboxes of a snapshot with memory go on with the very processes, each as a sandbox of its own.
 #[tokio::test]
 async fn copies_of_a_running_machine_go_on_with_its_processes_under_their_own_names() {
@@ -156,38 +235,7 @@ async fn copies_of_a_running_machine_go_on_with_its_processes_under_their_own_na
         let label = id.dns_label();
         assert_eq!(names, format!("{label}\n{label}\n{label}\n"));
     }
-    // Nothing that tells them apart is common to two.
-    let facts = [
-        "cat /etc/machine-id",
-        "cat /proc/sys/kernel/random/boot_id",
-        "od -An -N16 -x /dev/urandom",
-        "cat /sys/class/net/eth0/address",
-        "tail -1 /etc/hosts | cut -f1",
-        "python3 -c 'import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.connect((\"8.8.8.8\", 9)); print(s.getsockname()[0])'",
-    ];
-    for fact in facts {
-        let mut told = Vec::new();
-        for id in &all {
-            let answer = atoll.sh(id, fact).await;
-            assert_eq!(answer.exit_code, 0, "{fact}: {answer:?}");
-            told.push(answer.stdout);
-        }
-        told.sort();
-        told.dedup();
-        assert_eq!(told.len(), all.len(), "{fact}: {told:?}");
-    }
-    // Each reaches its resolver, which says something of a name that nobody has.
-    let resolves = r#"python3 -c '
-import socket
-gateway = open("/etc/resolv.conf").read().split()[1]
-asking = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-asking.settimeout(20)
-asking.sendto(b"\x12\x34\x01\x00\x00\x01" + bytes(6) + b"\x07invalid\x00\x00\x01\x00\x01", (gateway, 53))
-assert asking.recv(512)[:2] == b"\x12\x34"'"#;
-    for id in &all {
-        let answer = atoll.sh(id, resolves).await;
-        assert_eq!(answer.exit_code, 0, "{answer:?}");
-    }
+    assert_nothing_in_common(&atoll, &all).await;
     // Without the memory to go on with, or with another size, they start from the files.
     let other = CreateSandboxRequest {
         template: Some("alive".to_owned()),

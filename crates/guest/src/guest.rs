@@ -59,6 +59,12 @@ impl Guest {
         *crate::lock(&self.config) = Arc::new(config);
     }
 
+    /// What went on here so far was none of this sandbox's.
+    pub fn forget(&self) {
+        self.logs.clear();
+        self.processes.forget_ended();
+    }
+
     /// The user that a request acts as when it names none.
     pub fn default_user(&self) -> String {
         let settings = self.settings();

@@ -80,6 +80,10 @@ impl Logs {
         self.push(Level::Error, message);
     }
 
+    pub fn clear(&self) {
+        *crate::lock(&self.ring) = Ring::default();
+    }
+
     fn push(&self, level: Level, mut message: String) {
         if message.len() > MAX_LINE_BYTES {
             let mut end = MAX_LINE_BYTES;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use atoll_host::driver::{
-    ContainerConfig, ContainerDriver, Driver, Kind, LaunchSpec, NetworkAttach, StartFrom, Steps, sealed_program,
+    ContainerConfig, ContainerDriver, Driver, Kind, LaunchSpec, NetworkAttach, Role, StartFrom, Steps, sealed_program,
 };
 use atoll_host::slots::{LAST_BLOCK, SandboxNetwork, Slot};
 use atoll_model::SandboxId;
@@ -49,6 +49,7 @@ fn spec(dir: &Path, number: usize) -> LaunchSpec {
         memory_bytes: 512 << 20,
         pids_max: 256,
         start_from: StartFrom::Either,
+        role: Role::Sandbox,
         hostname: "bench".to_owned(),
         guest_config: serde_json::json!({"sandbox_id": id.as_str(), "vcpus": 1, "memory_bytes": 512 << 20}),
         socket_path: dir.join(format!("{id}.sock")),

@@ -108,6 +108,8 @@ pub struct Limits {
     pub connections: usize,
     /// Memory that sandboxes may be promised, as a multiple of what the machine has.
     pub memory_overcommit: u64,
+    /// Virtual machines that are kept ready for whoever asks for the like.
+    pub spare_machines: usize,
     /// Free room on the pool below which nothing new is created.
     pub pool_reserve_bytes: u64,
 }
@@ -126,6 +128,7 @@ impl Default for Limits {
             streams: 16_384,
             connections: 4096,
             memory_overcommit: 4,
+            spare_machines: 0,
             pool_reserve_bytes: 256 << 20,
         }
     }

@@ -132,6 +132,12 @@ impl Finder {
         found
     }
 
+    /// Bytes that may be the beginning of a frame.
+    #[must_use]
+    pub const fn held(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// What was pushed behind the last frame.
     #[must_use]
     pub fn rest(self) -> Vec<u8> {
@@ -226,6 +232,10 @@ pub struct Beginning {
     /// Whether there is anything to mount: the port of volumes says what ([`crate::volumes`]).
     #[serde(default)]
     pub volumes: bool,
+    /// Whoever the guest has been was a rehearsal, with the same network: nothing is to be seen of that, and what a sandbox
+    /// does at its start is still to be done.
+    #[serde(default)]
+    pub rehearsed: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -108,6 +108,8 @@ impl Node {
         for name in ["ATOLL_URL", "ATOLL_API_KEY", "ATOLL_DATA_DIR"] {
             command.env_remove(name);
         }
+        // Nothing that a test didn't ask for.
+        command.env("ATOLL_SPARE_MACHINES", "0");
         command.envs(self.env.iter().map(|(name, value)| (name, value))).current_dir(&self.dir);
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a node's log")).stderr(log);
         self.child = Some(command.spawn().expect("starting a node"));

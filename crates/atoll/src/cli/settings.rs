@@ -224,6 +224,10 @@ pub struct AgentArgs {
     /// Contact with control counts as lost after this long [default: 90s]
     #[arg(long, env = "ATOLL_DISCONNECT_AFTER", value_name = "DURATION", value_parser = duration)]
     pub disconnect_after: Option<Duration>,
+    /// Virtual machines that have come up already and wait for a create of the like, at most: made when the like is
+    /// created a second time, ended when nobody has wanted them for ten minutes
+    #[arg(long, env = "ATOLL_SPARE_MACHINES", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(0..=256))]
+    pub spare_machines: u16,
     /// Sandboxes on this host at most, paused ones included [default: 4096]
     #[arg(long, env = "ATOLL_MAX_SANDBOXES", value_name = "N")]
     pub max_sandboxes: Option<usize>,

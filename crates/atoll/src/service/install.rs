@@ -102,6 +102,7 @@ fn environment(args: &InstallArgs, server: &str, token: Option<&str>) -> String 
     set("ATOLL_SANDBOX_NETWORK", Some(host.agent.sandbox_network.to_string()));
     set("ATOLL_POOL_SIZE", host.agent.pool_size.map(|bytes| bytes.to_string()));
     set("ATOLL_IMAGE_CACHE_SIZE", host.agent.image_cache_size.map(|bytes| bytes.to_string()));
+    set("ATOLL_SPARE_MACHINES", Some(host.agent.spare_machines.to_string()));
     set("ATOLL_MAX_SANDBOXES", host.agent.max_sandboxes.map(|most| most.to_string()));
     set("ATOLL_LOG", host.place.log.clone());
     set("ATOLL_REGISTER", token.map(str::to_owned));
@@ -158,6 +159,7 @@ mod tests {
             ("--sandbox-network", "ATOLL_SANDBOX_NETWORK", "198.19.0.0/16"),
             ("--pool-size", "ATOLL_POOL_SIZE", "1073741824"),
             ("--image-cache-size", "ATOLL_IMAGE_CACHE_SIZE", "2147483648"),
+            ("--spare-machines", "ATOLL_SPARE_MACHINES", "3"),
             ("--max-sandboxes", "ATOLL_MAX_SANDBOXES", "12"),
             ("--data-dir", "ATOLL_DATA_DIR", "/srv/atoll"),
             ("--cache-dir", "ATOLL_CACHE_DIR", "/srv/cache"),

@@ -131,6 +131,7 @@ pub fn host(
     config.sandbox_network = args.sandbox_network;
     config.pool_bytes = args.pool_size;
     config.image_cache_bytes = args.image_cache_size;
+    config.limits.spare_machines = args.spare_machines.into();
     config.on_disconnect = args.on_disconnect;
     config.heartbeat_interval = heartbeat.heartbeat_interval;
     if let Some(after) = args.disconnect_after {

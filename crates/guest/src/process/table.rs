@@ -81,6 +81,11 @@ impl Table {
         inner.ended.push_back(Ended { at: now, pid: process.pid, tag: process.tag.clone(), end });
     }
 
+    /// No late `Connect` finds one that has ended.
+    pub fn forget_ended(&self) {
+        crate::lock(&self.inner).ended.clear();
+    }
+
     pub fn find(&self, selector: &Selector) -> Option<Arc<Process>> {
         let inner = crate::lock(&self.inner);
         match selector {

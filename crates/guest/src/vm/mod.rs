@@ -110,17 +110,29 @@ pub fn prove() -> io::Result<Infallible> {
 /// another sandbox. What the kernel calls this boot can't be changed, so it is covered.
 fn become_another(guest: &Guest, start: &Beginning) -> io::Result<()> {
     let config = config_of(start)?;
-    take_name(start)?;
+    if start.rehearsed {
+        // Its network is as it was, and nobody has asked for the id of this boot, which there is from then on.
+        set_hostname(start)?;
+    } else {
+        take_name(start)?;
+        identity::cover_boot_id().during("covering the id of this boot")?;
+    }
     root::etc(start).during("writing the names of this sandbox")?;
-    identity::cover_boot_id().during("covering the id of this boot")?;
     volumes::become_another(start.volumes).during("mounting other volumes")?;
     guest.become_another(config);
+    if start.rehearsed {
+        guest.forget();
+    }
     crate::trust::begin(guest);
     Ok(())
 }
 
+fn set_hostname(start: &Beginning) -> io::Result<()> {
+    rustix::system::sethostname(start.hostname.as_bytes()).during("setting the host name")
+}
+
 fn take_name(start: &Beginning) -> io::Result<()> {
-    rustix::system::sethostname(start.hostname.as_bytes()).during("setting the host name")?;
+    set_hostname(start)?;
     match &start.network {
         Some(network) => network::bring_up(network).during("bringing the network up"),
         None => Ok(()),

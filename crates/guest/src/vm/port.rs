@@ -140,7 +140,7 @@ impl Port {
         let mut knows = Knows::Ground;
         loop {
             let (port, its) = (self.clone(), guest.clone());
-            let greeted = crate::blocking(move || -> io::Result<(File, bool)> {
+            let greeted = crate::blocking(move || -> io::Result<(File, Option<bool>)> {
                 let _first = Urgent::begin();
                 loop {
                     let (mut talk, orders) = port.greet(knows)?;
@@ -151,23 +151,23 @@ impl Port {
                         (None, _) => Err(io::Error::other("the second letter doesn't say who this is")),
                     });
                     match obeyed {
-                        Ok(()) => return Ok((talk, orders.start.is_some())),
+                        Ok(()) => return Ok((talk, orders.start.map(|start| start.rehearsed))),
                         // It waits for the next greeting, whoever has heard this.
                         error => drop(super::answer(&mut talk, error)),
                     }
                 }
             });
-            let (mut talk, is_new) = greeted.await?;
+            let (mut talk, rehearsed) = greeted.await?;
             let first = knows != Knows::Itself;
             if first {
                 knows = Knows::Itself;
                 crate::prepare(&guest).await;
             }
             let answered = crate::blocking(move || super::answer(&mut talk, Ok(()))).await;
-            if first {
-                crate::begin(&guest);
-            } else if is_new {
-                crate::marks::leave(&guest);
+            match rehearsed {
+                Some(rehearsed) if first || rehearsed => crate::begin(&guest),
+                Some(_) => crate::marks::leave(&guest),
+                None => {}
             }
             if answered.is_ok() {
                 self.talk(&streams).await?;

@@ -41,10 +41,7 @@ fn loop_devices() -> Check {
 }
 
 fn tool(name: &'static str, remedy: &'static str) -> Check {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let sbin = ["/usr/sbin", "/sbin"].map(std::path::PathBuf::from);
-    let found = std::env::split_paths(&path).chain(sbin).map(|dir| dir.join(name)).find(|path| path.is_file());
-    match found {
+    match driver::program(name) {
         Some(path) => Check { name, ok: true, detail: path.display().to_string(), remedy: "" },
         None => Check { name, ok: false, detail: "not found".to_owned(), remedy },
     }

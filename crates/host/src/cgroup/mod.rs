@@ -1,8 +1,8 @@
 //! Control groups of sandboxes: limits, freezing, killing, counting; on v1, v2 and the mix of both.
 //!
 //! [`Hierarchies`] says once what is mounted where. [`Cgroups`] owns `atoll-<instance>/` in each hierarchy and, below it,
-//! one directory per sandbox. Neither knows what a sandbox is beyond its name. Nothing is kept in memory but paths:
-//! the kernel is asked each time, so a restarted agent sees the same.
+//! one directory per sandbox. Neither knows what a sandbox is beyond its name. Nothing is kept in memory but paths, and
+//! who goes by another name than his directory: the kernel is asked each time, so a restarted agent sees the same.
 //!
 //! How a process gets in: into v2 by `CLONE_INTO_CGROUP`, into v1 by writing `0` to `tasks` itself while it is still
 //! single-threaded, which spares the machine-wide lock that moving somebody else takes.
@@ -13,10 +13,12 @@ mod kill;
 mod limits;
 mod usage;
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, Mode, OFlags};
@@ -35,6 +37,8 @@ pub struct Cgroups {
     hierarchies: Vec<Hierarchy>,
     /// Below each hierarchy's mount point: `[parent/]atoll-<instance>`.
     base: PathBuf,
+    /// The directories of those that go by another name: v2 has no rename, and to move a process is slow.
+    renamed: RwLock<HashMap<String, String>>,
 }
 
 /// A directory of a hierarchy that the sandbox may look at, and under which name.
@@ -53,11 +57,18 @@ impl Cgroups {
     pub fn open(hierarchies: &Hierarchies, parent: Option<&Path>, instance: &str) -> io::Result<Self> {
         let mut base = parent.map_or_else(PathBuf::new, |parent| parent.components().skip_while(is_root).collect());
         base.push(format!("atoll-{instance}"));
-        let cgroups = Self { hierarchies: hierarchies.needed()?, base };
+        let cgroups = Self { hierarchies: hierarchies.needed()?, base, renamed: RwLock::default() };
         for hierarchy in &cgroups.hierarchies {
             hierarchy.make_base(&cgroups.base)?;
         }
         Ok(cgroups)
+    }
+
+    /// What has the directory `directory` goes by the name `name` from now on, until it is removed. Whoever says so has
+    /// to say it again to the next agent.
+    pub fn rename(&self, directory: &str, name: &str) {
+        let mut renamed = self.renamed.write().unwrap_or_else(PoisonError::into_inner);
+        renamed.insert(name.to_owned(), directory.to_owned());
     }
 
     /// First half of making a sandbox's cgroups: its directory in the v2 tree, to be cloned into. `None` without v2.
@@ -240,6 +251,9 @@ impl Cgroups {
                 result = Err(io::Error::new(error.kind(), format!("removing {}: {error}", path.display())));
             }
         }
+        if result.is_ok() {
+            self.renamed.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+        }
         result
     }
 
@@ -255,6 +269,11 @@ impl Cgroups {
             .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
             .filter_map(|entry| entry.file_name().into_string().ok())
             .collect();
+        let renamed = self.renamed.read().unwrap_or_else(PoisonError::into_inner);
+        for (name, directory) in &*renamed {
+            names.iter_mut().filter(|it| *it == directory).for_each(|it| name.clone_into(it));
+        }
+        drop(renamed);
         names.sort();
         names.dedup();
         names
@@ -268,7 +287,14 @@ impl Cgroups {
     }
 
     fn path(&self, hierarchy: &Hierarchy, name: &str) -> PathBuf {
-        hierarchy.mount.join(&self.base).join(name)
+        let renamed = self.renamed.read().unwrap_or_else(PoisonError::into_inner);
+        let base = hierarchy.mount.join(&self.base);
+        match renamed.get(name) {
+            Some(directory) => base.join(directory),
+            // What had this name has another one.
+            None if renamed.values().any(|directory| directory == name) => base.join(format!("{name}.gone")),
+            None => base.join(name),
+        }
     }
 
     /// The hierarchy that freezes and kills: v2 where there is one.

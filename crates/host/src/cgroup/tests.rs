@@ -84,3 +84,25 @@ fn names_lists_what_was_made_until_it_is_removed() {
     scratch.cgroups.remove("a").unwrap();
     assert_eq!(scratch.cgroups.names(), ["b"]);
 }
+
+#[test]
+fn one_that_goes_by_another_name_is_found_by_it_until_it_is_removed() {
+    let mut scratch = Scratch::new("rename");
+    scratch.make("a");
+    scratch.make("b");
+    let pid = scratch.run("a", "sleep", "1000");
+    scratch.cgroups.rename("a", "c");
+    assert!(scratch.cgroups.has("c") && scratch.cgroups.is_populated("c"));
+    assert_eq!(scratch.cgroups.names(), ["b", "c"]);
+    // Whoever still means it by its former name does it no harm.
+    assert!(!scratch.cgroups.has("a"));
+    scratch.cgroups.kill("a").unwrap();
+    scratch.cgroups.remove("a").unwrap();
+    assert_eq!(scratch.cgroups.processes("c").unwrap(), [i32::try_from(pid).unwrap()]);
+    scratch.cgroups.kill("c").unwrap();
+    scratch.cgroups.remove("c").unwrap();
+    assert!(!scratch.cgroups.has("a") && !scratch.cgroups.has("c"));
+    // Its name is free again.
+    scratch.make("c");
+    assert_eq!(scratch.cgroups.names(), ["b", "c"]);
+}

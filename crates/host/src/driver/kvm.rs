@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use atoll_rpc::channel::{PROOF, PROVEN};
 
-use super::Check;
-use super::vm::{Accel, Kernel, kernel_command_line};
+use super::vm::{Accel, FIRMWARE, Kernel, kernel_command_line};
+use super::{Check, program};
 
 /// A machine that needs longer, for a boot sector or for a kernel, is not worth having: hardware takes a tenth of it.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -94,11 +94,6 @@ fn firmware() -> Found {
     }
 }
 
-fn program(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).map(|dir| dir.join(name)).find(|path| path.is_file())
-}
-
 /// A file with the boot sector, removed at the end.
 struct Disk(PathBuf);
 
@@ -146,7 +141,7 @@ fn boot_system(qemu: &Path, kernel: &Kernel, accel: Accel) -> Found {
     let mut command = Command::new(qemu);
     command.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-m", "256M"]);
     command.args(["-machine", "microvm,x-option-roms=off,isa-serial=on,pit=off,rtc=on", "-serial", "stdio"]);
-    command.args(accel.arguments());
+    command.args(FIRMWARE).args(accel.arguments());
     command.args(["-append", &kernel_command_line(accel, PROOF), "-kernel"]);
     command.arg(&kernel.image).arg("-initrd").arg(&kernel.initramfs);
     let begin = Instant::now();

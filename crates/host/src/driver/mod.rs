@@ -35,7 +35,7 @@ mod wait;
 use std::fs::File;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -49,12 +49,19 @@ pub use files::sealed_program;
 pub use process::{InitProcess, host_boot_id};
 pub use running::{Exit, Running};
 pub use socket::{SocketName, connectable};
-pub use spec::{Kind, LaunchSpec, Lower, SharedVolume, StartFrom};
+pub use spec::{Kind, LaunchSpec, Lower, Role, SharedVolume, StartFrom};
 pub use steps::{Step, Steps};
 pub use vm::RESTORED;
 
 use crate::network::Tap;
 use crate::slots::Slot;
+
+/// Where a program of the system's is: administrators' tools too, whatever the path of whoever has started this.
+pub(crate) fn program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let more = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    std::env::split_paths(&path).chain(more).map(|dir| dir.join(name)).find(|path| path.is_file())
+}
 
 /// Gives a new network namespace its link, address and routes. Called once per launch from a blocking thread, while
 /// the child is still mounting; must undo what it made when it fails. What it made in the namespace dies with it.

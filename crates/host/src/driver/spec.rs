@@ -44,6 +44,17 @@ impl StartFrom {
     }
 }
 
+/// What a launch is for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Role {
+    #[default]
+    Sandbox,
+    /// A machine for whoever comes: once it has come up it rehearses, and stands still.
+    Spare,
+    /// A sandbox that is to be made of this spare, whose slot and volume it has already.
+    TakesOver(SandboxId),
+}
+
 /// Which driver runs a sandbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Kind {
@@ -86,6 +97,7 @@ pub struct LaunchSpec {
     pub memory_bytes: u64,
     pub pids_max: u32,
     pub start_from: StartFrom,
+    pub role: Role,
     pub hostname: String,
     /// Passed to the guest agent as JSON in a sealed memory file (descriptor 4). May hold secrets: never logged.
     pub guest_config: serde_json::Value,

@@ -7,6 +7,7 @@
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use super::egress::{LED_PORT, PLAIN_PORT, TLS_PORT};
 use super::{Ipv4Cidr, NetworkConfig, Policy};
@@ -283,8 +284,23 @@ fn removal(table: &str) -> String {
     format!("table inet {table}\ndelete table inet {table}\n")
 }
 
-/// Runs `nft`; what it prints.
+/// Milliseconds between attempts.
+const AGAIN_AFTER: [u64; 4] = [10, 30, 100, 300];
+
+/// Runs `nft`; what it prints. It fails without a word when others change their tables at the same moment: then again.
 fn nft(arguments: &[&str], commands: &str) -> io::Result<String> {
+    for pause in AGAIN_AFTER {
+        match run_nft(arguments, commands)? {
+            Err(text) if text.is_empty() => std::thread::sleep(Duration::from_millis(pause)),
+            Err(text) => return Err(io::Error::other(format!("nft refused the rules: {text}"))),
+            Ok(output) => return Ok(output),
+        }
+    }
+    run_nft(arguments, commands)?.map_err(|text| io::Error::other(format!("nft refused the rules: {text}")))
+}
+
+/// What it prints, or what it says to its failure.
+fn run_nft(arguments: &[&str], commands: &str) -> io::Result<Result<String, String>> {
     let context = |error: io::Error| {
         io::Error::new(error.kind(), format!("running nft: {error} (is the package nftables installed?)"))
     };
@@ -301,8 +317,7 @@ fn nft(arguments: &[&str], commands: &str) -> io::Result<String> {
     }
     let output = child.wait_with_output().map_err(context)?;
     if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        return Ok(Ok(String::from_utf8_lossy(&output.stdout).into_owned()));
     }
-    let text: String = String::from_utf8_lossy(&output.stderr).trim().chars().take(500).collect();
-    Err(io::Error::other(format!("nft refused the rules: {text}")))
+    Ok(Err(String::from_utf8_lossy(&output.stderr).trim().chars().take(500).collect()))
 }

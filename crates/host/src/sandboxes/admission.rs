@@ -10,6 +10,7 @@ use super::error::OrderError;
 
 #[derive(Debug)]
 pub struct Admission {
+    parallel: usize,
     turns: Arc<Semaphore>,
     waiting: Semaphore,
     wait: Duration,
@@ -19,7 +20,13 @@ pub struct Admission {
 impl Admission {
     #[must_use]
     pub fn new(parallel: usize, waiting: usize, wait: Duration) -> Self {
-        Self { turns: Arc::new(Semaphore::new(parallel)), waiting: Semaphore::new(waiting), wait, limit: waiting }
+        Self {
+            parallel,
+            turns: Arc::new(Semaphore::new(parallel)),
+            waiting: Semaphore::new(waiting),
+            wait,
+            limit: waiting,
+        }
     }
 
     /// Waits for a turn; it lasts until the permit is dropped.
@@ -37,6 +44,12 @@ impl Admission {
             () = tokio::time::sleep(self.wait) => Err(busy(format!("no turn to launch within {:?}", self.wait))),
             () = give_up.cancelled() => Err(OrderError::Destroyed),
         }
+    }
+
+    /// Whether nobody launches.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.turns.available_permits() == self.parallel
     }
 
     /// Waits for a turn as long as it takes: for sandboxes that come back after a reboot.

@@ -15,7 +15,7 @@ use super::machine::{Life, Machine, MachineError};
 use super::owner::{Flow, Owner};
 use super::record::{Phase, State};
 use super::spec::{Secrets, VolumeMount};
-use crate::driver::{Kind, LaunchSpec, Lower, SharedVolume, Steps, vm};
+use crate::driver::{Kind, LaunchSpec, Lower, Role, SharedVolume, Steps, vm};
 use crate::failpoint;
 use crate::network::Policy;
 
@@ -26,7 +26,7 @@ const RESTART_FAILED: &str = "restart_failed";
 const MACHINE_BOOT: Duration = Duration::from_secs(20);
 
 /// Processes and threads of one sandbox.
-const PIDS_MAX: u32 = 2048;
+pub(super) const PIDS_MAX: u32 = 2048;
 
 impl From<MachineError> for OrderError {
     fn from(error: MachineError) -> Self {
@@ -52,6 +52,7 @@ impl Owner {
             Err(error) => {
                 tracing::warn!(sandbox = %self.record.id, %error, "a sandbox could not be created");
                 self.entry.cut.cancel();
+                self.leave_spare().await;
                 // Answered when nothing is left, so that a second attempt finds a clean host; if something resists, the
                 // answer does not wait for it.
                 let clean = self.try_take_down().await;
@@ -75,7 +76,11 @@ impl Owner {
         steps.done("turn");
         let shared = self.shared.clone();
         shared.machine.admit_disk(self.record.spec.disk_bytes)?;
-        self.record.slot = Some(shared.machine.take_slot()?);
+        self.spare = shared.spares.take(&self.record.spec);
+        self.record.slot = Some(match &self.spare {
+            Some(spare) => spare.slot,
+            None => shared.machine.take_slot()?,
+        });
         failpoint!("agent.create.after_slot");
         shared
             .records
@@ -199,16 +204,18 @@ impl Owner {
                 slot
             }
         };
+        let spare = self.spare.as_ref().map(|spare| spare.id.clone());
         let found = machine.find_volume(&id);
         if found.is_none() && self.record.spec.kind() == Kind::Container {
             self.record.cloned = self.begins_as_clone().await?;
         }
         let (spec, cloned) = (&self.record.spec, self.record.cloned);
         let volume = async {
-            match (found, spec.layers.first().filter(|_| cloned)) {
-                (Some(volume), _) => Ok(volume),
-                (None, Some(layer)) => machine.clone_layer(&id, &layer.id, spec.volume_bytes()).await,
-                (None, None) => machine.create_volume(&id, spec.volume_bytes()).await,
+            match (found, &spare, spec.layers.first().filter(|_| cloned)) {
+                (Some(volume), _, _) => Ok(volume),
+                (None, Some(spare), _) => machine.rename_volume(spare, &id).await,
+                (None, None, Some(layer)) => machine.clone_layer(&id, &layer.id, spec.volume_bytes()).await,
+                (None, None, None) => machine.create_volume(&id, spec.volume_bytes()).await,
             }
         };
         let below = spec.layers.iter().skip(usize::from(cloned));
@@ -249,16 +256,38 @@ impl Owner {
             memory_bytes: spec.memory_bytes,
             pids_max: PIDS_MAX,
             start_from: spec.start_from,
+            role: spare.map_or(Role::Sandbox, Role::TakesOver),
             hostname: spec.hostname.clone(),
             guest_config: guest_config(&id, self, secrets, authority.as_deref()),
             socket_path,
         };
-        let life =
-            machine.launch(launch, steps).await.map_err(|error| OrderError::failed("launching the sandbox", &error))?;
+        let launched = machine.launch(launch, steps).await;
+        if let Err(error) = &launched
+            && self.spare.is_some()
+        {
+            tracing::warn!(sandbox = %id, %error, "a spare machine could not be taken over: the sandbox starts as others do");
+            self.leave_spare().await;
+            machine.clean_up(&id).await.map_err(|error| OrderError::failed("removing a spare machine", &error))?;
+            machine.detach(slot).await?;
+            machine.delete_volume(&id).await?;
+            return Box::pin(self.launch(secrets, steps)).await;
+        }
+        let life = launched.map_err(|error| OrderError::failed("launching the sandbox", &error))?;
+        if let Some(spare) = self.spare.take() {
+            // Nothing else of it is there under its name.
+            let _the_next_agent_does = std::fs::remove_dir_all(shared.records.directory_of(&spare.id));
+        }
         self.record.init = Some(life.init());
         self.life = Some(life);
         self.images = layers.into_iter().chain([image]).collect();
         Ok(())
+    }
+
+    /// Removes what there is of its spare under that one's name. What it has taken over is the sandbox's.
+    async fn leave_spare(&mut self) {
+        if let Some(spare) = self.spare.take() {
+            self.shared.remove_spare(spare.id, None).await;
+        }
     }
 
     /// Whether the volume is to begin as a clone of the topmost layer: where that has no image that could be mounted below

@@ -11,7 +11,9 @@ use async_trait::async_trait;
 use atoll_model::{LayerId, SandboxId, VolumeId};
 use tokio::sync::watch;
 
-use crate::driver::{DriverError, Exit, InitProcess, LaunchSpec, Paused, RESTORED, SharedVolume, Steps, host_boot_id};
+use crate::driver::{
+    DriverError, Exit, InitProcess, LaunchSpec, Paused, RESTORED, Role, SharedVolume, Steps, host_boot_id,
+};
 use crate::network::Policy;
 use crate::sandboxes::machine::{ImageLease, Life, Machine, MachineError, Use};
 use crate::sandboxes::spec::Layer;
@@ -204,7 +206,7 @@ impl FakeDriver {
 #[async_trait]
 impl Machine for FakeDriver {
     fn drivers(&self) -> Vec<String> {
-        vec!["container".to_owned()]
+        vec!["container".to_owned(), "vm".to_owned()]
     }
 
     fn take_slot(&self) -> Result<Slot, MachineError> {
@@ -233,6 +235,13 @@ impl Machine for FakeDriver {
     async fn clone_layer(&self, id: &SandboxId, layer: &LayerId, bytes: u64) -> Result<PathBuf, MachineError> {
         assert!(self.state().layers.contains(layer), "{layer} is not here");
         self.create_volume(id, bytes).await
+    }
+
+    async fn rename_volume(&self, from: &SandboxId, to: &SandboxId) -> Result<PathBuf, MachineError> {
+        self.step("rename")?;
+        let mut state = self.state();
+        assert!(state.volumes.remove(from) && state.volumes.insert(to.clone()), "{from} is renamed to {to}");
+        Ok(PathBuf::from("/volume"))
     }
 
     fn find_volume(&self, id: &SandboxId) -> Option<PathBuf> {
@@ -308,6 +317,14 @@ impl Machine for FakeDriver {
         let mut hangs = self.hangs.subscribe();
         drop(hangs.wait_for(|hangs| !hangs).await);
         self.driver_step("launch", &spec.id)?;
+        if let Role::TakesOver(spare) = &spec.role {
+            self.driver_step("take over", &spec.id)?;
+            let mut state = self.state();
+            let cgroup = state.cgroups.remove(spare).unwrap_or_else(|| panic!("no spare {spare}"));
+            let life = FakeLife { init: cgroup.init.clone(), exit: cgroup.exit.subscribe() };
+            state.cgroups.insert(spec.id, cgroup);
+            return Ok(Arc::new(life));
+        }
         let mut state = self.state();
         state.pid += 1;
         let init = InitProcess { pid: state.pid, start_time: 1, host_boot_id: host_boot_id().to_owned() };

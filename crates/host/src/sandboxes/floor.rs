@@ -122,6 +122,10 @@ impl Machine for Floor {
         Ok(made?.path)
     }
 
+    async fn rename_volume(&self, from: &SandboxId, to: &SandboxId) -> Result<PathBuf, MachineError> {
+        Ok(self.pool.rename_volume(from, to)?.path)
+    }
+
     fn find_volume(&self, id: &SandboxId) -> Option<PathBuf> {
         self.pool.open_volume(id).map(|volume| volume.path)
     }

@@ -77,6 +77,9 @@ pub trait Machine: Send + Sync + 'static {
     /// A volume that begins with what a layer holds that lies on this machine.
     async fn clone_layer(&self, id: &SandboxId, layer: &LayerId, bytes: u64) -> Result<PathBuf, MachineError>;
 
+    /// From now on it is the other's.
+    async fn rename_volume(&self, from: &SandboxId, to: &SandboxId) -> Result<PathBuf, MachineError>;
+
     fn find_volume(&self, id: &SandboxId) -> Option<PathBuf>;
 
     /// Success when there is none.

@@ -23,6 +23,7 @@ mod owner;
 mod pause;
 mod record;
 mod recovery;
+mod spares;
 pub(crate) mod spec;
 mod sweep;
 #[cfg(test)]
@@ -54,6 +55,7 @@ use graves::Graves;
 use machine::{Machine, Use};
 use owner::{Owner, Start};
 pub use record::{Phase, Record, Records, State, Torn};
+use spares::Spares;
 pub use sweep::HOST_DISCONNECTED;
 
 /// What all owners share.
@@ -62,6 +64,7 @@ pub(super) struct Shared {
     pub records: Records,
     pub graves: Graves,
     durable: Durable,
+    spares: Spares,
     pub limits: Limits,
     pub admission: Admission,
     /// Memory of this machine.
@@ -142,6 +145,7 @@ impl Keeper {
             records,
             graves: Graves::open(data_dir)?,
             durable: Durable::default(),
+            spares: Spares::new(limits.spare_machines),
             limits,
             admission,
             memory_bytes,

@@ -28,6 +28,7 @@ use super::generation::{Seen, Verdict, judge};
 use super::machine::{ImageLease, Life};
 use super::record::{Record, State};
 use super::recovery::RECORD_DAMAGED;
+use super::spares::Spare;
 use super::spec::Secrets;
 use crate::driver::Exit;
 
@@ -62,6 +63,8 @@ pub(super) struct Owner {
     pub entry: Arc<Entry>,
     pub record: Record,
     pub life: Option<Arc<dyn Life>>,
+    /// What it is about to take over.
+    pub spare: Option<Spare>,
     /// What its root file system stands on.
     pub images: Vec<ImageLease>,
     /// Its processes are gone, and what they had in the kernel is still to be removed.
@@ -73,7 +76,7 @@ const RELEASE_AGAIN: Duration = Duration::from_secs(2);
 
 impl Owner {
     pub(super) fn new(shared: Arc<Shared>, entry: Arc<Entry>, record: Record) -> Self {
-        Self { shared, entry, record, life: None, images: Vec::new(), release_due: false }
+        Self { shared, entry, record, life: None, spare: None, images: Vec::new(), release_due: false }
     }
 
     pub(super) async fn run(mut self, start: Start, mut orders: mpsc::Receiver<Order>) {

@@ -30,7 +30,7 @@ use super::machine::Life;
 use super::owner::Start;
 use super::record::{Phase, Record, State, Torn};
 use super::spec::{DRIVER_CONTAINER, Image, Spec};
-use super::{HOST_DISCONNECTED, Keeper, birth, durable};
+use super::{HOST_DISCONNECTED, Keeper, birth, durable, spares};
 use crate::driver::{InitProcess, Kind, SharedVolume, StartFrom, host_boot_id};
 use crate::network::Policy;
 
@@ -81,6 +81,7 @@ impl Keeper {
     /// Everything that lives here is known: from now on control's orders are taken.
     pub fn admit_orders(&self) {
         self.shared.tasks.spawn(durable::run(self.shared.clone()));
+        self.shared.tasks.spawn(spares::run(self.shared.clone()));
         self.gate.complete.store(true, Ordering::Release);
         self.shared.changed.send_replace(());
     }

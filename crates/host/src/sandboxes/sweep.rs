@@ -69,6 +69,7 @@ impl Keeper {
     /// taking down of what was destroyed. Sandboxes live on. Whether any are left.
     pub async fn close(&self, patience: Duration) -> bool {
         self.gate.closing.store(true, Ordering::Release);
+        self.shared.close_spares().await;
         let settled = async {
             let mut changes = self.changes();
             while self.shared.entries().iter().any(|entry| is_moving(entry)) {

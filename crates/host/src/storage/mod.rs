@@ -180,6 +180,18 @@ impl Pool {
         (volume.up().is_dir() && volume.work().is_dir()).then_some(volume)
     }
 
+    /// Gives a volume another name. Takes a moment.
+    ///
+    /// # Errors
+    /// When there is no such volume, or one of the other name.
+    pub fn rename_volume(&self, from: &SandboxId, to: &SandboxId) -> Result<Volume, StorageError> {
+        let path = self.backing.dir.join(to.as_str());
+        let flags = rustix::fs::RenameFlags::NOREPLACE;
+        rustix::fs::renameat_with(&self.root, from.as_str(), &self.root, to.as_str(), flags)
+            .map_err(|error| io_error("renaming the volume", &path)(error.into()))?;
+        Ok(Volume { path })
+    }
+
     /// Changes what a volume may hold.
     ///
     /// # Errors

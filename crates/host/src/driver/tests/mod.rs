@@ -78,6 +78,7 @@ impl Fixture {
             memory_bytes: 512 << 20,
             pids_max: 128,
             start_from: StartFrom::Either,
+            role: Role::Sandbox,
             hostname: "island".to_owned(),
             guest_config: serde_json::json!({}),
             id,

@@ -11,11 +11,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use atoll_rpc::channel::{Answer, Beginning, Epoch, Finder, Frame, Ground, Knows, Orders, Word, letter, letter_length};
+use atoll_rpc::atoll::guest::v1::ExecRequest;
+use atoll_rpc::buffa::Message;
+use atoll_rpc::channel::{
+    Answer, Beginning, Epoch, FRAME, Finder, Frame, Ground, Knows, Orders, Word, letter, letter_length,
+};
 use bytes::Bytes;
 use http::{Method, Request};
-use http_body_util::Empty;
+use http_body_util::{BodyExt, Empty, Full, Limited};
+use hyper::client::conn::http1;
 use hyper::client::conn::http2::{self, SendRequest};
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -37,6 +43,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// A talk that a bridge begins again: the guest may be frozen, and is tried for ever, one attempt after the other.
 const AGAIN: Duration = Duration::from_secs(20);
 const SYNC: Duration = Duration::from_secs(10);
+const EXEC: &str = "/atoll.guest.v1.GuestService/Exec";
+const EXEC_MS: u32 = 10_000;
+const MAX_ANSWER: usize = 64 << 10;
 
 /// The kind of error that is a guest's own answer.
 pub(super) const ANSWERED: io::ErrorKind = io::ErrorKind::InvalidInput;
@@ -84,6 +93,28 @@ impl Talk {
             let _ended = connection.await;
         });
         Ok(Self { requests, connection })
+    }
+
+    /// Runs a program in the guest as control has it done for people, and waits for its end, whichever that is.
+    pub async fn exec(&mut self, program: &str, args: &[&str]) -> io::Result<()> {
+        let args = args.iter().map(|&arg| arg.to_owned()).collect();
+        let asked = ExecRequest { cmd: program.to_owned(), args, timeout_ms: EXEC_MS, ..Default::default() };
+        let request = Request::post(EXEC)
+            .header("host", "guest")
+            .header("content-type", "application/proto")
+            .header("x-atoll-trusted", "1")
+            .body(Full::new(Bytes::from(asked.encode_to_vec())));
+        let request = request.map_err(io::Error::other)?;
+        let stream = connect(&mut self.requests).await?;
+        let (mut sender, connection) = http1::handshake(stream).await.map_err(io::Error::other)?;
+        let answer = async {
+            let answer = sender.send_request(request).await.map_err(io::Error::other)?;
+            Limited::new(answer.into_body(), MAX_ANSWER).collect().await.map_err(io::Error::other).map(drop)
+        };
+        tokio::select! {
+            answer = answer => answer,
+            ended = connection => Err(ended.err().map_or(io::ErrorKind::UnexpectedEof.into(), io::Error::other)),
+        }
     }
 
     /// Has the guest write everything to its disk.
@@ -144,9 +175,12 @@ impl Met {
 
     /// Gives it a letter, and waits for its answer: what follows is the talk.
     pub async fn tell(mut self, words: &impl serde::Serialize) -> io::Result<(UnixStream, Epoch)> {
-        self.agree().await?;
+        // The guest reads its letter behind this word, whether or not it has said the same yet.
+        let go = Frame { word: Word::Go, epoch: self.epoch };
+        let opening = [&go.encode()[..], &letter(&serde_json::to_vec(words)?)].concat();
+        self.stream.write_all(&opening).await?;
+        self.agree(go).await?;
         let mut stream = self.stream;
-        stream.write_all(&letter(&serde_json::to_vec(words)?)).await?;
         let mut head = [0; 4];
         stream.read_exact(&mut head).await?;
         let length = letter_length(head).ok_or_else(|| io::Error::other("the guest's answer makes no sense"))?;
@@ -159,17 +193,22 @@ impl Met {
         }
     }
 
-    /// From here on both are in step.
-    async fn agree(&mut self) -> io::Result<()> {
-        let go = Frame { word: Word::Go, epoch: self.epoch };
-        self.stream.write_all(&go.encode()).await?;
+    /// From here on both are in step. Since it has answered it sends whole frames, and behind this one its answer, and more:
+    /// nothing of that is read here.
+    async fn agree(&mut self, go: Frame) -> io::Result<()> {
         loop {
             while let Some(frame) = self.finder.next_frame() {
                 if frame == go {
-                    return Ok(());
+                    return match self.finder.held() {
+                        0 => Ok(()),
+                        _ => Err(io::Error::other("the guest speaks between two words")),
+                    };
                 }
             }
-            self.read().await?;
+            let mut frame = [0; FRAME];
+            let missing = &mut frame[self.finder.held().min(FRAME - 1)..];
+            self.stream.read_exact(missing).await?;
+            self.finder.push(missing);
         }
     }
 
@@ -269,14 +308,16 @@ async fn serve(
     }
 }
 
+/// A new connection to the guest.
+async fn connect(requests: &mut Requests) -> io::Result<Upgraded> {
+    let request = Request::builder().method(Method::CONNECT).uri("guest:1").body(Empty::new());
+    let answer = requests.send_request(request.map_err(io::Error::other)?).await.map_err(io::Error::other)?;
+    hyper::upgrade::on(answer).await.map_err(io::Error::other)
+}
+
 /// One connection, to its end.
 async fn carry(mut stream: UnixStream, mut requests: Requests) {
-    let Ok(request) = Request::builder().method(Method::CONNECT).uri("guest:1").body(Empty::new()) else { return };
-    let opened = async {
-        let answer = requests.send_request(request).await.map_err(io::Error::other)?;
-        hyper::upgrade::on(answer).await.map_err(io::Error::other)
-    };
-    match opened.await {
+    match connect(&mut requests).await {
         Ok(upgraded) => {
             let _ended = tokio::io::copy_bidirectional(&mut stream, &mut TokioIo::new(upgraded)).await;
         }

@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 
 use rustix::fs::ioctl_ficlone;
 
+use super::super::program;
 use super::memory;
 
 const NAME: &str = "disk";
@@ -92,8 +93,11 @@ impl Disk {
     }
 }
 
+/// What makes empty ones.
+pub(super) const MAKER: &str = "mkfs.ext4";
+
 fn make_file_system(path: &Path) -> io::Result<()> {
-    let mut command = Command::new("mkfs.ext4");
+    let mut command = Command::new(program(MAKER).unwrap_or_else(|| MAKER.into()));
     // Lazily: its tables are written when they are used, so that an empty disk stays empty.
     command.args([
         "-q",
@@ -106,12 +110,12 @@ fn make_file_system(path: &Path) -> io::Result<()> {
         "^resize_inode",
     ]);
     let output = command.arg(path).stdin(Stdio::null()).output();
-    let output = output.map_err(|error| io::Error::new(error.kind(), format!("mkfs.ext4: {error} (e2fsprogs)")))?;
+    let output = output.map_err(|error| io::Error::new(error.kind(), format!("{MAKER}: {error} (e2fsprogs)")))?;
     if output.status.success() {
         return Ok(());
     }
     let text = String::from_utf8_lossy(&output.stderr).trim().chars().take(500).collect::<String>();
-    Err(io::Error::other(format!("mkfs.ext4: {text}")))
+    Err(io::Error::other(format!("{MAKER}: {text}")))
 }
 
 #[cfg(test)]

@@ -21,10 +21,10 @@ use super::stored::Stored;
 use super::volumes::Volumes;
 use super::waiting::Shape;
 use super::{GUEST_SOCKET, PORT_SOCKET, QMP_SOCKET, Shared, VOLUMES_SOCKET, disk, jail, qemu};
-use crate::cgroup::Limits;
+use crate::cgroup::{Cgroups, Limits};
 use crate::driver::launch::{failpoint, machine_id};
 use crate::driver::{
-    DriverError, InitProcess, LaunchSpec, NetworkAttach, Running, SharedVolume, StartFrom, Steps, socket,
+    DriverError, InitProcess, LaunchSpec, NetworkAttach, Role, Running, SharedVolume, StartFrom, Steps, socket,
 };
 use atoll_launch::wire;
 
@@ -48,9 +48,9 @@ pub const RESTORED: &str = "restore";
 /// The step by which one is known that goes on as another did.
 pub const CLONED: &str = "clone";
 
-struct Problem(String, io::Error);
+pub(super) struct Problem(pub String, pub io::Error);
 
-trait InStep<T> {
+pub(super) trait InStep<T> {
     fn in_step(self, step: &str) -> Result<T, Problem>;
 }
 
@@ -113,6 +113,12 @@ enum Instead {
     BootWithout(Shape),
 }
 
+impl Begun {
+    pub fn running(&self, id: &SandboxId, cgroups: &Arc<Cgroups>) -> io::Result<Running> {
+        Ok(Running::new(id.clone(), self.init.clone(), self.pidfd.try_clone()?, Arc::clone(cgroups)))
+    }
+}
+
 /// A launch that failed, and what may be done about it.
 struct Failure(Problem, Instead);
 
@@ -123,14 +129,14 @@ impl From<Problem> for Failure {
 }
 
 /// QEMU, begun.
-struct Begun {
+pub(super) struct Begun {
     init: InitProcess,
     pidfd: OwnedFd,
     /// Of the sandbox's own socket.
     listener: OwnedFd,
     log: OwnedFd,
     ground: Ground,
-    beginning: Beginning,
+    pub beginning: Beginning,
     volumes: Vec<SharedVolume>,
     from: Origin,
     /// Of machines that know nothing yet; and with its disk, of those that stand on the same, if there may be any.
@@ -150,7 +156,10 @@ impl Shared {
             let source = io::Error::new(io::ErrorKind::AlreadyExists, "its processes are running");
             return Err(DriverError::Launch { id, step: "looking for an earlier launch".to_owned(), source });
         }
-        let result = self.attempt(spec, network, trace).await;
+        let result = match spec.role.clone() {
+            Role::Sandbox | Role::Spare => self.attempt(spec, network, trace).await,
+            Role::TakesOver(spare) => self.take_over(spec, spare, trace).await,
+        };
         if result.is_err() {
             self.undo(id.clone()).await;
         }
@@ -211,7 +220,7 @@ impl Shared {
         copies: bool,
         trace: &mut Steps,
     ) -> Result<Running, Failure> {
-        let (shared, id) = (Arc::clone(self), spec.id.clone());
+        let (shared, id, role) = (Arc::clone(self), spec.id.clone(), spec.role.clone());
         let beginning = tokio::task::spawn_blocking(move || shared.begin(&spec, &*network, own, copies));
         let begun = beginning.await.map_err(io::Error::other).in_step("starting QEMU")??;
         trace.done("start qemu");
@@ -224,6 +233,14 @@ impl Shared {
                 instead => Failure(problem, instead),
             }
         })?;
+        if role == Role::Spare {
+            return Ok(self.rehearse(id, begun, talk, trace).await?);
+        }
+        Ok(self.serve(id, begun, talk)?)
+    }
+
+    /// From here on it is a sandbox like any other.
+    pub(super) fn serve(&self, id: SandboxId, begun: Begun, talk: Talk) -> Result<Running, Problem> {
         let port = self.socket(&id, PORT_SOCKET);
         let bridge = Bridge::start(begun.listener, port, Some(talk)).in_step("serving the guest's socket")?;
         self.bridges().insert(id.clone(), bridge);
@@ -241,13 +258,7 @@ impl Shared {
             qmp.execute(&Cont {}).await.in_step(step)?;
             trace.done("load memory");
         }
-        // It is greeted meanwhile: a guest that boots has its mounts before it says that it is ready. Whoever undoes this
-        // launch ends what is under way.
-        let volumes = Volumes::start(self.socket(id, VOLUMES_SOCKET), id, &begun.volumes);
-        let mounted = volumes.as_ref().map(Volumes::mounted);
-        if let Some(volumes) = volumes {
-            self.volumes().insert(id.clone(), volumes);
-        }
+        let mounted = self.mount(id, &begun.volumes);
         let talk = self.talk(id, begun, mounted).await?;
         failpoint("vm::ready").in_step("waiting for the guest")?;
         trace.done(match begun.from {
@@ -257,6 +268,26 @@ impl Shared {
             Origin::Boot => "boot",
         });
         Ok(talk)
+    }
+
+    /// Offers volumes, and waits until the guest has mounted them. It is greeted meanwhile: a guest that boots has its mounts
+    /// before it says that it is ready. Whoever undoes this launch ends what is under way.
+    pub(super) fn mount(
+        &self,
+        id: &SandboxId,
+        volumes: &[SharedVolume],
+    ) -> impl Future<Output = io::Result<()>> + Send + use<> {
+        let volumes = Volumes::start(self.socket(id, VOLUMES_SOCKET), id, volumes);
+        let mounted = volumes.as_ref().map(Volumes::mounted);
+        if let Some(volumes) = volumes {
+            self.volumes().insert(id.clone(), volumes);
+        }
+        async move {
+            match mounted {
+                Some(mounted) => mounted.await,
+                None => Ok(()),
+            }
+        }
     }
 
     /// Everything up to QEMU's begin. Blocks for some ten milliseconds.
@@ -287,19 +318,13 @@ impl Shared {
         let tap = network.tap(&spec.slot).in_step("attaching the network")?;
         failpoint("vm::network").in_step("attaching the network")?;
         let ground = Ground { lowers: lowers.len(), vcpus: spec.vcpus, memory_bytes: spec.memory_bytes };
-        let beginning = Beginning {
-            guest: spec.guest_config.to_string(),
-            hostname: spec.hostname.clone(),
-            machine_id: machine_id(&spec.id),
-            network: tap.as_ref().map(|tap| Network {
-                address: spec.slot.address(),
-                gateway: spec.slot.gateway(),
-                mtu: tap.mtu,
-                mac: tap.mac,
-            }),
-            lowers: ground.lowers,
-            volumes: !spec.volumes.is_empty(),
-        };
+        let network = tap.as_ref().map(|tap| Network {
+            address: spec.slot.address(),
+            gateway: spec.slot.gateway(),
+            mtu: tap.mtu,
+            mac: tap.mac,
+        });
+        let beginning = who_it_is(spec, network, ground.lowers);
         let machine = qemu::Machine {
             accel: self.accel,
             vcpus: spec.vcpus,
@@ -412,15 +437,8 @@ impl Shared {
         &self,
         id: &SandboxId,
         begun: &Begun,
-        mounted: Option<impl Future<Output = io::Result<()>> + Send>,
+        mounted: impl Future<Output = io::Result<()>> + Send,
     ) -> Result<Talk, Problem> {
-        let step = "waiting for the guest";
-        let watched = Running::new(
-            id.clone(),
-            begun.init.clone(),
-            begun.pidfd.try_clone().in_step(step)?,
-            Arc::clone(&self.cgroups),
-        );
         let talk = async {
             let mut met = Met::at(&self.socket(id, PORT_SOCKET), INSISTENCE).await?;
             if met.knows == Knows::Nothing {
@@ -434,15 +452,22 @@ impl Shared {
                 }
             }
             let new = met.knows == Knows::Ground || begun.from.is_elsewhere();
-            let mounted = async {
-                match mounted {
-                    Some(mounted) => mounted.await,
-                    None => Ok(()),
-                }
-            };
             let talk = Talk::with(met, new.then_some(&begun.beginning));
             tokio::try_join!(talk, mounted).map(|(talk, ())| talk)
         };
+        self.in_time(id, begun, talk).await
+    }
+
+    /// Waits for what needs the guest, as long as there is hope. When it fails, it says what QEMU and the guest's console
+    /// have said.
+    pub(super) async fn in_time<T>(
+        &self,
+        id: &SandboxId,
+        begun: &Begun,
+        talk: impl Future<Output = io::Result<T>>,
+    ) -> Result<T, Problem> {
+        let step = "waiting for the guest";
+        let watched = begun.running(id, &self.cgroups).in_step(step)?;
         let why = tokio::select! {
             talk = talk => match talk {
                 Ok(talk) => return Ok(talk),
@@ -461,6 +486,19 @@ impl Shared {
             words.extend(end_of(&console).map(|text| format!("its console: {text}")));
         }
         Err(Problem(step.to_owned(), io::Error::other(words.join("; "))))
+    }
+}
+
+/// The letter for a new sandbox's guest.
+pub(super) fn who_it_is(spec: &LaunchSpec, network: Option<Network>, lowers: usize) -> Beginning {
+    Beginning {
+        guest: spec.guest_config.to_string(),
+        hostname: spec.hostname.clone(),
+        machine_id: machine_id(&spec.id),
+        network,
+        lowers,
+        volumes: !spec.volumes.is_empty(),
+        rehearsed: false,
     }
 }
 

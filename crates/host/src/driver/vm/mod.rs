@@ -4,7 +4,7 @@
 //! has the same address behind the same rules. docs/vm.md says how it is built. Files: [`launch`] the order of a start,
 //! [`jail`] where QEMU runs, [`qemu`] what it is told, [`qmp`] its own protocol, [`channel`] the talk with the guest, [`volumes`] what it mounts of the host's,
 //! [`disk`] the writable disk, [`memory`] how memory is copied, [`stored`] pauses, [`kept`] memory for forks and snapshots, [`bundle`] how it
-//! travels and [`version`] where it goes on, [`waiting`] what spares most machines a boot, [`patience`] how long a guest may be silent, [`kernel`] and [`initramfs`] what is booted, [`accel`] hardware or software.
+//! travels and [`version`] where it goes on, [`waiting`] what spares most machines a boot, [`spares`] those that have come up already, [`patience`] how long a guest may be silent, [`kernel`] and [`initramfs`] what is booted, [`accel`] hardware or software.
 //!
 //! QEMU is nobody's child. After an agent's restart it is found by pid, start time and boot id, and a new [`channel`]
 //! begins; nothing about machines is kept in memory but those channels.
@@ -22,6 +22,7 @@ mod memory;
 mod patience;
 mod qemu;
 mod qmp;
+mod spares;
 mod stored;
 #[cfg(test)]
 mod tests;
@@ -44,7 +45,8 @@ use tokio::sync::{Semaphore, oneshot};
 
 use super::container::{RECLAIM_PATIENCE, has_swap};
 use super::{
-    Driver, DriverError, InitProcess, LaunchSpec, NetworkAttach, Paused, Running, SharedVolume, Steps, Usage, socket,
+    Driver, DriverError, InitProcess, LaunchSpec, NetworkAttach, Paused, Role, Running, SharedVolume, Steps, Usage,
+    program, socket,
 };
 use crate::cgroup::{Cgroups, Hierarchies};
 pub use accel::Accel;
@@ -52,7 +54,8 @@ use channel::Bridge;
 pub use jail::{ARGUMENT as JAIL, jail_main};
 pub use kernel::Kernel;
 pub use launch::RESTORED;
-pub(crate) use qemu::kernel_command_line;
+pub(crate) use qemu::{FIRMWARE, kernel_command_line};
+use spares::{GROUP, Spare};
 use version::Version;
 use volumes::Volumes;
 use waiting::Waiting;
@@ -90,7 +93,7 @@ impl VmConfig {
     }
 }
 
-/// Whether QEMU is on this machine.
+/// Whether QEMU, and what makes disks for it, is on this machine.
 ///
 /// # Errors
 /// What to do when it is not.
@@ -98,7 +101,8 @@ pub fn has_qemu() -> Result<(), &'static str> {
     if !cfg!(target_arch = "x86_64") {
         return Err("virtual machines are offered on x86-64 only");
     }
-    qemu::program().map(drop).ok_or("QEMU is not installed: run `apt-get install qemu-system-x86`")
+    program(qemu::PROGRAM).ok_or("QEMU is not installed: run `apt-get install qemu-system-x86`")?;
+    program(disk::MAKER).map(drop).ok_or("mkfs.ext4 is not installed: run `apt-get install e2fsprogs`")
 }
 
 struct Shared {
@@ -112,6 +116,7 @@ struct Shared {
     jail: PathBuf,
     bridges: Mutex<HashMap<SandboxId, Bridge>>,
     volumes: Mutex<HashMap<SandboxId, Volumes>>,
+    spares: Mutex<HashMap<SandboxId, Spare>>,
     waiting: Arc<Waiting>,
 }
 
@@ -122,6 +127,10 @@ impl Shared {
 
     fn volumes(&self) -> MutexGuard<'_, HashMap<SandboxId, Volumes>> {
         self.volumes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn spares(&self) -> MutexGuard<'_, HashMap<SandboxId, Spare>> {
+        self.spares.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Nothing that a machine has asked about its volumes is under way after this. Blocks.
@@ -139,13 +148,15 @@ impl Shared {
     /// Ends whatever there is of a machine, and removes what it had. Blocks.
     fn remove(&self, id: &SandboxId) -> io::Result<()> {
         self.bridges().remove(id);
+        self.spares().remove(id);
         self.cgroups.kill(id.as_str())?;
         self.end_volumes(id);
         for name in [GUEST_SOCKET, PORT_SOCKET, VOLUMES_SOCKET, QMP_SOCKET] {
             remove_file(&self.socket(id, name))?;
         }
-        // Last: as long as it is there, the machine is known to be ours.
-        self.cgroups.remove(id.as_str())
+        // Last: as long as it is there, the machine is known to be ours. And then whose it was.
+        self.cgroups.remove(id.as_str())?;
+        remove_file(&self.socket(id, GROUP))
     }
 }
 
@@ -174,7 +185,7 @@ impl VmDriver {
     /// When QEMU is missing, or a cgroup controller.
     pub fn start(config: VmConfig) -> io::Result<Self> {
         has_qemu().map_err(io::Error::other)?;
-        let qemu = qemu::program().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        let qemu = program(qemu::PROGRAM).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
         let hierarchies = config.hierarchies.map_or_else(Hierarchies::detect, Ok)?;
         let cgroups = Cgroups::open(&hierarchies, None, &format!("{}-vm", config.instance))?;
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -190,7 +201,9 @@ impl VmDriver {
             jail: config.jail,
             bridges: Mutex::default(),
             volumes: Mutex::default(),
+            spares: Mutex::default(),
         };
+        spares::call_by_name(&shared.cgroups, &shared.sandboxes);
         Ok(Self { shared: Arc::new(shared), launches: Arc::new(Semaphore::new(cpus * LAUNCHES_PER_CPU)) })
     }
 
@@ -223,7 +236,14 @@ impl Driver for VmDriver {
         trace: &mut Steps,
     ) -> Result<Running, DriverError> {
         let lost = DriverError::Lost { action: "launching", id: spec.id.clone() };
-        let Ok(permit) = Arc::clone(&self.launches).acquire_owned().await else { return Err(lost) };
+        // To take over a machine is no work.
+        let permit = match &spec.role {
+            Role::TakesOver(_) => None,
+            Role::Sandbox | Role::Spare => match Arc::clone(&self.launches).acquire_owned().await {
+                Ok(permit) => Some(permit),
+                Err(_) => return Err(lost),
+            },
+        };
         trace.done("wait for a turn");
         let (shared, mut own) = (Arc::clone(&self.shared), trace.fork());
         let (answer, answered) = oneshot::channel();

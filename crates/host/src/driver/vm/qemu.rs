@@ -2,7 +2,6 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 
 use super::accel::Accel;
 use crate::network::Tap;
@@ -46,6 +45,8 @@ const MEMORY: &str = "memory-backend-memfd,";
 /// Memory of its own, and a private mapping of what it is lent in place of a new memfd.
 const OWN: &str = ",share=on";
 const LENT: &str = ",share=off,seal=off,merge=off";
+/// The firmware, by its name: what a `microvm` has otherwise is another one in newer packages, which needs what is off here.
+pub(crate) const FIRMWARE: [&str; 2] = ["-bios", "qboot.rom"];
 /// What the kernel is told.
 const TOLD: &str = "-append";
 /// That it is the first process of a sandbox.
@@ -58,10 +59,7 @@ const MAC: &str = "02:61:74:6c:00:00";
 /// Below are the standard streams; nothing else is open.
 pub(super) const FIRST: usize = 10;
 
-pub(super) fn program() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).map(|dir| dir.join("qemu-system-x86_64")).find(|path| path.is_file())
-}
+pub(super) const PROGRAM: &str = "qemu-system-x86_64";
 
 impl Command {
     /// It is to wait until it is told what a machine of the same shape was, and to go on with that: its devices are
@@ -77,13 +75,13 @@ impl Command {
         }
     }
 
-    /// What machines have in common of which one can go on as the other: all but the address of its network, and what a
-    /// kernel is told only when it `boots`.
+    /// What machines have in common of which one can go on as the other: all but the address of its network, what a
+    /// kernel is told only when it `boots`, and the firmware, which former agents did not name (and got none but this one).
     pub fn shape(&self, boots: bool) -> impl Iterator<Item = &str> {
         let told = self.arguments.iter().position(|word| word == TOLD).map(|place| place + 1);
         let words = self.arguments.iter().map(String::as_str).enumerate();
         let words = words.filter(move |(place, _)| boots || Some(*place) != told);
-        words.map(|(_, word)| word).filter(|word| !word.starts_with(NETWORK_DEVICE))
+        words.map(|(_, word)| word).filter(|word| !word.starts_with(NETWORK_DEVICE) && !FIRMWARE.contains(word))
     }
 }
 
@@ -130,6 +128,7 @@ impl Machine {
         let clock = if self.clock { "on" } else { "off" };
         let kind = "microvm,memory-backend=ram,x-option-roms=off,isa-serial=on,pit=off";
         say(&["-machine", &format!("{kind},rtc={clock}")]);
+        say(&FIRMWARE);
         say(if self.old_processor { self.accel.former_arguments() } else { self.accel.arguments() });
         say(&["-smp", &self.vcpus.to_string(), "-m", &format!("{memory}M")]);
         say(&["-object", &format!("{MEMORY}id=ram,size={memory}M{OWN}")]);
@@ -222,13 +221,14 @@ mod tests {
         assert!(command.shape(true).any(|word| word.starts_with("console=")));
         assert!(!command.shape(false).any(|word| word.starts_with("console=")));
         let [old_processor, no_clock, old] = machine().formerly().unwrap().map(Machine::command);
+        let said = |command: &Command| command.shape(false).collect::<Vec<_>>().join(" ");
         let words = "rtc=on -accel tcg,thread=multi,tb-size=64 -cpu max -smp";
-        assert!(old_processor.arguments.join(" ").contains(words), "as it was said then");
+        assert!(said(&old_processor).contains(words), "as it was said then");
         assert!(!command.shape(false).eq(old.shape(false)) && !command.shape(false).eq(no_clock.shape(false)));
         assert!(!no_clock.shape(false).eq(old.shape(false)));
         let kind = "-machine microvm,memory-backend=ram,x-option-roms=off,isa-serial=on,pit=off,rtc=off -accel";
-        assert!([&no_clock, &old].iter().all(|it| it.arguments.join(" ").contains(kind)), "as it was said then");
-        assert!(text.contains(",rtc=on -accel"));
+        assert!([&no_clock, &old].iter().all(|it| said(it).contains(kind)), "as it was said then");
+        assert!(text.contains(",rtc=on -bios qboot.rom -accel") && command.shape(true).all(|word| word != "-bios"));
         // As it was said before there were two ports.
         let words = "-chardev socket,id=port,fd=14,server=on,wait=off -device virtio-serial-device,max_ports=2 \
                      -device virtserialport,chardev=port,name=atoll -netdev tap,id=net,fd=15,";

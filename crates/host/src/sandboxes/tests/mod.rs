@@ -2,6 +2,7 @@
 
 mod life;
 mod recovery;
+mod spares;
 
 use std::sync::Arc;
 

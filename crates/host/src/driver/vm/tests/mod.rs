@@ -6,6 +6,7 @@ mod copies;
 mod faults;
 mod lent;
 mod living;
+mod spares;
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -47,7 +48,8 @@ struct Fixture {
 static NEXT: AtomicU8 = AtomicU8::new(100);
 
 /// What the tests call inside.
-const TOOLS: [&str; 12] = ["sh", "cat", "cut", "date", "ls", "dd", "od", "sleep", "uname", "id", "mount", "sync"];
+const TOOLS: [&str; 13] =
+    ["sh", "true", "cat", "cut", "date", "ls", "dd", "od", "sleep", "uname", "id", "mount", "sync"];
 
 fn sh(command: &str) -> String {
     let output = Command::new("sh").args(["-ec", command]).output().unwrap();
@@ -63,7 +65,7 @@ fn make_image(dir: &Path) {
         "mkdir -p {shown}/bin {shown}/etc {shown}/tmp {shown}/root; echo root:x:0:0::/root:/bin/sh > {shown}/etc/passwd; echo root:x:0: > {shown}/etc/group"
     ));
     for tool in TOOLS {
-        let path = sh(&format!("readlink -f $(command -v {tool})"));
+        let path = sh(&format!("readlink -f $(which {tool})"));
         let path = path.trim();
         sh(&format!(
             "cp {path} {shown}/bin/{tool}; ldd {path} | grep -o '/[^ ]*' | while read -r lib; do \
@@ -133,6 +135,7 @@ impl Fixture {
             memory_bytes: 256 << 20,
             pids_max: 128,
             start_from: StartFrom::Either,
+            role: Role::Sandbox,
             hostname: "island".to_owned(),
             guest_config: serde_json::json!({ "sandbox_id": id.as_str() }),
             id,

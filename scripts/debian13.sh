@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Runs a command in a Debian 13 of its own on this machine's kernel, with this project at its own path: what is newer
+# there (QEMU, nftables, mkfs and the rest) has to do too. The system is made once and kept in the machine-wide cache.
+#
+#   scripts/debian13.sh COMMAND...
+set -euo pipefail
+here=$(realpath "$(dirname "$0")/..")
+LOG=${LOG:-/dev/null}
+# shellcheck source=scripts/lib.sh
+source "$here/scripts/lib.sh"
+[ $# -gt 0 ] || { sed -n '2,5s/^# \{0,1\}//p' "$0"; exit 2; }
+
+cache=${ATOLL_CACHE_DIR:-/var/cache/atoll}
+# What the README asks of a machine, and what virtual machines need beside it.
+packages=("${RUN_PACKAGES[@]}" qemu-system-x86 e2fsprogs mount procps python3-minimal)
+list=$(IFS=,; echo "${packages[*]}")
+root=$cache/roots/trixie-$(printf '%s' "$list" | sha256sum | cut -c1-16)
+if [ ! -e "$root" ]; then
+    mkdir -p "$cache/roots"
+    draft=$(mktemp -d "$cache/roots/.draft.XXXXXX")
+    trap 'rm -rf --one-file-system "$draft"' EXIT
+    mmdebstrap --quiet --variant=apt --include="$list" trixie "$draft/root" http://deb.debian.org/debian
+    mkdir -p "$draft/root/old" "$draft/root$here" "$draft/root/var/cache/atoll"
+    mv -T "$draft/root" "$root" 2>/dev/null || [ -e "$root" ]
+    rm -rf --one-file-system "$draft"
+    trap - EXIT
+fi
+mkdir -p "$root$here"
+export HERE=$here ROOT=$root CACHE=$cache ATOLL_CACHE_DIR=/var/cache/atoll PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+# Mounts of its own, which are gone when the last process in it is.
+# shellcheck disable=SC2016
+exec unshare --mount --propagation private bash -c '
+    set -euo pipefail
+    mount --bind "$ROOT" "$ROOT"
+    for place in /dev /proc /sys /run; do mount --rbind "$place" "$ROOT$place"; done
+    mount --bind "$CACHE" "$ROOT/var/cache/atoll"
+    mount --bind "$HERE" "$ROOT$HERE"
+    mount -t tmpfs tmpfs "$ROOT/tmp"
+    cp --dereference /etc/resolv.conf "$ROOT/etc/resolv.conf"
+    cd "$ROOT"
+    pivot_root . old
+    umount -l /old
+    unset HERE ROOT CACHE
+    cd "$1"
+    shift
+    exec "$@"
+' bash "$here" "$@"
