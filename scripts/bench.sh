@@ -33,7 +33,8 @@ fi
 echo "bench: building (release)"
 program=${ATOLL_BIN:-}
 [ -n "$program" ] || { program=target/release/atoll; cargo build --release --bin atoll; }
-cargo build --release -p atoll-bench
+# In another system there is what was built in this one.
+if command -v cargo >/dev/null; then cargo build --release -p atoll-bench; fi
 libcontainer=()
 if [ "${1:-}" = --hosts ] || [ "${1:-}" = --only ]; then
   :
@@ -120,5 +121,7 @@ if [ "${1:-}" = --only ]; then
   exit
 fi
 hosts
+echo "bench: virtual machines on a Debian 13"
+scripts/debian13.sh env ATOLL_BIN="$program" scripts/bench.sh --only vm | grep '^| vm' >"$dir/newer.md"
 
-target/release/atoll-bench --hosts "$dir/hosts.md" --data-dir "$dir/data" --pid "$pid" --log "$dir/up.log" --image "$image" "${libcontainer[@]}" "$@"
+target/release/atoll-bench --hosts "$dir/hosts.md" --newer "$dir/newer.md" --data-dir "$dir/data" --pid "$pid" --log "$dir/up.log" --image "$image" "${libcontainer[@]}" "$@"

@@ -12,15 +12,15 @@ source "$here/scripts/lib.sh"
 
 cache=${ATOLL_CACHE_DIR:-/var/cache/atoll}
 # What the README asks of a machine, and what virtual machines need beside it.
-packages=("${RUN_PACKAGES[@]}" qemu-system-x86 e2fsprogs mount procps python3-minimal)
+packages=("${RUN_PACKAGES[@]}" qemu-system-x86 e2fsprogs xz-utils mount procps python3-minimal)
 list=$(IFS=,; echo "${packages[*]}")
 root=$cache/roots/trixie-$(printf '%s' "$list" | sha256sum | cut -c1-16)
 if [ ! -e "$root" ]; then
     mkdir -p "$cache/roots"
     draft=$(mktemp -d "$cache/roots/.draft.XXXXXX")
     trap 'rm -rf --one-file-system "$draft"' EXIT
-    mmdebstrap --quiet --variant=apt --include="$list" trixie "$draft/root" http://deb.debian.org/debian
-    mkdir -p "$draft/root/old" "$draft/root$here" "$draft/root/var/cache/atoll"
+    mmdebstrap --quiet --variant=apt --skip=cleanup/apt/lists --include="$list" trixie "$draft/root" http://deb.debian.org/debian
+    mkdir -p "$draft/root/old" "$draft/root$here"
     mv -T "$draft/root" "$root" 2>/dev/null || [ -e "$root" ]
     rm -rf --one-file-system "$draft"
     trap - EXIT
@@ -33,7 +33,11 @@ exec unshare --mount --propagation private bash -c '
     set -euo pipefail
     mount --bind "$ROOT" "$ROOT"
     for place in /dev /proc /sys /run; do mount --rbind "$place" "$ROOT$place"; done
-    mount --bind "$CACHE" "$ROOT/var/cache/atoll"
+    # Images are the same everywhere; its kernel for virtual machines is its own.
+    for part in images templates; do
+        mkdir -p "$CACHE/$part" "$ROOT/var/cache/atoll/$part"
+        mount --bind "$CACHE/$part" "$ROOT/var/cache/atoll/$part"
+    done
     mount --bind "$HERE" "$ROOT$HERE"
     mount -t tmpfs tmpfs "$ROOT/tmp"
     cp --dereference /etc/resolv.conf "$ROOT/etc/resolv.conf"

@@ -19,7 +19,7 @@ use crate::timing::Connection;
 pub struct Bench {
     pub client: Client,
     credentials: Credentials,
-    data_dir: PathBuf,
+    pub data_dir: PathBuf,
     pub pid: u32,
 }
 

@@ -56,6 +56,9 @@ struct Args {
     /// Rows about hosts that `heartbeats`, `reconcile` and `cluster` have measured.
     #[arg(long)]
     hosts: Option<PathBuf>,
+    /// Rows about virtual machines that were measured on a Debian 13.
+    #[arg(long)]
+    newer: Option<PathBuf>,
     /// Fewer rounds, for a quick look.
     #[arg(long)]
     quick: bool,
@@ -99,9 +102,14 @@ fn main() -> Result<()> {
         print!("{}", report.markdown());
         return Ok(());
     }
-    if let Some(path) = &args.hosts {
+    let sections = [
+        ("Virtual machines on a Debian 13, whose QEMU is 10.0 (above: Debian 12's, 7.2)", &args.newer),
+        ("Hosts", &args.hosts),
+    ];
+    for (title, path) in sections {
+        let Some(path) = path else { continue };
         let rows = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-        report.section("Hosts", rows);
+        report.section(title, rows);
     }
     if !args.no_peers {
         run_peers(&args, &mut report, scale);

@@ -63,6 +63,7 @@ impl Guest {
     pub fn forget(&self) {
         self.logs.clear();
         self.processes.forget_ended();
+        self.logs.info(format!("guest of sandbox {} is ready", self.config().sandbox_id));
     }
 
     /// The user that a request acts as when it names none.

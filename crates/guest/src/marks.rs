@@ -20,6 +20,13 @@ pub fn leave(guest: &Guest) {
     }
 }
 
+/// The same at once: there are those of somebody else.
+pub fn leave_now(guest: &Guest) {
+    if std::process::id() == 1 {
+        let _a_sandbox_all_the_same = write(Path::new(FOLDER), &guest.config());
+    }
+}
+
 fn write(folder: &Path, config: &Config) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
     for (name, text) in

@@ -118,10 +118,15 @@ fn become_another(guest: &Guest, start: &Beginning) -> io::Result<()> {
         identity::cover_boot_id().during("covering the id of this boot")?;
     }
     root::etc(start).during("writing the names of this sandbox")?;
-    volumes::become_another(start.volumes).during("mounting other volumes")?;
+    match start.rehearsed {
+        // As for one that has just booted: what it does first may be done in them.
+        true if start.volumes => volumes::begin().during("mounting volumes")?,
+        _ => volumes::become_another(start.volumes).during("mounting other volumes")?,
+    }
     guest.become_another(config);
     if start.rehearsed {
         guest.forget();
+        crate::marks::leave_now(guest);
     }
     crate::trust::begin(guest);
     Ok(())

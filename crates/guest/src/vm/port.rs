@@ -165,8 +165,9 @@ impl Port {
             }
             let answered = crate::blocking(move || super::answer(&mut talk, Ok(()))).await;
             match rehearsed {
-                Some(rehearsed) if first || rehearsed => crate::begin(&guest),
-                Some(_) => crate::marks::leave(&guest),
+                Some(_) if first => crate::begin(&guest),
+                Some(true) => crate::startup::begin(&guest),
+                Some(false) => crate::marks::leave(&guest),
                 None => {}
             }
             if answered.is_ok() {

@@ -55,6 +55,11 @@ pub(super) async fn machines(
 ) -> anyhow::Result<Option<VmDriver>> {
     let offered = drivers.iter().any(|driver| driver == DRIVER_VM);
     if !offered && !found.iter().any(|record| record.spec.driver == DRIVER_VM) {
+        let id = instance.id().to_owned();
+        match tokio::task::spawn_blocking(move || vm::end_strays(&id)).await.context("looking for machines")? {
+            Ok(()) => {}
+            Err(error) => tracing::error!(%error, "machines that no record knows can't be ended"),
+        }
         return Ok(None);
     }
     let (cache, guest) = (config.cache_dir.clone(), config.guest_binary);

@@ -68,7 +68,10 @@ impl From<Failure> for Problem {
 /// For fault tests; nothing in a release.
 #[allow(unused_variables)]
 pub(super) fn failpoint(name: &str) -> io::Result<()> {
-    fail::fail_point!(name, |_| Err(io::Error::other("failing on purpose")));
+    fail::fail_point!(name, |what| match what.as_deref() {
+        Some("abort") => std::process::abort(),
+        _ => Err(io::Error::other("failing on purpose")),
+    });
     Ok(())
 }
 

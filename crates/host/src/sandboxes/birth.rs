@@ -23,7 +23,7 @@ use crate::network::Policy;
 const RESTART_FAILED: &str = "restart_failed";
 
 /// What a machine gets beyond what any launch may take.
-const MACHINE_BOOT: Duration = Duration::from_secs(20);
+pub(super) const MACHINE_BOOT: Duration = Duration::from_secs(20);
 
 /// Processes and threads of one sandbox.
 pub(super) const PIDS_MAX: u32 = 2048;
@@ -285,8 +285,9 @@ impl Owner {
 
     /// Removes what there is of its spare under that one's name. What it has taken over is the sandbox's.
     async fn leave_spare(&mut self) {
-        if let Some(spare) = self.spare.take() {
-            self.shared.remove_spare(spare.id, None).await;
+        if let Some(spare) = self.spare.as_ref().map(|spare| spare.id.clone()) {
+            self.shared.remove_spare(spare, None).await;
+            self.spare = None;
         }
     }
 

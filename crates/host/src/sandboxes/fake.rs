@@ -70,6 +70,10 @@ impl Life for FakeLife {
         self.init.clone()
     }
 
+    fn is_alive(&self) -> bool {
+        self.exit.borrow().is_none()
+    }
+
     async fn exited(&self) -> io::Result<Exit> {
         let mut exit = self.exit.clone();
         let exit = exit.wait_for(Option::is_some).await.map_err(io::Error::other)?;

@@ -87,6 +87,10 @@ impl Life for Running {
         self.init.clone()
     }
 
+    fn is_alive(&self) -> bool {
+        Running::is_alive(self)
+    }
+
     async fn exited(&self) -> io::Result<Exit> {
         Running::exited(self).await
     }

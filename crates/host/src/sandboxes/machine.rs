@@ -22,6 +22,8 @@ use crate::storage::Import;
 pub trait Life: Send + Sync + 'static {
     fn init(&self) -> InitProcess;
 
+    fn is_alive(&self) -> bool;
+
     /// Waits until all its processes have ended.
     async fn exited(&self) -> io::Result<Exit>;
 }

@@ -385,12 +385,19 @@ impl Keeper {
     /// Whether control may give new work.
     pub fn set_welcome(&self, welcome: bool) {
         self.gate.welcome.store(welcome, Ordering::Release);
+        self.allow_spares();
     }
 
     /// While contact with control is lost, whatever still asks for a new sandbox is refused: all that live here are
     /// paused. A resume is not: it comes from control, which counts the host as back.
     pub fn set_out_of_contact(&self, lost: bool) {
         self.gate.out_of_contact.store(lost, Ordering::Release);
+        self.allow_spares();
+    }
+
+    fn allow_spares(&self) {
+        let (welcome, lost) = (&self.gate.welcome, &self.gate.out_of_contact);
+        self.shared.spares.allow(welcome.load(Ordering::Acquire) && !lost.load(Ordering::Acquire));
     }
 
     /// Why a create would be refused at once, if it would, by a host that control can hear.

@@ -12,27 +12,33 @@ use std::collections::HashMap;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use atoll_model::SandboxId;
-use futures::FutureExt;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
-use super::birth::PIDS_MAX;
-use super::machine::{ImageLease, Life};
+use super::birth::{MACHINE_BOOT, PIDS_MAX};
+use super::machine::{ImageLease, Life, MachineError};
 use super::spec::Spec;
 use crate::driver::{Kind, LaunchSpec, Lower, Role, StartFrom, Steps};
+use crate::network::Policy;
 use crate::slots::Slot;
 
 /// A shape that nobody has asked for in this time needs no spare.
 const WANTED_FOR: Duration = Duration::from_mins(10);
 /// From so many on within that time, it pays.
 const WANTED_TIMES: u32 = 2;
-/// After an attempt that failed.
+/// One whose kind was asked for this lately does not make room for another kind.
+const ASKED_LATELY: Duration = Duration::from_mins(1);
+/// After an attempt that failed; twice as long after each further one.
 const AGAIN_AFTER: Duration = Duration::from_mins(1);
+/// For a launch that is given up to come to its end.
+const GIVEN_UP_WITHIN: Duration = Duration::from_secs(10);
 /// Between two looks at what is wanted, when nobody asks.
 const LOOK_AGAIN: Duration = Duration::from_secs(15);
 /// Until launches that are under way are through.
@@ -40,13 +46,16 @@ const QUIET: Duration = Duration::from_millis(100);
 /// What the machine must have left beside a spare, and what a spare takes beyond its guest's memory.
 const SPARE_MEMORY: u64 = 1 << 30;
 
-/// What sandboxes have in common of which one may be made of the other's spare.
+/// What sandboxes have in common of which one may be made of the other's spare: all that goes into that.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Shape {
     image: String,
     vcpus: u32,
     memory_bytes: u64,
     disk_bytes: u64,
+    volume_bytes: u64,
+    /// As whom it rehearses.
+    default_user: String,
 }
 
 impl Shape {
@@ -58,6 +67,8 @@ impl Shape {
             vcpus: spec.vcpus,
             memory_bytes: spec.memory_bytes,
             disk_bytes: spec.disk_bytes,
+            volume_bytes: spec.volume_bytes(),
+            default_user: spec.default_user.clone(),
         })
     }
 }
@@ -73,22 +84,36 @@ pub(super) struct Spare {
 
 impl Spare {
     fn is_alive(&self) -> bool {
-        self.life.exited().now_or_never().is_none()
+        self.life.is_alive()
     }
 }
 
-/// How often a shape was asked for, until when that counts, and who has asked last.
+/// How often a shape was asked for, and when last.
 struct Wanted {
     times: u32,
     last: Instant,
-    spec: Spec,
-    failed: Option<Instant>,
+    /// Attempts in a row that have failed, and until when there is no other.
+    failures: u32,
+    not_before: Option<Instant>,
+}
+
+impl Wanted {
+    fn pays(&self) -> bool {
+        self.times >= WANTED_TIMES && self.last.elapsed() < WANTED_FOR
+    }
+
+    fn has_failed(&mut self) {
+        self.not_before = Some(Instant::now() + AGAIN_AFTER * 2_u32.pow(self.failures.min(5)));
+        self.failures += 1;
+    }
 }
 
 #[derive(Default)]
 struct State {
     wanted: HashMap<Shape, Wanted>,
     ready: Vec<Spare>,
+    /// What is left of some that could not be removed yet.
+    going: Vec<(SandboxId, Slot)>,
 }
 
 impl State {
@@ -98,8 +123,7 @@ impl State {
 
     /// How many there are to be of each shape: the last wanted first, one of each and then another.
     fn plan(&self, most: usize) -> Vec<(Shape, usize)> {
-        let pays = |wanted: &Wanted| wanted.times >= WANTED_TIMES && wanted.last.elapsed() < WANTED_FOR;
-        let mut shapes: Vec<_> = self.wanted.iter().filter(|(_, wanted)| pays(wanted)).collect();
+        let mut shapes: Vec<_> = self.wanted.iter().filter(|(_, wanted)| wanted.pays()).collect();
         shapes.sort_by_key(|(_, wanted)| wanted.last.elapsed());
         let mut plan: Vec<_> = shapes.into_iter().take(most).map(|(shape, _)| (shape.clone(), 0)).collect();
         let kinds = plan.len().max(1);
@@ -114,6 +138,8 @@ impl State {
 
 pub(super) struct Spares {
     most: usize,
+    /// Control is in touch with this host, and wants it.
+    allowed: AtomicBool,
     state: Mutex<State>,
     changed: Notify,
     closed: CancellationToken,
@@ -125,6 +151,7 @@ impl Spares {
     pub fn new(most: usize) -> Self {
         Self {
             most,
+            allowed: AtomicBool::new(true),
             state: Mutex::default(),
             changed: Notify::new(),
             closed: CancellationToken::new(),
@@ -136,12 +163,23 @@ impl Spares {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether more may be made.
+    pub fn allow(&self, allowed: bool) {
+        self.allowed.store(allowed, Ordering::Release);
+        self.changed.notify_one();
+    }
+
+    /// Whether something of one is left that resists.
+    pub fn resist(&self) -> bool {
+        !self.state().going.is_empty()
+    }
+
     /// One that such a sandbox can be made of, if there is one. It is the caller's from then on.
     pub fn take(&self, spec: &Spec) -> Option<Spare> {
         let shape = Shape::of(spec).filter(|_| self.most > 0 && !self.closed.is_cancelled())?;
         let mut state = self.state();
         let wanted = state.wanted.entry(shape.clone());
-        let new = || Wanted { times: 0, last: Instant::now(), spec: spec.clone(), failed: None };
+        let new = || Wanted { times: 0, last: Instant::now(), failures: 0, not_before: None };
         let wanted = wanted.or_insert_with(new);
         wanted.times = if wanted.last.elapsed() < WANTED_FOR { wanted.times + 1 } else { 1 };
         wanted.last = Instant::now();
@@ -158,27 +196,37 @@ impl Spares {
         state.wanted.retain(|_, wanted| wanted.last.elapsed() < WANTED_FOR);
         let mut plan: HashMap<_, _> = state.plan(self.most).into_iter().collect();
         let (mut keep, mut surplus) = (Vec::new(), Vec::new());
-        for spare in state.ready.drain(..) {
-            match plan.get_mut(&spare.shape).filter(|left| **left > 0 && spare.is_alive()) {
+        for spare in std::mem::take(&mut state.ready) {
+            let wanted = state.wanted.get_mut(&spare.shape);
+            if !spare.is_alive() {
+                wanted.into_iter().for_each(Wanted::has_failed);
+                surplus.push(spare);
+                continue;
+            }
+            let stays = match plan.get_mut(&spare.shape) {
+                Some(0) => false,
                 Some(left) => {
                     *left -= 1;
-                    keep.push(spare);
+                    true
                 }
-                None => surplus.push(spare),
-            }
+                // Two kinds that are asked for in turn would cost one machine each time.
+                None => wanted.is_some_and(|it| it.pays() && it.last.elapsed() < ASKED_LATELY),
+            };
+            if stays { keep.push(spare) } else { surplus.push(spare) }
         }
         state.ready = keep;
         surplus
     }
 
     /// What the next one is to be like.
-    fn missing(&self) -> Option<(Shape, Spec)> {
+    fn missing(&self) -> Option<Shape> {
         let state = self.state();
-        let may_try = |shape: &Shape| state.wanted[shape].failed.is_none_or(|at| at.elapsed() > AGAIN_AFTER);
+        if !self.allowed.load(Ordering::Acquire) || state.ready.len() >= self.most {
+            return None;
+        }
+        let may_try = |shape: &Shape| state.wanted[shape].not_before.is_none_or(|time| Instant::now() >= time);
         let lacks = |(shape, count): &(Shape, usize)| state.count(shape) < *count && may_try(shape);
-        let (shape, _) = state.plan(self.most).into_iter().find(lacks)?;
-        let spec = state.wanted[&shape].spec.clone();
-        Some((shape, spec))
+        state.plan(self.most).into_iter().find(lacks).map(|(shape, _)| shape)
     }
 
     #[cfg(test)]
@@ -206,25 +254,33 @@ pub(super) async fn run(shared: Arc<Shared>) {
             () = spares.closed.cancelled() => return,
         }
         let _working = spares.working.lock().await;
+        let going = std::mem::take(&mut spares.state().going);
+        for (id, slot) in going {
+            shared.remove_spare(id, Some(slot)).await;
+        }
         for spare in spares.surplus() {
             shared.remove_spare(spare.id, Some(spare.slot)).await;
         }
-        while let Some((shape, spec)) = spares.missing() {
+        while let Some(shape) = spares.missing() {
             while !shared.admission.is_quiet() && !spares.closed.is_cancelled() {
                 tokio::time::sleep(QUIET).await;
             }
             if spares.closed.is_cancelled() {
                 return;
             }
-            let made = shared.make_spare(&shape, &spec).await;
+            let made = shared.make_spare(&shape).await;
             let mut state = spares.state();
+            let wanted = state.wanted.get_mut(&shape);
             match made {
-                Ok(spare) => state.ready.push(spare),
+                Ok(spare) => {
+                    if let Some(wanted) = wanted {
+                        (wanted.failures, wanted.not_before) = (0, None);
+                    }
+                    state.ready.push(spare);
+                }
                 Err(why) => {
                     tracing::info!(image = shape.image, why, "no spare machine is made");
-                    if let Some(wanted) = state.wanted.get_mut(&shape) {
-                        wanted.failed = Some(Instant::now());
-                    }
+                    wanted.into_iter().for_each(Wanted::has_failed);
                 }
             }
         }
@@ -233,21 +289,26 @@ pub(super) async fn run(shared: Arc<Shared>) {
 
 impl Shared {
     /// Leaves nothing behind when it fails.
-    async fn make_spare(&self, shape: &Shape, spec: &Spec) -> Result<Spare, String> {
-        if available_memory().unwrap_or_default() < spec.memory_bytes + SPARE_MEMORY {
+    async fn make_spare(&self, shape: &Shape) -> Result<Spare, String> {
+        if available_memory().unwrap_or_default() < shape.memory_bytes + SPARE_MEMORY {
             return Err("memory is short".to_owned());
         }
-        self.machine.admit_disk(spec.disk_bytes).map_err(|error| error.to_string())?;
+        self.machine.admit_disk(shape.disk_bytes).map_err(|error| error.to_string())?;
         let slot = self.machine.take_slot().map_err(|error| error.to_string())?;
         let id = SandboxId::new();
-        let launched = async {
-            tokio::time::timeout(self.limits.launch, self.launch_spare(&id, slot, spec))
-                .await
-                .unwrap_or_else(|_| Err(format!("it was not ready within {:?}", self.limits.launch)))
-        };
-        let launched = tokio::select! {
-            launched = launched => launched,
-            () = self.spares.closed.cancelled() => Err("the agent ends".to_owned()),
+        let limit = self.limits.launch + MACHINE_BOOT;
+        let launched = {
+            let mut launching = pin!(tokio::time::timeout(limit, self.launch_spare(&id, slot, shape)));
+            tokio::select! {
+                launched = &mut launching =>
+                    launched.unwrap_or_else(|_| Err(format!("it was not ready within {limit:?}"))),
+                () = self.spares.closed.cancelled() => {
+                    // It fails soon without its processes; none may begin behind what is removed below.
+                    let ended = self.machine.clean_up(&id).await;
+                    let _given_up = tokio::time::timeout(GIVEN_UP_WITHIN, launching).await;
+                    Err(ended.err().map_or_else(|| "the agent ends".to_owned(), |error| error.to_string()))
+                }
+            }
         };
         match launched {
             Ok((life, image)) => {
@@ -265,43 +326,44 @@ impl Shared {
         &self,
         id: &SandboxId,
         slot: Slot,
-        spec: &Spec,
+        shape: &Shape,
     ) -> Result<(Arc<dyn Life>, ImageLease), String> {
+        let failed = |error: MachineError| error.to_string();
         let directory = self.records.directory_of(id);
         DirBuilder::new().mode(0o700).create(&directory).map_err(|error| error.to_string())?;
-        let image = self.machine.image(&spec.image.digest).await.map_err(|error| error.to_string())?;
-        let volume = self.machine.create_volume(id, spec.volume_bytes()).await.map_err(|error| error.to_string())?;
+        let image = self.machine.image(&shape.image).await.map_err(failed)?;
+        let volume = self.machine.create_volume(id, shape.volume_bytes).await.map_err(failed)?;
+        // Whatever the image's programs are, nobody has allowed them anything yet.
+        self.machine.set_policy(slot, &Policy { closed: true, ..Policy::default() }).await.map_err(failed)?;
         let launch = LaunchSpec {
             id: id.clone(),
-            kind: spec.kind(),
+            kind: Kind::Vm,
             slot,
             lowers: vec![Lower { path: image.path.clone(), file: image.file.clone() }],
             volume,
-            disk_bytes: spec.disk_bytes,
+            disk_bytes: shape.disk_bytes,
             volumes: Vec::new(),
-            vcpus: spec.vcpus,
-            memory_bytes: spec.memory_bytes,
+            vcpus: shape.vcpus,
+            memory_bytes: shape.memory_bytes,
             pids_max: PIDS_MAX,
             start_from: StartFrom::Either,
             role: Role::Spare,
             hostname: "spare".to_owned(),
-            // As those that are made of it have, but for what is theirs alone.
             guest_config: serde_json::json!({
                 "sandbox_id": id.dns_label(),
-                "template": spec.image.name,
-                "default_user": spec.default_user,
-                "default_workdir": spec.default_workdir,
-                "vcpus": spec.vcpus,
-                "memory_bytes": spec.memory_bytes,
+                "default_user": shape.default_user,
+                "vcpus": shape.vcpus,
+                "memory_bytes": shape.memory_bytes,
             }),
             socket_path: directory.join("guest.sock"),
         };
         let life = self.machine.launch(launch, &mut Steps::new()).await.map_err(|error| error.to_string())?;
+        self.machine.set_policy(slot, &Policy::default()).await.map_err(failed)?;
         Ok((life, image))
     }
 
-    /// Whatever there is of one under its own name, and its slot if that is not somebody else's. What resists is left to the
-    /// next agent.
+    /// Whatever there is of one under its own name, and its slot if that is not somebody else's. What resists is tried again,
+    /// and left to the next agent.
     pub(super) async fn remove_spare(&self, id: SandboxId, slot: Option<Slot>) {
         let machine = &self.machine;
         let removed = async {
@@ -318,7 +380,10 @@ impl Shared {
         match (removed.await, slot) {
             (Ok(()), Some(slot)) => machine.give_back_slot(slot),
             (Ok(()), None) => {}
-            (Err(error), _) => tracing::error!(spare = %id, error, "a spare machine could not be removed"),
+            (Err(error), slot) => {
+                tracing::error!(spare = %id, error, "a spare machine could not be removed yet");
+                self.spares.state().going.extend(slot.map(|slot| (id, slot)));
+            }
         }
     }
 
@@ -326,9 +391,10 @@ impl Shared {
     pub(super) async fn close_spares(&self) {
         self.spares.closed.cancel();
         let _working = self.spares.working.lock().await;
-        let ready = std::mem::take(&mut self.spares.state().ready);
-        for spare in ready {
-            self.remove_spare(spare.id, Some(spare.slot)).await;
+        let mut all = std::mem::take(&mut self.spares.state().going);
+        all.extend(std::mem::take(&mut self.spares.state().ready).into_iter().map(|spare| (spare.id, spare.slot)));
+        for (id, slot) in all {
+            self.remove_spare(id, Some(slot)).await;
         }
     }
 }

@@ -47,6 +47,7 @@ impl Keeper {
     /// Destroys every sandbox: the host was deleted. Answers when nothing of any is left, or the deadline is over.
     pub async fn destroy_all(&self, deadline: Duration) -> bool {
         self.gate.closing.store(true, Ordering::Release);
+        self.shared.close_spares().await;
         let destroys = self.shared.entries().into_iter().map(|entry| async move {
             entry.give_up.cancel();
             if let Err(error) = destroy(&entry).await {
@@ -83,7 +84,7 @@ impl Keeper {
         }
         self.shared.stop.cancel();
         durable::write_out(&self.shared).await;
-        !self.shared.entries().is_empty()
+        !self.shared.entries().is_empty() || self.shared.spares.resist()
     }
 }
 

@@ -255,7 +255,10 @@ fn fetch(draft: &Path) -> io::Result<String> {
     let unpacked = work.path().join("unpacked");
     run(Command::new("dpkg-deb").arg("-x").arg(&archive).arg(&unpacked))?;
     let image = unpacked.join("boot").join(format!("vmlinuz-{version}"));
-    keep(&version, &image, &unpacked.join("lib/modules"), draft)?;
+    // Where `/lib` is a link, packages put them where it leads.
+    let modules = ["usr/lib/modules", "lib/modules"].map(|folder| unpacked.join(folder));
+    let modules = modules.iter().find(|folder| folder.is_dir());
+    keep(&version, &image, modules.ok_or_else(|| missing("the package has no modules"))?, draft)?;
     Ok(version)
 }
 
@@ -291,8 +294,12 @@ fn keep(version: &str, image: &Path, modules: &Path, draft: &Path) -> io::Result
             } else if name.strip_suffix(".ko").is_some_and(|name| MODULES.contains(&name)) {
                 copy(&path, &target.join(&*name))?;
             } else if name.strip_suffix(".ko.xz").is_some_and(|name| MODULES.contains(&name)) {
-                let plain = Command::new("xz").arg("-dc").arg(&path).output()?.stdout;
-                fs::write(target.join(name.trim_end_matches(".xz")), plain)?;
+                let unpacked = Command::new("xz").arg("-dc").arg(&path).output();
+                let unpacked = unpacked.map_err(|error| missing(&format!("xz: {error} (xz-utils)")))?;
+                if !unpacked.status.success() {
+                    return Err(missing(&format!("xz can't unpack {}", path.display())));
+                }
+                fs::write(target.join(name.trim_end_matches(".xz")), unpacked.stdout)?;
             }
         }
     }

@@ -455,7 +455,7 @@ impl Shared {
             let talk = Talk::with(met, new.then_some(&begun.beginning));
             tokio::try_join!(talk, mounted).map(|(talk, ())| talk)
         };
-        self.in_time(id, begun, talk).await
+        self.in_time(id, begun, begun.from.patience(), talk).await
     }
 
     /// Waits for what needs the guest, as long as there is hope. When it fails, it says what QEMU and the guest's console
@@ -464,6 +464,7 @@ impl Shared {
         &self,
         id: &SandboxId,
         begun: &Begun,
+        patience: Patience,
         talk: impl Future<Output = io::Result<T>>,
     ) -> Result<T, Problem> {
         let step = "waiting for the guest";
@@ -475,7 +476,7 @@ impl Shared {
                 Err(error) if error.kind() == ANSWERED => return Err(Problem(step.to_owned(), error)),
                 Err(error) => error.to_string(),
             },
-            silence = begun.from.patience().with(begun.init.pid) => silence,
+            silence = patience.with(begun.init.pid) => silence,
             exit = watched.exited() => format!("QEMU ended ({:?})", exit.ok().and_then(|exit| exit.code)),
         };
         let mut words = vec![why];

@@ -105,6 +105,25 @@ pub fn has_qemu() -> Result<(), &'static str> {
     program(disk::MAKER).map(drop).ok_or("mkfs.ext4 is not installed: run `apt-get install e2fsprogs`")
 }
 
+/// Ends machines that an agent has left which had this driver, where there is none now.
+///
+/// # Errors
+/// When something resists.
+pub fn end_strays(instance: &str) -> io::Result<()> {
+    let cgroups = cgroups(&Hierarchies::detect()?, instance)?;
+    for name in cgroups.names() {
+        tracing::warn!(sandbox = name, "ending a machine that no record knows");
+        cgroups.kill(&name)?;
+        cgroups.remove(&name)?;
+    }
+    cgroups.remove_base();
+    Ok(())
+}
+
+fn cgroups(hierarchies: &Hierarchies, instance: &str) -> io::Result<Cgroups> {
+    Cgroups::open(hierarchies, None, &format!("{instance}-vm"))
+}
+
 struct Shared {
     cgroups: Arc<Cgroups>,
     sandboxes: PathBuf,
@@ -187,7 +206,7 @@ impl VmDriver {
         has_qemu().map_err(io::Error::other)?;
         let qemu = program(qemu::PROGRAM).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
         let hierarchies = config.hierarchies.map_or_else(Hierarchies::detect, Ok)?;
-        let cgroups = Cgroups::open(&hierarchies, None, &format!("{}-vm", config.instance))?;
+        let cgroups = cgroups(&hierarchies, &config.instance)?;
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let shared = Shared {
             cgroups: Arc::new(cgroups),

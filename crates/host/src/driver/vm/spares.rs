@@ -12,6 +12,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use atoll_model::SandboxId;
 use atoll_rpc::channel::Beginning;
@@ -19,6 +20,7 @@ use atoll_rpc::channel::Beginning;
 use super::channel::{INSISTENCE, Met, Talk};
 use super::kept::SHAPE;
 use super::launch::{Begun, InStep, Problem, who_it_is};
+use super::patience::Patience;
 use super::qmp::{Cont, Qmp, Stop};
 use super::{GUEST_SOCKET, PORT_SOCKET, QMP_SOCKET, Shared, VOLUMES_SOCKET};
 use crate::cgroup::Cgroups;
@@ -27,6 +29,9 @@ use crate::driver::{LaunchSpec, Running, Steps};
 
 /// Beside a machine's record: the name that its cgroup was made under, if that is not its own.
 pub(super) const GROUP: &str = "group";
+/// One that is taken over has said already that it listens. When it says nothing more there must be time left to start another.
+const PATIENCE: Patience = Patience { silent: Duration::from_secs(5), most: Duration::from_secs(15) };
+const REHEARSALS_PATIENCE: Patience = Patience { silent: Duration::from_secs(15), most: Duration::from_secs(40) };
 /// What is done first in most sandboxes is to start a program, which says something.
 const PROGRAMS: [(&str, &[&str]); 2] = [("/bin/sh", &["-c", "/bin/echo ready"]), ("/bin/echo", &["ready"])];
 
@@ -74,7 +79,7 @@ impl Shared {
             qmp.execute(&Stop {}).await?;
             Ok((met, qmp))
         };
-        let (met, qmp) = self.in_time(&id, &begun, rehearsal).await?;
+        let (met, qmp) = self.in_time(&id, &begun, REHEARSALS_PATIENCE, rehearsal).await?;
         let running = begun.running(&id, &self.cgroups).in_step("rehearsing")?;
         self.spares().insert(id, Spare { begun, met, qmp });
         trace.done("rehearse");
@@ -117,7 +122,7 @@ impl Shared {
         trace.done("go on");
         let mounted = self.mount(&spec.id, &spec.volumes);
         let talk = async { tokio::try_join!(Talk::with(met, Some(&begun.beginning)), mounted).map(|(talk, ())| talk) };
-        let talk = self.in_time(&spec.id, &begun, talk).await?;
+        let talk = self.in_time(&spec.id, &begun, PATIENCE, talk).await?;
         trace.done("take over");
         self.serve(spec.id.clone(), begun, talk)
     }

@@ -1,6 +1,8 @@
 //! Spares, and those who take them over.
 
 use super::*;
+use crate::sandboxes::machine::Life;
+use atoll_model::VolumeId;
 
 /// A sandbox that is to be made of this spare, with the volume that it gets from above.
 fn heir(fixture: &Fixture, spare: &LaunchSpec) -> LaunchSpec {
@@ -23,7 +25,8 @@ async fn a_spare_becomes_a_sandbox_that_knows_nothing_of_it_and_lives_as_any_oth
     let fixture = Fixture::new();
     let spare = spare(&fixture);
     let standing = fixture.launch(&spare).await.unwrap();
-    assert!(standing.is_alive() && fixture.driver.owns(&spare.id));
+    let life: &dyn Life = &standing;
+    assert!(life.is_alive() && fixture.driver.owns(&spare.id));
     let spec = heir(&fixture, &spare);
     let startup = serde_json::json!({ "cmd": "cat /proc/sys/kernel/hostname > /root/started", "user": "root" });
     let guest_config = serde_json::json!({ "sandbox_id": spec.id.as_str(), "startup": startup, "env": { "A": "own" } });
@@ -42,7 +45,7 @@ async fn a_spare_becomes_a_sandbox_that_knows_nothing_of_it_and_lives_as_any_oth
     // No word of the rehearsal.
     let logs = logs(&spec.socket_path);
     assert!(logs.contains(spec.id.as_str()) && !logs.contains(spare.id.as_str()), "{logs}");
-    assert!(!logs.contains("/bin/true"), "{logs}");
+    assert!(!logs.contains("/bin/echo"), "{logs}");
 
     // Nothing is left under the spare's name, and whoever means it does the sandbox no harm.
     assert!(!fixture.driver.owns(&spare.id) && fixture.driver.owns(&spec.id));
@@ -73,6 +76,27 @@ async fn a_spare_becomes_a_sandbox_that_knows_nothing_of_it_and_lives_as_any_oth
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_it_does_first_finds_the_volumes_of_who_takes_it_over() {
+    let fixture = Fixture::new();
+    let data = fixture.dir.path().join("data");
+    fs::create_dir(&data).unwrap();
+    let pool = Pool::open(&data, &PoolOptions { reserve: 1 << 20, ..PoolOptions::default() }).unwrap();
+    let id = VolumeId::new();
+    let source = pool.shared_volume(&id, 64 << 20).unwrap();
+    let spare = spare(&fixture);
+    fixture.launch(&spare).await.unwrap();
+    let spec = heir(&fixture, &spare);
+    let startup = serde_json::json!({ "cmd": "echo begun > begun", "user": "root", "cwd": "/mnt/data" });
+    let volume =
+        SharedVolume { id, source: source.clone(), bytes: 64 << 20, path: "/mnt/data".to_owned(), read_only: false };
+    let guest_config = serde_json::json!({ "sandbox_id": spec.id.as_str(), "startup": startup });
+    let spec = LaunchSpec { volumes: vec![volume], guest_config, ..spec };
+    fixture.launch(&spec).await.unwrap();
+    until(|| fs::read(source.join("begun")).is_ok_and(|text| text == b"begun\n")).await;
+    fixture.driver.clean_up(&spec.id).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_that_is_not_there_or_dead_is_not_taken_over_and_nothing_is_left_of_it() {
     let fixture = Fixture::new();
     let unknown = LaunchSpec { role: Role::TakesOver(SandboxId::new()), ..fixture.spec() };
@@ -81,7 +105,8 @@ async fn one_that_is_not_there_or_dead_is_not_taken_over_and_nothing_is_left_of_
     let standing = fixture.launch(&spare).await.unwrap();
     let spec = heir(&fixture, &spare);
     fixture.driver.shared.cgroups.kill(spare.id.as_str()).unwrap();
-    until(|| !standing.is_alive()).await;
+    let life: &dyn Life = &standing;
+    until(|| !life.is_alive()).await;
     let error = fixture.launch(&spec).await.unwrap_err();
     assert!(error.to_string().contains("taking over a spare"), "{error}");
     assert_eq!(fixture.leavings(), Vec::<String>::new());
