@@ -49,7 +49,7 @@ async fn a_spare_becomes_a_sandbox_that_knows_nothing_of_it_and_lives_as_any_oth
 
     // Nothing is left under the spare's name, and whoever means it does the sandbox no harm.
     assert!(!fixture.driver.owns(&spare.id) && fixture.driver.owns(&spec.id));
-    assert_eq!(fixture.driver.leftovers(), [spec.id.clone()]);
+    assert_eq!(fixture.driver.leftovers(), std::slice::from_ref(&spec.id));
     fixture.driver.clean_up(&spare.id).await.unwrap();
     assert!(running.is_alive());
     assert!(fixture.driver.usage(&spec.id).unwrap().memory_bytes > 16 << 20);
@@ -57,7 +57,7 @@ async fn a_spare_becomes_a_sandbox_that_knows_nothing_of_it_and_lives_as_any_oth
     // A new agent finds it by its own name.
     ok(&spec, "echo kept > /root/file; sleep 1000 > /dev/null 2>&1 &").await;
     let another = fixture.another();
-    assert_eq!(another.leftovers(), [spec.id.clone()]);
+    assert_eq!(another.leftovers(), std::slice::from_ref(&spec.id));
     assert!(another.adopt(&spec.id, &running.init, Vec::new()).await.is_some());
     fixture.driver.shared.bridges().clear();
     assert_eq!(ok(&spec, "cat /root/file").await, "kept");
