@@ -92,12 +92,12 @@ impl Bench {
             .args(["up", "--listen", "127.0.0.1:0", "--spare-machines", "1"])
             .args(["--log", "info,atoll_host::sandboxes=debug", "--data-dir"])
             .arg(&dir)
-            .stdout(std::fs::File::create(&log)?)
-            .stderr(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::fs::File::create(&log)?)
             .spawn()?;
         let (mut spare, mut exec) = (Samples::default(), Samples::default());
         let measured = async {
-            until("it is ready", || dir.join("credentials.json").exists() && said(&log, "Atoll is ready") > 0).await?;
+            until("it is ready", || dir.join("credentials.json").exists() && said(&log, "atoll is ready") > 0).await?;
             let bench = Self::connect(&dir, server.id())?;
             for round in 0..rounds + 2 {
                 // The first two ask for one.

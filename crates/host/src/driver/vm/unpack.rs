@@ -5,7 +5,7 @@
 //! <https://github.com/lz4/lz4/blob/dev/doc/lz4_Frame_format.md> (its "legacy frame"), and the note `XEN_ELFNOTE_PHYS32_ENTRY`
 //! of the kernel's `include/xen/interface/elfnote.h`.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::process::{Command, Stdio};
 
 /// Of the header: how many sectors it has, its name, its version, and where the packed kernel is.
@@ -24,8 +24,8 @@ const LARGEST: u32 = 512 << 20;
 const LZ4: &[u8] = &[0x02, 0x21, 0x4c, 0x18];
 /// Of a block of LZ4's, unpacked.
 const BLOCK: usize = 8 << 20;
-/// Other packings, and what unpacks them.
-const PROGRAMS: &[(&[u8], &str)] = &[(b"\xfd7zXZ\0", "xz"), (&[0x28, 0xb5, 0x2f, 0xfd], "zstd")];
+const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
+const XZ: &[u8] = b"\xfd7zXZ\0";
 
 /// The kernel as an ELF file that has such an entry; none where the image is another's, or packed in a way that is not
 /// known here.
@@ -47,10 +47,14 @@ pub(super) fn kernel(image: &[u8]) -> Option<Vec<u8>> {
     let size = number(size, 0, 4).filter(|size| *size <= LARGEST)? as usize;
     let kernel = match packed.strip_prefix(LZ4) {
         Some(blocks) => unpacked(blocks, size)?,
-        None => {
-            let (_, program) = PROGRAMS.iter().find(|(magic, _)| packed.starts_with(magic))?;
-            piped(program, packed).ok()?
+        None if packed.starts_with(ZSTD) => {
+            let mut kernel = Vec::with_capacity(size);
+            let frame = zstd::stream::Decoder::with_buffer(packed).ok()?.single_frame();
+            frame.take(u64::from(LARGEST)).read_to_end(&mut kernel).ok()?;
+            kernel
         }
+        None if packed.starts_with(XZ) => piped("xz", packed).ok()?,
+        None => return None,
     };
     (kernel.len() == size && starts_by_itself(&kernel)).then_some(kernel)
 }
@@ -135,6 +139,33 @@ mod tests {
         let kernel = kernel(&image()).expect("Debian's kernels have a PVH entry");
         assert!(kernel.len() > 20 << 20);
         assert!(!starts_by_itself(&kernel[..0x1000]), "its notes are not there");
+    }
+
+    /// As Debian packs them: in LZ4 until 12, in Zstandard from 13 on.
+    #[test]
+    fn the_same_packed_otherwise_is_the_same() {
+        let elf = kernel(&image()).unwrap();
+        let packed = |packed: Vec<u8>| {
+            let mut image = vec![0; 2 * SECTOR];
+            image[SECTORS] = 1;
+            image[NAME.0..NAME.0 + 4].copy_from_slice(NAME.1);
+            image[VERSION..VERSION + 2].copy_from_slice(&[0x0f, 0x02]);
+            let length = u32::try_from(packed.len() + SIZE).unwrap();
+            image[PAYLOAD + 4..PAYLOAD + 8].copy_from_slice(&length.to_le_bytes());
+            image.extend(packed);
+            image.extend(u32::try_from(elf.len()).unwrap().to_le_bytes());
+            image
+        };
+        let zstd = zstd::stream::encode_all(&*elf, 1).unwrap();
+        assert!(kernel(&packed(zstd.clone())).is_some_and(|kernel| kernel == elf));
+        assert!(kernel(&packed(zstd[..zstd.len() / 2].to_vec())).is_none());
+        let mut xz = Command::new("xz").args(["-0c"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut stdin = xz.stdin.take().unwrap();
+        let bytes = elf.clone();
+        let writing = std::thread::spawn(move || stdin.write_all(&bytes).unwrap());
+        let xz = xz.wait_with_output().unwrap().stdout;
+        writing.join().unwrap();
+        assert!(kernel(&packed(xz)).is_some_and(|kernel| kernel == elf));
     }
 
     #[test]
