@@ -94,6 +94,7 @@ async fn what_it_does_first_finds_the_volumes_of_who_takes_it_over() {
     fixture.launch(&spec).await.unwrap();
     until(|| fs::read(source.join("begun")).is_ok_and(|text| text == b"begun\n")).await;
     fixture.driver.clean_up(&spec.id).await.unwrap();
+    assert!(pool.close().unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]
