@@ -222,6 +222,26 @@ async fn of_a_machine_that_was_about_to_be_taken_over_nothing_is_left() {
     }
 }
 
+/// The agent dies while a machine goes on with what it had in memory: it is paused with that, before and after.
+#[tokio::test]
+async fn a_machine_whose_agent_dies_while_it_resumes_is_paused_with_its_memory() {
+    for point in ["vm::resume::loaded", "vm::resume::forgotten", "agent.resume.before_record"] {
+        let fault = format!("{point}=return(abort)");
+        let mut atoll = Atoll::start_with(&["--driver", "vm"], &[("FAILPOINTS", &*fault)]).await;
+        let id = atoll.sandbox_with(small()).await.id;
+        let pid = atoll.sh(&id, "sleep 1000 > /dev/null 2>&1 & echo $!").await.stdout;
+        atoll.client().pause_sandbox(&id).await.expect("pause");
+        assert!(atoll.client().resume_sandbox(&id).await.is_err(), "{point}");
+        atoll.dies().await;
+        atoll.unset("FAILPOINTS");
+        atoll.start_again().await;
+        let resumed = until("it to be resumed", || async { atoll.client().resume_sandbox(&id).await.ok() }).await;
+        assert_eq!(resumed.kept.as_deref(), Some("memory"), "{point}: {resumed:?}");
+        assert_eq!(atoll.sh(&id, &format!("cat /proc/{}/comm", pid.trim())).await.stdout, "sleep\n", "{point}");
+        atoll.stop_and_check().await;
+    }
+}
+
 /// Forks and sandboxes of a snapshot with memory go on with the very processes, each as a sandbox of its own.
 #[tokio::test]
 async fn copies_of_a_running_machine_go_on_with_its_processes_under_their_own_names() {

@@ -114,6 +114,10 @@ impl Driver for Both {
         self.vm.is_stored(id)
     }
 
+    fn begun(&self, id: &SandboxId) -> Option<InitProcess> {
+        self.vm.begun(id)
+    }
+
     async fn kill(&self, id: &SandboxId) -> Result<(), DriverError> {
         self.of(id).kill(id).await
     }

@@ -232,6 +232,11 @@ pub trait Driver: Send + Sync {
         false
     }
 
+    /// The process that goes on with what a pause has left, which is gone from the disk then. It may have ended since.
+    fn begun(&self, _id: &SandboxId) -> Option<InitProcess> {
+        None
+    }
+
     /// Kills every process, frozen or not; answers when all have ended. Success when there are none.
     ///
     /// # Errors

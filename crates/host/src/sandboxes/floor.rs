@@ -314,6 +314,10 @@ impl Machine for Floor {
         self.driver.is_stored(id)
     }
 
+    fn begun(&self, id: &SandboxId) -> Option<InitProcess> {
+        self.driver.begun(id)
+    }
+
     async fn kill(&self, id: &SandboxId) -> Result<(), DriverError> {
         self.driver.kill(id).await
     }

@@ -169,6 +169,11 @@ pub trait Machine: Send + Sync + 'static {
     /// Whether a pause has left its memory on the disk.
     fn is_stored(&self, id: &SandboxId) -> bool;
 
+    /// The process that goes on with what a pause has left, if one was started to.
+    fn begun(&self, _id: &SandboxId) -> Option<InitProcess> {
+        None
+    }
+
     async fn kill(&self, id: &SandboxId) -> Result<(), DriverError>;
 
     async fn clean_up(&self, id: &SandboxId) -> Result<(), DriverError>;

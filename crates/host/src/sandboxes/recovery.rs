@@ -142,6 +142,10 @@ impl Keeper {
             record.stored = true;
             return (record, Start::AtRest);
         }
+        if record.state == State::Paused && record.init.is_none() {
+            // The agent has died while it went on with its memory, which is that process's alone now.
+            record.init = self.shared.machine.begun(&record.id).filter(|init| init.host_boot_id == host_boot_id());
+        }
         let Some(init) = record.init.clone() else {
             // Paused over an earlier reboot, or cut short while it was started from its disk.
             return if record.state == State::Paused { (record, Start::AtRest) } else { after_reboot(record) };

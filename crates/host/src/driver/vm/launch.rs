@@ -37,6 +37,9 @@ const COPYS_PATIENCE: Duration = Duration::from_secs(15);
 /// The process gets so much more of them than its guest has processors; it opens nothing by itself.
 const THREADS: u32 = 192;
 const OPEN_FILES: u64 = 1024;
+/// The step in which it turns out whether what was stored can be gone on with.
+const READING: &str = "reading its stored memory";
+const LETTING_GO_ON: &str = "letting it go on";
 /// What QEMU may say of why it ended.
 const LOG_BYTES: u64 = 16 << 10;
 /// Of a console, so much is told in an error.
@@ -189,6 +192,10 @@ impl Shared {
         if stored.is_some() {
             match self.once(spec.clone(), network.clone(), stored, true, trace).await {
                 Ok(running) => return Ok(running),
+                // What has nothing to do with its memory may pass, and leaves it as it was.
+                Err(Failure(problem, _)) if problem.0 != READING && !is_busy(&problem.1) && self.is_stored(&id) => {
+                    return Err(problem);
+                }
                 Err(Failure(Problem(step, error), _)) => {
                     tracing::warn!(%id, step, %error, "a stored machine can't go on: it starts from its disk");
                     self.undo(id.clone()).await;
@@ -250,10 +257,13 @@ impl Shared {
     /// From QEMU's begin to a guest that knows who it is.
     async fn greet(&self, id: &SandboxId, begun: &Begun, trace: &mut Steps) -> Result<Talk, Problem> {
         if let Some(stored) = begun.from.stored() {
-            let step = "reading its stored memory";
+            let step = READING;
             let mut qmp = self.load(id, stored).await.in_step(step)?;
             if let Origin::Own(_) = begun.from {
-                self.forget_stored(id).in_step(step)?;
+                failpoint("vm::resume::loaded").in_step(LETTING_GO_ON)?;
+                self.note_begun(id, &begun.init).in_step(LETTING_GO_ON)?;
+                self.forget_stored(id).in_step(LETTING_GO_ON)?;
+                failpoint("vm::resume::forgotten").in_step(LETTING_GO_ON)?;
             }
             qmp.execute(&Cont {}).await.in_step(step)?;
             trace.done("load memory");
@@ -343,7 +353,7 @@ impl Shared {
         let mut command = self.command(machine, spec, own.is_some(), wanted).in_step(step)?;
         let shape = self.shape_of(&command, true);
         let running = self.shape_of(&command, false);
-        // Never written over: it may be kept under another name too.
+        // Never written over: it may be kept under another name too. It is synced with what is stored.
         super::remove_file(&self.socket(&spec.id, SHAPE)).in_step(step)?;
         fs::write(self.socket(&spec.id, SHAPE), self.shape_text(&running)).in_step(step)?;
         let kept = if wanted { self.kept_for(spec, &running).in_step(step)? } else { None };
@@ -488,6 +498,11 @@ impl Shared {
         }
         Err(Problem(step.to_owned(), io::Error::other(words.join("; "))))
     }
+}
+
+/// Whether memory can't be lent on this machine at all: beneath another supervisor of system calls.
+fn is_busy(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::ResourceBusy
 }
 
 /// The letter for a new sandbox's guest.

@@ -56,6 +56,7 @@ pub use kernel::Kernel;
 pub use launch::RESTORED;
 pub(crate) use qemu::{FIRMWARE, kernel_command_line};
 use spares::{GROUP, Spare};
+use stored::BEGUN;
 use version::Version;
 use volumes::Volumes;
 use waiting::Waiting;
@@ -170,7 +171,7 @@ impl Shared {
         self.spares().remove(id);
         self.cgroups.kill(id.as_str())?;
         self.end_volumes(id);
-        for name in [GUEST_SOCKET, PORT_SOCKET, VOLUMES_SOCKET, QMP_SOCKET] {
+        for name in [GUEST_SOCKET, PORT_SOCKET, VOLUMES_SOCKET, QMP_SOCKET, BEGUN] {
             remove_file(&self.socket(id, name))?;
         }
         // Last: as long as it is there, the machine is known to be ours. And then whose it was.
@@ -417,6 +418,10 @@ impl Driver for VmDriver {
 
     fn is_stored(&self, id: &SandboxId) -> bool {
         self.shared.is_stored(id)
+    }
+
+    fn begun(&self, id: &SandboxId) -> Option<InitProcess> {
+        self.shared.begun(id)
     }
 
     async fn kill(&self, id: &SandboxId) -> Result<(), DriverError> {

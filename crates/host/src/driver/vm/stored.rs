@@ -16,11 +16,13 @@ use std::time::{Duration, Instant};
 
 use atoll_model::SandboxId;
 
+use super::kept::SHAPE;
 use super::memory::{Draft, Memory};
 use super::qmp::{
     AddFd, Capability, Cont, GetFd, MigrateCapabilities, MigrateIncoming, Qmp, QueryStatus, RemoveFd, SaveDevices, Stop,
 };
 use super::{QMP_SOCKET, Shared, memory, remove_file};
+use crate::driver::InitProcess;
 use crate::driver::launch::failpoint;
 
 pub(super) const MEMORY: &str = "memory";
@@ -29,6 +31,8 @@ pub(super) const DEVICES: &str = "devices";
 pub(super) const DISK: &str = "disk";
 /// Beside them: it was paused on another host, and is told when it goes on that its network and clock are others.
 pub(super) const MOVED: &str = "moved";
+/// Beside a machine's record: the process that went on with what was stored last.
+pub(super) const BEGUN: &str = "begun";
 /// Behind the names of files that are not whole yet.
 const DRAFT: &str = "new";
 /// There is only so much room for what a host writes to a machine that reads nothing.
@@ -101,6 +105,12 @@ impl Drafts {
     pub fn keep(&self) -> io::Result<()> {
         self.memory.sync_data()?;
         self.devices.sync_data()?;
+        match File::open(self.directory.join(SHAPE)) {
+            // What they are of: without it they could not be used.
+            Ok(shape) => shape.sync_all()?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
         failpoint("vm::pause::synced")?;
         self.name()?;
         File::open(&self.directory)?.sync_all()?;
@@ -144,9 +154,19 @@ impl Shared {
         Stored::open(&self.home(id))
     }
 
-    /// From here on there is no way back to it.
+    /// From here on there is no way back to it, whatever happens to the power: its disk goes on now.
     pub(super) fn forget_stored(&self, id: &SandboxId) -> io::Result<()> {
-        Stored::remove(&self.home(id))
+        Stored::remove(&self.home(id))?;
+        File::open(self.home(id))?.sync_all()
+    }
+
+    /// Notes which process goes on with what was stored, for an agent that finds neither that nor a record of it.
+    pub(super) fn note_begun(&self, id: &SandboxId, init: &InitProcess) -> io::Result<()> {
+        fs::write(self.socket(id, BEGUN), serde_json::to_vec(init)?)
+    }
+
+    pub(super) fn begun(&self, id: &SandboxId) -> Option<InitProcess> {
+        serde_json::from_slice(&fs::read(self.socket(id, BEGUN)).ok()?).ok()
     }
 
     /// The memory of a machine that runs.

@@ -124,3 +124,53 @@ async fn what_comes_to_a_machine_while_it_stands_still_does_not_cost_it_its_memo
         assert_eq!(ok(&spec, &format!("cat /proc/{mark}/comm")).await, "sleep");
     }
 }
+
+/// What fails before its memory has been read leaves it paused as it was; the next resume goes on with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resume_that_fails_before_it_has_begun_can_be_tried_again() {
+    let fixture = Fixture::new();
+    let spec = fixture.spec();
+    fixture.launch(&spec).await.unwrap();
+    let mark = ok(&spec, "echo kept > /root/file; sleep 1000 > /dev/null 2>&1 & echo $!").await;
+    for point in ["vm::cgroups", "vm::network", "vm::disk", "vm::started", "vm::resume::loaded"] {
+        fixture.driver.pause(&spec.id).await.unwrap();
+        fail::cfg(point, "return").unwrap();
+        assert!(fixture.launch(&spec).await.is_err(), "{point}");
+        fail::remove(point);
+        assert!(fixture.driver.is_stored(&spec.id) && fixture.driver.begun(&spec.id).is_none(), "{point}");
+        assert_eq!(fixture.leavings(), Vec::<String>::new(), "{point}");
+        let (launched, how) = fixture.launch_in_steps(&spec).await;
+        launched.unwrap();
+        assert_eq!(how, RESTORED, "{point}");
+        assert_eq!(ok(&spec, &format!("cat /root/file /proc/{mark}/comm")).await, "kept\nsleep", "{point}");
+    }
+}
+
+/// From the moment on at which its memory is that of a process alone, that process is known to whoever looks for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_goes_on_with_stored_memory_is_noted_before_that_is_gone() {
+    let fixture = Fixture::new();
+    let spec = fixture.spec();
+    fixture.launch(&spec).await.unwrap();
+    fixture.driver.pause(&spec.id).await.unwrap();
+    assert!(fixture.driver.begun(&spec.id).is_none());
+    let running = fixture.launch(&spec).await.unwrap();
+    assert_eq!(fixture.driver.begun(&spec.id), Some(running.init.clone()));
+    fixture.driver.pause(&spec.id).await.unwrap();
+    assert!(fixture.driver.begun(&spec.id).is_none());
+}
+
+/// A start that fails at any step leaves nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_goes_wrong_while_one_starts_nothing_is_left() {
+    let fixture = Fixture::alone();
+    for point in ["vm::cgroups", "vm::network", "vm::disk", "vm::started", "vm::ready"] {
+        let spec = fixture.spec();
+        fail::cfg(point, "return").unwrap();
+        let launched = fixture.launch(&spec).await;
+        fail::remove(point);
+        assert!(launched.is_err(), "{point}");
+        assert_eq!(fixture.leavings(), Vec::<String>::new(), "{point}");
+        assert!(!fixture.driver.owns(&spec.id), "{point}");
+    }
+}
