@@ -38,13 +38,21 @@ exec unshare --mount --propagation private bash -c '
         mkdir -p "$CACHE/$part" "$ROOT/var/cache/atoll/$part"
         mount --bind "$CACHE/$part" "$ROOT/var/cache/atoll/$part"
     done
-    mount --bind "$HERE" "$ROOT$HERE"
     mount -t tmpfs tmpfs "$ROOT/tmp"
-    cp --dereference /etc/resolv.conf "$ROOT/etc/resolv.conf"
+    mkdir -p "$ROOT$HERE"
+    mount --bind "$HERE" "$ROOT$HERE"
+    if [ -n "${CARGO_TARGET_DIR:-}" ]; then
+        mkdir -p "$ROOT$CARGO_TARGET_DIR"
+        mount --bind "$CARGO_TARGET_DIR" "$ROOT$CARGO_TARGET_DIR"
+    fi
+    cp --dereference /etc/resolv.conf "$ROOT/etc/.resolv.conf.$$"
+    mv -f "$ROOT/etc/.resolv.conf.$$" "$ROOT/etc/resolv.conf"
     cd "$ROOT"
     pivot_root . old
     umount -l /old
-    unset HERE ROOT CACHE
+    unset HERE ROOT CACHE TMPDIR
+    # A kernel for virtual machines is fetched: by a list of today.
+    ls -d /var/cache/atoll/kernels/*cloud* >/dev/null 2>&1 || apt-get update -qq
     cd "$1"
     shift
     exec "$@"

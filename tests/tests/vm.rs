@@ -190,58 +190,6 @@ async fn a_machine_that_is_up_already_becomes_the_next_of_its_kind_and_goes_with
     atoll.stop_and_check().await;
 }
 
-/// The agent dies while it makes a sandbox of a machine that is up already: neither is left, and nothing else has suffered.
-#[tokio::test]
-async fn of_a_machine_that_was_about_to_be_taken_over_nothing_is_left() {
-    for point in ["agent.create.after_record", "vm::spare::named", "vm::spare::moved", "vm::spare::goes_on"] {
-        let fault = match point {
-            "agent.create.after_record" => format!("{point}=2*off->return(abort)"),
-            _ => format!("{point}=return(abort)"),
-        };
-        let env =
-            [("ATOLL_LOG", "info,atoll_host::sandboxes=debug"), ("ATOLL_SPARE_MACHINES", "1"), ("FAILPOINTS", &*fault)];
-        let mut atoll = Atoll::start_with(&["--driver", "vm"], &env).await;
-        let mut both = Vec::new();
-        for _ in 0..2 {
-            both.push(atoll.sandbox_with(small()).await.id);
-        }
-        until("a spare", || async { atoll.log().contains("a spare machine is ready").then_some(()) }).await;
-        assert!(atoll.client().create_sandbox(&small()).await.is_err(), "{point}");
-        atoll.dies().await;
-        atoll.unset("FAILPOINTS");
-        atoll.start_again().await;
-        for id in &both {
-            assert_eq!(atoll.sh(id, "hostname").await.stdout, format!("{}\n", id.dns_label()), "{point}");
-        }
-        until("nothing else", || async {
-            let homes = std::fs::read_dir(atoll.data_dir().join("sandboxes")).expect("records").count();
-            (homes == both.len()).then_some(())
-        })
-        .await;
-        atoll.stop_and_check().await;
-    }
-}
-
-/// The agent dies while a machine goes on with what it had in memory: it is paused with that, before and after.
-#[tokio::test]
-async fn a_machine_whose_agent_dies_while_it_resumes_is_paused_with_its_memory() {
-    for point in ["vm::resume::loaded", "vm::resume::forgotten", "agent.resume.before_record"] {
-        let fault = format!("{point}=return(abort)");
-        let mut atoll = Atoll::start_with(&["--driver", "vm"], &[("FAILPOINTS", &*fault)]).await;
-        let id = atoll.sandbox_with(small()).await.id;
-        let pid = atoll.sh(&id, "sleep 1000 > /dev/null 2>&1 & echo $!").await.stdout;
-        atoll.client().pause_sandbox(&id).await.expect("pause");
-        assert!(atoll.client().resume_sandbox(&id).await.is_err(), "{point}");
-        atoll.dies().await;
-        atoll.unset("FAILPOINTS");
-        atoll.start_again().await;
-        let resumed = until("it to be resumed", || async { atoll.client().resume_sandbox(&id).await.ok() }).await;
-        assert_eq!(resumed.kept.as_deref(), Some("memory"), "{point}: {resumed:?}");
-        assert_eq!(atoll.sh(&id, &format!("cat /proc/{}/comm", pid.trim())).await.stdout, "sleep\n", "{point}");
-        atoll.stop_and_check().await;
-    }
-}
-
 /// Forks and sandboxes of a snapshot with memory go on with the very processes, each as a sandbox of its own.
 #[tokio::test]
 async fn copies_of_a_running_machine_go_on_with_its_processes_under_their_own_names() {

@@ -5,6 +5,7 @@
 //! Here and not among the other tests of the real binary, because it takes a binary with fault points.
 #![cfg(feature = "failpoints")]
 
+mod machines;
 mod registry;
 mod rig;
 

@@ -34,14 +34,16 @@ const WANTED_FOR: Duration = Duration::from_mins(10);
 /// From so many on within that time, it pays.
 const WANTED_TIMES: u32 = 2;
 /// One whose kind was asked for this lately does not make room for another kind.
-const ASKED_LATELY: Duration = Duration::from_mins(1);
+const ASKED_LATELY: Duration = Duration::from_mins(3);
 /// After an attempt that failed; twice as long after each further one.
 const AGAIN_AFTER: Duration = Duration::from_mins(1);
-/// For a launch that is given up to come to its end.
+/// Between attempts to end a launch that is given up.
+const END_AGAIN: Duration = Duration::from_millis(300);
+/// For it to come to its end.
 const GIVEN_UP_WITHIN: Duration = Duration::from_secs(10);
 /// Between two looks at what is wanted, when nobody asks.
 const LOOK_AGAIN: Duration = Duration::from_secs(15);
-/// Until launches that are under way are through.
+/// While launches are under way, or there is more to do.
 const QUIET: Duration = Duration::from_millis(100);
 /// What the machine must have left beside a spare, and what a spare takes beyond its guest's memory.
 const SPARE_MEMORY: u64 = 1 << 30;
@@ -88,6 +90,12 @@ impl Spare {
     }
 }
 
+/// Why none was made, and whether for want of room alone.
+struct Unmade {
+    why: String,
+    for_now: bool,
+}
+
 /// How often a shape was asked for, and when last.
 struct Wanted {
     times: u32,
@@ -100,6 +108,11 @@ struct Wanted {
 impl Wanted {
     fn pays(&self) -> bool {
         self.times >= WANTED_TIMES && self.last.elapsed() < WANTED_FOR
+    }
+
+    /// The machine has no room for it now.
+    fn is_refused(&mut self) {
+        self.not_before = Some(Instant::now() + AGAIN_AFTER);
     }
 
     fn has_failed(&mut self) {
@@ -185,6 +198,11 @@ impl Spares {
         wanted.last = Instant::now();
         let place = state.ready.iter().position(|spare| spare.shape == shape && spare.is_alive());
         let spare = place.map(|place| state.ready.remove(place));
+        if spare.is_some()
+            && let Some(wanted) = state.wanted.get_mut(&shape)
+        {
+            (wanted.failures, wanted.not_before) = (0, None);
+        }
         drop(state);
         self.changed.notify_one();
         spare
@@ -194,7 +212,10 @@ impl Spares {
     fn surplus(&self) -> Vec<Spare> {
         let mut state = self.state();
         state.wanted.retain(|_, wanted| wanted.last.elapsed() < WANTED_FOR);
-        let mut plan: HashMap<_, _> = state.plan(self.most).into_iter().collect();
+        // A share each: who was asked for last would have one more, and take it from another each time.
+        let plan = state.plan(self.most);
+        let share = self.most.div_ceil(plan.len().max(1));
+        let mut plan: HashMap<_, _> = plan.into_iter().map(|(shape, _)| (shape, share)).collect();
         let (mut keep, mut surplus) = (Vec::new(), Vec::new());
         for spare in std::mem::take(&mut state.ready) {
             let wanted = state.wanted.get_mut(&spare.shape);
@@ -247,10 +268,11 @@ pub(super) async fn run(shared: Arc<Shared>) {
     if spares.most == 0 {
         return;
     }
+    let mut again = LOOK_AGAIN;
     while !spares.closed.is_cancelled() {
         tokio::select! {
             () = spares.changed.notified() => {}
-            () = tokio::time::sleep(LOOK_AGAIN) => {}
+            () = tokio::time::sleep(again) => {}
             () = spares.closed.cancelled() => return,
         }
         let _working = spares.working.lock().await;
@@ -261,26 +283,28 @@ pub(super) async fn run(shared: Arc<Shared>) {
         for spare in spares.surplus() {
             shared.remove_spare(spare.id, Some(spare.slot)).await;
         }
-        while let Some(shape) = spares.missing() {
-            while !shared.admission.is_quiet() && !spares.closed.is_cancelled() {
-                tokio::time::sleep(QUIET).await;
-            }
-            if spares.closed.is_cancelled() {
-                return;
-            }
+        // Launches go first; what is wanted when they are through is another question.
+        if !shared.admission.is_quiet() {
+            again = QUIET;
+            continue;
+        }
+        again = LOOK_AGAIN;
+        if let Some(shape) = spares.missing() {
+            again = QUIET;
             let made = shared.make_spare(&shape).await;
             let mut state = spares.state();
-            let wanted = state.wanted.get_mut(&shape);
             match made {
                 Ok(spare) => {
-                    if let Some(wanted) = wanted {
-                        (wanted.failures, wanted.not_before) = (0, None);
-                    }
+                    let id = spare.id.clone();
                     state.ready.push(spare);
+                    drop(state);
+                    tracing::debug!(spare = %id, image = shape.image, "a spare machine is ready");
                 }
-                Err(why) => {
+                Err(Unmade { why, for_now }) => {
                     tracing::info!(image = shape.image, why, "no spare machine is made");
-                    wanted.into_iter().for_each(Wanted::has_failed);
+                    if let Some(wanted) = state.wanted.get_mut(&shape) {
+                        if for_now { wanted.is_refused() } else { wanted.has_failed() }
+                    }
                 }
             }
         }
@@ -289,12 +313,13 @@ pub(super) async fn run(shared: Arc<Shared>) {
 
 impl Shared {
     /// Leaves nothing behind when it fails.
-    async fn make_spare(&self, shape: &Shape) -> Result<Spare, String> {
+    async fn make_spare(&self, shape: &Shape) -> Result<Spare, Unmade> {
+        let no_room = |why: String| Unmade { why, for_now: true };
         if available_memory().unwrap_or_default() < shape.memory_bytes + SPARE_MEMORY {
-            return Err("memory is short".to_owned());
+            return Err(no_room("memory is short".to_owned()));
         }
-        self.machine.admit_disk(shape.disk_bytes).map_err(|error| error.to_string())?;
-        let slot = self.machine.take_slot().map_err(|error| error.to_string())?;
+        self.machine.admit_disk(shape.disk_bytes).map_err(|error| no_room(error.to_string()))?;
+        let slot = self.machine.take_slot().map_err(|error| no_room(error.to_string()))?;
         let id = SandboxId::new();
         let limit = self.limits.launch + MACHINE_BOOT;
         let launched = {
@@ -304,20 +329,26 @@ impl Shared {
                     launched.unwrap_or_else(|_| Err(format!("it was not ready within {limit:?}"))),
                 () = self.spares.closed.cancelled() => {
                     // It fails soon without its processes; none may begin behind what is removed below.
-                    let ended = self.machine.clean_up(&id).await;
-                    let _given_up = tokio::time::timeout(GIVEN_UP_WITHIN, launching).await;
-                    Err(ended.err().map_or_else(|| "the agent ends".to_owned(), |error| error.to_string()))
+                    let ended = async {
+                        loop {
+                            let _again = self.machine.clean_up(&id).await;
+                            tokio::time::sleep(END_AGAIN).await;
+                        }
+                    };
+                    tokio::select! {
+                        _ended = &mut launching => {}
+                        () = ended => {}
+                        () = tokio::time::sleep(GIVEN_UP_WITHIN) => {}
+                    }
+                    Err("the agent ends".to_owned())
                 }
             }
         };
         match launched {
-            Ok((life, image)) => {
-                tracing::debug!(spare = %id, image = shape.image, "a spare machine is ready");
-                Ok(Spare { id, slot, shape: shape.clone(), life, _image: image })
-            }
+            Ok((life, image)) => Ok(Spare { id, slot, shape: shape.clone(), life, _image: image }),
             Err(why) => {
                 self.remove_spare(id, Some(slot)).await;
-                Err(why)
+                Err(Unmade { why, for_now: false })
             }
         }
     }
@@ -357,6 +388,9 @@ impl Shared {
             }),
             socket_path: directory.join("guest.sock"),
         };
+        if self.spares.closed.is_cancelled() {
+            return Err("the agent ends".to_owned());
+        }
         let life = self.machine.launch(launch, &mut Steps::new()).await.map_err(|error| error.to_string())?;
         self.machine.set_policy(slot, &Policy::default()).await.map_err(failed)?;
         Ok((life, image))

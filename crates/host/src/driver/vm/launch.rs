@@ -152,6 +152,7 @@ impl Shared {
         self: Arc<Self>,
         spec: LaunchSpec,
         network: Arc<dyn NetworkAttach>,
+        is_over: &(dyn Fn() -> bool + Send + Sync),
         trace: &mut Steps,
     ) -> Result<Running, DriverError> {
         let id = spec.id.clone();
@@ -160,7 +161,7 @@ impl Shared {
             return Err(DriverError::Launch { id, step: "looking for an earlier launch".to_owned(), source });
         }
         let result = match spec.role.clone() {
-            Role::Sandbox | Role::Spare => self.attempt(spec, network, trace).await,
+            Role::Sandbox | Role::Spare => self.attempt(spec, network, is_over, trace).await,
             Role::TakesOver(spare) => self.take_over(spec, spare, trace).await,
         };
         if result.is_err() {
@@ -179,11 +180,13 @@ impl Shared {
         }
     }
 
-    /// Goes on with what was stored of it, if that can be done, and boots it otherwise.
+    /// Goes on with what was stored of it, if that can be done, and boots it otherwise. One that nobody waits for any more
+    /// is tried in no other way: it may have been ended.
     async fn attempt(
         self: &Arc<Self>,
         spec: LaunchSpec,
         network: Arc<dyn NetworkAttach>,
+        is_over: &(dyn Fn() -> bool + Send + Sync),
         trace: &mut Steps,
     ) -> Result<Running, Problem> {
         trace.skip();
@@ -209,6 +212,7 @@ impl Shared {
                 Err(failure) => failure,
             };
         match instead {
+            _ if is_over() => return Err(Problem(step, error)),
             Instead::Nothing => return Err(Problem(step, error)),
             Instead::Boot if spec.start_from == StartFrom::Memory => return Err(Problem(step, error)),
             Instead::Boot => {}

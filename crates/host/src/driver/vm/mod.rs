@@ -112,13 +112,14 @@ pub fn has_qemu() -> Result<(), &'static str> {
 /// When something resists.
 pub fn end_strays(instance: &str) -> io::Result<()> {
     let cgroups = cgroups(&Hierarchies::detect()?, instance)?;
-    for name in cgroups.names() {
+    let ended = cgroups.names().into_iter().map(|name| {
         tracing::warn!(sandbox = name, "ending a machine that no record knows");
-        cgroups.kill(&name)?;
-        cgroups.remove(&name)?;
-    }
+        cgroups.kill(&name).and_then(|()| cgroups.remove(&name))
+    });
+    // All of them, whichever resists.
+    let ended: Vec<_> = ended.collect();
     cgroups.remove_base();
-    Ok(())
+    ended.into_iter().collect()
 }
 
 fn cgroups(hierarchies: &Hierarchies, instance: &str) -> io::Result<Cgroups> {
@@ -270,8 +271,8 @@ impl Driver for VmDriver {
         // A task of its own, so that a launch that nobody waits for any more is undone all the same.
         tokio::spawn(async move {
             let id = spec.id.clone();
-            let result = shared.clone().launch(spec, network, &mut own).await;
-            if let Err((Ok(_), _)) = answer.send((result, own)) {
+            let launched = shared.clone().launch(spec, network, &|| answer.is_closed(), &mut own).await;
+            if let Err((Ok(_), _)) = answer.send((launched, own)) {
                 shared.undo(id).await;
             }
             drop(permit);

@@ -121,8 +121,10 @@ impl Shared {
         failpoint("vm::spare::goes_on").in_step(step)?;
         trace.done("go on");
         let mounted = self.mount(&spec.id, &spec.volumes);
+        // While it mounts what a slow disk has, it says nothing.
+        let patience = if spec.volumes.is_empty() { PATIENCE } else { REHEARSALS_PATIENCE };
         let talk = async { tokio::try_join!(Talk::with(met, Some(&begun.beginning)), mounted).map(|(talk, ())| talk) };
-        let talk = self.in_time(&spec.id, &begun, PATIENCE, talk).await?;
+        let talk = self.in_time(&spec.id, &begun, patience, talk).await?;
         trace.done("take over");
         self.serve(spec.id.clone(), begun, talk)
     }

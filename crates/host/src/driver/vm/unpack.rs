@@ -50,10 +50,10 @@ pub(super) fn kernel(image: &[u8]) -> Option<Vec<u8>> {
         None if packed.starts_with(ZSTD) => {
             let mut kernel = Vec::with_capacity(size);
             let frame = zstd::stream::Decoder::with_buffer(packed).ok()?.single_frame();
-            frame.take(u64::from(LARGEST)).read_to_end(&mut kernel).ok()?;
+            frame.take(size as u64 + 1).read_to_end(&mut kernel).ok()?;
             kernel
         }
-        None if packed.starts_with(XZ) => piped("xz", packed).ok()?,
+        None if packed.starts_with(XZ) => piped("xz", packed, size).ok()?,
         None => return None,
     };
     (kernel.len() == size && starts_by_itself(&kernel)).then_some(kernel)
@@ -80,15 +80,18 @@ fn unpacked(mut blocks: &[u8], size: usize) -> Option<Vec<u8>> {
     Some(kernel)
 }
 
-fn piped(program: &str, packed: &[u8]) -> io::Result<Vec<u8>> {
+/// No more than `size` and one byte.
+fn piped(program: &str, packed: &[u8], size: usize) -> io::Result<Vec<u8>> {
     let mut child =
         Command::new(program).arg("-dc").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
-    let stdin = child.stdin.take();
-    let output = std::thread::scope(|scope| {
+    let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
+    let mut unpacked = Vec::with_capacity(size);
+    std::thread::scope(|scope| {
         scope.spawn(move || stdin.map(|mut stdin| stdin.write_all(packed)));
-        child.wait_with_output()
+        // Its end of the pipe is closed behind this: one that has more to say ends by that.
+        stdout.map_or(Ok(0), |stdout| stdout.take(size as u64 + 1).read_to_end(&mut unpacked))
     })?;
-    if output.status.success() { Ok(output.stdout) } else { Err(io::Error::other(format!("{program} failed"))) }
+    if child.wait()?.success() { Ok(unpacked) } else { Err(io::Error::other(format!("{program} failed"))) }
 }
 
 /// Whether it is an ELF file for this kind of processor with the note that says where a hypervisor enters it.

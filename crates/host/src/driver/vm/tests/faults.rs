@@ -21,7 +21,8 @@ async fn a_pause_that_is_cut_short_leaves_before_or_after() {
         assert!(!fixture.driver.is_stored(&spec.id) && running.is_alive(), "{point}");
         let home: Vec<_> = fs::read_dir(spec.socket_path.parent().unwrap()).unwrap().flatten().collect();
         assert!(
-            home.iter().all(|it| it.file_name() == "shape" || it.path().extension().is_some_and(|it| it == "sock")),
+            home.iter().all(|it| ["shape", "begun"].iter().any(|name| it.file_name() == *name)
+                || it.path().extension().is_some_and(|it| it == "sock")),
             "{point}: {home:?}"
         );
 
