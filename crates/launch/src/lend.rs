@@ -91,27 +91,42 @@ pub fn lend(
         wait(listener, deadline)?;
         // SAFETY: all-zero is a valid value of this plain structure of numbers, and what the kernel wants of it.
         let mut asked: libc::seccomp_notif = unsafe { std::mem::zeroed() };
-        match request(listener, libc::SECCOMP_IOCTL_NOTIF_RECV, &mut asked) {
-            // It was killed meanwhile; the next look at the listener tells.
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => continue,
-            received => received?,
-        };
-        if called(proc, asked.pid, asked.data.args[0])? == name.as_bytes() {
-            // Sent as the call's own result, in one.
-            let flags = (libc::SECCOMP_ADDFD_FLAG_SETFD | libc::SECCOMP_ADDFD_FLAG_SEND) as u32;
-            let mut given = libc::seccomp_notif_addfd {
-                id: asked.id,
-                flags,
-                srcfd: file.as_raw_fd() as u32,
-                newfd: NUMBER as u32,
-                newfd_flags: libc::O_CLOEXEC as u32,
-            };
-            return request(listener, libc::SECCOMP_IOCTL_NOTIF_ADDFD, &mut given);
+        let answered = request(listener, libc::SECCOMP_IOCTL_NOTIF_RECV, &mut asked)
+            .and_then(|()| answer(listener, proc, name, file, &asked));
+        match answered {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            // It does not wait any more: a signal came, and it asks again behind that, or it was killed, which the next look
+            // at the listener tells.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+            Err(error) => return Err(error),
         }
-        let flags = libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32;
-        let mut go_on = libc::seccomp_notif_resp { id: asked.id, val: 0, error: 0, flags };
-        request(listener, libc::SECCOMP_IOCTL_NOTIF_SEND, &mut go_on)?;
     }
+}
+
+/// Whether that was the one.
+fn answer(
+    listener: BorrowedFd<'_>,
+    proc: BorrowedFd<'_>,
+    name: &str,
+    file: BorrowedFd<'_>,
+    asked: &libc::seccomp_notif,
+) -> io::Result<bool> {
+    if called(proc, asked.pid, asked.data.args[0])? == name.as_bytes() {
+        // Sent as the call's own result, in one.
+        let flags = (libc::SECCOMP_ADDFD_FLAG_SETFD | libc::SECCOMP_ADDFD_FLAG_SEND) as u32;
+        let mut given = libc::seccomp_notif_addfd {
+            id: asked.id,
+            flags,
+            srcfd: file.as_raw_fd() as u32,
+            newfd: NUMBER as u32,
+            newfd_flags: libc::O_CLOEXEC as u32,
+        };
+        return request(listener, libc::SECCOMP_IOCTL_NOTIF_ADDFD, &mut given).map(|()| true);
+    }
+    let flags = libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32;
+    let mut go_on = libc::seccomp_notif_resp { id: asked.id, val: 0, error: 0, flags };
+    request(listener, libc::SECCOMP_IOCTL_NOTIF_SEND, &mut go_on).map(|()| false)
 }
 
 fn wait(listener: BorrowedFd<'_>, deadline: Instant) -> io::Result<()> {
@@ -143,4 +158,54 @@ fn request<T>(listener: BorrowedFd<'_>, number: libc::Ioctl, value: &mut T) -> i
     // is valid, and ours alone, for as long as the call takes.
     let result = unsafe { libc::ioctl(listener.as_raw_fd(), number, std::ptr::from_mut(value)) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::mpsc;
+
+    use super::*;
+
+    extern "C" fn ignore(_: libc::c_int) {}
+
+    /// Signals come between the question and its answer: then it asks again.
+    #[test]
+    fn who_is_interrupted_while_it_asks_gets_its_memory_all_the_same() {
+        // SAFETY: all-zero is a valid value of it, and the handler does nothing.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = ignore as extern "C" fn(libc::c_int) as usize;
+            action.sa_flags = libc::SA_RESTART;
+            assert_eq!(libc::sigaction(libc::SIGUSR1, &raw const action, std::ptr::null_mut()), 0);
+        }
+        let proc = openat(rustix::fs::CWD, "/proc", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        let file = std::fs::File::open("/proc/self/exe").unwrap();
+        for _ in 0..50 {
+            let (tell, told) = mpsc::channel();
+            let asking = std::thread::spawn(move || {
+                // SAFETY: it takes nothing. The filter is this thread's alone.
+                let thread = unsafe { libc::gettid() };
+                tell.send((thread, filter().unwrap())).unwrap();
+                // SAFETY: the name ends with a zero.
+                unsafe { libc::memfd_create(c"lent".as_ptr(), 0) }
+            });
+            let (thread, listener) = told.recv().unwrap();
+            let over = AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    while !over.load(Ordering::Acquire) {
+                        // SAFETY: it takes numbers; the thread is there until it is joined below.
+                        unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, libc::SIGUSR1) };
+                        std::thread::sleep(Duration::from_micros(20));
+                    }
+                });
+                let lent = lend(listener.as_fd(), proc.as_fd(), "lent", file.as_fd(), Duration::from_secs(20));
+                over.store(true, Ordering::Release);
+                lent.unwrap();
+            });
+            assert_eq!(asking.join().unwrap(), NUMBER);
+        }
+    }
 }
