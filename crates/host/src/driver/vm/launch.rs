@@ -4,19 +4,18 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use atoll_model::SandboxId;
 use atoll_rpc::channel::{Beginning, Ground, Knows, Network};
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 
 use super::channel::{ANSWERED, Bridge, INSISTENCE, Met, Talk};
 use super::disk::{Content, Disk};
 use super::kept::SHAPE;
+use super::origin::{Instead, Origin};
 use super::patience::Patience;
 use super::qmp::{Cont, Qmp, ReadConsole};
+use super::said::{end_of, log, said};
 use super::stored::Stored;
 use super::volumes::Volumes;
 use super::waiting::Shape;
@@ -28,23 +27,14 @@ use crate::driver::{
 };
 use atoll_launch::wire;
 
-/// From QEMU's first instruction to the guest's word that it is ready: two seconds in software on an idle machine,
-/// many more on one whose processors are all busy.
-const PATIENCE: Duration = Duration::from_secs(45);
-/// A copy of a machine answers within a second if it gets a processor. One that does not, never will; then there must be
-/// time left to boot.
-const COPYS_PATIENCE: Duration = Duration::from_secs(15);
 /// The process gets so much more of them than its guest has processors; it opens nothing by itself.
 const THREADS: u32 = 192;
 const OPEN_FILES: u64 = 1024;
 /// The step in which it turns out whether what was stored can be gone on with.
 const READING: &str = "reading its stored memory";
+/// In which it is lent its memory.
+const STARTING: &str = "starting QEMU";
 const LETTING_GO_ON: &str = "letting it go on";
-/// What QEMU may say of why it ended.
-const LOG_BYTES: u64 = 16 << 10;
-/// Of a console, so much is told in an error.
-const SHOWN: usize = 600;
-
 /// The step by which a stored machine that goes on is known.
 pub const RESTORED: &str = "restore";
 
@@ -52,6 +42,14 @@ pub const RESTORED: &str = "restore";
 pub const CLONED: &str = "clone";
 
 pub(super) struct Problem(pub String, pub io::Error);
+
+impl Problem {
+    /// Whether it says nothing against the memory that was to be gone on with: it was not read, and can be lent here. (Beneath
+    /// another supervisor of system calls it can't.)
+    fn is_passing(&self) -> bool {
+        self.0 != READING && (self.0 != STARTING || self.1.kind() != io::ErrorKind::ResourceBusy)
+    }
+}
 
 pub(super) trait InStep<T> {
     fn in_step(self, step: &str) -> Result<T, Problem>;
@@ -61,59 +59,6 @@ impl<T, E: Into<io::Error>> InStep<T> for Result<T, E> {
     fn in_step(self, step: &str) -> Result<T, Problem> {
         self.map_err(|error| Problem(step.to_owned(), error.into()))
     }
-}
-
-/// What a machine begins with.
-enum Origin {
-    Boot,
-    /// With what it was when it was paused.
-    Own(Stored),
-    /// With what another was when the layer was made that this one stands on.
-    Other(Stored),
-    /// With what another was that waited to be told what it stands on, or who it is.
-    Waiting(Stored, Shape),
-}
-
-impl Origin {
-    const fn stored(&self) -> Option<&Stored> {
-        match self {
-            Self::Boot => None,
-            Self::Own(stored) | Self::Other(stored) | Self::Waiting(stored, _) => Some(stored),
-        }
-    }
-
-    /// Whether its guest knows another name, address or clock than it has now.
-    const fn is_elsewhere(&self) -> bool {
-        match self {
-            Self::Other(_) => true,
-            Self::Own(stored) => stored.moved,
-            Self::Boot | Self::Waiting(..) => false,
-        }
-    }
-
-    /// How long its guest may take to say that it is ready.
-    const fn patience(&self) -> Patience {
-        match self {
-            Self::Boot | Self::Own(_) => Patience { silent: PATIENCE, most: PATIENCE },
-            Self::Other(_) | Self::Waiting(..) => Patience { silent: COPYS_PATIENCE, most: PATIENCE },
-        }
-    }
-
-    /// What is left to be tried when this did not work.
-    fn instead(&self) -> Instead {
-        match self {
-            Self::Boot | Self::Own(_) => Instead::Nothing,
-            Self::Other(_) => Instead::Boot,
-            Self::Waiting(_, shape) => Instead::BootWithout(shape.clone()),
-        }
-    }
-}
-
-enum Instead {
-    Nothing,
-    Boot,
-    /// And no other is to try it with the machine that waits in this shape.
-    BootWithout(Shape),
 }
 
 impl Begun {
@@ -196,7 +141,7 @@ impl Shared {
             match self.once(spec.clone(), network.clone(), stored, true, trace).await {
                 Ok(running) => return Ok(running),
                 // What has nothing to do with its memory may pass, and leaves it as it was.
-                Err(Failure(problem, _)) if problem.0 != READING && !is_busy(&problem.1) && self.is_stored(&id) => {
+                Err(Failure(problem, _)) if problem.is_passing() && self.is_stored(&id) => {
                     return Err(problem);
                 }
                 Err(Failure(Problem(step, error), _)) => {
@@ -233,7 +178,7 @@ impl Shared {
     ) -> Result<Running, Failure> {
         let (shared, id, role) = (Arc::clone(self), spec.id.clone(), spec.role.clone());
         let beginning = tokio::task::spawn_blocking(move || shared.begin(&spec, &*network, own, copies));
-        let begun = beginning.await.map_err(io::Error::other).in_step("starting QEMU")??;
+        let begun = beginning.await.map_err(io::Error::other).in_step(STARTING)??;
         trace.done("start qemu");
         let greeted = self.greet(&id, &begun, trace).await;
         let talk = greeted.map_err(|problem| {
@@ -414,9 +359,9 @@ impl Shared {
         fds.push(log.as_fd());
         fds.extend(from.stored().map(|stored| stored.memory.as_fd()));
         fds.extend(wire::borrowed(&descriptors));
-        let started = jail::start(&self.jail, &plan, &fds).in_step("starting QEMU");
+        let started = jail::start(&self.jail, &plan, &fds).in_step(STARTING);
         let (pid, pidfd) = started.map_err(|problem| Failure(problem, from.instead()))?;
-        failpoint("vm::started").in_step("starting QEMU")?;
+        failpoint("vm::started").in_step(STARTING)?;
         let init = InitProcess::of(pid).in_step("reading QEMU's start time")?;
         let volumes = spec.volumes.clone();
         Ok(Begun { init, pidfd, listener, log, ground, beginning, volumes, from, shape, standing })
@@ -504,11 +449,6 @@ impl Shared {
     }
 }
 
-/// Whether memory can't be lent on this machine at all: beneath another supervisor of system calls.
-fn is_busy(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::ResourceBusy
-}
-
 /// The letter for a new sandbox's guest.
 pub(super) fn who_it_is(spec: &LaunchSpec, network: Option<Network>, lowers: usize) -> Beginning {
     Beginning {
@@ -548,24 +488,15 @@ fn layers(spec: &LaunchSpec) -> Result<(Vec<OwnedFd>, Option<std::path::PathBuf>
     Ok((lowers, parent))
 }
 
-/// A file in memory that can't grow: whatever QEMU says, it fills no disk.
-fn log() -> io::Result<OwnedFd> {
-    let log = memfd_create("atoll-qemu-log", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-    ftruncate(&log, LOG_BYTES)?;
-    fcntl_add_seals(&log, SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
-    Ok(log)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn said(log: &OwnedFd) -> Option<String> {
-    let mut bytes = vec![0; usize::try_from(LOG_BYTES).ok()?];
-    File::from(log.try_clone().ok()?).read_at(&mut bytes, 0).ok()?;
-    let text = String::from_utf8_lossy(&bytes).replace('\0', "");
-    end_of(&text).map(|text| format!("QEMU said: {text}"))
-}
-
-fn end_of(text: &str) -> Option<String> {
-    let text = text.trim();
-    let skip = text.chars().count().saturating_sub(SHOWN);
-    let end: String = text.chars().skip(skip).map(|c| if c.is_control() { ' ' } else { c }).collect();
-    (!end.is_empty()).then_some(end)
+    #[test]
+    fn only_what_says_something_of_the_memory_costs_it() {
+        let passes = |step: &str, kind: io::ErrorKind| Problem(step.to_owned(), kind.into()).is_passing();
+        assert!(passes("attaching the network", io::ErrorKind::ResourceBusy));
+        assert!(passes(STARTING, io::ErrorKind::NotFound));
+        assert!(!passes(STARTING, io::ErrorKind::ResourceBusy) && !passes(READING, io::ErrorKind::TimedOut));
+    }
 }

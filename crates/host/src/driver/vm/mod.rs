@@ -1,13 +1,13 @@
 //! The vm driver: each sandbox a virtual machine of its own, with its own kernel, run by QEMU's `microvm`.
 //!
 //! Above the driver nothing differs from a container: the same guest agent answers on the same unix socket, the sandbox
-//! has the same address behind the same rules. docs/vm.md says how it is built. Files: [`launch`] the order of a start,
+//! has the same address behind the same rules. docs/vm.md says how it is built. Files: [`launch`] the order of a start, [`origin`] what one begins with, [`said`] why one failed,
 //! [`jail`] where QEMU runs, [`qemu`] what it is told, [`qmp`] its own protocol, [`channel`] the talk with the guest, [`volumes`] what it mounts of the host's,
 //! [`disk`] the writable disk, [`memory`] how memory is copied, [`stored`] pauses, [`kept`] memory for forks and snapshots, [`bundle`] how it
 //! travels and [`version`] where it goes on, [`waiting`] what spares most machines a boot, [`spares`] those that have come up already, [`patience`] how long a guest may be silent, [`kernel`] and [`initramfs`] what is booted, [`accel`] hardware or software.
 //!
 //! QEMU is nobody's child. After an agent's restart it is found by pid, start time and boot id, and a new [`channel`]
-//! begins; nothing about machines is kept in memory but those channels.
+//! begins; nothing about machines is kept in memory but those channels, and spares, which end with the agent.
 
 mod accel;
 pub mod bundle;
@@ -19,9 +19,11 @@ mod kept;
 mod kernel;
 mod launch;
 mod memory;
+mod origin;
 mod patience;
 mod qemu;
 mod qmp;
+mod said;
 mod spares;
 mod stored;
 #[cfg(test)]
