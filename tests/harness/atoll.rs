@@ -52,6 +52,8 @@ pub fn binary() -> PathBuf {
 }
 
 fn spawn(dir: &Path, args: &[String], env: &[(String, String)]) -> Child {
+    let faults = env.iter().any(|(name, value)| name == "FAILPOINTS" && !value.is_empty());
+    assert!(!faults || OWN.get().is_some(), "the binary people get has no fault points: call use_binary first");
     let log = File::options().create(true).append(true).open(dir.join("up.log")).expect("opening up.log");
     let mut command = Command::new(binary());
     command.arg("up").arg("--data-dir").arg(dir.join("data")).args(["--listen", "127.0.0.1:0"]).args(args);

@@ -24,9 +24,8 @@ async fn of_a_machine_that_was_about_to_be_taken_over_nothing_is_left() {
             "agent.create.after_record" => format!("{point}=2*off->return(abort)"),
             _ => format!("{point}=return(abort)"),
         };
-        let env =
-            [("ATOLL_LOG", "info,atoll_host::sandboxes=debug"), ("ATOLL_SPARE_MACHINES", "1"), ("FAILPOINTS", &*fault)];
-        let mut atoll = Atoll::start_with(&["--driver", "vm"], &env).await;
+        let env = [("ATOLL_LOG", "info,atoll_host::sandboxes=debug"), ("ATOLL_SPARE_MACHINES", "1")];
+        let mut atoll = start(point, &fault, &env).await;
         let mut both = Vec::new();
         for _ in 0..2 {
             both.push(atoll.sandbox_with(small()).await.id);
