@@ -206,3 +206,57 @@ async fn a_registry_at_a_private_address_is_asked_only_if_the_operator_allows_it
     assert!(registry.requests().is_empty());
     atoll.stop_and_check().await;
 }
+
+/// Built in a container, stored, and started in machines alone.
+#[tokio::test]
+async fn a_template_for_machines_is_built_in_a_container_and_starts_machines() {
+    let atoll = Atoll::start_with(&["--driver", "auto"], &[]).await;
+    let mut request = recipe("mine", "FROM base\nRUN echo made > /opt/made\nRUN echo more > /opt/more");
+    request.driver = Some("vm".to_owned());
+    request.memory_mb = Some(256);
+    let (status, reason, lines) = built(&atoll, &request).await;
+    assert_eq!((status, reason), (BuildStatus::Ready, None), "{lines:?}\n{}", atoll.log());
+    assert!(!says(&lines, "virtual machine:"), "{lines:?}");
+    let one = sandbox(&atoll, "mine").await;
+    assert_eq!(one.driver, "vm");
+    assert_eq!(atoll.sh(&one.id, "cat /opt/made /opt/more").await.stdout, "made\nmore\n");
+    atoll.stop_and_check().await;
+}
+
+/// The start command has run once, in the build; sandboxes go on with what it left, and are others.
+#[tokio::test]
+async fn a_template_with_memory_has_its_start_command_running_from_the_first_moment() {
+    let atoll = Atoll::start_with(&["--driver", "auto"], &[]).await;
+    let mut request = recipe(
+        "served",
+        "FROM base\nUSER user\nCMD cat /proc/sys/kernel/random/uuid > /dev/shm/mark; exec sleep 100000\nREADY test -s /dev/shm/mark",
+    );
+    request.driver = Some("vm".to_owned());
+    request.keep_memory = true;
+    request.memory_mb = Some(256);
+    request.disk_mb = Some(512);
+    let (status, reason, lines) = built(&atoll, &request).await;
+    assert_eq!((status, reason), (BuildStatus::Ready, None), "{lines:?}\n{}", atoll.log());
+    let (mut marks, mut boots) = (Vec::new(), Vec::new());
+    for _ in 0..2 {
+        let one = sandbox(&atoll, "served").await;
+        assert_eq!((one.driver.as_str(), one.kept.as_deref()), ("vm", Some("memory")), "{}", atoll.log());
+        let seen = atoll.sh(&one.id, "cat /dev/shm/mark; pgrep -cx sleep").await.stdout;
+        assert!(seen.ends_with("\n1\n"), "{seen:?}");
+        marks.push(seen);
+        boots.push(atoll.sh(&one.id, "cat /proc/sys/kernel/random/boot_id; hostname").await.stdout);
+    }
+    assert_eq!(marks[0], marks[1], "it has run once");
+    assert_ne!(boots[0], boots[1]);
+    // Another size begins with the files: there it runs anew.
+    let larger = CreateSandboxRequest {
+        template: Some("served".to_owned()),
+        memory_mb: Some(320),
+        ..CreateSandboxRequest::default()
+    };
+    let larger = atoll.sandbox_with(larger).await;
+    assert_eq!(larger.kept.as_deref(), Some("files"));
+    let seen = atoll.sh(&larger.id, "cat /dev/shm/mark; pgrep -cx sleep").await.stdout;
+    assert!(seen.ends_with("\n1\n") && seen != marks[0], "{seen:?}");
+    atoll.stop_and_check().await;
+}

@@ -216,7 +216,12 @@ async fn copies_of_a_running_machine_go_on_with_its_processes_under_their_own_na
     let snapshot = atoll.client().create_snapshot(&request, false).await.expect("snapshot");
     assert_eq!(snapshot.kind, "memory");
     let from = CreateSandboxRequest { template: Some("alive".to_owned()), ..CreateSandboxRequest::default() };
-    all.push(atoll.sandbox_with(from).await.id);
+    let made = atoll.sandbox_with(from.clone()).await;
+    assert_eq!(made.kept.as_deref(), Some("memory"));
+    all.push(made.id);
+    let files = atoll.sandbox_with(CreateSandboxRequest { start_from: Some("files".to_owned()), ..from }).await;
+    assert_eq!(files.kept.as_deref(), Some("files"));
+    atoll.client().destroy_sandbox(&files.id).await.expect("destroy");
     // A copy can be copied.
     let one = ForkRequest { count: Some(1), ..ForkRequest::default() };
     let again = atoll.client().fork_sandbox(&all[1], &one).await.expect("fork of a child").items.remove(0);

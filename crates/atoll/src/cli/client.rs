@@ -252,6 +252,12 @@ pub struct BuildArgs {
     /// Asked until it succeeds
     #[arg(long, value_name = "COMMAND")]
     pub ready: Option<String>,
+    /// What its sandboxes run in: container, vm or auto [default: as what it is built from]
+    #[arg(long, value_name = "DRIVER")]
+    pub driver: Option<String>,
+    /// With --driver vm: sandboxes go on with the memory of a machine that is started at the end of the build
+    #[arg(long)]
+    pub keep_memory: bool,
     /// Virtual CPUs of its sandboxes
     #[arg(long, value_name = "N")]
     pub vcpus: Option<u32>,

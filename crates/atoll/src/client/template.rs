@@ -93,6 +93,8 @@ async fn build(client: &Client, args: BuildArgs, global: &Global) -> anyhow::Res
         registry,
         start_cmd: args.start,
         ready_cmd: args.ready,
+        driver: args.driver,
+        keep_memory: args.keep_memory,
         vcpus: args.vcpus,
         memory_mb: args.memory,
         disk_mb: args.disk,
@@ -173,7 +175,7 @@ fn table(templates: &[Template], global: &Global) -> anyhow::Result<()> {
     if global.json {
         return output::print_json(&templates);
     }
-    let mut table = Table::new(&["NAME", "ID", "WHOSE", "USER", "SIZE", "UPDATED"]);
+    let mut table = Table::new(&["NAME", "ID", "WHOSE", "DRIVER", "USER", "SIZE", "UPDATED"]);
     for template in templates {
         table.row([
             template.name.clone(),
@@ -184,6 +186,7 @@ fn table(templates: &[Template], global: &Global) -> anyhow::Result<()> {
                 (false, false) => "team",
             }
             .to_owned(),
+            template.driver.clone(),
             template.default_user.clone(),
             format!("{:.1} MB", template.size_bytes as f64 / 1e6),
             age(template.updated_at),

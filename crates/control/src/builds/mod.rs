@@ -8,9 +8,12 @@
 
 pub mod assignments;
 mod expand;
+mod ground;
 mod inside;
 pub mod lines;
 mod log;
+mod memory;
+mod plan;
 #[cfg(test)]
 mod public_tests;
 pub mod recipe;

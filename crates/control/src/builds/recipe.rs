@@ -59,6 +59,12 @@ pub struct Recipe {
     pub start_cmd: Option<String>,
     /// Asked after the start command until it succeeds.
     pub ready_cmd: Option<String>,
+    /// `container`, `vm` or `auto`: what its sandboxes run in. As what it is built from when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver: Option<String>,
+    /// Sandboxes go on with the memory of a machine that is started at the end of the build.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep_memory: bool,
     /// Build every step anew.
     #[serde(default)]
     pub force: bool,
@@ -80,6 +86,8 @@ impl Recipe {
             steps: Vec::new(),
             start_cmd: None,
             ready_cmd: None,
+            driver: None,
+            keep_memory: false,
             force: false,
             fresh_from: None,
             as_user: false,

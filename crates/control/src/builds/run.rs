@@ -5,61 +5,31 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use atoll_model::sandbox::OnReboot;
-use atoll_model::{BuildId, OnTimeout, TeamId};
-use sha2::{Digest, Sha256};
-use sqlx::types::Json;
+use atoll_model::{BuildId, OnTimeout};
 
 use super::expand::{expand, known};
+use super::ground::{Ground, MEMORY_MB, VCPUS, key, next_key};
 use super::inside::Inside;
 use super::log::Log;
-use super::recipe::{From, Recipe, Step};
+use super::plan::{Plan, changes_files, describe, settings};
+use super::recipe::{Recipe, Step};
 use super::store::{self, BuildRow, Heard, Product};
 use super::{Builds, PURPOSE};
 use super::{steps, tags};
-use crate::fleet::{ANY_DRIVER, Demand};
-use crate::layers::{self, LayerRow, Wanted};
-use crate::oci::{Login, Pulled, Reference};
-use crate::registry::{Pushed, Registry};
-use crate::sandboxes::{DEFAULT_DISK_MB, Network, NewSandbox, Owner, SandboxRecord, StartFrom, VM};
-use crate::templates::store::{self as templates, Template};
+use crate::layers::{self, Wanted};
+use crate::oci::Login;
+use crate::sandboxes::{Network, NewSandbox, Owner, SandboxRecord, StartFrom, VM};
+use crate::templates::store::Template;
 
 /// How often a build looks whether somebody wants it to end, and says that it is alive.
 const BEAT: Duration = Duration::from_secs(1);
 /// A whole build.
 const DEADLINE: Duration = Duration::from_secs(6 * 3600);
 /// For the ready command.
-const READY: Duration = Duration::from_secs(300);
-const VCPUS: u32 = 2;
-const MEMORY_MB: u64 = 1024;
-const DISK_MB: u64 = 10_240;
-
-/// What a build stands on, and what programs in it get.
-#[derive(Clone)]
-struct Ground {
-    template: Template,
-    chain: Vec<LayerRow>,
-    user: String,
-    workdir: String,
-    env: BTreeMap<String, String>,
-    key: String,
-    /// `container` or `vm`: what its steps run in. Layers of one are nothing to the other.
-    driver: String,
-}
-
-impl Ground {
-    /// How large the disk of a build's sandbox is. That of a machine becomes the disk of those that are made of it, so it
-    /// is as large as theirs; and one that began as another's is as large as that.
-    fn disk_mb(&self, build: &BuildRow) -> u64 {
-        if self.driver != VM {
-            return DISK_MB;
-        }
-        let inherited = self.template.disk_mb.filter(|_| !self.chain.is_empty());
-        inherited.or(build.disk_mb).and_then(|size| u64::try_from(size).ok()).unwrap_or(DEFAULT_DISK_MB)
-    }
-}
+pub(super) const READY: Duration = Duration::from_secs(300);
 
 /// Why a build has no product.
-enum Ended {
+pub(super) enum Ended {
     Failed(String),
     Cancelled,
     /// Its row was ended already.
@@ -72,7 +42,7 @@ impl<E: std::error::Error> std::convert::From<E> for Ended {
     }
 }
 
-fn failed(problem: impl Into<String>) -> Ended {
+pub(super) fn failed(problem: impl Into<String>) -> Ended {
     Ended::Failed(problem.into())
 }
 
@@ -156,9 +126,11 @@ impl Builds {
     async fn work(&self, owner: &Owner, build: &BuildRow, login: Option<&Login>, log: &Log) -> Result<(), Ended> {
         let recipe = &build.spec.0;
         let plan = Plan::of(recipe);
-        let mut ground = self.base(owner, &recipe.from, login, log).await?;
+        let mut ground = self.base(owner, recipe, login, log).await?;
         if ground.driver == VM {
-            log.info("its steps run in a virtual machine: there is no host for containers");
+            let why =
+                if ground.template.driver == VM { "as what it is from" } else { "there is no host for containers" };
+            log.info(&format!("its steps run in a virtual machine: {why}"));
             ground.key = key(&[&ground.key, VM]);
         }
         let disk_mb = ground.disk_mb(build);
@@ -198,117 +170,19 @@ impl Builds {
             self.sandboxes.destroy_now(&id, "build_over").await;
             result?;
         }
+        if Self::driver_of_product(recipe, &ground) == VM && !ground.is_disk() {
+            // Of what containers have left, machines read the image, and maybe on another host.
+            for layer in ground.chain.iter_mut().filter(|layer| !layer.stored) {
+                log.info("storing its files for virtual machines");
+                let stored = self.layers.store(layer).await?;
+                *layer = stored.ok_or_else(|| failed("a layer of it was deleted meanwhile"))?;
+            }
+        }
+        let disk_mb = match recipe.keep_memory {
+            true => self.keep_memory(owner, build, &mut ground, log).await?,
+            false => disk_mb,
+        };
         self.complete(build, &ground, disk_mb, log).await
-    }
-
-    async fn base(&self, owner: &Owner, from: &From, login: Option<&Login>, log: &Log) -> Result<Ground, Ended> {
-        match from {
-            From::Template(name) => {
-                log.info(&format!("from the template {name}"));
-                let (template, holder) = self.resolve(owner, name).await?;
-                let chain = self.layers.chain(&holder).await?;
-                layers::allowed(&chain, &owner.team, owner.team_is_byoc)?;
-                let ids: Vec<_> = chain.iter().map(|layer| layer.id.to_string()).collect();
-                let key = first_key(&owner.team, &template.digest, &ids);
-                let (user, workdir) = (template.default_user.clone(), template.default_workdir.clone());
-                let driver = self.driver(owner, &template).await?;
-                Ok(Ground { chain, user, workdir, env: template.env.0.clone(), key, driver, template })
-            }
-            From::Image(_) | From::Pushed { .. } => {
-                let say = {
-                    let log = log.clone();
-                    move |line: String| log.info(&line)
-                };
-                let pulled = self.pull(owner, from, login, &say).await?;
-                let own = templates::find(&self.db, "base", &owner.team).await?;
-                let template = own.ok_or_else(|| failed("there is no template `base`"))?;
-                let template = Template {
-                    digest: pulled.digest.clone(),
-                    size_bytes: pulled.size_bytes,
-                    env: Json(BTreeMap::new()),
-                    ..template
-                };
-                Ok(Ground {
-                    chain: Vec::new(),
-                    user: pulled.config.user,
-                    workdir: pulled.config.workdir,
-                    env: pulled.config.env,
-                    key: first_key(&owner.team, &pulled.digest, &[]),
-                    driver: self.driver(owner, &template).await?,
-                    template,
-                })
-            }
-        }
-    }
-
-    /// The image, from a registry or from what the team has pushed here.
-    async fn pull(
-        &self,
-        owner: &Owner,
-        from: &From,
-        login: Option<&Login>,
-        say: &(dyn Fn(String) + Send + Sync),
-    ) -> Result<Pulled, Ended> {
-        match from {
-            From::Pushed { repository, version } => {
-                say(format!("reading {repository}, as it was pushed"));
-                let registry = Registry::new(self.db.clone(), self.clock.clone(), self.layers.objects().clone());
-                let mut pushed = Pushed { registry, team: owner.team.clone(), repository: repository.clone() };
-                Ok(self.puller.pull_from(&mut pushed, Some(&owner.team), version, repository, say).await?)
-            }
-            From::Template(text) | From::Image(text) => {
-                let reference: Reference = text.parse()?;
-                say(format!("pulling {reference}"));
-                Ok(self.puller.pull(&reference, (&owner.team, login), say).await?)
-            }
-        }
-    }
-
-    /// What the steps of a build from this template run in: what it belongs to, or what there is.
-    async fn driver(&self, owner: &Owner, template: &Template) -> Result<String, Ended> {
-        match template.driver.as_str() {
-            ANY_DRIVER => Ok(self.sandboxes.driver_for_builds(owner).await?.to_owned()),
-            driver => Ok(driver.to_owned()),
-        }
-    }
-
-    /// A template by `name[:tag]`, and what holds its layers.
-    async fn resolve(&self, owner: &Owner, name: &str) -> Result<(Template, String), Ended> {
-        let found = templates::resolve(&self.db, name, &owner.team).await?;
-        let (mut template, holder) = found.ok_or_else(|| failed(format!("template '{name}' not found")))?;
-        if template.digest.is_empty() && template.team_id.is_none() {
-            template = self.sandboxes.shipped(&template.name).await?;
-        }
-        if template.digest.is_empty() {
-            return Err(failed(format!("template '{name}' was never built")));
-        }
-        Ok((template, holder))
-    }
-
-    /// Whether a sandbox can stand on these layers now. They may lie on one host alone, which is away, drains, is full or
-    /// gone; then the steps are built anew elsewhere.
-    async fn can_go_on_from(&self, owner: &Owner, ground: &Ground, disk_mb: u64) -> bool {
-        let allowed = layers::allowed(&ground.chain, &owner.team, owner.team_is_byoc);
-        match allowed.and_then(|()| layers::pinned(&ground.chain)) {
-            Ok(None) => true,
-            Ok(Some(host)) => {
-                let demand = Demand {
-                    team: owner.team.clone(),
-                    team_is_byoc: owner.team_is_byoc,
-                    driver: ground.driver.clone(),
-                    vm_version: None,
-                    vcpus: VCPUS,
-                    memory_mb: MEMORY_MB,
-                    disk_mb,
-                    image: Some(ground.template.digest.clone()),
-                    only: Some(host),
-                    volumes_on: None,
-                    tried: Vec::new(),
-                };
-                self.sandboxes.has_place_for(&demand).await
-            }
-            Err(_) => false,
-        }
     }
 
     async fn sandbox(
@@ -427,16 +301,24 @@ impl Builds {
         Ok(())
     }
 
+    /// What the sandboxes of the product run in.
+    fn driver_of_product(recipe: &Recipe, ground: &Ground) -> String {
+        match &recipe.driver {
+            _ if ground.is_disk() => VM.to_owned(),
+            Some(driver) => driver.clone(),
+            None => ground.template.driver.clone(),
+        }
+    }
+
     async fn complete(&self, build: &BuildRow, ground: &Ground, disk_mb: u64, log: &Log) -> Result<(), Ended> {
         log.info("the template is ready");
         log.flush().await;
         let recipe = &build.spec.0;
         let mut tags = build.tags.0.clone();
         let now = self.clock.now();
-        let is_disk = ground.driver == VM && !ground.chain.is_empty();
         let product = Product {
-            driver: if is_disk { VM } else { ANY_DRIVER }.to_owned(),
-            disk_mb: is_disk.then(|| i64::try_from(disk_mb).unwrap_or(i64::MAX)),
+            driver: Self::driver_of_product(recipe, ground),
+            disk_mb: ground.is_disk().then(|| i64::try_from(disk_mb).unwrap_or(i64::MAX)),
             digest: ground.template.digest.clone(),
             size_bytes: ground.template.size_bytes + ground.chain.iter().map(|layer| layer.size_bytes).sum::<i64>(),
             default_user: ground.user.clone(),
@@ -467,118 +349,5 @@ impl Builds {
         crate::failpoint!("control::build::after_commit");
         self.layers.nudge();
         Ok(())
-    }
-}
-
-/// The steps of a build, those that its recipe implies first.
-struct Plan<'a> {
-    recipe: &'a Recipe,
-    steps: Vec<Step>,
-    /// How many the recipe implies.
-    implied: usize,
-    /// Steps from here on are built although they were before.
-    anew_from: usize,
-}
-
-impl<'a> Plan<'a> {
-    fn of(recipe: &'a Recipe) -> Self {
-        let mut steps = recipe.prelude();
-        let implied = steps.len();
-        steps.extend(recipe.steps.iter().cloned());
-        let anew_from = match recipe.fresh_from {
-            _ if recipe.force => 0,
-            Some(first) => implied + first,
-            None => usize::MAX,
-        };
-        Self { recipe, steps, implied, anew_from }
-    }
-
-    /// Says in the log what comes next, under the number that the recipe's writer knows it by.
-    fn announce(&self, log: &Log, number: usize, what: &str) {
-        match (number + 1).checked_sub(self.implied).filter(|number| *number > 0) {
-            Some(number) => {
-                log.step(number.to_string());
-                log.info(&format!("step {number} of {}: {what}", self.steps.len() - self.implied));
-            }
-            None => log.info(&format!("preparing: {what}")),
-        }
-    }
-}
-
-fn describe(step: &Step) -> String {
-    match step {
-        Step::Run { cmd, .. } => format!("RUN {cmd}"),
-        Step::Copy { source, destination, .. } => format!("COPY {source} {destination}"),
-        Step::Env { variables } => {
-            format!("ENV {}", variables.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(" "))
-        }
-        Step::Workdir { path } => format!("WORKDIR {path}"),
-        Step::User { name, .. } => format!("USER {name}"),
-    }
-}
-
-/// Whether a step's outcome is in files: only such steps end with a layer.
-const fn changes_files(step: &Step) -> bool {
-    !matches!(step, Step::Env { .. })
-}
-
-/// What a step means for the programs after it.
-fn settings(ground: &mut Ground, step: &Step) -> Result<(), Ended> {
-    match step {
-        Step::Env { variables } => {
-            // Each line sees what was said above it, and not itself.
-            let above = ground.env.clone();
-            for (name, value) in variables {
-                let value = expand(value, &known(&above, &ground.user))
-                    .map_err(|error| failed(format!("ENV {name}: {error}")))?;
-                ground.env.insert(name.clone(), value);
-            }
-        }
-        Step::Workdir { path } => {
-            let path =
-                expand(path, &known(&ground.env, &ground.user)).map_err(|error| failed(format!("WORKDIR: {error}")))?;
-            ground.workdir =
-                if path.starts_with('/') { path } else { format!("{}/{path}", ground.workdir.trim_end_matches('/')) };
-        }
-        Step::User { name, .. } => ground.user.clone_from(name),
-        Step::Run { .. } | Step::Copy { .. } => {}
-    }
-    Ok(())
-}
-
-/// Stands for what a build begins with. Built steps are a team's own: what it copies in, and what a name leads to, only
-/// it can know.
-fn first_key(team: &TeamId, digest: &str, layers: &[String]) -> String {
-    key(&[team.as_str(), digest, &layers.join(" ")])
-}
-
-/// Stands for everything up to and with this step.
-fn next_key(ground: &Ground, step: &Step) -> String {
-    let step = serde_json::to_string(step).unwrap_or_default();
-    let env = serde_json::to_string(&ground.env).unwrap_or_default();
-    key(&[&ground.key, &step, &env, &ground.user, &ground.workdir])
-}
-
-fn key(parts: &[&str]) -> String {
-    let mut hasher = Sha256::new();
-    for part in parts {
-        hasher.update((part.len() as u64).to_le_bytes());
-        hasher.update(part.as_bytes());
-    }
-    format!("stp-{}", hex::encode(hasher.finalize()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_one_team_has_built_is_never_found_by_another() {
-        let (one, other) = (TeamId::new(), TeamId::new());
-        let layers = ["lay-1".to_owned(), "lay-2".to_owned()];
-        assert_eq!(first_key(&one, "d", &layers), first_key(&one, "d", &layers));
-        assert_ne!(first_key(&one, "d", &layers), first_key(&other, "d", &layers));
-        assert_ne!(first_key(&one, "d", &layers), first_key(&one, "d", &layers[..1]));
-        assert_ne!(first_key(&one, "d", &layers), first_key(&one, "e", &layers));
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use atoll_model::LayerId;
+use atoll_model::api::sandboxes::Sandbox;
 use atoll_model::api::templates::{Build, BuildStatus, StartedBuild};
 use serde_json::json;
 
@@ -253,5 +254,92 @@ async fn where_there_are_machines_alone_builds_run_in_them_and_what_they_make_is
             agent.programs().iter().filter(|it| it.script.contains("make it")).count()
         };
         assert_eq!(made(&agent) + made(&container), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_template_says_what_its_sandboxes_run_in_wherever_they_are_made() {
+    for test in databases().await {
+        let test = app(test).await;
+        let (_, container) = test.fleet.add_host();
+        let (_, machines) = test.fleet.add_host();
+        machines.run_machines_on("QEMU 1");
+        let build = |name: &'static str, recipe: &'static str, driver: &'static str| {
+            let client = test.client.clone();
+            async move {
+                let body = json!({ "name": name, "recipe": recipe, "driver": driver });
+                let build: StartedBuild = client.post("/v1/templates", body).await.expect(202).parsed();
+                let end = ended(&client, &build).await;
+                (build, end)
+            }
+        };
+        let (mine, end) = build("mine", "FROM base\nRUN make it", "vm").await;
+        assert_eq!((end.status, end.reason), (BuildStatus::Ready, None));
+        // Its steps ran in a container; what they left is everywhere by now.
+        assert!(container.programs().iter().any(|it| it.script.contains("make it")));
+        let chain = test.app.layers.chain(mine.template.id.as_str()).await.unwrap();
+        assert!(!chain.is_empty() && chain.iter().all(|layer| layer.stored));
+        let template: serde_json::Value = test.client.get("/v1/templates/mine").await.expect(200).parsed();
+        assert_eq!(template["driver"], "vm");
+        let made: serde_json::Value =
+            test.client.post("/v1/sandboxes", json!({ "template": "mine" })).await.expect(201).parsed();
+        assert_eq!(made["driver"], "vm");
+        let other = json!({ "template": "mine", "driver": "container" });
+        let refused = test.client.post("/v1/sandboxes", other).await.expect(409);
+        assert!(refused.json().to_string().contains("`vm`"));
+        // What is built from it is as it, and nothing else.
+        let (_, end) = build("other", "FROM mine\nRUN make more", "container").await;
+        assert!(end.reason.is_some_and(|it| it.contains("virtual machines")));
+        let next = built(&test.client, "next", "FROM mine\nENV A=b").await;
+        let next: serde_json::Value =
+            test.client.get(&format!("/v1/templates/{}", next.template.id)).await.expect(200).parsed();
+        assert_eq!(next["driver"], "vm");
+        // Of one for containers no machine is made.
+        let (_, end) = build("boxes", "FROM base\nRUN make it", "container").await;
+        assert_eq!(end.status, BuildStatus::Ready);
+        let machine = json!({ "template": "boxes", "driver": "vm" });
+        test.client.post("/v1/sandboxes", machine).await.expect(409);
+        let odd = json!({ "name": "odd", "recipe": "FROM base", "driver": "magic" });
+        assert_eq!(test.client.post("/v1/templates", odd).await.expect(400).field(), "driver");
+    }
+}
+
+#[tokio::test]
+async fn sandboxes_of_a_template_with_memory_go_on_with_it_and_begin_with_its_files_where_no_host_can() {
+    for test in databases().await {
+        let test = app(test).await;
+        let (_, agent) = test.fleet.add_host();
+        agent.run_machines_on("QEMU 1");
+        let body = |driver: &str| json!({ "name": "served", "recipe": "FROM base\nCMD serve", "driver": driver, "keep_memory": true });
+        assert_eq!(test.client.post("/v1/templates", body("auto")).await.expect(400).field(), "keep_memory");
+        let build: StartedBuild = test.client.post("/v1/templates", body("vm")).await.expect(202).parsed();
+        let end = ended(&test.client, &build).await;
+        assert_eq!((end.status, end.reason), (BuildStatus::Ready, None));
+        let chain = test.app.layers.chain(build.template.id.as_str()).await.unwrap();
+        assert!(chain[0].memory, "{chain:?}");
+        let tagged = test.app.layers.chain(build.build.id.as_str()).await.unwrap();
+        assert_eq!(tagged[0].id, chain[0].id);
+        let make = async |wish: serde_json::Value| -> Sandbox {
+            test.client.post("/v1/sandboxes", wish).await.expect(201).parsed()
+        };
+        let one = make(json!({ "template": "served" })).await;
+        assert_eq!(
+            (one.driver.as_str(), one.vcpus, one.memory_mb, one.kept.as_deref()),
+            ("vm", 1, 512, Some("memory"))
+        );
+        assert_eq!(agent.spec_of(&one.id).unwrap().start_from, "");
+        // After an upgrade its start command runs again, until it is built anew.
+        agent.run_machines_on("QEMU 2");
+        let two = make(json!({ "template": "served" })).await;
+        assert_eq!(two.kept.as_deref(), Some("files"));
+        let spec = agent.spec_of(&two.id).unwrap();
+        let startup = spec.startup.as_option().map(|startup| startup.cmd.as_str());
+        assert_eq!((spec.start_from.as_str(), startup), ("files", Some("serve")));
+        let must = json!({ "template": "served", "start_from": "memory" });
+        test.client.post("/v1/sandboxes", must).await.expect(409);
+        // What is built from it begins with its files.
+        let next = built(&test.client, "next", "FROM served\nRUN more").await;
+        let chain = test.app.layers.chain(next.template.id.as_str()).await.unwrap();
+        assert!(!chain[0].memory, "{chain:?}");
     }
 }

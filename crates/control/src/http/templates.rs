@@ -30,6 +30,7 @@ use crate::builds::recipe::{self, From as Base, Recipe};
 use crate::builds::store::BuildRow;
 use crate::builds::{BuildError, Builds, NewBuild};
 use crate::oci::Login;
+use crate::sandboxes::{DEFAULT_MEMORY_MB, DEFAULT_VCPUS};
 use crate::templates::store;
 
 /// Files for `COPY`, compressed or not.
@@ -136,6 +137,17 @@ fn new_build(request: CreateTemplateRequest) -> ApiResult<NewBuild> {
     }
     recipe.start_cmd = request.start_cmd.or(recipe.start_cmd);
     recipe.ready_cmd = request.ready_cmd.or(recipe.ready_cmd);
+    recipe.driver = request.driver.map(|driver| validate::driver("driver", driver)).transpose()?;
+    if request.keep_memory && recipe.driver.as_deref() != Some("vm") {
+        return Err(ApiError::invalid("keep_memory", "takes `driver` `vm`: of a container no memory can be kept"));
+    }
+    recipe.keep_memory = request.keep_memory;
+    // Memory goes on in machines of that size alone, so it is said.
+    let (mut vcpus, mut memory_mb) = (request.vcpus, request.memory_mb);
+    if request.keep_memory {
+        vcpus.get_or_insert(DEFAULT_VCPUS);
+        memory_mb.get_or_insert(DEFAULT_MEMORY_MB);
+    }
     recipe.force = request.force;
     recipe.check().map_err(|problem| ApiError::invalid("recipe", problem))?;
     if let Some(login) = &request.registry {
@@ -148,11 +160,8 @@ fn new_build(request: CreateTemplateRequest) -> ApiResult<NewBuild> {
         tags,
         recipe,
         login,
-        vcpus: request.vcpus.map(|value| validate::within("vcpus", value, validate::VCPUS)).transpose()?,
-        memory_mb: request
-            .memory_mb
-            .map(|value| validate::within("memory_mb", value, validate::MEMORY_MB))
-            .transpose()?,
+        vcpus: vcpus.map(|value| validate::within("vcpus", value, validate::VCPUS)).transpose()?,
+        memory_mb: memory_mb.map(|value| validate::within("memory_mb", value, validate::MEMORY_MB)).transpose()?,
         disk_mb: request.disk_mb.map(|value| validate::within("disk_mb", value, validate::DISK_MB)).transpose()?,
     })
 }

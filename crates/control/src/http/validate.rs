@@ -47,6 +47,12 @@ pub fn within<T: PartialOrd + Display>(field: &'static str, value: T, (low, high
     Err(ApiError::invalid(field, format!("must be between {low} and {high}, not {value}")))
 }
 
+/// The name of a driver, or `auto`.
+pub fn driver(field: &'static str, name: String) -> ApiResult<String> {
+    let known = matches!(name.as_str(), "container" | "vm" | "auto");
+    known.then_some(name).ok_or_else(|| ApiError::invalid(field, "must be container, vm or auto"))
+}
+
 /// A text of 1 to `max` characters, none of them a control character.
 pub fn line(field: &'static str, value: &str, max: usize) -> ApiResult<()> {
     // No character takes more than four bytes: a long text isn't counted.
@@ -389,11 +395,7 @@ pub fn new_sandbox(
 ) -> ApiResult<NewSandbox> {
     let template = request.template.unwrap_or_else(|| "base".to_owned());
     line("template", &template, MAX_TEMPLATE)?;
-    if let Some(driver) = &request.driver
-        && !matches!(driver.as_str(), "container" | "vm" | "auto")
-    {
-        return Err(ApiError::invalid("driver", "must be container, vm or auto"));
-    }
+    let driver = request.driver.map(|driver| self::driver("driver", driver)).transpose()?;
     let start_from = match request.start_from.as_deref() {
         None => None,
         Some("memory") => Some(StartFrom::Memory),
@@ -414,7 +416,7 @@ pub fn new_sandbox(
         on_timeout: request.on_timeout.unwrap_or_default(),
         auto_resume: request.auto_resume.unwrap_or(false),
         on_reboot: request.on_reboot.unwrap_or_default(),
-        driver: request.driver,
+        driver,
         start_from,
         env: request.env,
         secrets: request.secrets,

@@ -58,8 +58,8 @@ impl Layers {
         let mut stored = 0;
         for layer in layers {
             match self.store(&layer).await {
-                Ok(true) => stored += 1,
-                Ok(false) => {}
+                Ok(Some(_)) => stored += 1,
+                Ok(None) => {}
                 Err(LayerError::Db(error)) => return Err(error.into()),
                 Err(error) => {
                     tracing::warn!(layer = %layer.id.0, %error, "a layer could not be stored yet");
@@ -71,11 +71,11 @@ impl Layers {
         Ok(stored)
     }
 
-    /// Has its host pack it, and fetches that into the object store. False when the layer is gone.
+    /// Has its host pack it, and fetches that into the object store. How it is then; none when the layer is gone.
     ///
     /// # Errors
     /// [`LayerError`].
-    pub async fn store(&self, layer: &LayerRow) -> Result<bool, LayerError> {
+    pub async fn store(&self, layer: &LayerRow) -> Result<Option<LayerRow>, LayerError> {
         let host = layer.host_id.as_ref().map(|host| &host.0).ok_or(LayerError::Elsewhere)?;
         if let Some(digest) = &layer.digest {
             match self.fetch(host, digest, layer.size_bytes).await {
@@ -84,7 +84,7 @@ impl Layers {
                 other => {
                     other?;
                     store::set_stored(&self.db, &layer.id.0).await?;
-                    return Ok(true);
+                    return Ok(Some(LayerRow { stored: true, ..layer.clone() }));
                 }
             }
         }
@@ -92,13 +92,13 @@ impl Layers {
         crate::failpoint!("control::store::after_pack");
         if !store::set_digest(&self.db, &layer.id.0, &digest, size_bytes).await? {
             self.disown(host, &digest).await?;
-            return Ok(false);
+            return Ok(None);
         }
         crate::failpoint!("control::store::after_digest");
         self.fetch(host, &digest, size_bytes).await?;
         crate::failpoint!("control::store::after_fetch");
         store::set_stored(&self.db, &layer.id.0).await?;
-        Ok(true)
+        Ok(Some(LayerRow { digest: Some(digest), size_bytes, stored: true, ..layer.clone() }))
     }
 
     /// Nobody wants what a host has packed any more: it is to delete it.

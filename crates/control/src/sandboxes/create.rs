@@ -122,8 +122,19 @@ impl Sandboxes {
         let ground = Ground { template: &template, layers: &layers, mounts: &mounts, filling: &filling };
         let any_driver = demand.driver == ANY_DRIVER;
         let mut placing = started;
+        let mut start_from = new.start_from;
         let (host, record) = loop {
-            let host = self.placer.place(&demand).await?;
+            let host = match self.placer.place(&demand).await {
+                // What a template has in memory its start command makes anew, where no host can go on with it.
+                Err(SandboxError::NoHost(_))
+                    if demand.vm_version.is_some() && start_from.is_none() && template.kind == "template" =>
+                {
+                    demand.vm_version = None;
+                    start_from = Some(StartFrom::Files);
+                    continue;
+                }
+                placed => placed?,
+            };
             if any_driver {
                 // From here on it is that one, wherever it is tried.
                 demand.driver = self.placer.preferred_driver(&host).unwrap_or_else(|| CONTAINER.to_owned());
@@ -143,10 +154,12 @@ impl Sandboxes {
             }
             placing = Instant::now();
         };
-        let start_from = new.start_from.map_or("", StartFrom::as_str).to_owned();
+        let start_from = start_from.map_or("", StartFrom::as_str).to_owned();
         let spec = wire::SandboxSpec { start_from, ..spec(&record, env, &ground) };
+        let had_memory = layers.first().is_some_and(|top| top.memory);
         let (record, first) = match self.start_on(record, &host, &spec, &times).await? {
             Ok(running) => {
+                let running = running.of_memory(had_memory);
                 // What it waits for from here on is the sandbox's own doing.
                 drop(turn);
                 self.await_ready(&running, &template).await;
@@ -174,6 +187,7 @@ impl Sandboxes {
         tracing::warn!(sandbox = %record.id.0, %host, %other, error = %first, "create failed: trying another host");
         match self.start_on(record, &other, &spec, &times).await? {
             Ok(running) => {
+                let running = running.of_memory(had_memory);
                 drop(turn);
                 self.await_ready(&running, &template).await;
                 Ok(running)
@@ -224,6 +238,7 @@ impl Sandboxes {
             last_active_at: now,
             status_changed_at: now,
             network_generation: 0,
+            begun_with: None,
         };
         let mut tx = self.db.begin().await?;
         if !self.insert_row(&mut tx, &record, &MadeOf::of(template)).await? {

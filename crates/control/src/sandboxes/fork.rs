@@ -187,6 +187,7 @@ impl Sandboxes {
             started_at: None,
             last_active_at: now,
             status_changed_at: now,
+            begun_with: None,
             ..parent.clone()
         }
     }
@@ -269,8 +270,9 @@ impl Sandboxes {
         let mut spec = spec(&child, BTreeMap::new(), ground);
         // Its host has all of the parent's, the template's and what the parent was given itself: that counts, as it is.
         spec.env.clear();
+        let had_memory = ground.layers.first().is_some_and(|top| top.memory);
         match self.start_like(child, host, &spec, Some(&parent.id), &StepTimes::default()).await? {
-            Ok(running) => Ok(running),
+            Ok(running) => Ok(running.of_memory(had_memory)),
             Err((child, error)) => Err(self.give_up(&child, error).await),
         }
     }

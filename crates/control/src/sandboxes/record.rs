@@ -10,6 +10,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use sqlx::types::Json;
 
+use super::pause::Kept;
 use crate::db::{Millis, Text};
 use crate::secrets::egress_proxy::KeptProxy;
 use crate::secrets::headers::{Filled, identity_names, secret_names};
@@ -237,6 +238,9 @@ pub struct SandboxRecord {
     pub status_changed_at: Millis,
     /// Counts changes of `network`.
     pub network_generation: i64,
+    /// What it goes on with of what it was made from, where that had more than files; who made it is told, and nobody later.
+    #[sqlx(skip)]
+    pub begun_with: Option<Kept>,
 }
 
 /// An `on_timeout` as the database writes it.
@@ -286,6 +290,12 @@ impl SandboxRecord {
         self.driver == "vm"
     }
 
+    /// That it has begun with files is worth a word where there was memory.
+    #[must_use]
+    pub(super) fn of_memory(self, had_memory: bool) -> Self {
+        Self { begun_with: self.begun_with.filter(|_| had_memory), ..self }
+    }
+
     /// The generation as hosts count it.
     #[must_use]
     pub fn host_generation(&self) -> u64 {
@@ -329,7 +339,7 @@ impl SandboxRecord {
             started_at: self.started_at.map(Millis::to_utc),
             last_active_at: self.last_active_at.to_utc(),
             status_changed_at: self.status_changed_at.to_utc(),
-            kept: None,
+            kept: self.begun_with.clone(),
             freed_bytes: None,
         }
     }

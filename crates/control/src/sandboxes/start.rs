@@ -74,10 +74,14 @@ impl Sandboxes {
         let calling = Instant::now();
         let answer = self.fleet.host_client(host).create_sandbox_with_options(request, options).await;
         times.end("host", calling);
-        match answer {
-            Ok(answer) => times.add_host(&answer.into_owned().steps),
+        let kept = match answer {
+            Ok(answer) => {
+                let answer = answer.into_owned();
+                times.add_host(&answer.steps);
+                answer.kept
+            }
             Err(error) => return self.undo_start(record, host, error).await.map(Err),
-        }
+        };
         crate::failpoint!("control::create::after_host");
         let finishing = Instant::now();
         let running = Change {
@@ -93,7 +97,7 @@ impl Sandboxes {
         let running = self.change(&running).await?;
         times.end("finish", finishing);
         if let Some(running) = running {
-            return Ok(Ok(running));
+            return Ok(Ok(SandboxRecord { begun_with: Some(kept).filter(|kept| !kept.is_empty()), ..running }));
         }
         self.after_it_changed(&record, host).await.map(Ok)
     }

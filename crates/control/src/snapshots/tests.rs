@@ -1,7 +1,7 @@
 //! What snapshots promise, over both databases.
 
 use atoll_model::api::Page;
-use atoll_model::api::sandboxes::Sandbox;
+use atoll_model::api::sandboxes::{ForkResponse, Sandbox};
 use atoll_model::api::snapshots::Snapshot;
 use serde_json::json;
 
@@ -98,7 +98,16 @@ async fn memory_goes_on_where_machines_run_on_the_same_and_is_refused_where_nobo
         assert_eq!(test.app.layers.store_due().await.unwrap(), 1, "it is stored for other hosts");
         let same: Sandbox =
             test.client.post("/v1/sandboxes", json!({ "template": "alive" })).await.expect(201).parsed();
-        assert_eq!(same.host_id.as_ref(), Some(&first));
+        assert_eq!(
+            (same.host_id.as_ref(), same.kept.as_deref()),
+            (Some(&first), Some("memory")),
+            "it says what it has"
+        );
+        let later: Sandbox = test.client.get(&format!("/v1/sandboxes/{}", same.id)).await.expect(200).parsed();
+        assert_eq!((later.kept, made.kept), (None, None), "of an answer, and of what had memory");
+        let fork = test.client.post(&format!("/v1/sandboxes/{}/fork", same.id), json!({ "count": 2 })).await;
+        let fork: ForkResponse = fork.expect(201).parsed();
+        assert!(fork.items.iter().all(|it| it.sandbox.as_ref().is_some_and(|it| it.kept.as_deref() == Some("memory"))));
 
         // Its host gets another one, and a host comes that has had another all along.
         agent.run_machines_on("QEMU 8");
@@ -115,6 +124,7 @@ async fn memory_goes_on_where_machines_run_on_the_same_and_is_refused_where_nobo
             let made: Sandbox = test.client.post("/v1/sandboxes", wish).await.expect(201).parsed();
             let spec = agent.spec_of(&made.id).expect("the first host took it");
             assert_eq!(spec.start_from, told, "{what}");
+            assert!(told != "files" || made.kept.as_deref() == Some("files"), "{what}");
         }
         // What is asked for and can't be had is refused, and not replaced by something else.
         let wish = json!({ "template": "alive", "memory_mb": 512, "start_from": "memory" });

@@ -361,6 +361,7 @@ impl Template {
             size_bytes: u64::try_from(self.size_bytes).unwrap_or(0),
             default_user: self.default_user.clone(),
             default_workdir: self.default_workdir.clone(),
+            driver: self.driver.clone(),
             created_at: self.created_at.to_utc(),
             updated_at: self.updated_at.to_utc(),
         }

@@ -139,6 +139,7 @@ impl wire::HostService for HostService {
         Response::ok(wire::CreateSandboxResponse {
             sandbox: described(&answer).into(),
             steps: steps(&answer.steps),
+            kept: answer.kept.as_str().to_owned(),
             ..Default::default()
         })
     }

@@ -51,7 +51,7 @@ pub use running::{Exit, Running};
 pub use socket::{SocketName, connectable};
 pub use spec::{Kind, LaunchSpec, Lower, Role, SharedVolume, StartFrom};
 pub use steps::{Step, Steps};
-pub use vm::RESTORED;
+pub use vm::{CLONED, RESTORED};
 
 use crate::network::Tap;
 use crate::slots::Slot;

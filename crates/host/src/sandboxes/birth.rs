@@ -15,7 +15,7 @@ use super::machine::{Life, Machine, MachineError};
 use super::owner::{Flow, Owner};
 use super::record::{Phase, State};
 use super::spec::{Secrets, VolumeMount};
-use crate::driver::{Kind, LaunchSpec, Lower, Role, SharedVolume, Steps, vm};
+use crate::driver::{CLONED, Kind, LaunchSpec, Lower, Role, SharedVolume, Steps, vm};
 use crate::failpoint;
 use crate::network::Policy;
 
@@ -109,7 +109,9 @@ impl Owner {
         steps.done("record running");
         failpoint!("agent.create.after_running");
         tracing::debug!(sandbox = %self.record.id, took = ?steps.elapsed(), steps = %steps_in_words(&steps), "created");
-        Ok(Answer { steps: steps.as_slice().to_vec(), ..self.answer(Kept::Memory) })
+        let goes_on = steps.as_slice().iter().any(|step| step.name == CLONED);
+        let kept = if goes_on { Kept::Memory } else { Kept::Files };
+        Ok(Answer { steps: steps.as_slice().to_vec(), ..self.answer(kept) })
     }
 
     /// One that comes from another host: it has what it stands on, a volume, of a virtual machine what it had in memory, and a

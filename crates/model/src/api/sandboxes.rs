@@ -153,7 +153,7 @@ pub struct ForkError {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ForkResponse {
-    /// What the children begin with: `memory` or `files`.
+    /// What was kept for the children: `memory` or `files`; each says what it goes on with.
     pub kept: String,
     pub items: Vec<Forked>,
 }
@@ -199,7 +199,8 @@ pub struct Sandbox {
     pub started_at: Option<DateTime<Utc>>,
     pub last_active_at: DateTime<Utc>,
     pub status_changed_at: DateTime<Utc>,
-    /// In answers to pause and resume: what was kept, `memory` or `files`.
+    /// In answers to pause and resume: what was kept, `memory` or `files`. In those to a create from a snapshot that has memory,
+    /// and to a fork of a machine: what it goes on with.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub kept: Option<String>,
     /// In answers to pause: how much of its memory went to swap.

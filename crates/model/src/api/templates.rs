@@ -23,6 +23,8 @@ pub struct Template {
     /// Who its sandboxes' programs run as unless a request says otherwise.
     pub default_user: String,
     pub default_workdir: String,
+    /// What its sandboxes run in: `container`, `vm`, or `auto` for what their create or their host says.
+    pub driver: String,
     pub created_at: DateTime<Utc>,
     /// When its image last changed, or who may use it.
     pub updated_at: DateTime<Utc>,
@@ -58,6 +60,14 @@ pub struct CreateTemplateRequest {
     /// Asked until it succeeds; wins over the recipe's READY.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ready_cmd: Option<String>,
+    /// What its sandboxes run in: `container`, `vm`, or `auto` for what their create or their host says; as what it is built
+    /// from when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub driver: Option<String>,
+    /// With `driver` `vm`: a machine is started at the end of the build, and sandboxes go on with what it has in memory when
+    /// it is ready, its start command's programs among that.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub keep_memory: bool,
     /// Sizes of its sandboxes unless they ask for others.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 64))]

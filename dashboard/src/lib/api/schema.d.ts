@@ -679,6 +679,12 @@ export interface components {
              */
             disk_mb?: number | null;
             /**
+             * @description What its sandboxes run in: `container`, `vm`, or `auto` for what their create or their host says; as what it is built
+             *     from when absent.
+             * @default null
+             */
+            driver?: string | null;
+            /**
              * @description Build every step anew.
              * @default false
              */
@@ -688,6 +694,12 @@ export interface components {
              * @default null
              */
             image?: string | null;
+            /**
+             * @description With `driver` `vm`: a machine is started at the end of the build, and sandboxes go on with what it has in memory when
+             *     it is ready, its start command's programs among that.
+             * @default false
+             */
+            keep_memory?: boolean;
             /**
              * Format: int64
              * @default null
@@ -984,7 +996,7 @@ export interface components {
         };
         ForkResponse: {
             items: components["schemas"]["Forked"][];
-            /** @description What the children begin with: `memory` or `files`. */
+            /** @description What was kept for the children: `memory` or `files`; each says what it goes on with. */
             kept: string;
         };
         /** @description One child: a sandbox that runs and answers, or why there is none. */
@@ -1599,7 +1611,10 @@ export interface components {
                 };
                 /** @description False: all ways out of it are closed. */
                 internet?: boolean;
-                /** @description In answers to pause and resume: what was kept, `memory` or `files`. */
+                /**
+                 * @description In answers to pause and resume: what was kept, `memory` or `files`. In those to a create from a snapshot that has memory,
+                 *     and to a fork of a machine: what it goes on with.
+                 */
                 kept?: string | null;
                 /** Format: date-time */
                 last_active_at: string;
@@ -1747,6 +1762,8 @@ export interface components {
                 default_workdir: string;
                 /** @description SHA-256 of its image, hex. */
                 digest: string;
+                /** @description What its sandboxes run in: `container`, `vm`, or `auto` for what their create or their host says. */
+                driver: string;
                 id: components["schemas"]["TemplateId"];
                 /** @description Unique within its team, and among the platform's. */
                 name: string;
@@ -1913,7 +1930,10 @@ export interface components {
             };
             /** @description False: all ways out of it are closed. */
             internet?: boolean;
-            /** @description In answers to pause and resume: what was kept, `memory` or `files`. */
+            /**
+             * @description In answers to pause and resume: what was kept, `memory` or `files`. In those to a create from a snapshot that has memory,
+             *     and to a fork of a machine: what it goes on with.
+             */
             kept?: string | null;
             /** Format: date-time */
             last_active_at: string;
@@ -2222,6 +2242,8 @@ export interface components {
             default_workdir: string;
             /** @description SHA-256 of its image, hex. */
             digest: string;
+            /** @description What its sandboxes run in: `container`, `vm`, or `auto` for what their create or their host says. */
+            driver: string;
             id: components["schemas"]["TemplateId"];
             /** @description Unique within its team, and among the platform's. */
             name: string;

@@ -35,9 +35,12 @@ impl HostService for FakeAgent {
             network_generation: request.spec.as_option().map_or(0, |spec| spec.network_generation),
             ..Default::default()
         };
-        state.specs.insert(request.id.clone(), request.spec.into_option().unwrap_or_default());
+        let spec = request.spec.into_option().unwrap_or_default();
+        let goes_on = state.vm_version.is_some() && !spec.layers.is_empty() && spec.start_from != "files";
+        let kept = if goes_on { "memory" } else { "files" }.to_owned();
+        state.specs.insert(request.id.clone(), spec);
         state.sandboxes.insert(request.id, sandbox.clone());
-        Response::ok(CreateSandboxResponse { sandbox: sandbox.into(), ..Default::default() })
+        Response::ok(CreateSandboxResponse { sandbox: sandbox.into(), kept, ..Default::default() })
     }
 
     async fn destroy_sandbox(

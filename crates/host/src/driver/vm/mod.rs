@@ -55,7 +55,7 @@ pub use accel::Accel;
 use channel::Bridge;
 pub use jail::{ARGUMENT as JAIL, jail_main};
 pub use kernel::Kernel;
-pub use launch::RESTORED;
+pub use launch::{CLONED, RESTORED};
 pub(crate) use qemu::{FIRMWARE, kernel_command_line};
 use spares::{GROUP, Spare};
 use stored::BEGUN;
