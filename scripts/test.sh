@@ -161,18 +161,22 @@ if wants system || wants fuzz || wants docs || wants dashboard; then
     export ATOLL_BIN=$program
 fi
 
-# All of it with the same features, so that nothing is compiled twice.
-workspace=(--workspace --features atoll/failpoints --locked --no-fail-fast)
+# All of it with the same features, and by clippy, which compiles what it lints: so nothing is compiled twice.
+workspace=(--workspace --features atoll/failpoints --locked)
+linting=(env "RUSTC_WORKSPACE_WRAPPER=$(rustup which clippy-driver 2>/dev/null || command -v clippy-driver)" CLIPPY_ARGS=-Dwarnings__CLIPPY_HACKERY__)
+nextest() { "${linting[@]}" cargo nextest run "${workspace[@]}" --no-fail-fast "$@"; }
 if wants lint; then
     stage "Formatting" cargo fmt --all --check
     stage "Shell scripts" shellcheck scripts/*.sh .ci/run templates/*/*.sh
     stage "Dependencies that nobody uses" cargo machete
-    stage "Lints" cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
+    stage "Lints" "${linting[@]}" cargo nextest run "${workspace[@]}" --no-run --cargo-quiet
+    # The tests are to be run all the same.
+    [[ ${results[-1]} == ok* ]] || linting=(env)
 fi
 if wants unit; then
     # A real OpenID provider, for the tests of signing in elsewhere.
     run "Installing the OpenID provider of the tests" "It comes from npm." npm --prefix tests/oidc ci --no-audit --no-fund
-    stage "Unit tests" cargo nextest run "${workspace[@]}" -E 'not (package(atoll-tests) | binary(cluster_faults))'
+    stage "Unit tests" nextest -E 'not (package(atoll-tests) | binary(cluster_faults))'
 fi
 if wants system; then
     plain() { scripts/with-atoll.sh --program "$program" scripts/e2b.sh; }
@@ -190,13 +194,15 @@ if wants system; then
     stage "E2B's code interpreter, TLS and host names" interpreter_tls
     stage "Examples" examples
     # Most of these wait more than they work; one of them for 5 minutes.
-    stage "Tests of the real binary" env ATOLL_PARTITION_SECONDS=300 \
-        cargo nextest run "${workspace[@]}" --test-threads 5 -E 'package(atoll-tests) | binary(cluster_faults)'
+    real() { ATOLL_PARTITION_SECONDS=300 nextest --test-threads 5 -E 'package(atoll-tests) | binary(cluster_faults)'; }
+    stage "Tests of the real binary" real
     # But for one: what a dead replica was making is judged after 2 minutes when another lives, at once when it was alone.
-    stage "Tests of the real binary, two replicas behind a load balancer" env ATOLL_TEST_REPLICAS=2 \
-        cargo nextest run "${workspace[@]}" --test-threads 4 \
-        -E 'package(atoll-tests) & (binary(accounts_cli) | binary(bad_input) | binary(cp) | binary(fork) | binary(lifecycle) | binary(templates))
-            - test(a_server_that_is_killed_in_the_middle_of_forks_leaves_only_whole_sandboxes)'
+    replicas() {
+        ATOLL_TEST_REPLICAS=2 nextest --test-threads 4 \
+            -E 'package(atoll-tests) & (binary(accounts_cli) | binary(bad_input) | binary(cp) | binary(fork) | binary(lifecycle) | binary(templates))
+                - test(a_server_that_is_killed_in_the_middle_of_forks_leaves_only_whole_sandboxes)'
+    }
+    stage "Tests of the real binary, two replicas behind a load balancer" replicas
 fi
 if wants fuzz; then
     fuzz_postgres() {
