@@ -67,6 +67,37 @@ it(
 );
 
 it(
+	'builds a template for machines, whose sandboxes begin with one that is ready',
+	() =>
+		withPage(async (page) => {
+			await enter(page, '/dashboard/templates');
+			await page.getByRole('button', { name: 'New template' }).click();
+			const dialog = page.getByRole('dialog');
+			await dialog.getByRole('textbox', { name: 'Name' }).fill(`${name}-vm`);
+			await dialog
+				.getByLabel('Recipe')
+				.fill('FROM base\nCMD touch /dev/shm/begun; exec sleep 100000\nREADY test -e /dev/shm/begun\n');
+			await dialog.getByLabel('Isolation').click();
+			await page.getByRole('option', { name: /^Virtual machine/ }).click();
+			await dialog.getByLabel('Sandboxes begin with').click();
+			await page.getByRole('option', { name: /^A machine that is ready/ }).click();
+			await inspect(page, 'template-build-machine');
+			await dialog.getByRole('button', { name: 'Build' }).click();
+			await dialog.getByText('ready', { exact: true }).waitFor({ timeout: 120_000 });
+			await page.keyboard.press('Escape');
+			const row = page.locator('[data-row]').filter({ hasText: `${name}-vm` });
+			await row.getByText('vm', { exact: true }).waitFor();
+			await inspect(page, 'template-of-machines');
+			const made = await api<{ id: string; driver: string; kept: string }>('POST', '/v1/sandboxes', {
+				template: `${name}-vm`
+			});
+			expect([made.driver, made.kept]).toEqual(['vm', 'memory']);
+			await api('DELETE', `/v1/sandboxes/${made.id}`);
+		}),
+	300_000
+);
+
+it(
 	'says at the field what is no image, in the log why one can’t be had, and keeps every build to be looked at',
 	() =>
 		withPage(
