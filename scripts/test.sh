@@ -193,6 +193,7 @@ if wants system; then
     together "E2B's code interpreter" interpreter "MCP" tools
     stage "E2B's code interpreter, TLS and host names" interpreter_tls
     stage "Examples" examples
+    stage "OpenTelemetry" scripts/otlp.sh --program "$program"
     # Most of these wait more than they work; one of them for 5 minutes.
     real() { ATOLL_PARTITION_SECONDS=300 nextest --test-threads 5 -E 'package(atoll-tests) | binary(cluster_faults)'; }
     stage "Tests of the real binary" real

@@ -76,6 +76,8 @@ pub struct Parts {
     /// What one team may have under way.
     pub places: Places,
     pub metrics: HttpMetrics,
+    /// Of the export of metrics.
+    pub otlp: crate::otlp::Counters,
     /// When the use of each key was last noted.
     pub key_uses: Mutex<HashMap<ApiKeyId, Millis>>,
 }

@@ -10,6 +10,7 @@ use secrecy::SecretString;
 use tokio::sync::watch;
 
 pub use crate::objects::BucketSettings;
+pub use crate::otlp::OtlpSettings;
 pub use crate::sign_in::{GithubSettings, OidcSettings};
 pub use crate::templates::shipped::ShippedRecipes;
 
@@ -264,6 +265,8 @@ pub struct ControlConfig {
     pub http: HttpLimits,
     /// Bearer token that opens `/metrics` from elsewhere than loopback.
     pub metrics_token: Option<SecretString>,
+    /// Where metrics are sent by OpenTelemetry's protocol; nowhere when absent.
+    pub otlp: Option<OtlpSettings>,
     /// How long a user JWT and its session last. Default 6 h.
     pub session_ttl: Duration,
     /// How long a browser stays signed in. Default 7 days.
@@ -317,6 +320,7 @@ impl ControlConfig {
             resume_on_reconnect: true,
             http: HttpLimits::default(),
             metrics_token: None,
+            otlp: None,
             session_ttl: Duration::from_secs(6 * 3600),
             browser_session_ttl: Duration::from_secs(7 * 24 * 3600),
             trusted_proxies: Vec::new(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::app::App;
 use crate::db::{Millis, idempotency, leases};
 use crate::layers::{Dead, LayerError};
-use crate::{accounts, events, usage, webhooks};
+use crate::{accounts, events, otlp, usage, webhooks};
 
 const HOUSEKEEPING: Duration = Duration::from_secs(300);
 /// What a crash has left in the object store is a day old before it goes.
@@ -39,6 +39,7 @@ pub fn spawn(app: &App) {
     app.tasks.spawn(store_layers(app.clone()));
     app.tasks.spawn(move_paused(app.clone()));
     app.tasks.spawn(look_for_keys(app.clone()));
+    app.tasks.spawn(otlp::run(app.clone()));
 }
 
 /// Takes away what nobody stands on; when nudged, and now and then.

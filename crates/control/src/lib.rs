@@ -45,6 +45,7 @@ mod live;
 mod mail;
 mod objects;
 mod oci;
+mod otlp;
 mod outbound;
 mod pki;
 mod quotas;

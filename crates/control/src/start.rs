@@ -287,6 +287,7 @@ async fn wire(
         tasks,
         shutdown,
         metrics: HttpMetrics::default(),
+        otlp: Default::default(),
         key_uses: std::sync::Mutex::default(),
     }))
 }

@@ -163,6 +163,17 @@ pub struct ControlArgs {
     /// Bearer token that opens /metrics from elsewhere than loopback
     #[arg(long, env = "ATOLL_METRICS_TOKEN", value_name = "TOKEN", hide_env_values = true)]
     pub metrics_token: Option<String>,
+    /// An OpenTelemetry collector that metrics are sent to (OTLP over HTTP), such as http://127.0.0.1:4318
+    /// [default: what OTEL_EXPORTER_OTLP_ENDPOINT says, else none]
+    #[arg(long, env = "ATOLL_OTLP_ENDPOINT", value_name = "URL", hide_env_values = true)]
+    pub otlp_endpoint: Option<String>,
+    /// Headers for it, name=value with commas between them, values percent-encoded. Arguments can be seen by others: prefer
+    /// the variable [default: OTEL_EXPORTER_OTLP_HEADERS, for the address that OTEL_EXPORTER_OTLP_ENDPOINT says]
+    #[arg(long, env = "ATOLL_OTLP_HEADERS", value_name = "HEADERS", hide_env_values = true)]
+    pub otlp_headers: Option<String>,
+    /// How often metrics are sent there, from 1s to 1h [default: 60s]
+    #[arg(long, env = "ATOLL_OTLP_INTERVAL", value_name = "DURATION", value_parser = duration)]
+    pub otlp_interval: Option<Duration>,
     /// A heartbeat older than this makes a host unreachable [default: 90s]
     #[arg(long, env = "ATOLL_HOST_STALE_AFTER", value_name = "DURATION", value_parser = duration)]
     pub host_stale_after: Option<Duration>,

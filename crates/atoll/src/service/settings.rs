@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use anyhow::Context;
 use atoll_control::ControlConfig;
 use atoll_control::config::{
-    BucketSettings, DashboardFile, GithubSettings, OidcSettings, Overcommit, Quotas, ShippedRecipes, TlsFiles,
+    BucketSettings, DashboardFile, GithubSettings, OidcSettings, OtlpSettings, Overcommit, Quotas, ShippedRecipes,
+    TlsFiles,
 };
 use atoll_control::templates::Recipe;
 use atoll_host::HostConfig;
@@ -27,6 +28,14 @@ fn bucket(args: &ControlArgs) -> anyhow::Result<Option<BucketSettings>> {
     let (endpoint, region) = (args.s3_endpoint.clone(), args.s3_region.clone());
     let session_token = args.s3_session_token.clone().map(Into::into);
     Ok(Some(BucketSettings { endpoint, region, key, session_token, ..bucket }))
+}
+
+/// Where metrics are exported to, if anywhere.
+fn otlp(args: &ControlArgs) -> anyhow::Result<Option<OtlpSettings>> {
+    let (endpoint, headers) = (args.otlp_endpoint.clone(), args.otlp_headers.clone());
+    OtlpSettings::choose(endpoint, headers, args.otlp_interval, |name| std::env::var(name).ok())
+        .map_err(anyhow::Error::msg)
+        .context("the export of metrics (--otlp-endpoint, --otlp-headers, --otlp-interval)")
 }
 
 pub fn control(
@@ -82,6 +91,7 @@ pub fn control(
         disk_mb: args.quota_disk_mb,
     };
     config.metrics_token = args.metrics_token.clone().map(Into::into);
+    config.otlp = otlp(args)?;
     config.resume_on_reconnect = args.on_reconnect == OnReconnect::Resume;
     let times = &mut config.hosts;
     for (setting, given) in [

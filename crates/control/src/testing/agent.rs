@@ -51,6 +51,8 @@ struct State {
     unpackable: std::collections::BTreeSet<String>,
     /// It doesn't answer to packs while this is locked.
     packing: Arc<tokio::sync::Mutex<()>>,
+    /// It measures these too, whatever it is asked.
+    unasked: Vec<SandboxMetrics>,
 }
 
 impl FakeAgent {
@@ -95,6 +97,10 @@ impl FakeAgent {
 
     pub fn end_programs_with(&self, exit_code: i32) {
         self.state().exit_code = exit_code;
+    }
+
+    pub fn also_tell(&self, metrics: SandboxMetrics) {
+        self.state().unasked.push(metrics);
     }
 
     pub fn let_guests_lie(&self, lie: Lie) {

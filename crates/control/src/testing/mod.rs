@@ -277,6 +277,7 @@ async fn wire(config: ControlConfig, clock: Clock, db: Db, machines: &FakeFleet)
         tasks,
         shutdown: CancellationToken::new(),
         metrics: HttpMetrics::default(),
+        otlp: Default::default(),
         key_uses: Mutex::default(),
         signed: Default::default(),
     })

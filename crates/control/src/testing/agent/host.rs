@@ -118,7 +118,19 @@ impl HostService for FakeAgent {
         request: ServiceRequest<'_, SandboxMetricsRequest>,
     ) -> ServiceResult<SandboxMetricsResponse> {
         let ids = request.to_owned_message().ids;
-        let metrics = ids.into_iter().map(|id| SandboxMetrics { id, memory_bytes: 1, ..Default::default() }).collect();
+        let metric = |id| SandboxMetrics {
+            id,
+            cpu_usec: 2_500_000,
+            cpu_pct: 50.0,
+            memory_bytes: 1,
+            disk_bytes: 2,
+            net_rx_bytes: 3,
+            net_tx_bytes: 4,
+            processes: 5,
+            ..Default::default()
+        };
+        let unasked = self.state().unasked.clone();
+        let metrics = ids.into_iter().map(metric).chain(unasked).collect();
         Response::ok(SandboxMetricsResponse { metrics, ..Default::default() })
     }
 
