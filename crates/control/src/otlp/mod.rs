@@ -34,7 +34,7 @@ use wire::{
     ExportMetricsServiceRequest, InstrumentationScope, KeyValue, Metric, Resource, ResourceMetrics, ScopeMetrics,
 };
 
-/// Sandboxes in a request: some 400 kB of it, a tenth of that compressed.
+/// Sandboxes in a request: some 400 kB of it, a third of that compressed.
 const BATCH: usize = 250;
 const LEASE: &str = "otlp";
 /// A round has at least this long, however often rounds are.

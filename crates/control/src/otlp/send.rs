@@ -69,7 +69,7 @@ fn request(
     version: &str,
     message: &ExportMetricsServiceRequest,
 ) -> Result<Request<Vec<u8>>, String> {
-    // Names and ids come over and over: the quickest compression makes a tenth of it.
+    // Names and ids come over and over: the quickest compression makes a third of it.
     let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
     let packed = packed.write_all(&message.encode_to_vec()).and_then(|()| packed.finish());
     let mut request = Request::new(packed.map_err(|error| format!("the request can't be compressed: {error}"))?);

@@ -119,4 +119,3 @@ pub fn sandboxes(came: &[Came]) -> Vec<String> {
     ids.sort();
     ids
 }
-
