@@ -365,27 +365,37 @@ it('makes a sandbox that reaches only what is named, and changes that while it l
 			await dialog.locator('textarea[aria-invalid=true]').waitFor();
 			await inspect(page, 'create-network');
 			await dialog.getByLabel('Nothing but').fill('pypi.org *.pythonhosted.org');
+			await dialog.getByLabel('Bandwidth').fill('2097152');
 			await dialog.getByLabel('Isolation').click();
 			await page.getByRole('option', { name: /^Container/ }).click();
 			const created = page.waitForRequest((request) => request.method() === 'POST');
 			await dialog.getByRole('button', { name: 'Create sandbox' }).click();
 			await page.waitForURL(/\/sandboxes\/sb-[a-z0-9]{20}$/);
 			await page.getByText('only pypi.org, *.pythonhosted.org').waitFor();
+			await page.getByText('2 MB a second each way').waitFor();
 			expect((await created).postDataJSON()).toMatchObject({
 				driver: 'container',
 				internet: true,
-				network: { allow_out: ['pypi.org', '*.pythonhosted.org'], deny_out: ['0.0.0.0/0'] }
+				network: {
+					allow_out: ['pypi.org', '*.pythonhosted.org'],
+					deny_out: ['0.0.0.0/0'],
+					bandwidth_bytes_per_second: 2_097_152
+				}
 			});
 			await page.getByRole('button', { name: 'More' }).click();
 			await page.getByRole('menuitem', { name: /What it may reach/ }).click();
 			expect(await dialog.getByLabel('Nothing but').inputValue()).toBe('pypi.org\n*.pythonhosted.org');
+			expect(await dialog.getByLabel('Bandwidth').inputValue()).toBe('2097152');
+			await dialog.getByLabel('Bandwidth').fill('');
 			await inspect(page, 'network');
 			await dialog.getByLabel('May reach').click();
 			await page.getByRole('option', { name: /^Nothing/ }).click();
 			await dialog.getByRole('button', { name: 'Change it' }).click();
 			await page.getByText('Its network rules are changed').waitFor();
 			const id = new URL(page.url()).pathname.split('/').at(-1) ?? '';
-			expect(await api('GET', `/v1/sandboxes/${id}`)).toMatchObject({ internet: false });
+			const after = await api<{ network: object }>('GET', `/v1/sandboxes/${id}`);
+			expect(after).toMatchObject({ internet: false });
+			expect(after.network).not.toHaveProperty('bandwidth_bytes_per_second');
 		},
 		{ expected: /400/ }
 	));

@@ -1,6 +1,8 @@
 // What a sandbox may reach, as people choose it: one of four ways, and a list. The API's rules are made of it and back.
 import type { NetworkPolicy, Sandbox } from '$api/types';
 
+import { bytes } from './size';
+
 export type Way = 'open' | 'except' | 'only' | 'closed';
 export interface Reach {
 	way: Way;
@@ -44,6 +46,12 @@ export function headersText(sandbox: Pick<Sandbox, 'network'>): string {
 	const headers = sandbox.network?.headers ?? [];
 	const words = headers.slice(0, 2).map((header) => `${header.name} to ${header.domain}`);
 	return words.join(', ') + (headers.length > 2 ? ` and ${headers.length - 2} more` : '');
+}
+
+/** How fast it may send and get, in a few words; nothing where it has no bound of its own. */
+export function bandwidthText(sandbox: Pick<Sandbox, 'network'>): string {
+	const rate = sandbox.network?.bandwidth_bytes_per_second;
+	return rate ? `${bytes(rate)} a second each way` : '';
 }
 
 /** In a few words. */

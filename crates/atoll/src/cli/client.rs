@@ -37,6 +37,10 @@ pub struct Shape {
     /// A SOCKS5 proxy of your own that its TCP connections go out through; `tls://` before it to speak TLS with it
     #[arg(long, value_name = "[USER:PASSWORD@]HOST:PORT")]
     pub egress_proxy: Option<String>,
+    /// Bytes a second that it may send to the world, and as many that it may get from there; `500K` and `10M` are powers of
+    /// 1,024
+    #[arg(long, value_name = "SIZE", value_parser = super::settings::size)]
+    pub bandwidth: Option<u64>,
     /// A volume at a path of the sandbox; `:ro` behind it to read only
     #[arg(long, short = 'v', value_name = "NAME:PATH")]
     pub volume: Vec<String>,
@@ -203,6 +207,10 @@ pub enum SandboxCommand {
         /// password of the one that is there needn't be said again
         #[arg(long, value_name = "[USER:PASSWORD@]HOST:PORT")]
         egress_proxy: Option<String>,
+        /// Bytes a second that it may send to the world, and as many that it may get from there; `500K` and `10M` are powers
+        /// of 1,024
+        #[arg(long, value_name = "SIZE", value_parser = super::settings::size)]
+        bandwidth: Option<u64>,
         /// Close all ways out
         #[arg(long)]
         no_internet: bool,

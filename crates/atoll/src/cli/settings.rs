@@ -365,7 +365,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// Bytes from `50G`, `512M` or a plain number; units are powers of 1,024.
-fn size(text: &str) -> Result<u64, String> {
+pub(super) fn size(text: &str) -> Result<u64, String> {
     let text = text.trim().trim_end_matches("iB").trim_end_matches('B');
     let (digits, shift) = match text.chars().last().map(|unit| unit.to_ascii_uppercase()) {
         Some('K') => (&text[..text.len() - 1], 10),

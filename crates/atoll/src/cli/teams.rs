@@ -50,11 +50,15 @@ pub enum TeamCommand {
         /// password of the one that is there needn't be said again
         #[arg(long, value_name = "[USER:PASSWORD@]HOST:PORT")]
         egress_proxy: Option<String>,
+        /// Bytes a second that each may send to the world, and as many that it may get from there; `500K` and `10M` are
+        /// powers of 1,024
+        #[arg(long, value_name = "SIZE", value_parser = super::settings::size)]
+        bandwidth: Option<u64>,
         /// Close all ways out
         #[arg(long)]
         no_internet: bool,
         /// Everything that is open to all, as before it was ever set
-        #[arg(long, conflicts_with_all = ["allow", "deny", "header", "egress_proxy", "no_internet"])]
+        #[arg(long, conflicts_with_all = ["allow", "deny", "header", "egress_proxy", "bandwidth", "no_internet"])]
         clear: bool,
         #[command(flatten)]
         person: PersonArgs,

@@ -40,8 +40,8 @@ pub async fn main(command: SandboxCommand, global: &Global) -> anyhow::Result<u8
         SandboxCommand::Pause { sandbox } => show(&super::client(global)?.pause_sandbox(&sandbox).await?, global)?,
         SandboxCommand::Resume { sandbox } => show(&super::client(global)?.resume_sandbox(&sandbox).await?, global)?,
         SandboxCommand::Fork { sandbox, count } => return fork(&sandbox, count, global).await,
-        SandboxCommand::Network { sandbox, allow, deny, header, egress_proxy, no_internet } => {
-            let request = shape::network(no_internet, allow, deny, &header, egress_proxy.as_deref())?;
+        SandboxCommand::Network { sandbox, allow, deny, header, egress_proxy, bandwidth, no_internet } => {
+            let request = shape::network(no_internet, allow, deny, &header, egress_proxy.as_deref(), bandwidth)?;
             show(&super::client(global)?.set_network(&sandbox, &request).await?, global)?;
         }
         SandboxCommand::Rm(args) => return remove(&args, global).await,

@@ -25,6 +25,7 @@ pub fn request(shape: &Shape) -> anyhow::Result<CreateSandboxRequest> {
         network: Some(NetworkPolicy {
             headers: headers(&shape.header)?,
             egress_proxy: shape.egress_proxy.as_deref().map(egress_proxy).transpose()?,
+            bandwidth_bytes_per_second: shape.bandwidth,
             ..NetworkPolicy::default()
         })
         .filter(|policy| !policy.is_empty()),
@@ -82,6 +83,7 @@ pub fn network(
     deny_out: Vec<String>,
     header: &[String],
     proxy: Option<&str>,
+    bandwidth: Option<u64>,
 ) -> anyhow::Result<SetNetworkRequest> {
     Ok(SetNetworkRequest {
         internet: closed.then_some(false),
@@ -89,6 +91,7 @@ pub fn network(
         deny_out,
         headers: headers(header)?,
         egress_proxy: proxy.map(egress_proxy).transpose()?,
+        bandwidth_bytes_per_second: bandwidth,
     })
 }
 

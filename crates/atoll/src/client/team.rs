@@ -48,9 +48,9 @@ pub async fn main(command: TeamCommand, global: &Global) -> anyhow::Result<u8> {
             let team = person::client(&person, global).await?.update_team(&team, &change).await?;
             print_id(global, &team, &team.id)?;
         }
-        TeamCommand::Network { team, allow, deny, header, egress_proxy, no_internet, clear, person } => {
+        TeamCommand::Network { team, allow, deny, header, egress_proxy, bandwidth, no_internet, clear, person } => {
             let client = person::client(&person, global).await?;
-            let request = shape::network(no_internet, allow, deny, &header, egress_proxy.as_deref())?;
+            let request = shape::network(no_internet, allow, deny, &header, egress_proxy.as_deref(), bandwidth)?;
             let network = if clear || request != SetNetworkRequest::default() {
                 client.set_team_network(&team, &request).await?
             } else {
@@ -66,8 +66,10 @@ pub async fn main(command: TeamCommand, global: &Global) -> anyhow::Result<u8> {
             let headers: Vec<_> = network.headers.iter().map(|it| format!("{}: {}", it.domain, it.name)).collect();
             let headers = listed(&headers);
             let proxy = network.egress_proxy.map_or_else(|| "-".to_owned(), |proxy| proxy.address);
+            let bandwidth = network.bandwidth_bytes_per_second;
+            let bandwidth = bandwidth.map_or_else(|| "-".to_owned(), |rate| format!("{rate} bytes a second"));
             output::print(&format!(
-                "internet  {internet}\nallow     {allow}\ndeny      {deny}\nheaders   {headers}\nproxy     {proxy}\n"
+                "internet  {internet}\nallow     {allow}\ndeny      {deny}\nheaders   {headers}\nproxy     {proxy}\nbandwidth {bandwidth}\n"
             ))?;
         }
         TeamCommand::Rm { team, person } => {

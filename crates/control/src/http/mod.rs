@@ -12,6 +12,8 @@ mod agents;
 mod api_keys;
 mod audit;
 mod auth;
+#[cfg(test)]
+mod bandwidth_tests;
 mod browser;
 pub mod caller;
 pub mod convert;

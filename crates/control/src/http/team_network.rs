@@ -22,9 +22,15 @@ pub fn routes() -> OpenApiRouter<App> {
 }
 
 fn shown(network: Option<Network>) -> SetNetworkRequest {
-    let Network { deny_egress, allow_out, deny_out, headers, egress_proxy, .. } = network.unwrap_or_default();
-    let egress_proxy = egress_proxy.as_ref().map(KeptProxy::shown);
-    SetNetworkRequest { internet: Some(!deny_egress), allow_out, deny_out, headers, egress_proxy }
+    let network = network.unwrap_or_default();
+    SetNetworkRequest {
+        internet: Some(!network.deny_egress),
+        allow_out: network.allow_out,
+        deny_out: network.deny_out,
+        headers: network.headers,
+        egress_proxy: network.egress_proxy.as_ref().map(KeptProxy::shown),
+        bandwidth_bytes_per_second: network.bandwidth_bytes_per_second,
+    }
 }
 
 /// What new sandboxes of the team may reach when their request names neither `internet` nor `network`.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
-use atoll_model::api::sandboxes::{AddedHeader, CreateSandboxRequest, ForkRequest, NetworkPolicy, VolumeMount};
+use atoll_model::api::sandboxes::{AddedHeader, BANDWIDTH, CreateSandboxRequest, ForkRequest, NetworkPolicy, VolumeMount};
 
 use super::egress_proxy;
 use super::error::{ApiError, ApiResult};
@@ -239,8 +239,17 @@ pub fn network(
     let headers = added_headers(policy.headers)?;
     let former = former.and_then(|network| network.egress_proxy.as_ref());
     let egress_proxy = policy.egress_proxy.map(|proxy| egress_proxy::kept(sealer, proxy, former)).transpose()?;
-    let deny_egress = !internet.unwrap_or(true);
-    Ok(Network { deny_egress, allow_out, deny_out, headers, egress_proxy, ..Network::default() })
+    let bandwidth = policy.bandwidth_bytes_per_second;
+    let bandwidth = bandwidth.map(|value| within("network.bandwidth_bytes_per_second", value, BANDWIDTH)).transpose()?;
+    Ok(Network {
+        deny_egress: !internet.unwrap_or(true),
+        allow_out,
+        deny_out,
+        headers,
+        egress_proxy,
+        bandwidth_bytes_per_second: bandwidth,
+        ..Network::default()
+    })
 }
 
 /// Added to one sandbox's requests.

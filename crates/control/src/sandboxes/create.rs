@@ -237,7 +237,8 @@ impl Sandboxes {
             started_at: None,
             last_active_at: now,
             status_changed_at: now,
-            network_generation: 0,
+            // With a bandwidth it counts as a change: a host whose agent knew nothing of those is told again when it does.
+            network_generation: i64::from(new.network.bandwidth_bytes_per_second.is_some()),
             begun_with: None,
         };
         let mut tx = self.db.begin().await?;

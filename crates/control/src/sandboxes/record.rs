@@ -36,6 +36,9 @@ pub struct Network {
     pub headers: Vec<AddedHeader>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress_proxy: Option<KeptProxy>,
+    /// To the world, and as much from there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth_bytes_per_second: Option<u64>,
     /// The audience of each of its identities (`identities`), by the names that headers call them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub identities: BTreeMap<String, String>,
@@ -161,6 +164,7 @@ impl Network {
                     ..proxy.to_wire(filling.proxy_password.as_ref(), id)
                 })
                 .into(),
+            bandwidth_bytes_per_second: self.bandwidth_bytes_per_second.unwrap_or(0),
             ..Default::default()
         }
     }
@@ -331,6 +335,7 @@ impl SandboxRecord {
                 deny_out: self.network.deny_out.clone(),
                 headers: self.network.headers.clone(),
                 egress_proxy: self.network.egress_proxy.as_ref().map(KeptProxy::shown),
+                bandwidth_bytes_per_second: self.network.bandwidth_bytes_per_second,
             },
             host_id: self.host().cloned(),
             mounts: self.mounts.0.clone(),

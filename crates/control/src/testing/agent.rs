@@ -91,6 +91,18 @@ impl FakeAgent {
         self.state().failing_policies = count;
     }
 
+    /// It has passed over a part of what a sandbox may reach, and wants to hear it again.
+    pub fn forget_policy(&self, id: &SandboxId) {
+        let mut state = self.state();
+        if let Some(spec) = state.specs.get_mut(id.as_str()) {
+            spec.network = Default::default();
+            spec.network_generation = 0;
+        }
+        if let Some(sandbox) = state.sandboxes.get_mut(id.as_str()) {
+            sandbox.network_generation = 0;
+        }
+    }
+
     pub fn hang_pauses_of(&self, id: &SandboxId) {
         self.state().hanging_pauses.push(id.clone());
     }

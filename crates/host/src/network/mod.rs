@@ -8,6 +8,7 @@
 //! own, its TCP connections pass unread through the agent and that proxy.
 
 mod admission;
+mod bandwidth;
 mod cidr;
 mod dns;
 mod egress;
@@ -115,6 +116,8 @@ impl Network {
         let denied: Vec<_> = of(|policy| policy.closed).map(|(address, _)| address).collect();
         let ruled: Vec<_> = of(Policy::has_rules).collect();
         let served: Vec<_> = of(Policy::is_served).collect();
+        let capped: Vec<_> =
+            policies.iter().filter_map(|(slot, policy)| Some((slot.address(), policy.bandwidth?))).collect();
         let that = |wanted: fn(&Policy) -> bool| of(wanted).map(|(address, _)| address).collect::<Vec<_>>();
         sysctl::enable_forwarding()?;
         sysctl::enlarge_connection_table();
@@ -128,7 +131,7 @@ impl Network {
             spare: Mutex::new(vec![connection]),
             gateways: RwLock::default(),
             denied: Mutex::new(denied.iter().copied().collect()),
-            policies: Mutex::new(ruled.iter().chain(&served).cloned().collect()),
+            policies: Mutex::new(of(Policy::says_something).collect()),
             dns,
         };
         let claimed = slots.blocks();
@@ -147,6 +150,7 @@ impl Network {
             gateways: &gateways,
             denied: &denied,
             policies: &ruled,
+            capped: &capped,
             proxied: &that(|policy| !policy.headers.is_empty()),
             led: &that(|policy| policy.own_proxy.is_some()),
             networks: &networks,
@@ -210,12 +214,14 @@ impl Network {
         {
             let mut policies = self.policies.lock().unwrap_or_else(PoisonError::into_inner);
             let old = policies.get(&slot.address()).cloned().unwrap_or_default();
-            let says = |policy: &Policy| policy.has_rules() || policy.is_served();
-            if old != *policy && (says(&old) || says(policy)) {
+            if old != *policy && (old.says_something() || policy.says_something()) {
                 rules::change(&self.table, slot.address(), &old, policy)?;
-                self.dns.set_policy(slot.address(), policy.clone());
-                self.egress.set_policy(slot.address(), policy);
-                if says(policy) {
+                // How fast is the table's business alone: names that are known and connections that are open stay so.
+                if !old.reaches_as(policy) {
+                    self.dns.set_policy(slot.address(), policy.clone());
+                    self.egress.set_policy(slot.address(), policy);
+                }
+                if policy.says_something() {
                     policies.insert(slot.address(), policy.clone());
                 } else {
                     policies.remove(&slot.address());

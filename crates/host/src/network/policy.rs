@@ -29,6 +29,9 @@ pub struct Policy {
     /// What all TCP goes out through. Nothing goes past it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub own_proxy: Option<OwnProxy>,
+    /// Bytes a second that it may send to the world, and as many that it may get from there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<u64>,
 }
 
 /// A SOCKS5 proxy of whoever owns the sandbox, which never sees it.
@@ -114,6 +117,17 @@ impl Policy {
     #[must_use]
     pub fn has_rules(&self) -> bool {
         !(self.allow.is_empty() && self.deny.is_empty() && !self.has_names())
+    }
+
+    /// Whether it says anything that the table, the forwarder or the proxies must know.
+    pub(super) fn says_something(&self) -> bool {
+        self.has_rules() || self.is_served() || self.bandwidth.is_some()
+    }
+
+    /// Whether both let the same be reached in the same way, however fast.
+    pub(super) fn reaches_as(&self, other: &Self) -> bool {
+        let unbounded = |policy: &Self| Self { bandwidth: None, ..policy.clone() };
+        unbounded(self) == unbounded(other)
     }
 
     /// Whether the proxies of this host have anything to do for it.

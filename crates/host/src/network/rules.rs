@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::egress::{LED_PORT, PLAIN_PORT, TLS_PORT};
-use super::{Ipv4Cidr, NetworkConfig, Policy};
+use super::{Ipv4Cidr, NetworkConfig, Policy, bandwidth};
 
 /// Where no sandbox goes unless the operator allows it: what is private, local, special or reserved. (RFC 6890 and
 /// the metadata services of clouds, which all live in 169.254.0.0/16, 100.64.0.0/10 or 192.0.0.0/24.)
@@ -38,6 +38,8 @@ pub(super) struct Rules<'a> {
     pub denied: &'a [Ipv4Addr],
     /// Sandboxes with rules of their own.
     pub policies: &'a [(Ipv4Addr, Policy)],
+    /// Sandboxes with a bandwidth of their own.
+    pub capped: &'a [(Ipv4Addr, u64)],
     /// Sandboxes that the egress proxy serves.
     pub proxied: &'a [Ipv4Addr],
     /// Sandboxes whose TCP connections are led through a proxy of their own.
@@ -70,36 +72,6 @@ fn rules(policies: &[(Ipv4Addr, Policy)], allowed: bool) -> Vec<String> {
     policies.iter().flat_map(of).collect()
 }
 
-/// What is beyond the rate is dropped, and TCP slows down to it.
-fn limit(rate: u64) -> String {
-    // A quarter of a second at once, and a few of the largest packets at least.
-    format!("limit rate over {} bytes/second burst {} bytes", rate.max(1), (rate / 4).max(256 << 10))
-}
-
-/// The same bound for what goes by way of this host's proxies: the rule on the way in, and the chain for the way back.
-fn proxied(group: u32, rate: u64) -> (String, String) {
-    let limit = limit(rate);
-    let ports = format!("{{ {TLS_PORT}, {LED_PORT} }}");
-    let there = format!("    iifgroup {group:#x} tcp dport {ports} update @sent {{ ip saddr {limit} }} drop\n");
-    let back = format!(
-        "  chain output {{
-    type filter hook output priority filter; policy accept;
-    oifgroup {group:#x} tcp sport {ports} update @received {{ ip daddr {limit} }} drop
-  }}
-"
-    );
-    (there, back)
-}
-
-fn bandwidth(group: u32, rate: u64) -> String {
-    let limit = limit(rate);
-    format!(
-        "    iifgroup {group:#x} update @sent {{ ip saddr {limit} }} drop
-    oifgroup {group:#x} update @received {{ ip daddr {limit} }} drop
-"
-    )
-}
-
 /// Replaces the rules of one sandbox, in one transaction.
 pub(super) fn change(table: &str, address: Ipv4Addr, old: &Policy, new: &Policy) -> io::Result<()> {
     let mut text = String::new();
@@ -117,6 +89,7 @@ pub(super) fn change(table: &str, address: Ipv4Addr, old: &Policy, new: &Policy)
         say(verb, "proxied", if policy.headers.is_empty() { Vec::new() } else { vec![address.to_string()] });
         say(verb, "led", policy.own_proxy.iter().map(|_| address.to_string()).collect());
     }
+    text.push_str(&bandwidth::changed(table, address, old.bandwidth, new.bandwidth));
     if text.is_empty() { Ok(()) } else { nft(&["-f", "-"], &text).map(drop) }
 }
 
@@ -132,19 +105,18 @@ impl Rules<'_> {
             set("closed", "flags interval; auto-merge;", &closed.collect::<Vec<_>>()),
             set("allowed", "flags interval; auto-merge;", &allowed),
             set("connections", "size 65535; flags dynamic;", &[]),
-            set("sent", "size 65535; flags dynamic,timeout; timeout 1m;", &[]),
-            set("received", "size 65535; flags dynamic,timeout; timeout 1m;", &[]),
             set("proxied", "", &addresses(self.proxied)),
             set("led", "", &addresses(self.led)),
             set("policed", "", &addresses(&self.policies.iter().map(|(address, _)| *address).collect::<Vec<_>>())),
             pairs("allow_rules", "flags interval;", &rules(self.policies, true)),
             pairs("deny_rules", "flags interval;", &rules(self.policies, false)),
             pairs("learned", "size 65535; flags timeout;", &[]),
+            bandwidth::declared(self.capped),
         ]
         .concat();
         let most = config.max_connections.max(1);
-        let bandwidth = config.max_bandwidth.map(|rate| bandwidth(*group, rate)).unwrap_or_default();
-        let (proxying, proxied) = config.max_bandwidth.map(|rate| proxied(*group, rate)).unwrap_or_default();
+        let bounded = bandwidth::rules(*group, config.max_bandwidth);
+        let (forwarded, to_proxies, from_proxies) = (bounded.forwarded, bounded.to_proxies, bounded.from_proxies);
         let marker = marker(*group);
         format!(
             "{}table inet {table} {{
@@ -188,7 +160,7 @@ impl Rules<'_> {
   }}
   chain forward {{
     type filter hook forward priority filter; policy accept;
-{bandwidth}    iifgroup {group:#x} goto egress
+{forwarded}    iifgroup {group:#x} goto egress
     oifgroup {group:#x} ct state established accept
     oifgroup {group:#x} ct state related meta l4proto icmp accept
     oifgroup {group:#x} drop
@@ -207,9 +179,12 @@ impl Rules<'_> {
   }}
   chain input {{
     type filter hook input priority filter; policy accept;
-{proxying}    iifgroup {group:#x} goto to_host
+{to_proxies}    iifgroup {group:#x} goto to_host
     iif != \"lo\" ip daddr @gateways drop
   }}
+  chain output {{
+    type filter hook output priority filter; policy accept;
+{from_proxies}  }}
   chain lead {{
     ip saddr @denied accept
     ip saddr . ip daddr @allow_rules goto lead_beyond
@@ -229,7 +204,7 @@ impl Rules<'_> {
     iifgroup {group:#x} ip saddr @proxied ip daddr @gateways tcp dport 80 dnat to :{PLAIN_PORT}
     iifgroup {group:#x} ip saddr @led ip daddr != @gateways meta l4proto tcp goto lead
   }}
-{proxied}  chain postrouting {{
+  chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept;
     oifgroup != {group:#x} ip saddr & 255.255.255.0 @gateways masquerade
   }}

@@ -38,7 +38,7 @@ pub struct View {
     /// Layers that it stands on.
     pub layers: Vec<LayerId>,
     pub volumes: Vec<VolumeId>,
-    /// Of what it may reach, as control counts it.
+    /// Of what it may reach, as control counts it; 0 when control is to say it again.
     pub policy_generation: u64,
 }
 
@@ -61,7 +61,7 @@ impl View {
             images: images(record),
             layers: record.spec.layers.iter().map(|layer| layer.id.clone()).collect(),
             volumes: record.spec.volumes.iter().map(|mount| mount.id.clone()).collect(),
-            policy_generation: record.policy_generation,
+            policy_generation: if record.knows_bandwidth { record.policy_generation } else { 0 },
         }
     }
 

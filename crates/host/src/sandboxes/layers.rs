@@ -43,6 +43,7 @@ impl Owner {
         // Written first: after a crash in between, the next agent loads what was wanted.
         let former = std::mem::replace(&mut self.record.spec.policy, policy);
         self.record.policy_generation = generation.max(highest);
+        let knew = std::mem::replace(&mut self.record.knows_bandwidth, true);
         self.record.spec.deny_egress = self.record.spec.policy.closed;
         self.save();
         if let Some(slot) = self.record.slot
@@ -52,6 +53,7 @@ impl Owner {
             self.record.spec.policy = former;
             // Control sees that it is not in force, and orders it again.
             self.record.policy_generation = highest;
+            self.record.knows_bandwidth = knew;
             self.save();
             return Err(error.into());
         }

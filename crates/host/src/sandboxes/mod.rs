@@ -238,6 +238,7 @@ impl Keeper {
                         stored: false,
                         cloned: false,
                         policy_generation,
+                        knows_bandwidth: true,
                     };
                     sandboxes.insert(id.clone(), self.start(record, Start::Create { secrets, at_rest, reply }));
                     None

@@ -86,6 +86,9 @@ pub struct Record {
     /// Of the policy in `spec`, as control counts them.
     #[serde(default)]
     pub policy_generation: u64,
+    /// The policy was read by an agent that knows of bandwidths. Older ones have passed over them.
+    #[serde(default)]
+    pub knows_bandwidth: bool,
 }
 
 impl Record {
@@ -266,7 +269,16 @@ pub(super) mod tests {
             stored: false,
             cloned: false,
             policy_generation: 0,
+            knows_bandwidth: true,
         }
+    }
+
+    #[test]
+    fn an_older_agents_record_knows_of_no_bandwidth() {
+        let mut written = serde_json::to_value(record(&SandboxId::new())).unwrap();
+        assert!(serde_json::from_value::<Record>(written.clone()).unwrap().knows_bandwidth);
+        written.as_object_mut().unwrap().remove("knows_bandwidth").unwrap();
+        assert!(!serde_json::from_value::<Record>(written).unwrap().knows_bandwidth);
     }
 
     #[test]

@@ -264,6 +264,7 @@ fn damaged(torn: Torn) -> (Record, Start) {
         stored: false,
         cloned: false,
         policy_generation: 0,
+        knows_bandwidth: true,
     };
     exit(&mut record, RECORD_DAMAGED);
     (record, Start::AtRest)

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use atoll_model::api::sandboxes::BANDWIDTH;
 use atoll_model::sandbox::OnReboot;
 use atoll_model::{LayerId, SandboxId, VolumeId};
 use atoll_rpc::atoll::host::v1 as wire;
@@ -248,7 +249,15 @@ pub fn policy(network: wire::NetworkPolicy) -> Result<Policy, OrderError> {
         deny_names: names("network.deny_domains", network.deny_domains)?,
         headers: headers(network.headers)?,
         own_proxy: network.own_proxy.into_option().map(own_proxy).transpose()?,
+        bandwidth: bandwidth(network.bandwidth_bytes_per_second)?,
     })
+}
+
+fn bandwidth(rate: u64) -> Result<Option<u64>, OrderError> {
+    let (low, high) = BANDWIDTH;
+    let fits = rate == 0 || (low..=high).contains(&rate);
+    require("network.bandwidth_bytes_per_second", fits, "must be 1,000 to 10,000,000,000, or 0")?;
+    Ok(Some(rate).filter(|rate| *rate != 0))
 }
 
 fn headers(headers: Vec<wire::AddedHeader>) -> Result<Vec<AddedHeader>, OrderError> {
@@ -356,6 +365,16 @@ pub(super) mod tests {
         vec!["container".to_owned()]
     }
 
+    fn at_rate(rate: u64) -> wire::NetworkPolicy {
+        wire::NetworkPolicy { bandwidth_bytes_per_second: rate, ..Default::default() }
+    }
+
+    #[test]
+    fn a_bandwidth_of_nothing_is_none() {
+        let read = |rate: u64| policy(at_rate(rate)).unwrap().bandwidth;
+        assert_eq!((read(0), read(BANDWIDTH.0), read(BANDWIDTH.1)), (None, Some(1_000), Some(10_000_000_000)));
+    }
+
     #[test]
     fn the_driver_is_the_one_that_was_asked_for_or_the_hosts_first() {
         let both = ["vm".to_owned(), "container".to_owned()];
@@ -395,6 +414,8 @@ pub(super) mod tests {
             ("default_user", |it| it.default_user = "a\0b".to_owned()),
             ("env", |it| drop(it.env.insert("A=B".to_owned(), String::new()))),
             ("env", |it| drop(it.env.insert("A".to_owned(), "x".repeat(2 << 20)))),
+            ("network.bandwidth_bytes_per_second", |it| it.network = at_rate(1).into()),
+            ("network.bandwidth_bytes_per_second", |it| it.network = at_rate(u64::MAX).into()),
         ];
         for (field, spoil) in cases {
             let mut wish = wish();

@@ -1349,6 +1349,13 @@ export interface components {
              */
             allow_out?: string[];
             /**
+             * Format: int64
+             * @description What it may send to the world each second, and as much that it may get from there: 1,000 to 10,000,000,000 bytes. What
+             *     is beyond is dropped. Null for no bound of its own; where its host has one for all, the smaller counts.
+             * @default null
+             */
+            bandwidth_bytes_per_second?: number | null;
+            /**
              * @description At most 128.
              * @default []
              */
@@ -2026,6 +2033,12 @@ export interface components {
         SetNetworkRequest: {
             /** @default [] */
             allow_out?: string[];
+            /**
+             * Format: int64
+             * @description 1,000 to 10,000,000,000, for each direction; null for no bound of its own.
+             * @default null
+             */
+            bandwidth_bytes_per_second?: number | null;
             /** @default [] */
             deny_out?: string[];
             /** @default null */

@@ -67,6 +67,9 @@ pub async fn create(
     new.lifetime_sec = Some(lifetime.unsigned_abs());
     new.network.inbound = inbound;
     new.network.dns_servers = dns_servers;
+    // E2B has no word for it: what its team says holds whatever else the request says.
+    new.network.bandwidth_bytes_per_second =
+        owner.team_network.as_ref().and_then(|network| network.bandwidth_bytes_per_second);
     let (service, times) = (app.sandboxes.clone(), new.times.clone());
     let work = async move {
         let template = new.template.clone();
@@ -151,7 +154,7 @@ fn policy(network: &wire::Network, internet: Option<bool>) -> ApiResult<NetworkP
     }
     let headers = added(network.rules.clone().unwrap_or_default())?;
     let egress_proxy = network.egress_proxy.clone().map(own_proxy);
-    Ok(NetworkPolicy { allow_out, deny_out, headers, egress_proxy })
+    Ok(NetworkPolicy { allow_out, deny_out, headers, egress_proxy, ..NetworkPolicy::default() })
 }
 
 /// A proxy in our words. Who doesn't name its password means none.
@@ -502,11 +505,13 @@ async fn awake(app: &App, named: &Named, seconds: i64, with_memory: bool) -> Api
 
 /// Replaces what the sandbox may reach.
 pub async fn network(State(app): State<App>, named: Named, Json(update): Json<wire::Network>) -> ApiResult<StatusCode> {
-    let public = named.find(&app).await?.record.network.public;
+    let former = named.find(&app).await?.record.network;
     let internet = update.allow_internet_access;
     let sealer = app.secrets.sealer(&named.owner.team);
     let mut network = validate::network(&sealer, internet, policy(&update, internet)?, None)?;
-    network.public = public;
+    network.public = former.public;
+    // E2B has no word for it: it stays.
+    network.bandwidth_bytes_per_second = former.bandwidth_bytes_per_second;
     network.dns_servers = dns_servers(&update)?;
     app.sandboxes.set_network(&named.owner, &named.id, network).await?;
     Ok(StatusCode::NO_CONTENT)

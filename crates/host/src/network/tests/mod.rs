@@ -1,5 +1,6 @@
 //! What docs/network.md promises, on real kernel objects.
 
+mod bandwidth;
 mod egress;
 mod fake_socks;
 mod lab;
@@ -192,59 +193,6 @@ fn a_sandbox_can_fill_its_share_of_the_connection_table_and_no_more() {
     agent.attach(&next).unwrap();
     let all = open(&next, 20);
     eventually("the next one has its share", || answered(&all) == 20);
-}
-
-#[test]
-fn a_sandbox_sends_and_gets_no_more_than_its_bandwidth_and_a_neighbour_has_its_own() {
-    const FLOOD: u64 = 4000;
-    const BYTES: u64 = 1000;
-    let mut lab = Lab::new();
-    lab.config.max_bandwidth = Some(100_000);
-    // Answers with a flood, and to everything else with an echo.
-    let server = lab.internet.run(|| UdpSocket::bind((PUBLIC, 98))).unwrap();
-    std::thread::spawn(move || {
-        let mut buffer = [0; 2048];
-        while let Ok((length, source)) = server.recv_from(&mut buffer) {
-            let times = if &buffer[..length] == b"flood" { FLOOD } else { 1 };
-            for _ in 0..times {
-                let _ = server.send_to(&[0; BYTES as usize], source);
-            }
-        }
-    });
-    // What the host has let out, as the wire behind it counts.
-    let out = || {
-        let shown =
-            lab.internet.run(|| Command::new("ip").args(["-s", "-j", "link", "show", "net0"]).output().unwrap());
-        let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
-        shown[0]["stats64"]["rx"]["bytes"].as_u64().unwrap()
-    };
-    let agent = lab.start();
-    let (greedy, neighbour) = (agent.sandbox(), agent.sandbox());
-    let socket = |sandbox: &Sandbox| {
-        let socket = sandbox.namespace.run(|| UdpSocket::bind("0.0.0.0:0")).unwrap();
-        socket.connect((PUBLIC, 98)).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        socket
-    };
-    let before = out();
-    let flood = socket(&greedy);
-    for _ in 0..FLOOD {
-        let _ = flood.send(&[0; BYTES as usize]);
-    }
-    let sent = out() - before;
-    assert!(sent > 10 * BYTES && sent < FLOOD * BYTES / 2, "{sent} of {} bytes went out", FLOOD * BYTES);
-
-    let other = socket(&neighbour);
-    for _ in 0..20 {
-        other.send(b"x").unwrap();
-        assert_eq!(other.recv(&mut [0; 2048]).unwrap() as u64, BYTES, "the neighbour has a bandwidth of its own");
-    }
-    let received = || lab.host.run(|| agent.network.counters(neighbour.slot)).unwrap().received;
-    let before = received();
-    other.send(b"flood").unwrap();
-    while other.recv(&mut [0; 2048]).is_ok() {}
-    let got = received() - before;
-    assert!(got > 10 * BYTES && got < FLOOD * BYTES / 2, "{got} of {} bytes came in", FLOOD * BYTES);
 }
 
 #[test]

@@ -82,6 +82,26 @@ async fn an_older_policy_never_takes_the_place_of_a_newer_one() {
 }
 
 #[tokio::test]
+async fn a_policy_that_an_older_agent_has_read_is_asked_for_again() {
+    let house = House::new().await;
+    let id = house.created().await;
+    house.keeper.set_policy(&id, 2, Default::default()).await.unwrap();
+    house.rewrite(&id, |record| record.knows_bandwidth = false);
+    let house = house.restart_agent().await;
+    assert_eq!(house.keeper.get(&id).unwrap().policy_generation, 0, "control says it again");
+    let policy = crate::network::Policy { bandwidth: Some(5_000), ..Default::default() };
+    // One before it is still older.
+    house.keeper.set_policy(&id, 1, Default::default()).await.unwrap_err();
+    house.machine.fail_at("egress");
+    house.keeper.set_policy(&id, 2, policy.clone()).await.unwrap_err();
+    assert_eq!(house.keeper.get(&id).unwrap().policy_generation, 0);
+    house.machine.heal();
+    house.keeper.set_policy(&id, 2, policy).await.unwrap();
+    let house = house.restart_agent().await;
+    assert_eq!(house.keeper.get(&id).unwrap().policy_generation, 2);
+}
+
+#[tokio::test]
 async fn an_older_generation_and_the_same_with_other_content_are_refused() {
     let house = House::new().await;
     let id = SandboxId::new();

@@ -23,7 +23,15 @@ pub struct NetworkPolicy {
     pub headers: Vec<AddedHeader>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub egress_proxy: Option<EgressProxy>,
+    /// What it may send to the world each second, and as much that it may get from there: 1,000 to 10,000,000,000 bytes. What
+    /// is beyond is dropped. Null for no bound of its own; where its host has one for all, the smaller counts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1_000, maximum = 10_000_000_000_u64))]
+    pub bandwidth_bytes_per_second: Option<u64>,
 }
+
+/// Of a sandbox's bandwidth, in bytes a second. The upper end is what the kernel can count.
+pub const BANDWIDTH: (u64, u64) = (1_000, 10_000_000_000);
 
 /// A SOCKS5 proxy of one's own, through which the host leads all TCP connections of a sandbox that the rest of its policy
 /// lets out. Nothing inside sees it, and nothing of TCP goes past it: when it can't be reached, or refuses, connections fail.
@@ -109,14 +117,18 @@ pub struct SetNetworkRequest {
     pub headers: Vec<AddedHeader>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub egress_proxy: Option<EgressProxy>,
+    /// 1,000 to 10,000,000,000, for each direction; null for no bound of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1_000, maximum = 10_000_000_000_u64))]
+    pub bandwidth_bytes_per_second: Option<u64>,
 }
 
 impl SetNetworkRequest {
     /// The policy in it, apart from whether there is any network.
     #[must_use]
     pub fn into_policy(self) -> (Option<bool>, NetworkPolicy) {
-        let Self { internet, allow_out, deny_out, headers, egress_proxy } = self;
-        (internet, NetworkPolicy { allow_out, deny_out, headers, egress_proxy })
+        let Self { internet, allow_out, deny_out, headers, egress_proxy, bandwidth_bytes_per_second } = self;
+        (internet, NetworkPolicy { allow_out, deny_out, headers, egress_proxy, bandwidth_bytes_per_second })
     }
 }
 
