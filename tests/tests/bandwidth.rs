@@ -61,7 +61,7 @@ impl World {
         let taken = |number: &u8| run(&format!("ip netns add atbw{number} 2>/dev/null")).is_ok();
         let number = (0..60).find(taken).expect("60 such worlds are there already: see `ip netns list`");
         let name = format!("atbw{number}");
-        let (here, address) = (format!("192.0.2.{}", number * 4 + 1), format!("192.0.2.{}", number * 4 + 2));
+        let (here, address) = (format!("203.0.113.{}", number * 4 + 1), format!("203.0.113.{}", number * 4 + 2));
         let mut world = Self { name: name.clone(), address: address.clone(), server: None };
         run(&format!(
             "ip link add {name} type veth peer name net0 netns {name}
