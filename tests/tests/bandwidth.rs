@@ -10,15 +10,17 @@ use atoll_tests::{Atoll, until};
 const FLOOD: u64 = 4_000_000;
 const SLOW: u64 = 50_000;
 
-/// Answers `flood` with one.
+/// Answers `flood` with one, not so suddenly that the queue before a machine overflows.
 const SERVER: &str = "
-import socket, sys
+import socket, sys, time
 server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 server.bind((sys.argv[1], 98))
 while True:
     asked, source = server.recvfrom(100)
-    for _ in range(4000 if asked == b'flood' else 0):
-        server.sendto(bytes(1000), source)
+    for _ in range(400 if asked == b'flood' else 0):
+        for _ in range(10):
+            server.sendto(bytes(1000), source)
+        time.sleep(0.001)
 ";
 /// Sends a flood, or gets one and says how much of it came.
 const CLIENT: &str = "
