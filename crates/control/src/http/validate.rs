@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
-use atoll_model::api::sandboxes::{AddedHeader, BANDWIDTH, CreateSandboxRequest, ForkRequest, NetworkPolicy, VolumeMount};
+use atoll_model::api::sandboxes::{
+    AddedHeader, BANDWIDTH, CreateSandboxRequest, ForkRequest, NetworkPolicy, VolumeMount,
+};
 
 use super::egress_proxy;
 use super::error::{ApiError, ApiResult};
@@ -240,7 +242,8 @@ pub fn network(
     let former = former.and_then(|network| network.egress_proxy.as_ref());
     let egress_proxy = policy.egress_proxy.map(|proxy| egress_proxy::kept(sealer, proxy, former)).transpose()?;
     let bandwidth = policy.bandwidth_bytes_per_second;
-    let bandwidth = bandwidth.map(|value| within("network.bandwidth_bytes_per_second", value, BANDWIDTH)).transpose()?;
+    let bandwidth =
+        bandwidth.map(|value| within("network.bandwidth_bytes_per_second", value, BANDWIDTH)).transpose()?;
     Ok(Network {
         deny_egress: !internet.unwrap_or(true),
         allow_out,

@@ -15,7 +15,9 @@ pub use files::{
     FileChange, FileEntry, FileList, FileType, ListFilesRequest, MoveFileRequest, PathRequest, WatchOutput, WrittenFile,
 };
 pub use insight::{LogLine, Metrics, MetricsPoint, SandboxEvent};
-pub use network::{AddedHeader, BANDWIDTH, EgressProxy, EgressProxyTls, Link, LinkRequest, NetworkPolicy, SetNetworkRequest};
+pub use network::{
+    AddedHeader, BANDWIDTH, EgressProxy, EgressProxyTls, Link, LinkRequest, NetworkPolicy, SetNetworkRequest,
+};
 pub use programs::{BackgroundExecResponse, Encoding, ExecRequest, ExecResponse, Process, StreamInput, StreamOutput};
 
 use crate::sandbox::OnReboot;
