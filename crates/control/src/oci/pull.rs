@@ -1,13 +1,11 @@
 //! Putting an image together: manifest, configuration, layers, one tree, one erofs image.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
-use std::sync::{Arc, Weak};
+use std::io;
+use std::sync::Arc;
 
-use atoll_image::{Kind, Limits, Source, Spool, Tree, apply_tar, write};
+use atoll_image::{Kind, Limits, Source, Spool, Tree, write};
 use atoll_model::TeamId;
-use flate2::read::MultiGzDecoder;
 use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -15,6 +13,7 @@ use sqlx::types::Json;
 use tempfile::NamedTempFile;
 
 use super::Reference;
+use super::layer::{self, Compression};
 use super::origin::{Origin, small_blob};
 use super::reference::is_digest;
 use super::registry::{Login, OciError, Registries};
@@ -100,7 +99,7 @@ struct RootFs {
     diff_ids: Vec<String>,
 }
 
-fn invalid(problem: impl Into<String>) -> OciError {
+pub(super) fn invalid(problem: impl Into<String>) -> OciError {
     OciError::Invalid(problem.into())
 }
 
@@ -208,11 +207,10 @@ impl Puller {
         for (number, (layer, diff_id)) in manifest.layers.iter().zip(&diff_ids).enumerate() {
             let megabytes = layer.size as f64 / 1e6;
             say(format!("layer {} of {}: {megabytes:.1} MB", number + 1, manifest.layers.len()));
-            let gzipped = match layer.media_type.as_str() {
-                kind if kind.ends_with("tar+gzip") || kind.ends_with("tar.gzip") => true,
-                kind if kind.ends_with(".tar") => false,
-                other => return Err(invalid(format!("a layer of the kind `{other}` is not supported"))),
-            };
+            let kind = &layer.media_type;
+            let compression = Compression::of(kind);
+            let compression =
+                compression.ok_or_else(|| invalid(format!("a layer of the kind `{kind}` is not supported")))?;
             let file = self.download(origin, layer).await?;
             let wanted = checked_digest(diff_id)?.to_owned();
             let (mut tree, mut spool) = state;
@@ -220,7 +218,9 @@ impl Puller {
             let wanted_still = Arc::new(());
             let still_wanted = Arc::downgrade(&wanted_still);
             let applying = tokio::task::spawn_blocking(move || {
-                let found = apply(&mut tree, &mut spool, file, gzipped, number as u32 + 1, still_wanted)?;
+                let file = file.reopen().map_err(|error| ObjectError::other("reading a layer", error))?;
+                let place = number as u32 + 1;
+                let found = layer::apply(&mut tree, &mut spool, file, compression, place, still_wanted)?;
                 if found != wanted {
                     return Err(invalid(format!("the layer {wanted} has the digest {found}")));
                 }
@@ -279,45 +279,6 @@ fn checked_digest(digest: &str) -> Result<&str, OciError> {
     if is_digest(digest) { Ok(digest) } else { Err(invalid("a digest in it is not one of SHA-256")) }
 }
 
-/// Reads and hashes, for as long as somebody wants it.
-struct Hashing<R> {
-    inner: R,
-    hasher: Sha256,
-    wanted: Weak<()>,
-}
-
-impl<R: Read> Read for Hashing<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.wanted.strong_count() == 0 {
-            return Err(io::Error::other("nobody waits for it any more"));
-        }
-        let length = self.inner.read(buffer)?;
-        self.hasher.update(&buffer[..length]);
-        Ok(length)
-    }
-}
-
-/// Lays a layer over the tree; the digest of its bytes without compression.
-fn apply(
-    tree: &mut Tree,
-    spool: &mut Spool,
-    file: NamedTempFile,
-    gzipped: bool,
-    layer: u32,
-    wanted: Weak<()>,
-) -> Result<String, OciError> {
-    let mut raw: File = file.reopen().map_err(|error| ObjectError::other("reading a layer", error))?;
-    raw.seek(SeekFrom::Start(0)).map_err(|error| ObjectError::other("reading a layer", error))?;
-    let raw = io::BufReader::with_capacity(256 << 10, raw);
-    let plain: Box<dyn Read> = if gzipped { Box::new(MultiGzDecoder::new(raw)) } else { Box::new(raw) };
-    let mut reader = Hashing { inner: io::BufReader::with_capacity(256 << 10, plain), hasher: Sha256::new(), wanted };
-    apply_tar(tree, spool, &mut reader, layer)?;
-    // What stands behind the archive's end belongs to its digest, too; no more than padding may.
-    let rest = io::copy(&mut (&mut reader).take(64 << 20), &mut io::sink());
-    rest.map_err(|error| invalid(format!("a layer can't be read: {error}")))?;
-    Ok(format!("sha256:{}", hex::encode(reader.hasher.finalize())))
-}
-
 /// The image's settings, with a user that has a name.
 fn settings(tree: &Tree, spool: &mut Spool, given: Option<Settings>) -> Config {
     let (user, workdir, env) = given.map_or_else(Default::default, |it| {
@@ -350,21 +311,5 @@ fn passwd(tree: &Tree, spool: &mut Spool) -> String {
             _ => String::new(),
         },
         _ => String::new(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_layer_that_nobody_waits_for_is_read_no_further() {
-        let wanted = Arc::new(());
-        let endless = io::repeat(7);
-        let mut reader = Hashing { inner: endless, hasher: Sha256::new(), wanted: Arc::downgrade(&wanted) };
-        let mut buffer = [0; 512];
-        assert_eq!(reader.read(&mut buffer).unwrap(), 512);
-        drop(wanted);
-        assert!(reader.read(&mut buffer).is_err());
     }
 }

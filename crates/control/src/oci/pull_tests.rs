@@ -1,4 +1,4 @@
-//! Who gets an image that was pulled before: from a registry of these tests, over both databases.
+//! What is pulled, and who gets what was pulled before: from a registry of these tests, over both databases.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Login, OciError, Puller, Reference, Registries};
 use crate::clock::Clock;
-use crate::db::testing::databases;
+use crate::db::testing::{TestDb, databases};
 use crate::objects::Objects;
 use crate::testing::START;
 
@@ -28,6 +28,9 @@ fn login(username: &str) -> Login {
     Login { username: username.to_owned(), password: "secret".into() }
 }
 
+/// An archive with nothing in it.
+const EMPTY: [u8; 1024] = [0; 1024];
+
 /// A registry with one image. Its manifest is there for everybody, its blobs for `owner` alone.
 struct Private {
     at: String,
@@ -37,12 +40,16 @@ struct Private {
 
 impl Private {
     async fn start() -> Self {
-        // An archive with nothing in it.
-        let layer = vec![0_u8; 1024];
-        let config = json!({ "rootfs": { "type": "layers", "diff_ids": [digest(&layer)] } }).to_string().into_bytes();
-        let named = |bytes: &[u8], kind: &str| json!({ "digest": digest(bytes), "size": bytes.len(), "mediaType": format!("application/vnd.oci.image.{kind}") });
-        let manifest = json!({ "schemaVersion": 2, "config": named(&config, "config.v1+json"),
-            "layers": [named(&layer, "layer.v1.tar")] })
+        Self::with_layer(EMPTY.to_vec(), "application/vnd.oci.image.layer.v1.tar").await
+    }
+
+    /// With the one layer [`EMPTY`], packed as this media type says.
+    async fn with_layer(layer: Vec<u8>, kind: &str) -> Self {
+        let config = json!({ "rootfs": { "type": "layers", "diff_ids": [digest(&EMPTY)] } }).to_string().into_bytes();
+        let named =
+            |bytes: &[u8], kind: &str| json!({ "digest": digest(bytes), "size": bytes.len(), "mediaType": kind });
+        let manifest = json!({ "schemaVersion": 2,
+            "config": named(&config, "application/vnd.oci.image.config.v1+json"), "layers": [named(&layer, kind)] })
         .to_string();
         let blobs = BTreeMap::from([(digest(&layer), layer), (digest(&config), config)]);
         let given = Arc::new(AtomicUsize::new(0));
@@ -66,9 +73,22 @@ impl Private {
         Self { at, given }
     }
 
+    fn image(&self) -> Reference {
+        format!("{}/some/image:1", self.at).parse().unwrap()
+    }
+
     /// How many blobs were given out since the last question.
     fn given(&self) -> usize {
         self.given.swap(0, Ordering::SeqCst)
+    }
+}
+
+fn puller(test: &TestDb) -> Puller {
+    Puller {
+        db: test.db.clone(),
+        clock: Clock::manual(START),
+        objects: Objects::open(test.dir.path()).unwrap(),
+        registries: Registries::new(vec!["127.0.0.1".to_owned()]).unwrap(),
     }
 }
 
@@ -76,13 +96,7 @@ impl Private {
 async fn who_may_not_have_a_private_images_layers_does_not_have_them_from_another_teams_pull() {
     for test in databases().await {
         let registry = Private::start().await;
-        let reference: Reference = format!("{}/some/image:1", registry.at).parse().unwrap();
-        let puller = Puller {
-            db: test.db.clone(),
-            clock: Clock::manual(START),
-            objects: Objects::open(test.dir.path()).unwrap(),
-            registries: Registries::new(vec!["127.0.0.1".to_owned()]).unwrap(),
-        };
+        let (reference, puller) = (registry.image(), puller(&test));
         let (ours, theirs) = (TeamId::new(), TeamId::new());
         let pull =
             async |team: &TeamId, login: Option<Login>| puller.pull(&reference, (team, login.as_ref()), &|_| {}).await;
@@ -100,5 +114,27 @@ async fn who_may_not_have_a_private_images_layers_does_not_have_them_from_anothe
         assert!(pull(&ours, None).await.is_err(), "nor is it there for its own team without the login");
         assert_eq!(pull(&theirs, Some(login("owner"))).await.unwrap().digest, pulled.digest);
         assert_eq!(registry.given(), 2, "whoever may have it fetches it");
+    }
+}
+
+#[tokio::test]
+async fn an_image_is_the_same_whatever_its_layers_are_compressed_with() {
+    for test in databases().await {
+        let (puller, team) = (puller(&test), TeamId::new());
+        let pull = async |layer: Vec<u8>, kind: &str| {
+            let registry = Private::with_layer(layer, &format!("application/vnd.{kind}")).await;
+            puller.pull(&registry.image(), (&team, Some(&login("owner"))), &|_| {}).await
+        };
+        let zstd = || zstd::encode_all(EMPTY.as_slice(), 3).unwrap();
+        let plain = pull(EMPTY.to_vec(), "oci.image.layer.v1.tar").await.unwrap();
+        for kind in ["oci.image.layer.v1.tar+zstd", "docker.image.rootfs.diff.tar.zstd"] {
+            assert_eq!(pull(zstd(), kind).await.unwrap().digest, plain.digest, "{kind}");
+        }
+        // The right name and digest on the way, and something else inside.
+        let other = zstd::encode_all([0; 2048].as_slice(), 3).unwrap();
+        let refused = pull(other, "oci.image.layer.v1.tar+zstd").await.unwrap_err().to_string();
+        assert!(refused.contains("has the digest"), "{refused}");
+        let refused = pull(zstd(), "oci.image.layer.v1.tar+xz").await.unwrap_err().to_string();
+        assert!(refused.contains("of the kind `application/vnd.oci.image.layer.v1.tar+xz`"), "{refused}");
     }
 }
