@@ -57,7 +57,12 @@ async fn pushed_and_run(atoll: &Atoll) {
     let tags: Value = serde_json::from_str(&tags).expect("tags");
     assert_eq!(tags["Tags"], json!(["1"]));
 
-    // A template of it, by our own API.
+    runs(atoll).await;
+}
+
+/// A template of what was pushed, by our own API, and a sandbox of it.
+async fn runs(atoll: &Atoll) {
+    let host = Skopeo { atoll, scratch: &atoll.scratch() }.host();
     let request = CreateTemplateRequest {
         name: "pushed".to_owned(),
         recipe: Some(format!("FROM {host}/team/app:1\nRUN cat /srv/note > /srv/copy\n")),
@@ -81,6 +86,21 @@ async fn pushed_and_run(atoll: &Atoll) {
 async fn an_image_that_a_client_pushes_is_what_a_template_begins_with() {
     let atoll = Atoll::start().await;
     pushed_and_run(&atoll).await;
+    atoll.stop_and_check().await;
+}
+
+#[tokio::test]
+async fn an_image_of_layers_compressed_with_zstd_is_pushed_and_run() {
+    let atoll = Atoll::start().await;
+    let scratch = atoll.scratch();
+    let skopeo = Skopeo { atoll: &atoll, scratch: &scratch };
+    let to = format!("docker://{}/team/app:1", skopeo.host());
+    skopeo.sign_in();
+    let zstd = ["--dest-compress-format", "zstd"];
+    skopeo.does(&[&["copy", "--quiet", "--dest-tls-verify=false"], &zstd[..], &[&image(&scratch), &to]].concat());
+    let manifest = skopeo.does(&["inspect", "--raw", "--tls-verify=false", &to]);
+    assert_eq!(manifest.matches("application/vnd.oci.image.layer.v1.tar+zstd").count(), 2, "{manifest}");
+    runs(&atoll).await;
     atoll.stop_and_check().await;
 }
 
