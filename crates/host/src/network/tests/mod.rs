@@ -3,6 +3,7 @@
 mod bandwidth;
 mod egress;
 mod fake_socks;
+mod forged;
 mod lab;
 mod led;
 mod names;
