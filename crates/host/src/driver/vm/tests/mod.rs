@@ -6,6 +6,7 @@ mod copies;
 mod faults;
 mod lent;
 mod living;
+mod processors;
 mod spares;
 
 use std::fs;
@@ -48,13 +49,22 @@ struct Fixture {
 static NEXT: AtomicU8 = AtomicU8::new(100);
 
 /// What the tests call inside.
-const TOOLS: [&str; 13] =
-    ["sh", "echo", "cat", "cut", "date", "ls", "dd", "od", "sleep", "uname", "id", "mount", "sync"];
+const TOOLS: [&str; 15] =
+    ["sh", "echo", "cat", "cut", "date", "ls", "dd", "od", "sleep", "uname", "id", "mount", "sync", "nproc", "taskset"];
 
 fn sh(command: &str) -> String {
     let output = Command::new("sh").args(["-ec", command]).output().unwrap();
     assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// Copies a program of this machine to `bin/NAME` of a root file system, and the libraries that it needs.
+fn put_program(root: &Path, program: &Path, name: &str) {
+    let (root, program) = (root.display(), program.display());
+    sh(&format!(
+        "cp {program} {root}/bin/{name}; ldd {program} | grep -o '/[^ ]*' | while read -r lib; do \
+         mkdir -p {root}$(dirname $lib); cp -L $lib {root}$lib; done"
+    ));
 }
 
 /// A root file system of this machine's tools and the libraries that they need.
@@ -66,11 +76,7 @@ fn make_image(dir: &Path) {
     ));
     for tool in TOOLS {
         let path = sh(&format!("readlink -f $(which {tool})"));
-        let path = path.trim();
-        sh(&format!(
-            "cp {path} {shown}/bin/{tool}; ldd {path} | grep -o '/[^ ]*' | while read -r lib; do \
-             mkdir -p {shown}$(dirname $lib); cp -L $lib {shown}$lib; done"
-        ));
+        put_program(&root, Path::new(path.trim()), tool);
     }
     let image = dir.join("root.erofs");
     sh(&format!("mkfs.erofs {} {shown}", image.display()));

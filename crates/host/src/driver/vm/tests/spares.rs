@@ -5,14 +5,14 @@ use crate::sandboxes::machine::Life;
 use atoll_model::VolumeId;
 
 /// A sandbox that is to be made of this spare, with the volume that it gets from above.
-fn heir(fixture: &Fixture, spare: &LaunchSpec) -> LaunchSpec {
+pub(super) fn heir(fixture: &Fixture, spare: &LaunchSpec) -> LaunchSpec {
     let spec = fixture.spec();
     fs::remove_dir(&spec.volume).unwrap();
     fs::rename(&spare.volume, &spec.volume).unwrap();
     LaunchSpec { slot: spare.slot, role: Role::TakesOver(spare.id.clone()), ..spec }
 }
 
-fn spare(fixture: &Fixture) -> LaunchSpec {
+pub(super) fn spare(fixture: &Fixture) -> LaunchSpec {
     LaunchSpec { role: Role::Spare, hostname: "spare".to_owned(), ..fixture.spec() }
 }
 
