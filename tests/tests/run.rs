@@ -105,6 +105,31 @@ async fn signals_reach_the_program_and_the_sandbox_goes_with_it() {
 }
 
 #[tokio::test]
+async fn ctrl_c_at_the_terminal_reaches_a_program_that_has_none() {
+    let atoll = Atoll::start().await;
+    let script = "trap 'echo caught; exit 5' INT; echo ready; while :; do sleep 0.05; done";
+    let mut terminal = Terminal::start(atoll.cli(&["run", "--", "bash", "-c", script]), 80, 24);
+    terminal.wait_for("ready");
+    terminal.type_in("\x03");
+    terminal.wait_for("caught");
+    assert_eq!(terminal.wait().code(), Some(5));
+    assert!(running(&atoll).await.is_empty());
+
+    // Whatever the program makes of it, the third ends the command.
+    let script = "trap 'echo no' INT; echo ready; while :; do sleep 0.05; done";
+    let mut terminal = Terminal::start(atoll.cli(&["run", "--", "bash", "-c", script]), 80, 24);
+    terminal.wait_for("ready");
+    for _ in 0..2 {
+        terminal.type_in("\x03");
+        terminal.wait_for("no\r\n");
+    }
+    terminal.type_in("\x03");
+    assert_eq!(terminal.wait().code(), Some(130));
+    assert!(running(&atoll).await.is_empty());
+    atoll.stop_and_check().await;
+}
+
+#[tokio::test]
 async fn a_signal_does_not_wait_behind_input_that_nobody_reads() {
     let atoll = Atoll::start().await;
     let script = "trap 'echo caught; exit 9' USR1; echo ready; while :; do sleep 0.05; done";
