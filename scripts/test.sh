@@ -190,7 +190,8 @@ if wants system; then
     examples() { scripts/with-atoll.sh --program "$program" scripts/examples.sh; }
     tools() { scripts/with-atoll.sh --program "$program" scripts/mcp.sh; }
     interpreter_tls() { scripts/e2b-tls.sh scripts/with-atoll.sh --program "$program" scripts/interpreter.sh few; }
-    together "E2B's code interpreter" interpreter "MCP" tools
+    base_twice() { scripts/base_twice.sh "$program"; }
+    together "E2B's code interpreter" interpreter "MCP" tools "The base template, made twice" base_twice
     stage "E2B's code interpreter, TLS and host names" interpreter_tls
     stage "Examples" examples
     stage "OpenTelemetry" scripts/otlp.sh --program "$program"
