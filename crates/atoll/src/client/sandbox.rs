@@ -199,17 +199,25 @@ fn show(sandbox: &Sandbox, global: &Global) -> anyhow::Result<()> {
     if global.json {
         return output::print_json(sandbox);
     }
+    output::print(&described(sandbox))?;
+    Ok(())
+}
+
+/// What people are shown of it, a line each.
+fn described(sandbox: &Sandbox) -> String {
     let timeout = match sandbox.timeout_sec {
         0 => "none".to_owned(),
         seconds => format!("{seconds} s idle, then {}", sandbox.on_timeout.as_str()),
     };
     let labels: Vec<_> = sandbox.metadata.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let host = sandbox.host_id.as_ref().map(ToString::to_string);
+    let freed = sandbox.freed_bytes.filter(|&bytes| bytes > 0).map(|bytes| format!("{} MB of memory", bytes >> 20));
     let rows = [
         ("id", sandbox.id.to_string()),
         ("status", sandbox.status.to_string()),
         ("reason", sandbox.reason.clone().unwrap_or_default()),
         ("kept", sandbox.kept.clone().unwrap_or_default()),
+        ("freed", freed.unwrap_or_default()),
         ("template", sandbox.template.clone()),
         ("driver", sandbox.driver.clone()),
         ("host", host.unwrap_or_default()),
@@ -226,6 +234,30 @@ fn show(sandbox: &Sandbox, global: &Global) -> anyhow::Result<()> {
     for (name, value) in rows.iter().filter(|(_, value)| !value.is_empty()) {
         text.push_str(&format!("{name:<12} {}\n", plain(value)));
     }
-    output::print(&text)?;
-    Ok(())
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_pause_kept_and_freed_is_shown_and_what_is_unknown_is_not() {
+        let sandbox = |freed: Option<u64>, kept: Option<&str>| {
+            let sandbox = serde_json::from_value::<Sandbox>(serde_json::json!({
+                "id": SandboxId::new(), "status": "paused", "driver": "container", "reason": null, "template": "base",
+                "vcpus": 1, "memory_mb": 512, "disk_mb": 5120, "timeout_sec": 0, "on_timeout": "pause",
+                "auto_resume": false, "host_id": null, "mounts": [], "metadata": {}, "created_at": "2026-01-01T00:00:00Z",
+                "started_at": null, "last_active_at": "2026-01-01T00:00:00Z",
+                "status_changed_at": "2026-01-01T00:00:00Z", "kept": kept, "freed_bytes": freed,
+            }));
+            described(&sandbox.expect("a sandbox"))
+        };
+        let paused = sandbox(Some(45 << 20), Some("memory"));
+        assert!(paused.contains("\nkept         memory\nfreed        45 MB of memory\n"), "{paused}");
+        for freed in [Some(0), None] {
+            let shown = sandbox(freed, None);
+            assert!(!shown.contains("freed") && !shown.contains("kept") && !shown.contains("host"), "{shown}");
+        }
+    }
 }

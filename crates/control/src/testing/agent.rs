@@ -30,6 +30,8 @@ struct State {
     /// Creates take this long.
     create_takes: Duration,
     failing_pauses: usize,
+    /// So many bytes of memory each pause gives up.
+    freed_by_pauses: u64,
     failing_policies: usize,
     /// So many requests into sandboxes find them paused.
     paused_for: usize,
@@ -80,6 +82,11 @@ impl FakeAgent {
 
     pub fn fail_pauses(&self, count: usize) {
         self.state().failing_pauses = count;
+    }
+
+    /// Each pause gives up so many bytes of memory.
+    pub fn free_by_pauses(&self, bytes: u64) {
+        self.state().freed_by_pauses = bytes;
     }
 
     /// The next requests into its sandboxes find them paused.

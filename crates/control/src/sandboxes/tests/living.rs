@@ -1,5 +1,7 @@
 //! Pauses, resumes, idle clocks and ends, while hosts refuse, hang or are away.
 
+use serde_json::json;
+
 use super::*;
 
 #[tokio::test]
@@ -87,6 +89,23 @@ async fn an_idle_sandbox_is_paused_or_killed_as_it_wishes_and_one_in_use_is_left
             assert_eq!(status(left).await, SandboxStatus::Running);
         }
         Reaper::new(service, "another replica".to_owned()).round().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_answer_of_a_pause_says_how_much_memory_its_host_gave_up() {
+    for database in databases().await {
+        let (test, record) = running(database).await;
+        let agent = test.fleet.agent(record.host().unwrap());
+        let path = format!("/v1/sandboxes/{}", record.id.0);
+        // The second time on a host without swap.
+        for freed in [45_678_901_234_u64, 0] {
+            agent.free_by_pauses(freed);
+            let paused = test.client.post(&format!("{path}/pause"), json!({})).await.expect(200).json();
+            assert_eq!((&paused["freed_bytes"], &paused["kept"]), (&json!(freed), &json!("memory")));
+            assert!(test.client.get(&path).await.json().get("freed_bytes").is_none(), "it is said of the pause alone");
+            test.client.post(&format!("{path}/resume"), json!({})).await.expect(200);
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the life of a sandbox promises, over both databases and hosts that fail when they are told to.
 
+mod clocks;
 mod creating;
 mod living;
 mod remembered;

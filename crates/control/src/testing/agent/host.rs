@@ -68,7 +68,13 @@ impl HostService for FakeAgent {
             return Err(ConnectError::internal("told to fail"));
         }
         let sandbox = self.move_to(&request.id, request.generation, SandboxState::SANDBOX_STATE_PAUSED)?;
-        Response::ok(PauseSandboxResponse { sandbox: sandbox.into(), kept: "memory".to_owned(), ..Default::default() })
+        let freed_bytes = self.state().freed_by_pauses;
+        Response::ok(PauseSandboxResponse {
+            sandbox: sandbox.into(),
+            kept: "memory".to_owned(),
+            freed_bytes,
+            ..Default::default()
+        })
     }
 
     async fn resume_sandbox(

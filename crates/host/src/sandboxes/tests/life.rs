@@ -188,10 +188,10 @@ async fn a_destroyed_sandbox_leaves_nothing_and_a_late_create_finds_its_grave() 
 async fn a_pause_and_a_resume_keep_the_memory_and_are_answered_again() {
     let house = House::new().await;
     let id = house.created().await;
-    for _ in 0..2 {
+    for freed in [RECLAIMED, 0] {
         let paused = house.keeper.pause(&id, 2, "ttl".to_owned()).await.unwrap();
         assert_eq!((paused.view.state, paused.view.reason.as_str()), (State::Paused, "ttl"));
-        assert_eq!(paused.kept, Kept::Memory);
+        assert_eq!((paused.kept, paused.freed_bytes), (Kept::Memory, freed));
     }
     assert!(house.machine.is_paused(&id));
     assert!(matches!(house.keeper.route(&id), Err(Refusal::Paused)));

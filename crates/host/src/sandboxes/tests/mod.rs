@@ -9,7 +9,7 @@ use std::sync::Arc;
 use atoll_model::SandboxId;
 use tempfile::TempDir;
 
-use super::fake::FakeDriver;
+use super::fake::{FakeDriver, RECLAIMED};
 use super::*;
 use crate::config::Limits;
 
