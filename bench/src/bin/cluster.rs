@@ -1,5 +1,5 @@
-//! How long a real cluster takes to notice that a host has died, and to be right again when one returns with 500
-//! sandboxes: control on a PostgreSQL, an agent with real sandboxes in a network namespace of its own.
+//! How long a real cluster takes to notice that a host has died, to be right again when one returns with 500 sandboxes,
+//! and until sandboxes can be used after their agent was killed and started again: control on a PostgreSQL, an agent with real sandboxes in a network namespace of its own.
 //!
 //!     ATOLL_BIN=target/release/atoll cluster
 
@@ -13,8 +13,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use atoll_client::ListSandboxes;
-use atoll_model::{HostStatus, SandboxStatus};
+use atoll_client::{Client, ListSandboxes, command};
+use atoll_model::{HostStatus, SandboxId, SandboxStatus};
 use atoll_tests::cluster::{Cluster, MONITOR_INTERVAL, Reach, STALE_AFTER, tiny};
 use clap::Parser;
 use futures::StreamExt;
@@ -32,6 +32,8 @@ struct Args {
     rows: Option<PathBuf>,
 }
 
+/// So many of them run a program after their agent was killed and started again.
+const USED: usize = 50;
 const NONE_TOO_MANY: [(&str, &str); 3] =
     [("ATOLL_CPU_OVERCOMMIT", "1000"), ("ATOLL_MEMORY_OVERCOMMIT", "100"), ("ATOLL_DISK_OVERCOMMIT", "1000")];
 
@@ -48,9 +50,12 @@ async fn main() -> Result<()> {
     let request = tiny();
     let client = cluster.client.clone();
     let made = futures::stream::iter(0..args.sandboxes).map(|_| client.create_sandbox(&request)).buffer_unordered(8);
-    made.collect::<Vec<_>>().await.into_iter().collect::<Result<Vec<_>, _>>().context("making the sandboxes")?;
+    let made = made.collect::<Vec<_>>().await.into_iter().collect::<Result<Vec<_>, _>>();
+    let made = made.context("making the sandboxes")?;
+    let used: Vec<SandboxId> = made.into_iter().take(USED).map(|sandbox| sandbox.id).collect();
 
     let (mut deaths, mut returns, mut restarts) = (Samples::default(), Samples::default(), Samples::default());
+    let mut uses = Samples::default();
     for _ in 0..args.rounds {
         // Cut off until its agent has noticed and paused everything, then back.
         let paused = cluster.hosts[host].node.times_said(PAUSED);
@@ -74,6 +79,14 @@ async fn main() -> Result<()> {
         let back = Instant::now();
         all(&cluster, SandboxStatus::Running).await?;
         restarts.push(back.elapsed());
+
+        // Before anybody has noticed.
+        cluster.hosts[host].node.kill_9();
+        let started = Instant::now();
+        cluster.hosts[host].node.run(&[]);
+        let answers = futures::future::join_all(used.iter().map(|id| runs_a_program(&cluster.client, id)));
+        answers.await.into_iter().collect::<Result<Vec<()>>>()?;
+        uses.push(started.elapsed());
     }
     let many = args.sandboxes;
     let limit = (STALE_AFTER + MONITOR_INTERVAL).as_secs_f64() * 1e3;
@@ -92,11 +105,31 @@ async fn main() -> Result<()> {
         limit,
     )?;
     row(&format!("a host is back after a partition: all its {many} sandboxes run again"), "2000 ms", &returns, 2000.0)?;
-    row(&format!("a host is back after its agent was killed: all its {many} run again"), "2000 ms", &restarts, 2000.0)
+    row(&format!("a host is back after its agent was killed: all its {many} run again"), "2000 ms", &restarts, 2000.0)?;
+    let used = used.len();
+    row(
+        &format!("an agent is killed and started again: {used} of its {many} sandboxes have each answered an exec"),
+        "2000 ms",
+        &uses,
+        2000.0,
+    )
 }
 
 /// Said by an agent when it has paused everything.
 const PAUSED: &str = "sandboxes were paused until control orders otherwise";
+
+/// Asks until it is done.
+async fn runs_a_program(client: &Client, id: &SandboxId) -> Result<()> {
+    let begin = Instant::now();
+    loop {
+        match client.exec(id, &command("/bin/true", [""; 0])).await {
+            Ok(answer) if answer.exit_code == 0 => return Ok(()),
+            Ok(answer) => anyhow::bail!("true in {id} ended with {}", answer.exit_code),
+            Err(error) if begin.elapsed() > Duration::from_secs(120) => return Err(error).context("running a program"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
+    }
+}
 
 /// Waits until every sandbox is in this status.
 async fn all(cluster: &Cluster, status: SandboxStatus) -> Result<()> {
