@@ -252,8 +252,9 @@ if wants leaks; then
             [ "$SECONDS" -lt "$deadline" ] || { printf 'left behind:\n%s\n' "$left"; return 1; }
             sleep 0.5
         done
-        say "nothing is left: no process, mount, link, nft table, cgroup, loop device or address block"
+        say "nothing is left: no process, mount, link, netns, address, nft table, cgroup, loop or zram device, address block"
     }
+    stage "What a leak would look like" scripts/leaks_test.sh
     stage "Leaks" nothing_left
 fi
 
