@@ -236,12 +236,7 @@ if wants dashboard; then
 fi
 if wants docs; then
     stage "Documents" scripts/with-atoll.sh --program "$program" python3 scripts/docs_check.py
-    quickstart() {
-        ATOLL_DATA_DIR=$work/quickstart ATOLL_LISTEN=127.0.0.1:0 ATOLL_BIN_DIR='' scripts/quickstart.sh &&
-            ATOLL_DATA_DIR=$work/quickstart ATOLL_LISTEN=127.0.0.1:0 ATOLL_BIN_DIR='' scripts/quickstart.sh &&
-            ATOLL_DATA_DIR=$work/quickstart scripts/quickstart.sh --stop
-    }
-    stage "Quickstart, twice, and its stop" quickstart
+    stage "Quickstart, twice, and its stop" scripts/quickstart_twice.sh
 fi
 if wants leaks; then
     # What was stopped a moment ago is torn down behind the answer.
