@@ -69,7 +69,8 @@ impl Mark {
     fn mounts(&self) -> Vec<PathBuf> {
         let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let points = text.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
-        points.filter(|point| point.starts_with(&self.data_dir)).collect()
+        // The directory itself may be a disk that somebody gave it.
+        points.filter(|point| point.starts_with(&self.data_dir) && *point != self.data_dir).collect()
     }
 
     fn loop_devices(&self) -> Vec<PathBuf> {

@@ -34,6 +34,7 @@ pub fn spawn(app: &App) {
     app.tasks.spawn(app.reconcile.monitor.clone().run(app.hosts.changes(), app.shutdown.clone()));
     app.tasks.spawn(app.feed.clone().run(app.db.clone(), app.shutdown.clone()));
     app.tasks.spawn(app.webhooks.clone().run(app.shutdown.clone()));
+    app.tasks.spawn(app.db.clone().stay_written_out(app.shutdown.clone()));
     app.tasks.spawn(housekeeping(app.clone()));
     app.tasks.spawn(tend_layers(app.clone()));
     app.tasks.spawn(store_layers(app.clone()));

@@ -45,12 +45,14 @@ const CONTROL: [&str; 14] = [
     "--signup",
     "closed",
     "--log",
-    "info",
+    "info,atoll_control::db::durable=debug",
     "--json",
 ];
 const AGENT: [&str; 5] = ["host", "--disconnect-after", "2500ms", "--log", "info,atoll_host::sandboxes::durable=debug"];
 /// Unless a test wants others.
 const AGENT_ENV: [(&str, &str); 2] = [("ATOLL_POOL_SIZE", "8G"), ("ATOLL_MAX_SANDBOXES", "64")];
+/// A disk of a machine's own.
+const DISK: &str = "12G";
 const PORT: u16 = 7420;
 const AGENT_PORT: u16 = 7421;
 const EMAIL: &str = "admin@cluster.test";
@@ -105,7 +107,7 @@ impl Cluster {
     /// The same over this database.
     pub async fn start_on(database: Database, replicas: u8, hosts: u8, env: &[(&str, &str)]) -> Self {
         assert!(database == Database::Postgres || replicas == 1, "an embedded database is one server's own");
-        let mut cluster = Self::without_hosts_on(database, replicas, env).await;
+        let mut cluster = Self::without_hosts_on(database, replicas, env, false).await;
         for _ in 0..hosts {
             cluster.add_host(Reach::Address).await;
         }
@@ -119,10 +121,21 @@ impl Cluster {
     }
 
     pub async fn without_hosts(replicas: u8) -> Self {
-        Self::without_hosts_on(Database::Postgres, replicas, &[]).await
+        Self::without_hosts_on(Database::Postgres, replicas, &[], false).await
     }
 
-    async fn without_hosts_on(database: Database, replicas: u8, env: &[(&str, &str)]) -> Self {
+    /// One replica, with an embedded database, and so many hosts, all online: each on a disk of its own, so that any may lose
+    /// its power. With further environment for the hosts.
+    pub async fn start_on_disks(hosts: u8, env: &[(&str, &str)]) -> Self {
+        let mut cluster = Self::without_hosts_on(Database::Sqlite, 1, &[], true).await;
+        for _ in 0..hosts {
+            cluster.add_host_on_small_disk_with(env).await;
+        }
+        cluster.wait_ready().await;
+        cluster
+    }
+
+    async fn without_hosts_on(database: Database, replicas: u8, env: &[(&str, &str)], disks: bool) -> Self {
         let dir = tempfile::Builder::new().prefix("atoll-cluster-").tempdir_in("/var/tmp").expect("a directory");
         let postgres = Postgres::start(dir.path());
         let mut net = Net::make();
@@ -137,6 +150,9 @@ impl Cluster {
             args.extend(["--listen", &listen, "--advertise", &listen]);
             let mut node = Node::new(machine, address, dir.path().join(format!("control{number}")), &args);
             node.set(&env);
+            if disks {
+                node.give_small_disk(DISK);
+            }
             if database == Database::Postgres {
                 node.set(&[("ATOLL_DATABASE_URL", &postgres.url())]);
             }
@@ -174,10 +190,16 @@ impl Cluster {
 
     /// A host whose data directory is a small file system of its own.
     pub async fn add_host_on_small_disk(&mut self) -> usize {
+        self.add_host_on_small_disk_with(&[]).await
+    }
+
+    /// The same, with further environment for the agent.
+    pub async fn add_host_on_small_disk_with(&mut self, env: &[(&str, &str)]) -> usize {
         let made = self.admin.create_host(&CreateHostRequest::default()).await.expect("making a host");
         let number = self.new_agent(Reach::Address, made.host.id.clone());
         let node = &mut self.hosts[number].node;
-        node.give_small_disk("12G");
+        node.give_small_disk(DISK);
+        node.set(env);
         node.run(&[("ATOLL_REGISTER", &made.registration_token)]);
         self.wait_host(number, HostStatus::Online).await;
         number

@@ -1,9 +1,10 @@
 //! One process of a cluster on its own machine: a replica of control or a host's agent.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use crate::atoll::binary;
 use crate::leaks::Mark;
@@ -29,30 +30,31 @@ impl Node {
         Self { machine, address, dir, args, env: Vec::new(), child: None, small_disk: false }
     }
 
-    /// Gives it a disk of its own, of this size, before it is started: a file system in a sparse file.
+    /// Gives it a disk of its own, of this size, before it is started: a file system in a sparse file. That lies on a btrfs,
+    /// where it can be copied at one moment.
     pub fn give_small_disk(&mut self, size: &str) {
         std::fs::create_dir_all(self.data_dir()).expect("a data directory");
-        let (image, data) = (self.dir.join("disk"), self.data_dir());
-        let script = "truncate -s $1 $2 && mkfs.ext4 -q -m 0 $2 && mount -o loop $2 $3 && chmod 700 $3";
-        let mut make = Command::new("sh");
-        make.args(["-ec", script, "sh", size]).arg(image).arg(data);
-        assert!(make.status().expect("sh").success(), "making a small disk");
+        let script = "truncate -s 64G $1/shelf.img; mkfs.btrfs -q $1/shelf.img; mkdir $1/shelf
+            mount -o loop,nodatacow $1/shelf.img $1/shelf
+            truncate -s $2 $1/shelf/disk; mkfs.ext4 -q -m 0 $1/shelf/disk; mount -o loop $1/shelf/disk $3; chmod 700 $3";
+        self.disk_script(script, &[size.as_ref(), self.data_dir().as_os_str()]);
         self.small_disk = true;
     }
 
-    /// Its machine loses its power: everything on it ends at once, and its disk has just what it was given by then. What the
-    /// kernel still held in memory for that disk is lost. (The order of writes is kept; a real disk may keep less.)
+    fn disk_script(&self, script: &str, rest: &[&OsStr]) {
+        let done = Command::new("sh").args(["-ec", script, "sh"]).arg(&self.dir).args(rest).status().expect("sh");
+        assert!(done.success(), "{script}");
+    }
+
+    /// Its machine loses its power, also when its process has died of a fault point just now: everything on it ends at once,
+    /// and its disk has just what it was given by then. What the kernel still held in memory for that disk is lost. (The
+    /// order of writes is kept; a real disk may keep less.) What starts next starts under another boot.
     pub fn lose_power(&mut self) {
         assert!(self.small_disk, "this node's disk is everybody's");
         let mark = self.mark();
-        self.child.as_mut().expect("a running node").kill().expect("killing a node");
-        self.child.take().expect("a running node").wait().expect("waiting for a node");
-        let (disk, copy) = (self.dir.join("disk"), self.dir.join("disk-as-it-was"));
-        // At one moment: what the kernel writes while it is copied makes it another disk. Holes are not read.
-        let script = "sum() { tar -cSf - -C / \"${1#/}\" | sha256sum; }
-            until before=$(sum $1); cp --sparse=auto $1 $2; [ \"$(sum $1)\" = \"$before\" ]; do :; done";
-        let copied = Command::new("sh").args(["-ec", script, "sh"]).arg(&disk).arg(&copy).status().expect("sh");
-        assert!(copied.success(), "copying a disk");
+        // First, and at one moment: whatever ends may write.
+        self.disk_script("cp --reflink=always $1/shelf/disk $1/shelf/disk-as-it-was", &[]);
+        self.kill_9();
         mark.remove();
         // Its file systems bear the same names as those of the copy: the kernel must have forgotten them first.
         for _ in 0..500 {
@@ -62,10 +64,12 @@ impl Node {
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
         assert_eq!(mark.left(), Vec::<String>::new());
-        let script = "umount -l $1 2>/dev/null || :; mv $3 $2; mount -o loop $2 $1";
-        let mounted =
-            Command::new("sh").args(["-ec", script, "sh"]).arg(self.data_dir()).arg(&disk).arg(&copy).status();
-        assert!(mounted.expect("sh").success(), "mounting a disk again");
+        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("the boot id");
+        let script = "umount -l $2 2>/dev/null || :
+            mv $1/shelf/disk-as-it-was $1/shelf/disk; mount -o loop $1/shelf/disk $2
+            find $2/sandboxes -type f '(' -name record.json -o -name begun ')' -exec sed -i s/$3/$4/ {} + 2>/dev/null || :";
+        let another = "00000000-0000-4000-8000-000000000000";
+        self.disk_script(script, &[self.data_dir().as_os_str(), boot_id.trim().as_ref(), another.as_ref()]);
     }
 
     /// Fills its disk to the last byte, with a file whose removal frees it.
@@ -141,12 +145,12 @@ impl Node {
         self.ended().await;
     }
 
-    /// Waits until it has ended by itself.
-    pub async fn ended(&mut self) {
+    /// Waits until it has ended by itself, and answers how.
+    pub async fn ended(&mut self) -> ExitStatus {
         let mut child = self.child.take().expect("a running node");
         loop {
-            if child.try_wait().expect("waiting for a node").is_some() {
-                return;
+            if let Some(status) = child.try_wait().expect("waiting for a node") {
+                return status;
             }
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
@@ -198,7 +202,9 @@ impl Drop for Node {
         }
         mark.remove();
         if self.small_disk {
-            let _ = Command::new("umount").arg("-l").arg(self.data_dir()).status();
+            for mounted in [self.data_dir(), self.dir.join("shelf")] {
+                let _ = Command::new("umount").arg("-l").arg(mounted).status();
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ use atoll_model::SandboxStatus;
 use atoll_model::api::sandboxes::CreateSandboxRequest;
 use atoll_tests::{Atoll, until};
 
-fn small() -> CreateSandboxRequest {
+pub fn small() -> CreateSandboxRequest {
     CreateSandboxRequest { memory_mb: Some(256), disk_mb: Some(512), ..CreateSandboxRequest::default() }
 }
 

@@ -6,6 +6,8 @@
 #![cfg(feature = "failpoints")]
 
 mod machines;
+mod power;
+mod qemu;
 mod registry;
 mod rig;
 

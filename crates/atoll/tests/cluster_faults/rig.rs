@@ -1,6 +1,7 @@
 //! A cluster in which somebody dies, and what must be true afterwards.
 
 use std::collections::BTreeSet;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -50,11 +51,25 @@ pub fn arm(cluster: &mut Cluster, victim: Victim, point: &str) {
     node.run(&[("FAILPOINTS", &format!("{point}=return(abort)"))]);
 }
 
+/// Waits for its death at the point that it was armed with: nothing else aborts.
+async fn dies_at(node: &mut Node, point: &str) {
+    let died = tokio::time::timeout(Duration::from_secs(60), node.ended()).await;
+    let status = died.unwrap_or_else(|_| panic!("nobody died at {point}"));
+    assert_eq!(status.signal(), Some(libc::SIGABRT), "{point}: {status}");
+}
+
 /// Waits for its death, and starts it as it always was.
 pub async fn revive(cluster: &mut Cluster, victim: Victim, point: &str) {
     let node = node(cluster, victim);
-    let died = tokio::time::timeout(Duration::from_secs(60), node.ended()).await;
-    died.unwrap_or_else(|_| panic!("nobody died at {point}"));
+    dies_at(node, point).await;
+    node.run(&[("FAILPOINTS", "")]);
+}
+
+/// Waits for its death, takes the power from its machine in that moment, and starts it as it always was.
+pub async fn revive_after_power_cut(cluster: &mut Cluster, victim: Victim, point: &str) {
+    let node = node(cluster, victim);
+    dies_at(node, point).await;
+    node.lose_power();
     node.run(&[("FAILPOINTS", "")]);
 }
 
@@ -63,15 +78,29 @@ pub struct Rig {
     /// Lives through all of it.
     pub id: SandboxId,
     pub round: usize,
+    /// Who dies does so because its machine loses its power.
+    power: bool,
 }
 
 impl Rig {
     pub async fn start(database: Database) -> Self {
         atoll_tests::atoll::use_binary(env!("CARGO_BIN_EXE_atoll"));
-        let cluster = Cluster::start_on(database, 1, 2, &[]).await;
+        Self::of(Cluster::start_on(database, 1, 2, &[]).await, false).await
+    }
+
+    /// Whose machines can lose their power.
+    pub async fn start_on_disks(hosts: u8) -> Self {
+        atoll_tests::atoll::use_binary(env!("CARGO_BIN_EXE_atoll"));
+        Self::of(Cluster::start_on_disks(hosts, &[]).await, true).await
+    }
+
+    async fn of(cluster: Cluster, power: bool) -> Self {
         let id = cluster.sandbox_on(0).await;
         cluster.sh(&id, "echo here > ~/file; head -c 2M /dev/urandom > ~/big; sha256sum ~/big > ~/sum; sync").await;
-        Self { cluster, id, round: 0 }
+        // What came before this is older than the second that a power cut may take.
+        until("it to be written out", || async { (cluster.hosts[0].node.times_said("written out") > 0).then_some(()) })
+            .await;
+        Self { cluster, id, round: 0, power }
     }
 
     /// Again and again, until somebody dies of it.
@@ -98,7 +127,10 @@ impl Rig {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         });
-        revive(&mut self.cluster, victim, point).await;
+        match self.power {
+            true => revive_after_power_cut(&mut self.cluster, victim, point).await,
+            false => revive(&mut self.cluster, victim, point).await,
+        }
         doing.abort();
         self.check(point).await;
         println!("{point}: {:?}", before.elapsed());
@@ -294,7 +326,7 @@ async fn do_once(client: &atoll_client::Client, id: &SandboxId, deed: Deed, doom
     }
 }
 
-fn names(directory: &Path) -> Vec<String> {
+pub fn names(directory: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }

@@ -48,7 +48,7 @@ pub struct Moment(u64);
 
 /// The state of a database between two commits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Header([u8; HEADER]);
+pub(super) struct Header([u8; HEADER]);
 
 impl Header {
     /// Whether there was one commit in between, and no more.
@@ -94,6 +94,11 @@ impl Log {
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Another one after each commit; none while one is under way.
+    pub(super) fn header(&self) -> Option<Header> {
+        self.index.header()
     }
 
     fn moment(&self, topic: Topic) -> Option<Moment> {

@@ -34,6 +34,7 @@
 
 pub mod auth_version;
 mod circuit;
+mod durable;
 mod error;
 mod fresh;
 pub mod idempotency;
@@ -69,7 +70,7 @@ const POSTGRES_CONNECTIONS: u32 = 16;
 /// The pools. Cheap to clone.
 #[derive(Clone, Debug)]
 pub enum Db {
-    Sqlite { writer: Pool<Sqlite>, readers: Pool<Sqlite>, log: Option<fresh::Log> },
+    Sqlite { writer: Pool<Sqlite>, readers: Pool<Sqlite>, log: Option<fresh::Log>, wal: durable::Wal },
     Postgres(PgPool),
 }
 
@@ -164,7 +165,8 @@ impl Db {
             .map_err(connect)?;
         // After the first connection, which makes the file.
         let log = fresh::Log::of(path);
-        Ok(Self::Sqlite { writer, readers, log })
+        let wal = durable::Wal::of(path).map_err(|source| OpenError::File { path: at(), source })?;
+        Ok(Self::Sqlite { writer, readers, log, wal })
     }
 
     async fn open_postgres(url: &str) -> Result<Self, OpenError> {

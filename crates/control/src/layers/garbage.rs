@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use super::{LayerError, Layers, store};
+use crate::objects::ObjectError;
 
 /// Pulled images that no template was made of for so long are pulled again when they are wanted.
 const PULLED_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -67,6 +68,9 @@ impl Layers {
         store::hold_names(&mut tx).await?;
         let named = store::is_named(&mut tx, digest).await?;
         if !named {
+            // A power cut must not bring back the rows that named it.
+            let written = self.db.write_out().await;
+            written.map_err(|error| ObjectError::other("writing out rows before an object goes", error))?;
             self.objects.delete(digest).await?;
         }
         // Nothing was written: it ends with the transaction.

@@ -12,6 +12,7 @@ use atoll_rpc::connectrpc::client::CallOptions;
 
 use super::judge::{Seen, State};
 use super::views::{Agents, Inventory};
+use crate::db::Db;
 use crate::fleet::{Fleet, FleetError};
 
 /// One hung host delays no other, and its own pass not for long.
@@ -22,12 +23,21 @@ const RESUME: Duration = Duration::from_secs(30);
 
 pub struct FleetAgents {
     fleet: Fleet,
+    db: Db,
 }
 
 impl FleetAgents {
     #[must_use]
-    pub fn new(fleet: Fleet) -> Self {
-        Self { fleet }
+    pub fn new(fleet: Fleet, db: Db) -> Self {
+        Self { fleet, db }
+    }
+
+    /// What a host is told to do away with for what rows say now, rows must say after a power cut too. If they can't be
+    /// written out it is told all the same: nothing else works then.
+    async fn rows_stay(&self) {
+        if let Err(error) = self.db.write_out().await {
+            tracing::error!(%error, "a host deletes what a power cut might make rows name again");
+        }
     }
 }
 
@@ -63,6 +73,9 @@ impl Agents for FleetAgents {
     }
 
     async fn acknowledge(&self, host: &HostId, items: Vec<(SandboxId, u64, State)>) -> Result<(), FleetError> {
+        if items.iter().any(|(.., state)| *state == State::Exited) {
+            self.rows_stay().await;
+        }
         let item = |(id, generation, state): (SandboxId, u64, State)| acknowledge_request::Item {
             id: id.to_string(),
             generation,
@@ -93,6 +106,7 @@ impl Agents for FleetAgents {
         generation: u64,
         reason: &str,
     ) -> Result<(), FleetError> {
+        self.rows_stay().await;
         let (id, reason) = (sandbox.to_string(), reason.to_owned());
         let request = DestroySandboxRequest { id, generation, reason, ..Default::default() };
         let answer = self.fleet.host_client(host).destroy_sandbox_with_options(request, within(ACT)).await;
@@ -113,6 +127,7 @@ impl Agents for FleetAgents {
     }
 
     async fn delete_image(&self, host: &HostId, digest: &str) -> Result<(), FleetError> {
+        self.rows_stay().await;
         let request = DeleteImageRequest { digest: digest.to_owned(), ..Default::default() };
         let answer = self.fleet.host_client(host).delete_image_with_options(request, within(ACT)).await;
         answer.map(|_| ()).map_err(|error| FleetError::from_rpc(host, "delete an image", error))

@@ -70,6 +70,7 @@ impl From<Failure> for Problem {
 pub(super) fn failpoint(name: &str) -> io::Result<()> {
     fail::fail_point!(name, |what| match what.as_deref() {
         Some("abort") => std::process::abort(),
+        Some(kill) if kill.starts_with("kill ") => super::vm::doomed::kill_youngest(&kill["kill ".len()..]),
         _ => Err(io::Error::other("failing on purpose")),
     });
     Ok(())

@@ -1,7 +1,7 @@
 //! What a power cut must not take, written out behind the answers and for many at once.
 //!
-//! A sandbox that has just been made needs its record and its secrets to be found and started again; one that stands
-//! still, all that it has written before. Nobody waits for this: it comes about a second after the answer, so that what
+//! A sandbox that has just been made needs its record, its secrets and its disk to be found and started again; one that
+//! stands still, all that it has written before. Nobody waits for this: it comes about a second after the answer, so that what
 //! happens in a burst costs one commit of the disk and not one each. What is lost by a cut before that is what a machine
 //! without power loses: the last second.
 
@@ -64,8 +64,14 @@ pub(super) async fn run(shared: Arc<Shared>) {
 pub(super) async fn write_out(shared: &Arc<Shared>) {
     let due = shared.durable.take();
     let files = due.values().any(|files| *files);
-    if files && let Err(error) = shared.machine.write_out().await {
-        tracing::error!(%error, "files of paused sandboxes can't be written out: a power cut might take the last of them");
+    // Before the records: whoever has one that says that it lives has a disk.
+    let written = match (due.is_empty(), files) {
+        (true, _) => Ok(()),
+        (false, true) => shared.machine.write_out().await,
+        (false, false) => shared.machine.commit().await,
+    };
+    if let Err(error) = written {
+        tracing::error!(%error, "disks of sandboxes can't be written out: a power cut might take the last of them");
     }
     let (records, sandboxes) = (shared.records.clone(), due.len());
     let writing = tokio::task::spawn_blocking(move || {

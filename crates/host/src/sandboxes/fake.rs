@@ -46,6 +46,7 @@ struct State {
     lacking: BTreeSet<String>,
     /// How often all files were written out.
     written_out: usize,
+    committed: usize,
     /// Pauses go to the disk.
     stores: bool,
     stored: BTreeSet<SandboxId>,
@@ -108,6 +109,10 @@ impl FakeDriver {
 
     pub fn has_layer(&self, layer: &LayerId) -> bool {
         self.state().layers.contains(layer)
+    }
+
+    pub fn committed(&self) -> usize {
+        self.state().committed
     }
 
     pub fn written_out(&self) -> usize {
@@ -396,6 +401,11 @@ impl Machine for FakeDriver {
     async fn detach(&self, slot: Slot) -> Result<(), MachineError> {
         self.step("detach")?;
         self.state().links.remove(&slot);
+        Ok(())
+    }
+
+    async fn commit(&self) -> Result<(), MachineError> {
+        self.state().committed += 1;
         Ok(())
     }
 

@@ -186,7 +186,16 @@ impl Machine for Floor {
             is_made
         };
         let kept = self.driver.keep(id, layer, memory, files.boxed()).await;
-        let kept = kept.map_err(|error| MachineError::Failed(error.to_string()))?;
+        let kept = match kept {
+            Ok(kept) => kept,
+            // Whoever asked takes it for not made.
+            Err(error) => {
+                if let Err(error) = Machine::delete_layer(self, layer).await {
+                    tracing::warn!(%layer, %error, "a layer that could not be finished stays for a while");
+                }
+                return Err(MachineError::Failed(error.to_string()));
+            }
+        };
         known.await.map_err(|_| MachineError::Failed("its files were not kept".to_owned()))??;
         Ok(kept)
     }
@@ -332,6 +341,11 @@ impl Machine for Floor {
             .await
             .map_err(lost)?
             .map_err(|error| MachineError::Failed(format!("removing the sandbox's link: {error}")))
+    }
+
+    async fn commit(&self) -> Result<(), MachineError> {
+        let pool = self.pool.clone();
+        Ok(tokio::task::spawn_blocking(move || pool.commit()).await.map_err(lost)??)
     }
 
     async fn write_out(&self) -> Result<(), MachineError> {

@@ -181,6 +181,9 @@ pub trait Machine: Send + Sync + 'static {
     /// Removes what is left of the sandbox's network. Success when there is nothing.
     async fn detach(&self, slot: Slot) -> Result<(), MachineError>;
 
+    /// Has the disk take that there are the volumes that were made, whatever is in them yet.
+    async fn commit(&self) -> Result<(), MachineError>;
+
     /// Has the disk take all that sandboxes have written.
     async fn write_out(&self) -> Result<(), MachineError>;
 

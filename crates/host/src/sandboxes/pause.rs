@@ -1,7 +1,10 @@
 //! Standing still, and going on.
 //!
 //! A pause is written down before the processes stop, a resume after they go on: a crash in between leaves a sandbox
-//! that recovery stops again, never one that runs on while control believes that it is paused.
+//! that recovery stops again, never one that runs on while control believes that it is paused. Whose processes end in
+//! between has its files, and is paused with them.
+
+use std::time::Duration;
 
 use super::entry::{Answer, Kept};
 use super::error::OrderError;
@@ -10,6 +13,9 @@ use super::owner::Owner;
 use super::record::{Phase, State};
 use crate::driver::{DriverError, Paused, RESTORED, Steps};
 use crate::failpoint;
+
+/// What a killed process takes to end, and far more.
+const DYING: Duration = Duration::from_secs(3);
 
 impl Owner {
     /// Without `seen`, by the agent's own decision.
@@ -59,7 +65,15 @@ impl Owner {
             Ok(freed_bytes) => freed_bytes,
             Err(error) => {
                 // It runs on, and says so. What was half stopped goes on as well.
-                let _runs_anyway = self.shared.machine.resume(&id).await;
+                let gone_on = self.shared.machine.resume(&id).await;
+                if gone_on.is_err() && self.has_died().await {
+                    tracing::warn!(sandbox = %id, %error, "the processes of a sandbox ended while it was paused; its files stay");
+                    self.record.init = None;
+                    self.save();
+                    self.end_processes().await;
+                    self.shared.durable.note_files(&id);
+                    return Ok(self.answer(Kept::Files));
+                }
                 self.record.seen = former.0;
                 self.set_state(State::Running, &former.1);
                 return Err(OrderError::failed("pausing the sandbox", &error));
@@ -84,6 +98,12 @@ impl Owner {
                 Ok(freed_bytes)
             }
         }
+    }
+
+    /// Whether its processes are gone, or soon.
+    async fn has_died(&self) -> bool {
+        let Some(life) = self.life.clone() else { return true };
+        matches!(tokio::time::timeout(DYING, life.exited()).await, Ok(Ok(_)))
     }
 
     /// Ends the processes of one that keeps its files alone, as a reboot of the machine would. What resists goes when new

@@ -22,8 +22,10 @@ const WRITE: u32 = 1;
 const READ: u32 = 2;
 const RESIZE: u32 = request(WRITE, 3, 4096);
 const INO_LOOKUP: u32 = request(READ | WRITE, 18, 4096);
+const WAIT_SYNC: u32 = request(WRITE, 22, size_of::<u64>());
 const SNAP_CREATE_V2: u32 = request(WRITE, 23, size_of::<VolumeArgs>());
 const SUBVOL_CREATE_V2: u32 = request(WRITE, 24, size_of::<VolumeArgs>());
+const START_SYNC: u32 = request(READ, 24, size_of::<u64>());
 const FS_INFO: u32 = request(READ, 31, 1024);
 const QUOTA_CTL: u32 = request(READ | WRITE, 40, size_of::<[u64; 2]>());
 const QGROUP_CREATE: u32 = request(WRITE, 42, size_of::<[u64; 2]>());
@@ -170,6 +172,14 @@ pub(super) fn enable_quotas(fd: BorrowedFd<'_>, kind: QuotaKind) -> io::Result<(
         Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
         other => other,
     }
+}
+
+/// Has the disk take what was made and written down so far: subvolumes, limits, names. What was written into files waits for
+/// its own turn, so that a busy neighbour's is not waited for.
+pub(super) fn commit(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let mut transaction = 0_u64;
+    call(fd, START_SYNC, &mut transaction)?;
+    call(fd, WAIT_SYNC, &mut transaction)
 }
 
 /// Makes a quota group; success when there is one already.

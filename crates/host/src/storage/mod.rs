@@ -230,8 +230,14 @@ impl Pool {
         Ok(())
     }
 
-    /// The sandboxes that have a volume.
+    /// Has the disk take the volumes that were made, their names and limits, and not yet what was just written into them.
     ///
+    /// # Errors
+    /// When it refuses.
+    pub fn commit(&self) -> Result<(), StorageError> {
+        btrfs::commit(self.root.as_fd()).map_err(io_error("committing", &self.backing.dir))
+    }
+
     /// Has the disk take all that was written to the pool.
     ///
     /// # Errors
@@ -242,6 +248,8 @@ impl Pool {
         written.map_err(io_error("writing out", dir))
     }
 
+    /// The sandboxes that have a volume.
+    ///
     /// # Errors
     /// When the pool can't be read.
     pub fn list_volumes(&self) -> Result<Vec<SandboxId>, StorageError> {

@@ -14,7 +14,7 @@ use super::disk::{Content, Disk};
 use super::kept::SHAPE;
 use super::origin::{Instead, Origin};
 use super::patience::Patience;
-use super::qmp::{Cont, Qmp, ReadConsole};
+use super::qmp::{Cont, Qmp, QueryStatus, ReadConsole, is_gone};
 use super::said::{end_of, log, said};
 use super::stored::Stored;
 use super::volumes::Volumes;
@@ -48,6 +48,11 @@ impl Problem {
     /// another supervisor of system calls it can't.)
     fn is_passing(&self) -> bool {
         self.0 != READING && (self.0 != STARTING || self.1.kind() != io::ErrorKind::ResourceBusy)
+    }
+
+    /// Whether QEMU was gone before it had read the memory: somebody has killed it, or what it read did.
+    fn is_death(&self) -> bool {
+        self.0 == READING && is_gone(&self.1)
     }
 }
 
@@ -136,10 +141,21 @@ impl Shared {
     ) -> Result<Running, Problem> {
         trace.skip();
         let id = spec.id.clone();
-        let stored = self.open_stored(&id).in_step("opening its stored memory")?;
-        if stored.is_some() {
-            match self.once(spec.clone(), network.clone(), stored, true, trace).await {
+        let step = "opening its stored memory";
+        let (mut stored, mut deaths) = (self.open_stored(&id).in_step(step)?, 0);
+        if stored.is_none() {
+            self.clear_half_stored(&id).in_step("removing what a pause has left")?;
+        }
+        while stored.is_some() {
+            match self.once(spec.clone(), network.clone(), stored.take(), true, trace).await {
                 Ok(running) => return Ok(running),
+                // If its memory was the reason, it is again.
+                Err(Failure(problem, _)) if problem.is_death() && deaths == 0 && self.is_stored(&id) => {
+                    tracing::warn!(%id, error = %problem.1, "QEMU was gone before it had read a stored machine");
+                    deaths += 1;
+                    self.undo(id.clone()).await;
+                    stored = self.open_stored(&id).in_step(step)?;
+                }
                 // What has nothing to do with its memory may pass, and leaves it as it was.
                 Err(Failure(problem, _)) if problem.is_passing() && self.is_stored(&id) => {
                     return Err(problem);
@@ -208,13 +224,17 @@ impl Shared {
         if let Some(stored) = begun.from.stored() {
             let step = READING;
             let mut qmp = self.load(id, stored).await.in_step(step)?;
+            failpoint("vm::loaded").in_step(step)?;
             if let Origin::Own(_) = begun.from {
                 failpoint("vm::resume::loaded").in_step(LETTING_GO_ON)?;
                 self.note_begun(id, &begun.init).in_step(LETTING_GO_ON)?;
+                // Who is dead by now has not taken a step: there still is a way back.
+                qmp.execute(&QueryStatus {}).await.in_step(step)?;
                 self.forget_stored(id).in_step(LETTING_GO_ON)?;
                 failpoint("vm::resume::forgotten").in_step(LETTING_GO_ON)?;
             }
             qmp.execute(&Cont {}).await.in_step(step)?;
+            failpoint("vm::goes_on").in_step(step)?;
             trace.done("load memory");
         }
         let mounted = self.mount(id, &begun.volumes);
@@ -361,6 +381,8 @@ impl Shared {
         fds.extend(wire::borrowed(&descriptors));
         let started = jail::start(&self.jail, &plan, &fds).in_step(STARTING);
         let (pid, pidfd) = started.map_err(|problem| Failure(problem, from.instead()))?;
+        #[cfg(feature = "failpoints")]
+        super::doomed::note(pid);
         failpoint("vm::started").in_step(STARTING)?;
         let init = InitProcess::of(pid).in_step("reading QEMU's start time")?;
         let volumes = spec.volumes.clone();
@@ -498,5 +520,8 @@ mod tests {
         assert!(passes("attaching the network", io::ErrorKind::ResourceBusy));
         assert!(passes(STARTING, io::ErrorKind::NotFound));
         assert!(!passes(STARTING, io::ErrorKind::ResourceBusy) && !passes(READING, io::ErrorKind::TimedOut));
+        let dies = |step: &str, kind: io::ErrorKind| Problem(step.to_owned(), kind.into()).is_death();
+        assert!(dies(READING, io::ErrorKind::UnexpectedEof));
+        assert!(!dies(READING, io::ErrorKind::Other) && !dies(STARTING, io::ErrorKind::UnexpectedEof));
     }
 }

@@ -13,6 +13,8 @@ mod accel;
 pub mod bundle;
 mod channel;
 pub mod disk;
+#[cfg(feature = "failpoints")]
+pub(super) mod doomed;
 mod initramfs;
 mod jail;
 mod kept;
@@ -51,6 +53,7 @@ use super::{
     program, socket,
 };
 use crate::cgroup::{Cgroups, Hierarchies};
+use crate::driver::launch::failpoint;
 pub use accel::Accel;
 use channel::Bridge;
 pub use jail::{ARGUMENT as JAIL, jail_main};
@@ -286,6 +289,8 @@ impl Driver for VmDriver {
 
     async fn adopt(&self, id: &SandboxId, init: &InitProcess, volumes: Vec<SharedVolume>) -> Option<Running> {
         let pidfd = init.open()?;
+        #[cfg(feature = "failpoints")]
+        doomed::note(init.pid);
         let (socket, port) = (self.shared.socket(id, GUEST_SOCKET), self.shared.socket(id, PORT_SOCKET));
         let bridge = socket::listener(&socket).and_then(|listener| Bridge::start(listener, port, None));
         match bridge {
@@ -320,6 +325,8 @@ impl Driver for VmDriver {
         if let Err(error) = self.settle(id).await {
             tracing::warn!(sandbox = %id, %error, "a machine is paused with files that its disk does not have yet");
         }
+        let asked = failpoint("vm::pause::settled");
+        asked.map_err(|source| DriverError::Operation { action: "storing", id: id.clone(), source })?;
         let freed_bytes = self.usage(id).map_or(0, |usage| usage.memory_bytes);
         let storing = self.shared.store(id).await;
         storing.map_err(|source| DriverError::Operation { action: "storing", id: id.clone(), source })?;

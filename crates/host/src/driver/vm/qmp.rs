@@ -181,6 +181,12 @@ impl Qmp {
     }
 }
 
+/// Whether QEMU has ended, by what became of a talk with it.
+pub(super) fn is_gone(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionRefused | ConnectionReset | UnexpectedEof)
+}
+
 /// The answer in a line; none in what nobody asked for.
 fn answer_in<T: DeserializeOwned>(line: &[u8]) -> io::Result<Option<T>> {
     let mut value: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(line)?;

@@ -160,6 +160,11 @@ impl Shared {
         File::open(self.home(id))?.sync_all()
     }
 
+    /// Removes what a pause has written that a power cut, or its agent's death, has cut short. As large as its memory was.
+    pub(super) fn clear_half_stored(&self, id: &SandboxId) -> io::Result<()> {
+        Stored::remove(&self.home(id))
+    }
+
     /// Notes which process goes on with what was stored, for an agent that finds neither that nor a record of it.
     pub(super) fn note_begun(&self, id: &SandboxId, init: &InitProcess) -> io::Result<()> {
         fs::write(self.socket(id, BEGUN), serde_json::to_vec(init)?)

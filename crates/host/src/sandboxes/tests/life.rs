@@ -283,6 +283,7 @@ async fn what_stands_still_is_written_out_behind_the_answer_and_many_at_once() {
     }
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(house.machine.written_out(), 0, "what runs is written out by the kernel in its time");
+    assert!(house.machine.committed() > 0, "that it has a disk is not");
     for id in &ids {
         house.keeper.pause(id, 2, "user".to_owned()).await.unwrap();
     }
