@@ -86,7 +86,8 @@ impl Reconcile {
         resume_on_reconnect: bool,
     ) -> Self {
         let records = records::SqlRecords::new(db.clone(), clock.clone()).with_secrets(secrets.clone());
-        let sides = Sides { records: Arc::new(records), agents: Arc::new(agents::FleetAgents::new(fleet.clone(), db.clone())) };
+        let sides =
+            Sides { records: Arc::new(records), agents: Arc::new(agents::FleetAgents::new(fleet.clone(), db.clone())) };
         Self::over(sides, db, clock, hosts, fleet, resume_on_reconnect)
     }
 

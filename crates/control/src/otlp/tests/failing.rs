@@ -52,7 +52,7 @@ async fn a_collector_that_fails_is_left_alone_for_a_while_and_asked_again() {
             collector.answer(200, &[]);
             test.clock.advance(Duration::from_secs(3600));
             exporter.round().await;
-            assert_eq!(sandboxes(&collector.taken()), [id.clone()], "{status}: what is true then");
+            assert_eq!(sandboxes(&collector.taken()), std::slice::from_ref(&id), "{status}: what is true then");
         }
         let failed = test.app.otlp.failed.load(Ordering::Relaxed);
         assert_eq!(failed, 7 * 2);

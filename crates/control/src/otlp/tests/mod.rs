@@ -52,7 +52,7 @@ async fn what_runs_is_told_with_what_it_is_and_uses() {
         }
         exporter(&test, "a").round().await;
         let came = collector.taken();
-        assert_eq!(sandboxes(&came), [id.clone()]);
+        assert_eq!(sandboxes(&came), std::slice::from_ref(&id));
         let row = test.client.get(&format!("/v1/sandboxes/{id}")).await.json();
         let now = nanos(test.clock.now());
         for (name, values) in [
