@@ -27,6 +27,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
@@ -56,6 +57,10 @@ pub struct NetworkConfig {
     pub max_bandwidth: Option<u64>,
     /// Where the DNS forwarder learns its upstream resolvers; read again when it changes.
     pub resolv_conf: PathBuf,
+    /// How long an address stays open that the answer to an allowed name has opened: as long as the answer may be kept, but
+    /// so long at least, and at most. Programs connect a moment after they have asked, and keep addresses for longer than a
+    /// short answer allows.
+    pub names_open: (Duration, Duration),
     /// Who makes tokens of sandboxes' identities.
     pub identities: Option<Arc<dyn Identities>>,
 }
@@ -67,6 +72,7 @@ impl Default for NetworkConfig {
             max_connections: 4096,
             max_bandwidth: None,
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
+            names_open: (Duration::from_mins(1), Duration::from_hours(1)),
             identities: None,
         }
     }
@@ -122,7 +128,7 @@ impl Network {
         sysctl::enable_forwarding()?;
         sysctl::enlarge_connection_table();
         let mut connection = Connection::open()?;
-        let dns = dns::Forwarder::new(config.resolv_conf.clone(), instance.name('_'));
+        let dns = dns::Forwarder::new(config.resolv_conf.clone(), instance.name('_'), config.names_open);
         let network = Self {
             egress: egress::Proxy::new(instance.data_dir(), &config, dns.resolver()),
             table: instance.name('_'),

@@ -45,6 +45,8 @@ struct Shared {
     upstreams: Arc<Upstreams>,
     /// The nft table whose set `learned` the addresses of admitted names go to.
     table: String,
+    /// How long they stay there, at least and at most.
+    names_open: (Duration, Duration),
     /// Of sandboxes that have rules about names.
     policies: Mutex<HashMap<Ipv4Addr, Arc<Policy>>>,
     /// What the set `learned` holds. Held while it or a policy changes, so that no answer to an older policy's question is
@@ -64,9 +66,10 @@ pub(super) struct Forwarder {
 
 impl Forwarder {
     /// To be called inside a tokio runtime.
-    pub fn new(resolv_conf: PathBuf, table: String) -> Self {
+    pub fn new(resolv_conf: PathBuf, table: String, names_open: (Duration, Duration)) -> Self {
         let shared = Shared {
             table,
+            names_open,
             policies: Mutex::default(),
             learned: Mutex::default(),
             upstreams: Arc::new(Upstreams::new(resolv_conf)),
@@ -126,9 +129,6 @@ impl Drop for Forwarder {
 
 /// Addresses of one answer that are let through; real answers have a few.
 const MAX_LEARNED: usize = 32;
-/// What an address is let through for at least, and at most. Programs connect a moment after they have asked, and keep
-/// addresses for longer than a short answer allows.
-const LEARNED: (u32, u32) = (60, 3600);
 
 impl Shared {
     fn judge(&self, source: Ipv4Addr, question: &[u8]) -> Ruling {
@@ -153,7 +153,8 @@ impl Shared {
             }
             let now = Instant::now();
             for (address, seconds) in addresses {
-                let lifetime = Duration::from_secs(u64::from(seconds.clamp(LEARNED.0, LEARNED.1)));
+                let (least, most) = shared.names_open;
+                let lifetime = Duration::from_secs(seconds.into()).max(least).min(most);
                 if !learned.note(source, address, now + lifetime, now) {
                     tracing::debug!(%source, "its names have opened as many addresses as one sandbox may have");
                     return;

@@ -19,13 +19,20 @@ fn question(name: &str) -> Vec<u8> {
 
 /// A resolver that answers every question with this address.
 pub fn serve(lab: &Lab, at: &str, address: Ipv4Addr) {
+    serve_for(lab, at, address, 60);
+}
+
+/// The same, to be kept for so many seconds.
+pub fn serve_for(lab: &Lab, at: &str, address: Ipv4Addr, seconds: u32) {
     let at: Ipv4Addr = at.parse().unwrap();
     let (udp, tcp) = lab.internet.run(|| (UdpSocket::bind((at, 53)).unwrap(), TcpListener::bind((at, 53)).unwrap()));
     let answer = move |question: &[u8]| {
         let mut bytes = question.to_vec();
         bytes[2] |= 0x80;
         bytes[7] = 1;
-        bytes.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+        bytes.extend([0xc0, 12, 0, 1, 0, 1]);
+        bytes.extend(seconds.to_be_bytes());
+        bytes.extend([0, 4]);
         bytes.extend(address.octets());
         bytes
     };

@@ -1,7 +1,12 @@
 //! What single sandboxes may reach, by network and by name, changed while their traffic flows.
 
+use std::io::{BufRead, BufReader};
+use std::process::Command;
+use std::time::Duration;
+
+use super::eventually;
 use super::lab::{Agent, Lab, Namespace, Sandbox, echoes, line};
-use super::names::{FIRST, SECOND, ask_udp, ask_udp_at, ends_with, serve};
+use super::names::{FIRST, SECOND, ask_udp, ask_udp_at, ends_with, serve, serve_for};
 use crate::network::Policy;
 
 const OTHER: &str = "198.51.100.9";
@@ -98,6 +103,53 @@ fn names_open_their_addresses_and_nothing_beside_them() {
     set(&agent, &next, &policy(&["example.com"], &["0.0.0.0/0"]));
     agent.attach(&next).unwrap();
     assert!(!reaches(&next, FIRST), "what names have opened is not for whoever gets the address next");
+}
+
+/// What the kernel's set of addresses that names have opened holds.
+fn learned(lab: &Lab) -> Vec<serde_json::Value> {
+    let table = lab.instance().name('_');
+    let arguments = ["-j", "list", "set", "inet", &table, "learned"];
+    let shown = lab.host.run(|| Command::new("nft").args(arguments).output().unwrap().stdout);
+    let shown: serde_json::Value = serde_json::from_slice(&shown).unwrap();
+    shown["nftables"][1]["set"]["elem"].as_array().cloned().unwrap_or_default()
+}
+
+#[test]
+fn what_a_name_has_opened_closes_when_its_answer_is_over_until_it_is_asked_again() {
+    let mut lab = lab();
+    lab.config.names_open = (Duration::ZERO, Duration::from_secs(3));
+    // One for two seconds, and one for as long as there may be.
+    serve_for(&lab, "192.0.2.1", FIRST, 2);
+    serve_for(&lab, OTHER, SECOND, u32::MAX);
+    let agent = lab.start();
+    let sandbox = agent.sandbox();
+    set(&agent, &sandbox, &policy(&["example.com", "files.test"], &["0.0.0.0/0"]));
+    for (resolver, address, seconds) in [("192.0.2.1", FIRST, 2), (OTHER, SECOND, 3)] {
+        std::fs::write(&lab.config.resolv_conf, format!("nameserver {resolver}\n")).unwrap();
+        for name in ["example.com", "files.test"] {
+            assert!(!reaches(&sandbox, address) && learned(&lab).is_empty());
+            // Asked again if this machine takes so long that it is over before it is tried.
+            eventually("its address is open", || {
+                ends_with(&ask_udp(&sandbox, name), address) && reaches(&sandbox, address)
+            });
+            let mut open = None;
+            eventually("a connection, and what the kernel says of it", || {
+                ask_udp(&sandbox, name);
+                open = sandbox.namespace.connect(&format!("{address}:80")).ok();
+                let _greeted = open.as_mut().map(|stream| BufReader::new(stream).read_line(&mut String::new()));
+                learned(&lab).first().is_some_and(|element| {
+                    let pair = serde_json::json!([sandbox.slot.address().to_string(), address.to_string()]);
+                    assert_eq!(element["elem"]["val"]["concat"], pair, "{element}");
+                    assert_eq!(element["elem"]["timeout"], seconds, "{element}");
+                    open.is_some()
+                })
+            });
+            // Nobody asks any more.
+            eventually("its address is closed", || !reaches(&sandbox, address));
+            assert!(!echoes(&mut open.unwrap()), "what is open there ends too");
+            eventually("the kernel has forgotten it", || learned(&lab).is_empty());
+        }
+    }
 }
 
 #[test]
