@@ -162,7 +162,7 @@ impl Cgroups {
                 let swappable = write(&swap, "max");
                 let reclaimed = match write(&path.join("memory.reclaim"), current.trim_end()) {
                     // It got less than it was asked for, which is as good as it gets.
-                    Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => Ok(()),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
                     result => result,
                 };
                 if swappable.is_ok() {
@@ -171,7 +171,7 @@ impl Cgroups {
                 reclaimed
             }
             Version::V1 => match write(&path.join("memory.force_empty"), "0") {
-                Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Ok(()),
                 result => result,
             },
         }

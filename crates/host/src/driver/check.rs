@@ -62,7 +62,8 @@ fn root() -> Result<String, String> {
     }
 }
 
-fn release() -> Option<((u32, u32), String)> {
+/// The running kernel's version.
+pub(super) fn release() -> Option<((u32, u32), String)> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").ok()?.trim_end().to_owned();
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
     let version = (numbers.next()?.ok()?, numbers.next()?.ok()?);

@@ -162,6 +162,11 @@ fn own_program() -> std::os::fd::OwnedFd {
     sealed_program(&fs::read("/proc/self/exe").unwrap()).unwrap()
 }
 
+/// What is told of an exit code: nothing by a kernel that can't (`process::exit_code`).
+fn told(code: i32) -> Option<i32> {
+    check::release().is_some_and(|(version, _)| version >= (6, 15)).then_some(code)
+}
+
 fn lines(text: &str) -> BTreeSet<&str> {
     text.lines().collect()
 }

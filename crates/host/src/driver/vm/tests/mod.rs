@@ -8,6 +8,7 @@ mod lent;
 mod living;
 mod processors;
 mod spares;
+mod v2_alone;
 
 use std::fs;
 use std::io::{self, Read, Write};
