@@ -226,6 +226,9 @@ impl Network {
                 if !old.reaches_as(policy) {
                     self.dns.set_policy(slot.address(), policy.clone());
                     self.egress.set_policy(slot.address(), policy);
+                    if !old.allow_names.is_empty() {
+                        rules::end_talks(&self.table, slot.address())?;
+                    }
                 }
                 if policy.says_something() {
                     policies.insert(slot.address(), policy.clone());

@@ -93,6 +93,27 @@ pub(super) fn change(table: &str, address: Ipv4Addr, old: &Policy, new: &Policy)
     if text.is_empty() { Ok(()) } else { nft(&["-f", "-"], &text).map(drop) }
 }
 
+/// Ends what a sandbox has open to addresses that names had opened. Those of `learned` are gone by now, so none is added.
+pub(super) fn end_talks(table: &str, address: Ipv4Addr) -> io::Result<()> {
+    let shown = nft(&["-j", "list", "set", "inet", table, "talking"], "")?;
+    let shown: serde_json::Value = serde_json::from_str(&shown)?;
+    let sets = shown["nftables"].as_array().into_iter().flatten();
+    let elements = sets.filter_map(|it| it["set"]["elem"].as_array()).flatten();
+    let ends = elements.filter_map(|element| {
+        let pair = element["elem"]["val"]["concat"].as_array()?;
+        let [from, to] = pair.as_slice() else { return None };
+        let (from, to): (Ipv4Addr, Ipv4Addr) = (from.as_str()?.parse().ok()?, to.as_str()?.parse().ok()?);
+        (from == address).then(|| format!("{from} . {to}"))
+    });
+    let ends = ends.collect::<Vec<_>>().join(", ");
+    if ends.is_empty() {
+        return Ok(());
+    }
+    // One that has timed out meanwhile can't be deleted, and would keep the others.
+    let text = ["add", "delete"].map(|verb| format!("{verb} element inet {table} talking {{ {ends} }}\n")).concat();
+    nft(&["-f", "-"], &text).map(drop)
+}
+
 impl Rules<'_> {
     pub fn text(&self) -> String {
         let Self { table, group, config, .. } = self;
@@ -111,6 +132,7 @@ impl Rules<'_> {
             pairs("allow_rules", "flags interval;", &rules(self.policies, true)),
             pairs("deny_rules", "flags interval;", &rules(self.policies, false)),
             pairs("learned", "size 65535; flags timeout;", &[]),
+            pairs("talking", "size 65535; flags dynamic,timeout; timeout 10m;", &[]),
             bandwidth::declared(self.capped),
         ]
         .concat();
@@ -148,8 +170,13 @@ impl Rules<'_> {
   }}
   chain ruled {{
     ip saddr . ip daddr @allow_rules goto beyond
-    ip saddr . ip daddr @learned goto beyond
+    ip saddr . ip daddr @learned goto opened
+    ct state established ip saddr . ip daddr @talking goto opened
     ip saddr . ip daddr @deny_rules goto refuse
+    goto beyond
+  }}
+  chain opened {{
+    ct state established update @talking {{ ip saddr . ip daddr }}
     goto beyond
   }}
   chain beyond {{

@@ -115,7 +115,7 @@ fn learned(lab: &Lab) -> Vec<serde_json::Value> {
 }
 
 #[test]
-fn what_a_name_has_opened_closes_when_its_answer_is_over_until_it_is_asked_again() {
+fn what_a_name_has_opened_closes_when_its_answer_is_over_to_what_is_new_until_it_is_asked_again() {
     let mut lab = lab();
     lab.config.names_open = (Duration::ZERO, Duration::from_secs(3));
     // One for two seconds, and one for as long as there may be.
@@ -146,8 +146,13 @@ fn what_a_name_has_opened_closes_when_its_answer_is_over_until_it_is_asked_again
             });
             // Nobody asks any more.
             eventually("its address is closed", || !reaches(&sandbox, address));
-            assert!(!echoes(&mut open.unwrap()), "what is open there ends too");
             eventually("the kernel has forgotten it", || learned(&lab).is_empty());
+            let mut open = open.unwrap();
+            assert!(echoes(&mut open), "what is open there goes on, as a long download does");
+            assert!(!reaches(&sandbox, address), "and lets nobody else in");
+            set(&agent, &sandbox, &policy(&[], &["0.0.0.0/0"]));
+            assert!(!echoes(&mut open), "until the rules are replaced");
+            set(&agent, &sandbox, &policy(&["example.com", "files.test"], &["0.0.0.0/0"]));
         }
     }
 }
