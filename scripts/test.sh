@@ -220,6 +220,7 @@ if wants dashboard; then
     stage "Dashboard: types, lints, units" npm --prefix dashboard run --silent check:all
     stage "Dashboard: the API's types are current" scripts/with-atoll.sh --program "$program" \
         npm --prefix dashboard run --silent types:check
+    stage "Dashboard: a build without npm" scripts/no_dashboard.sh
     # Everybody may sign up, and a host that falls silent is noticed within seconds. Two servers, each with a part of the
     # files: they wait more than they work.
     browser() {

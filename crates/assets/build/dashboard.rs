@@ -40,7 +40,9 @@ fn npm_works() -> bool {
 
 fn placeholder(reason: &str) -> Vec<(String, Vec<u8>)> {
     let page = include_str!("no_dashboard.html").replace("{reason}", reason);
-    vec![("index.html".to_owned(), page.into_bytes())]
+    // Apart: the policy that pages are served with allows nothing inline.
+    let style = include_bytes!("no_dashboard.css").to_vec();
+    vec![("index.html".to_owned(), page.into_bytes()), ("no_dashboard.css".to_owned(), style)]
 }
 
 fn build(workspace: &Path, source: &Path) -> Result<Vec<(String, Vec<u8>)>, String> {

@@ -18,6 +18,8 @@ mod browser;
 pub mod caller;
 pub mod convert;
 mod dashboard;
+#[cfg(test)]
+mod dashboard_tests;
 mod device;
 mod e2b;
 mod edge;
