@@ -122,6 +122,14 @@ impl<S: CandidateSource> Placement<S> {
         }
     }
 
+    /// The hosts' rows have just said that this can be placed: a list that says it can't is older, and used no more.
+    pub fn can_be_placed(&self, demand: &Demand) {
+        let mut state = self.state();
+        if state.list.as_ref().is_some_and(|(_, list)| self.schedule(demand, list).is_err()) {
+            state.list = None;
+        }
+    }
+
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -73,6 +73,8 @@ async fn no_host(app: &App) -> ApiResult<Option<String>> {
         tried: Vec::new(),
     };
     if list.hosts.iter().any(|host| list.objection(&demand, host).is_none()) {
+        // The very next create must succeed.
+        app.sandboxes.can_be_placed(&demand);
         return Ok(None);
     }
     let online = list.hosts.iter().filter(|host| host.status == HostStatus::Online).count();

@@ -150,6 +150,11 @@ impl Sandboxes {
         self.placer.place(demand).await.is_ok()
     }
 
+    /// The hosts' rows have just said that this can be placed.
+    pub(crate) fn can_be_placed(&self, demand: &Demand) {
+        self.placer.can_be_placed(demand);
+    }
+
     /// The driver that builds for this team run on: containers where there are any, else virtual machines.
     ///
     /// # Errors

@@ -18,6 +18,8 @@ pub trait Placer: Send + Sync + 'static {
     fn preferred_driver(&self, _host: &HostId) -> Option<String> {
         None
     }
+    /// The hosts' rows have just said that this can be placed: what is remembered must not say that it can't.
+    fn can_be_placed(&self, _demand: &Demand) {}
     /// A create failed there: pass it over for a moment.
     fn failed(&self, host: &HostId);
 }
@@ -44,6 +46,10 @@ where
 
     fn preferred_driver(&self, host: &HostId) -> Option<String> {
         Placement::preferred_driver(self, host)
+    }
+
+    fn can_be_placed(&self, demand: &Demand) {
+        Placement::can_be_placed(self, demand);
     }
 
     fn failed(&self, host: &HostId) {

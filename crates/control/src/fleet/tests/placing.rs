@@ -65,6 +65,21 @@ async fn what_was_just_placed_takes_room_before_the_host_says_so() {
 }
 
 #[tokio::test]
+async fn what_is_known_to_be_possible_is_not_refused_by_a_list_from_before() {
+    let (source, placement) = placement(Vec::new(), Arc::new(RoundRobin::default()));
+    let demand = demand(&TeamId::new(), false);
+    assert!(placement.place(&demand).await.is_err());
+    *source.0.hosts.lock().unwrap() = vec![candidate(HostType::Regular, None)];
+    placement.can_be_placed(&demand);
+    placement.place(&demand).await.unwrap();
+    // A list that agrees is used on.
+    let asked = source.0.asked.load(Ordering::SeqCst);
+    placement.can_be_placed(&demand);
+    placement.place(&demand).await.unwrap();
+    assert_eq!((asked, source.0.asked.load(Ordering::SeqCst)), (2, 2));
+}
+
+#[tokio::test]
 async fn a_host_that_failed_a_create_is_passed_over_for_a_moment() {
     let hosts: Vec<_> = (0..3).map(|_| candidate(HostType::Regular, None)).collect();
     let (_, placement) = placement(hosts.clone(), Arc::new(RoundRobin::default()));
