@@ -32,7 +32,7 @@ use crate::wait::until;
 /// How hosts are watched in a cluster.
 pub const STALE_AFTER: Duration = Duration::from_millis(2500);
 pub const MONITOR_INTERVAL: Duration = Duration::from_millis(500);
-const CONTROL: [&str; 14] = [
+const CONTROL: [&str; 12] = [
     "server",
     "--heartbeat-interval",
     "400ms",
@@ -44,8 +44,6 @@ const CONTROL: [&str; 14] = [
     "3s",
     "--signup",
     "closed",
-    "--log",
-    "info,atoll_control::db::durable=debug",
     "--json",
 ];
 const AGENT: [&str; 5] = ["host", "--disconnect-after", "2500ms", "--log", "info,atoll_host::sandboxes::durable=debug"];
@@ -147,7 +145,9 @@ impl Cluster {
             let (machine, address) = (net.add(number), net.address(number));
             let listen = format!("{address}:{PORT}");
             let mut args = CONTROL.to_vec();
-            args.extend(["--listen", &listen, "--advertise", &listen]);
+            // Whoever may lose its power says what it has written out.
+            let log = if disks { "info,atoll_control::db::durable=debug" } else { "info" };
+            args.extend(["--listen", &listen, "--advertise", &listen, "--log", log]);
             let mut node = Node::new(machine, address, dir.path().join(format!("control{number}")), &args);
             node.set(&env);
             if disks {

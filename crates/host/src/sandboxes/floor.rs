@@ -447,10 +447,12 @@ impl Floor {
         }
     }
 
-    /// Removes memory that is kept for layers which are not there: an agent has died before it made them.
+    /// Removes memory that is kept for layers which are not there, and what is not whole: an agent has died before it made
+    /// them.
     fn remove_stray_memories(&self) {
-        for layer in self.driver.memories().into_iter().filter(|layer| self.pool.layer(layer).is_none()) {
-            tracing::warn!(%layer, "removing memory that is kept for no layer");
+        let stray = |layer: &LayerId| self.pool.layer(layer).is_none() || !self.driver.has_memory(layer);
+        for layer in self.driver.memories().into_iter().filter(stray) {
+            tracing::warn!(%layer, "removing memory that is kept for no layer, or not whole");
             if let Err(error) = self.driver.forget_memory(&layer) {
                 tracing::error!(%layer, %error, "stray memory could not be removed");
             }
