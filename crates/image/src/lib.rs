@@ -1,5 +1,6 @@
 //! Root file systems as data: read from tar archives ([`tar`]) and directories ([`walk`]), merged ([`merge`]), and
-//! written as erofs images ([`erofs`]); and how those are stored and sent ([`packed`]).
+//! written as erofs images ([`erofs`]); how those are stored and sent ([`packed`]), and which
+//! parts of them are wanted before any file is read ([`metadata`]).
 //!
 //! Nothing is ever unpacked: an archive becomes a [`Tree`] in memory and its contents lie in one spool file, so names,
 //! links, owners and devices that a stranger chose are data and never reach the file system of the machine. No
@@ -8,6 +9,7 @@
 
 mod erofs;
 mod merge;
+mod metadata;
 pub mod packed;
 mod spool;
 mod tar;
@@ -20,6 +22,7 @@ use std::io;
 use std::path::PathBuf;
 
 pub use erofs::{Written, write};
+pub use metadata::{Pieces, read_metadata};
 pub use spool::Spool;
 pub use tar::apply_tar;
 pub use tree::{Content, Inode, Kind, Meta, OPAQUE, Source, Tree};

@@ -387,3 +387,102 @@ proptest! {
         }
     }
 }
+
+/// An image in a file, and which of its blocks were read.
+struct Watched(File, Vec<bool>);
+
+impl Pieces for Watched {
+    fn read(&mut self, offset: u64, into: &mut [u8]) -> std::io::Result<()> {
+        for block in offset / 4096..(offset + into.len() as u64).div_ceil(4096) {
+            self.1[usize::try_from(block).unwrap()] = true;
+        }
+        std::os::unix::fs::FileExt::read_exact_at(&self.0, into, offset)
+    }
+
+    fn all_from(&mut self, _: u64) {}
+}
+
+/// Names, kinds and attributes of all that is below, and what is in files of less than a block.
+fn seen(root: &Path) -> BTreeMap<std::path::PathBuf, String> {
+    let (mut all, mut left) = (BTreeMap::new(), vec![root.to_owned()]);
+    while let Some(directory) = left.pop() {
+        for entry in fs::read_dir(&directory).unwrap() {
+            let path = entry.unwrap().path();
+            let meta = fs::symlink_metadata(&path).unwrap();
+            let (mut value, mut content) = ([0_u8; 8], Vec::new());
+            let attribute = rustix::fs::lgetxattr(&path, "user.overlay.opaque", &mut value).is_ok();
+            if meta.is_file() && meta.len() < 1000 {
+                content = fs::read(&path).unwrap();
+            }
+            if meta.is_symlink() {
+                content = fs::read_link(&path).unwrap().into_os_string().into_encoded_bytes();
+            }
+            if meta.is_dir() {
+                left.push(path.clone());
+            }
+            let what = format!("{} {} {attribute} {content:?}", meta.mode(), meta.len());
+            all.insert(path.strip_prefix(root).unwrap().to_owned(), what);
+        }
+    }
+    all
+}
+
+#[test]
+fn all_that_the_kernel_reads_besides_contents_is_metadata() {
+    let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+    for number in 0..700 {
+        fs::create_dir_all(dir.path().join("many/below")).unwrap();
+        fs::write(dir.path().join(format!("many/a-rather-long-name-of-a-file-{number:04}")), [7; 40]).unwrap();
+        fs::write(dir.path().join(format!("many/below/{number}")), vec![number as u8; number * 40]).unwrap();
+    }
+    fs::write(dir.path().join("big"), vec![3; 5 << 20]).unwrap();
+    std::os::unix::fs::symlink("big", dir.path().join("link")).unwrap();
+    rustix::fs::setxattr(dir.path().join("many"), "user.overlay.opaque", b"y", rustix::fs::XattrFlags::empty())
+        .unwrap();
+    let tree = read_directory(dir.path(), Limits::default()).unwrap();
+    let (ours, _) = image_of(&tree, &mut Spool::create_in(Path::new("/var/tmp")).unwrap());
+    let theirs = tempfile::NamedTempFile::new_in("/var/tmp").unwrap();
+    let made =
+        Command::new("mkfs.erofs").args(["--quiet", "-Enoinline_data"]).arg(theirs.path()).arg(dir.path()).status();
+    assert!(made.unwrap().success());
+    for image in [ours.path(), theirs.path()] {
+        let whole = mounted(image, seen);
+        assert_eq!(whole.len(), 1404);
+        let size = fs::metadata(image).unwrap().len();
+        let mut watched = Watched(File::open(image).unwrap(), vec![false; size as usize / 4096]);
+        assert!(read_metadata(&mut watched, size).unwrap());
+        let read = watched.1.iter().filter(|read| **read).count();
+        assert!(read * 4 < watched.1.len(), "{read} blocks of {}", watched.1.len());
+        let mut bytes = fs::read(image).unwrap();
+        for (block, _) in watched.1.iter().enumerate().filter(|(_, read)| !**read) {
+            bytes[block * 4096..(block + 1) * 4096].fill(0xee);
+        }
+        let rest = tempfile::NamedTempFile::new_in("/var/tmp").unwrap();
+        fs::write(rest.path(), bytes).unwrap();
+        let without = mounted(rest.path(), seen);
+        // What stands in a block of its own is a content.
+        let differ = whole.iter().filter(|(path, what)| without.get(*path) != Some(what)).count();
+        assert!(whole.keys().eq(without.keys()) && (image == theirs.path() || differ == 0), "{differ} differ");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_damaged_images_metadata_ends_and_never_panics(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..30)) {
+        let archive = Archive::default().dir("d").file("d/f", &[1; 700]).link("l", "d/f").file("e/g", &[2; 9000]);
+        let (tree, mut spool) = tree_of(&[archive]).unwrap();
+        let (image, written) = image_of(&tree, &mut spool);
+        let mut bytes = fs::read(image.path()).unwrap();
+        for (at, value) in changes {
+            // Where the super block or the inodes are.
+            let at = at.index(bytes.len() / 2);
+            let at = if at % 2 == 0 { 1024 + at % 128 } else { bytes.len() - 1 - at };
+            bytes[at] = value;
+        }
+        fs::write(image.path(), &bytes).unwrap();
+        let blocks = usize::try_from(written.size_bytes / 4096).unwrap();
+        let _either = read_metadata(&mut Watched(File::open(image.path()).unwrap(), vec![false; blocks]), written.size_bytes);
+    }
+}

@@ -4,13 +4,16 @@
 //! table in a frame that decoders skip, with the size of each chunk before and after. An image's name stays the
 //! digest of its own bytes. Stricter than the format, so that readers need little memory whatever comes: all chunks but
 //! the last have one size, none is empty or larger than [`MAX_CHUNK`], nothing lies between them, and the table is
-//! what was seen. [`Packing`] and [`Packer`] write it, [`Unpacker`] reads it as it comes.
+//! what was seen. [`Packing`] and [`Packer`] write it, [`Unpacker`] reads it as it comes. An [`Index`] says what is in each
+//! chunk, for who fetches them one by one.
 
+mod index;
 mod read;
 #[cfg(test)]
 mod tests;
 mod write;
 
+pub use index::{Chunk, Index, MAX_INDEX};
 pub use read::Unpacker;
 pub use write::{Packer, Packing};
 

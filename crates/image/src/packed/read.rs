@@ -3,8 +3,10 @@
 use std::fmt;
 use std::io;
 
+use sha2::{Digest, Sha256};
 use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation, OutBuffer};
 
+use super::index::{Chunk, Index};
 use super::{ENTRY, FOOTER, FRAME_MAGIC, MAX_CHUNK, MAX_CHUNKS, MIN_CHUNK, SEEKABLE_MAGIC, TABLE_MAGIC, bound};
 
 /// Shown at a time.
@@ -19,6 +21,14 @@ pub struct Unpacker {
     /// Sizes of the chunks so far: packed, and as they are.
     sizes: Vec<[u32; 2]>,
     now: Now,
+    indexing: Option<Indexing>,
+}
+
+/// Digests of the chunks so far, and of the present one.
+#[derive(Default)]
+struct Indexing {
+    hasher: Sha256,
+    digests: Vec<[u8; 32]>,
 }
 
 #[derive(Debug)]
@@ -49,7 +59,25 @@ impl Unpacker {
     pub fn new() -> io::Result<Self> {
         let mut decoder = Decoder::new()?;
         decoder.set_parameter(DParameter::WindowLogMax(MAX_CHUNK.ilog2()))?;
-        Ok(Self { decoder, piece: vec![0; PIECE], sizes: Vec::new(), now: Now::Between(Vec::new()) })
+        Ok(Self { decoder, piece: vec![0; PIECE], sizes: Vec::new(), now: Now::Between(Vec::new()), indexing: None })
+    }
+
+    /// One that makes an index as well.
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    pub fn indexing() -> io::Result<Self> {
+        Ok(Self { indexing: Some(Indexing::default()), ..Self::new()? })
+    }
+
+    /// The index of what came so far, if it was asked for.
+    #[must_use]
+    pub fn index(&self) -> Option<Index> {
+        let digests = &self.indexing.as_ref()?.digests;
+        let chunks = self.sizes.iter().zip(digests);
+        Some(Index::new(
+            chunks.map(|([packed, raw], sha256)| Chunk { packed: *packed, raw: *raw, sha256: *sha256 }).collect(),
+        ))
     }
 
     /// Takes further bytes in, and shows those of the image.
@@ -134,12 +162,18 @@ impl Unpacker {
                 return Err(wrong("a chunk that is too large"));
             }
             let size = [*packed, *raw].map(|bytes| u32::try_from(bytes).unwrap_or(u32::MAX));
+            if let Some(indexing) = &mut self.indexing {
+                indexing.hasher.update(&self.piece[..came]);
+            }
             show(&self.piece[..came])?;
             if hint == 0 {
                 if size[1] == 0 {
                     return Err(wrong("an empty chunk"));
                 }
                 self.sizes.push(size);
+                if let Some(indexing) = &mut self.indexing {
+                    indexing.digests.push(indexing.hasher.finalize_reset().into());
+                }
                 self.now = Now::Between(Vec::new());
                 return Ok(input.pos());
             }

@@ -132,3 +132,59 @@ fn any_zstd_reads_it() {
     assert!(bytes.len() < image.len() / 20);
     assert!(zstd::stream::decode_all(Cursor::new(bytes)).unwrap() == image);
 }
+
+#[test]
+fn an_index_says_the_same_whoever_makes_it_and_gives_each_chunk_alone() {
+    let image: Vec<u8> = (0..CHUNK * 2 + 77).map(|at| (at / 900) as u8).collect();
+    let mut packer = Packer::indexing().unwrap();
+    let mut bytes = packer.push(&image).unwrap();
+    let (end, index) = packer.finish_indexed().unwrap();
+    bytes.extend(end);
+    let index = index.unwrap();
+    let mut unpacker = Unpacker::indexing().unwrap();
+    for portion in bytes.chunks(5000) {
+        unpacker.push(portion, &mut |_| Ok(())).unwrap();
+    }
+    assert_eq!(unpacker.index().unwrap(), index);
+    assert_eq!(Index::decode(&index.encode()).unwrap(), index);
+    assert_eq!(index.image_bytes(), image.len() as u64);
+    let mut again = Vec::new();
+    for (number, chunk) in index.chunks().iter().enumerate() {
+        let place = index.packed(&(number..number + 1));
+        let packed = &bytes[place.start as usize..place.end as usize];
+        again.extend(chunk.unpack(packed).unwrap());
+        let mut wrong = packed.to_vec();
+        let middle = wrong.len() / 2;
+        wrong[middle] ^= 1;
+        assert!(chunk.unpack(&wrong).is_err() && chunk.unpack(&packed[1..]).is_err());
+    }
+    assert!(again == image);
+    let chunk = CHUNK as u64;
+    assert_eq!(index.holding(0, 1), 0..1);
+    assert_eq!(index.holding(chunk - 1, 2), 0..2);
+    assert_eq!(index.holding(chunk, chunk), 1..2);
+    assert_eq!(index.holding(0, u64::MAX), 0..3);
+    assert_eq!(index.holding(u64::MAX, u64::MAX), 3..3);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn an_index_that_was_changed_is_refused_or_is_one_of_sizes_within_their_bounds(
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        end in proptest::option::of(any::<prop::sample::Index>()),
+    ) {
+        let chunk = |raw: usize| Chunk { packed: 100, raw: raw as u32, sha256: [7; 32] };
+        let mut bytes = Index::new(vec![chunk(CHUNK), chunk(CHUNK), chunk(5)]).encode();
+        for (at, value) in &changes {
+            let at = at.index(bytes.len());
+            bytes[at] = *value;
+        }
+        let whole = bytes.len();
+        bytes.truncate(end.map_or(whole, |end| end.index(whole)));
+        if let Ok(index) = Index::decode(&bytes) {
+            prop_assert!(bytes.len() == whole && index.chunks().iter().all(|it| it.raw > 0 && it.raw as usize <= MAX_CHUNK));
+        }
+    }
+}

@@ -2,8 +2,10 @@
 
 use std::io::{self, Read};
 
+use sha2::{Digest, Sha256};
 use zstd::bulk::Compressor;
 
+use super::index::{Chunk, Index};
 use super::{CHUNK, ENTRY, FOOTER, SEEKABLE_MAGIC, TABLE_MAGIC};
 
 /// zstd's default: what higher ones save is not worth their time to anybody who waits.
@@ -13,6 +15,8 @@ const LEVEL: i32 = 3;
 pub struct Packer {
     compressor: Compressor<'static>,
     sizes: Vec<[u32; 2]>,
+    /// Digests of the chunks, if an index is wanted.
+    digests: Option<Vec<[u8; 32]>>,
     /// Of the image, that are no whole chunk yet.
     rest: Vec<u8>,
 }
@@ -21,7 +25,15 @@ impl Packer {
     /// # Errors
     /// When there is no memory for it.
     pub fn new() -> io::Result<Self> {
-        Ok(Self { compressor: Compressor::new(LEVEL)?, sizes: Vec::new(), rest: Vec::new() })
+        Ok(Self { compressor: Compressor::new(LEVEL)?, sizes: Vec::new(), digests: None, rest: Vec::new() })
+    }
+
+    /// One that makes an index as well.
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    pub fn indexing() -> io::Result<Self> {
+        Ok(Self { digests: Some(Vec::new()), ..Self::new()? })
     }
 
     /// What is to be written for these further bytes of the image: nothing until they fill a chunk.
@@ -45,7 +57,15 @@ impl Packer {
     ///
     /// # Errors
     /// zstd's.
-    pub fn finish(mut self) -> io::Result<Vec<u8>> {
+    pub fn finish(self) -> io::Result<Vec<u8>> {
+        self.finish_indexed().map(|(packed, _)| packed)
+    }
+
+    /// What is to be written at the end, and the index, if it was asked for.
+    ///
+    /// # Errors
+    /// zstd's.
+    pub fn finish_indexed(mut self) -> io::Result<(Vec<u8>, Option<Index>)> {
         let mut packed = if self.rest.is_empty() { Vec::new() } else { self.chunk()? };
         let too_many = |_| io::Error::other("an image of too many chunks");
         let count = u32::try_from(self.sizes.len()).map_err(too_many)?;
@@ -56,13 +76,20 @@ impl Packer {
         packed.extend(count.to_le_bytes());
         packed.push(0);
         packed.extend(SEEKABLE_MAGIC.to_le_bytes());
-        Ok(packed)
+        let index = self.digests.map(|digests| {
+            let chunks = self.sizes.iter().zip(digests);
+            Index::new(chunks.map(|([packed, raw], sha256)| Chunk { packed: *packed, raw: *raw, sha256 }).collect())
+        });
+        Ok((packed, index))
     }
 
     fn chunk(&mut self) -> io::Result<Vec<u8>> {
         let packed = self.compressor.compress(&self.rest)?;
         let size = |bytes: usize| u32::try_from(bytes).map_err(io::Error::other);
         self.sizes.push([size(packed.len())?, size(self.rest.len())?]);
+        if let Some(digests) = &mut self.digests {
+            digests.push(Sha256::digest(&self.rest).into());
+        }
         self.rest.clear();
         Ok(packed)
     }
