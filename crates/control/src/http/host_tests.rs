@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use atoll_image::packed::Unpacker;
+use atoll_image::packed::{Index, Unpacker};
 use atoll_model::api::hosts::HostCredentials;
 use atoll_model::{SessionId, TeamId, UserId};
 use axum::body::Body;
@@ -290,6 +290,37 @@ async fn a_host_gets_the_images_that_it_may_have_and_no_others() {
             unpacker.finish().unwrap();
             assert_eq!(image, b"p");
         }
+        // What lies in the object store can be had in parts, by its index.
+        let (id, client) = (&hosts[0].0, &hosts[0].1);
+        let (path, packs) = (format!("/v1/hosts/{id}/images/{}", digests[0]), client.with("accept-encoding", "zstd"));
+        client.get(&format!("{path}/index")).await.expect(404);
+        packs.with("range", "bytes=0-3").get(&path).await.expect(200);
+        let image: Vec<u8> = (0..2_500_000_u32).map(|at| (at / 9) as u8).collect();
+        let digest = hex::encode(<sha2::Sha256 as sha2::Digest>::digest(&image));
+        let mut draft = test.app.layers.objects().draft(&digest, 1 << 22).unwrap();
+        draft.write(image.clone().into()).await.unwrap();
+        draft.finish().await.unwrap();
+        let path = format!("/v1/hosts/{id}/images/{digest}");
+        client.get(&format!("{path}/index")).await.expect(404);
+        execute(&test, format!("UPDATE templates SET digest = '{digest}' WHERE name = 'ours'")).await;
+        client.get(&format!("{path}/index")).await.expect(404);
+        execute(&test, format!("UPDATE templates SET digest = '{digest}' WHERE name = 'p'")).await;
+        let index = client.get(&format!("{path}/index")).await.expect(200);
+        let index = Index::decode(&index.body).unwrap();
+        let whole = packs.get(&path).await.expect(200);
+        let place = index.packed(&(1..2));
+        let range = format!("bytes={}-{}", place.start, place.end - 1);
+        let part = packs.with("range", &range).get(&path).await.expect(206);
+        assert_eq!(part.headers["content-range"], format!("{range}/{}", whole.body.len()).replace('=', " ").as_str());
+        assert_eq!(index.chunks()[1].unpack(&part.body).unwrap(), image[1 << 20..2 << 20]);
+        for whole_all_the_same in ["bytes=99999999-999999999", "bytes=-5", "bytes=0-1,4-5", "bytes=4-3", "lines=1-2"] {
+            let answer = packs.with("range", whole_all_the_same).get(&path).await.expect(200);
+            assert!(answer.body == whole.body, "{whole_all_the_same}");
+        }
+        // Another form has other parts.
+        assert!(client.with("range", "bytes=0-3").get(&path).await.expect(200).body == image);
+        execute(&test, format!("UPDATE templates SET digest = '{}' WHERE name = 'p'", digests[0])).await;
+        execute(&test, format!("UPDATE templates SET digest = '{}' WHERE name = 'ours'", digests[1])).await;
         let (id, client) = (&hosts[0].0, &hosts[1].1);
         let path = format!("/v1/hosts/{id}/images/{}", digests[0]);
         assert_eq!(client.get(&path).await.status.as_u16(), 403, "another host's");

@@ -85,6 +85,7 @@ pub const ROWS: &[(&str, For)] = &[
     ("post /v1/hosts/{id}/drain", HostOfT(Role::Admin)),
     ("post /v1/hosts/{id}/heartbeat", Host),
     ("get /v1/hosts/{id}/images/{digest}", Host),
+    ("get /v1/hosts/{id}/images/{digest}/index", Host),
     ("post /v1/hosts/{id}/sandboxes/{sandbox_id}/identity-token", Host),
     ("delete /v1/hosts/{id}/tags", HostOfT(Role::Admin)),
     ("get /v1/hosts/{id}/tags", HostOfT(Role::Member)),

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
@@ -124,10 +125,18 @@ impl Bucket {
 
     /// From its byte `from` on; it must have that one, but for the first.
     pub(super) async fn read_from(&self, name: &str, from: u64) -> Result<Option<Content>, ObjectError> {
-        let range = (from > 0).then_some(GetRange::Offset(from));
+        self.get(name, (from > 0).then_some(GetRange::Offset(from))).await
+    }
+
+    /// These bytes, which it must have.
+    pub(super) async fn read_range(&self, name: &str, part: Range<u64>) -> Result<Option<Content>, ObjectError> {
+        self.get(name, Some(GetRange::Bounded(part))).await
+    }
+
+    async fn get(&self, name: &str, range: Option<GetRange>) -> Result<Option<Content>, ObjectError> {
         match self.store.get_opts(&self.path(name), GetOptions { range, ..GetOptions::default() }).await {
             Ok(found) => {
-                let bytes = Some(found.meta.size.saturating_sub(from));
+                let bytes = Some(found.range.end.saturating_sub(found.range.start));
                 let stream = found.into_stream().map_err(io::Error::other).boxed();
                 Ok(Some(Content { bytes, form: Form::Raw, stream }))
             }

@@ -1,9 +1,10 @@
 //! An image that is being written: hashed as it is, kept packed, bounded, and an object only if it is what its name says.
+//! Its index is made on the way, and is there before the image.
 
 use std::fs::File;
 use std::io::{self, Write};
 
-use atoll_image::packed::{Packer, Unpacker};
+use atoll_image::packed::{Index, Packer, Unpacker};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
@@ -74,12 +75,20 @@ impl State {
         }
     }
 
-    fn finish(mut self) -> io::Result<(NamedTempFile, String)> {
-        match self.work {
-            Work::Pack(packer) => self.file.write_all(&packer.finish()?)?,
-            Work::Check(unpacker) => unpacker.finish()?,
-        }
-        Ok((self.file, hex::encode(self.hasher.finalize())))
+    fn finish(mut self) -> io::Result<(NamedTempFile, String, Option<Index>)> {
+        let index = match self.work {
+            Work::Pack(packer) => {
+                let (end, index) = packer.finish_indexed()?;
+                self.file.write_all(&end)?;
+                index
+            }
+            Work::Check(unpacker) => {
+                let index = unpacker.index();
+                unpacker.finish()?;
+                index
+            }
+        };
+        Ok((self.file, hex::encode(self.hasher.finalize()), index))
     }
 }
 
@@ -89,7 +98,7 @@ fn lost() -> ObjectError {
 
 impl Draft {
     pub(super) fn begin(objects: Objects, digest: &str, most: u64) -> Result<Self, ObjectError> {
-        let packer = Packer::new().map_err(|error| ObjectError::other("packing an image", error))?;
+        let packer = Packer::indexing().map_err(|error| ObjectError::other("packing an image", error))?;
         let (file, hasher) = (objects.temporary()?, Sha256::new());
         let state = State { file, hasher, left: most, work: Work::Pack(packer) };
         Ok(Self { objects, digest: digest.to_owned(), state: Some(state) })
@@ -99,7 +108,7 @@ impl Draft {
     pub fn comes(&mut self, form: Form) -> Result<(), ObjectError> {
         let state = self.state.as_mut().ok_or_else(lost)?;
         if form == Form::Packed {
-            let unpacker = Unpacker::new().map_err(|error| ObjectError::other("unpacking an image", error))?;
+            let unpacker = Unpacker::indexing().map_err(|error| ObjectError::other("unpacking an image", error))?;
             state.work = Work::Check(unpacker);
         }
         Ok(())
@@ -122,9 +131,12 @@ impl Draft {
         let state = self.state.take().ok_or_else(lost)?;
         let finishing = tokio::task::spawn_blocking(move || state.finish());
         let finished = finishing.await.map_err(|error| ObjectError::other("storing an image", error))?;
-        let (file, found) = finished.map_err(ObjectError::io("writing an image into", self.objects.folder()))?;
+        let (file, found, index) = finished.map_err(ObjectError::io("writing an image into", self.objects.folder()))?;
         if found != self.digest {
             return Err(ObjectError::WrongDigest { wanted: self.digest, found });
+        }
+        if let Some(index) = index {
+            self.objects.keep_index(&found, &index).await?;
         }
         crate::failpoint!("control::objects::before_keep");
         self.objects.keep(file, image_name(&found)).await?;

@@ -7,11 +7,13 @@
 //! elsewhere.
 //!
 //! Images lie packed (`atoll_image::packed`) as `DIGEST.erofs.zst`. Those of before are raw, `DIGEST.erofs`, and are read
-//! as well.
+//! as well. Beside a packed one lies its index (`DIGEST.erofs.idx`: where each chunk is, and its digest), for hosts that fetch
+//! chunks as they need them ([`index`]).
 
 mod bucket;
 mod draft;
 mod folder;
+mod index;
 mod packing;
 #[cfg(test)]
 mod tests;
@@ -63,6 +65,8 @@ impl ObjectError {
 pub struct Objects {
     folder: Folder,
     bucket: Option<Arc<Bucket>>,
+    /// Whoever makes an index of an image that has none.
+    indexing: Arc<tokio::sync::Semaphore>,
 }
 
 /// An image, and how long ago it was written.
@@ -89,9 +93,14 @@ fn raw_name(digest: &str) -> String {
     format!("{digest}.erofs")
 }
 
-/// The digest, if the name is an image's.
+fn index_name(digest: &str) -> String {
+    format!("{digest}.erofs.idx")
+}
+
+/// The digest, if the name is an image's, or its index's: so one that has lost its image goes as a stray image does.
 fn image_digest(name: &str) -> Option<&str> {
-    let digest = name.strip_suffix(".zst").unwrap_or(name).strip_suffix(".erofs")?;
+    let name = name.strip_suffix(".zst").or(name.strip_suffix(".idx")).unwrap_or(name);
+    let digest = name.strip_suffix(".erofs")?;
     let is_digest = digest.len() == 64 && digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     is_digest.then_some(digest)
 }
@@ -107,7 +116,7 @@ impl Objects {
     /// # Errors
     /// When it can't be made or read.
     pub fn open(data_dir: &Path) -> io::Result<Self> {
-        Ok(Self { folder: Folder::open(data_dir.join("objects"))?, bucket: None })
+        Ok(Self::new(Folder::open(data_dir.join("objects"))?, None))
     }
 
     /// In a bucket, with what is not whole yet in a folder of control's data directory. Asks the bucket once.
@@ -117,7 +126,11 @@ impl Objects {
     pub async fn open_bucket(data_dir: &Path, settings: &BucketSettings) -> Result<Self, ObjectError> {
         let path = data_dir.join("objects");
         let folder = Folder::open(path.clone()).map_err(ObjectError::io("making", &path))?;
-        Ok(Self { folder, bucket: Some(Arc::new(Bucket::open(settings).await?)) })
+        Ok(Self::new(folder, Some(Arc::new(Bucket::open(settings).await?))))
+    }
+
+    fn new(folder: Folder, bucket: Option<Arc<Bucket>>) -> Self {
+        Self { folder, bucket, indexing: Arc::new(tokio::sync::Semaphore::new(1)) }
     }
 
     /// Where temporary files of any size may lie.
@@ -200,7 +213,7 @@ impl Objects {
             Some(Listed { digest, age })
         });
         let mut images: Vec<_> = images.collect();
-        // One may lie here in both forms.
+        // One may lie here in both forms, and has an index.
         images.sort_by(|one, other| (&one.digest, one.age).cmp(&(&other.digest, other.age)));
         images.dedup_by(|one, other| one.digest == other.digest);
         Ok(images)
@@ -209,7 +222,8 @@ impl Objects {
     /// Success when it is not there.
     pub async fn delete(&self, digest: &str) -> Result<(), ObjectError> {
         self.delete_name(&image_name(digest)).await?;
-        self.delete_name(&raw_name(digest)).await
+        self.delete_name(&raw_name(digest)).await?;
+        self.delete_name(&index_name(digest)).await
     }
 
     /// Takes a file from [`Self::temporary`] in as what builds copy from.
@@ -324,6 +338,14 @@ impl Content {
 
     pub async fn of_file(file: File, form: Form) -> io::Result<Self> {
         Self::of_file_from(file, 0, form).await
+    }
+
+    async fn of_part(mut file: File, part: std::ops::Range<u64>, form: Form) -> io::Result<Self> {
+        tokio::io::AsyncSeekExt::seek(&mut file, io::SeekFrom::Start(part.start)).await?;
+        let bytes = part.end.saturating_sub(part.start);
+        let stream =
+            tokio_util::io::ReaderStream::with_capacity(tokio::io::AsyncReadExt::take(file, bytes), Self::CHUNK);
+        Ok(Self { bytes: Some(bytes), form, stream: Box::pin(stream) })
     }
 
     async fn of_file_from(mut file: File, from: u64, form: Form) -> io::Result<Self> {

@@ -3,7 +3,7 @@
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use atoll_image::packed::{Packing, Unpacker};
+use atoll_image::packed::{Index, Packing, Unpacker};
 use sha2::{Digest, Sha256};
 
 use super::*;
@@ -113,7 +113,28 @@ async fn promises_of_forms(objects: &Objects) {
     assert_eq!(content.form, Form::Packed);
     assert!(bytes_as_they_lie(content).await == packed);
     assert!(bytes_of(objects.read(&name).await.unwrap().unwrap()).await == image);
+    // Each of its chunks can be had alone, by the index that was made on the way or by one that is made later.
+    let index = objects.index(&name).await.unwrap().unwrap();
+    let chunks = Index::decode(&index).unwrap();
+    let mut again = Vec::new();
+    for (number, chunk) in chunks.chunks().iter().enumerate() {
+        let part = objects.part_of_image(&name, chunks.packed(&(number..number + 1))).await.unwrap();
+        let (content, total) = part.unwrap();
+        assert_eq!((content.form, total), (Form::Packed, packed.len() as u64));
+        again.extend(chunk.unpack(&bytes_as_they_lie(content).await).unwrap());
+    }
+    assert!(again == image);
+    let end = packed.len() as u64;
+    let (rest, _) = objects.part_of_image(&name, end - 3..end + 9).await.unwrap().unwrap();
+    assert_eq!(bytes_as_they_lie(rest).await, packed[packed.len() - 3..]);
+    assert!(objects.part_of_image(&name, end..end + 1).await.unwrap().is_none());
+    objects.delete_name(&index_name(&name)).await.unwrap();
+    assert!(objects.index(&name).await.unwrap().is_none());
+    assert!(objects.make_index(&name).await.unwrap());
+    assert_eq!(objects.index(&name).await.unwrap().unwrap(), index);
     objects.delete(&name).await.unwrap();
+    assert!(objects.index(&name).await.unwrap().is_none(), "it goes with its image");
+    assert!(!objects.make_index(&name).await.unwrap());
 
     for (form, bytes) in [(Form::Packed, packed.as_slice()), (Form::Raw, image.as_slice())] {
         let refused = write(objects, &name, form, bytes, whole - 1).await.unwrap_err();
