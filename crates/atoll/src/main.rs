@@ -19,6 +19,9 @@ fn main() -> ExitCode {
     if first == service::host::VM_JAIL {
         service::host::vm_jail();
     }
+    if first == service::host::IMAGE_HOLDER {
+        service::host::image_holder();
+    }
     if ["up", "server", "host"].iter().any(|service| first == *service) {
         // Before any thread exists, since it changes the environment.
         let _ = dotenvy::from_path(".env");

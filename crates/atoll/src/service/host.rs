@@ -92,6 +92,14 @@ pub fn vm_jail() -> ! {
     atoll_host::driver::vm::jail_main()
 }
 
+/// The word for [`image_holder`].
+pub const IMAGE_HOLDER: &str = atoll_host::images::HOLDER;
+
+/// What `atoll image-holder` does: while images are not whole it holds the kernel's questions about them.
+pub fn image_holder() -> ! {
+    atoll_host::images::holder_main()
+}
+
 /// From the command line, the environment or a file.
 pub fn registration_token(args: &HostArgs) -> anyhow::Result<Option<String>> {
     let token = match (&args.register, &args.register_file) {

@@ -3,6 +3,7 @@
 //! [`ControlApi`] is a trait so that a simulation can put a network of its own under the same logic. [`HttpControl`] is
 //! the real one. It decides nothing: an answer is told apart by status and error code, and judged by the caller.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,8 +15,8 @@ use atoll_model::api::hosts::{
     IdentityTokenRequest, RegisterHostRequest, TUNNEL_PROTOCOL,
 };
 use atoll_model::{ErrorCode, HostId};
-use bytes::Bytes;
-use http::header::{ACCEPT_ENCODING, CONNECTION, CONTENT_TYPE, HOST, RETRY_AFTER, UPGRADE, USER_AGENT};
+use bytes::{Bytes, BytesMut};
+use http::header::{ACCEPT_ENCODING, CONNECTION, CONTENT_TYPE, HOST, RANGE, RETRY_AFTER, UPGRADE, USER_AGENT};
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -33,6 +34,8 @@ use crate::network::Identity;
 /// Answers of control are small; more than this is not one.
 const MAX_ANSWER: usize = 1 << 20;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a part of an image may stand still.
+const STALL: Duration = Duration::from_secs(30);
 
 /// A call that brought no answer that counts: transport, a server's own failure, or somebody else's answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -138,23 +141,78 @@ impl HttpControl {
     /// # Errors
     /// When control does not answer, or not with the image.
     pub async fn image(&self, host: &HostId, access_token: &str, digest: &str) -> Result<Response<Incoming>, NoAnswer> {
-        const ATTEMPTED: &str = "fetching an image from control";
-        let fail = |cause: String| NoAnswer { attempted: ATTEMPTED, cause, status: None };
-        let request = self
-            .request(Method::GET, &format!("/v1/hosts/{host}/images/{digest}"))
+        let path = format!("/v1/hosts/{host}/images/{digest}");
+        self.file(access_token, &path, None, StatusCode::OK).await
+    }
+
+    /// Asks for these bytes of a packed image, or for its index.
+    ///
+    /// # Errors
+    /// When control does not answer, or not with them.
+    pub async fn part_of_image(
+        &self,
+        host: &HostId,
+        access_token: &str,
+        digest: &str,
+        part: Range<u64>,
+    ) -> Result<Bytes, NoAnswer> {
+        let path = format!("/v1/hosts/{host}/images/{digest}");
+        let range = format!("bytes={}-{}", part.start, part.end.saturating_sub(1));
+        let answer = self.file(access_token, &path, Some(&range), StatusCode::PARTIAL_CONTENT).await?;
+        let length = usize::try_from(part.end.saturating_sub(part.start)).unwrap_or(usize::MAX);
+        whole(answer, length).await
+    }
+
+    /// Asks what an image consists of.
+    ///
+    /// # Errors
+    /// When control does not answer, or not with that.
+    pub async fn index_of_image(&self, host: &HostId, access_token: &str, digest: &str) -> Result<Bytes, NoAnswer> {
+        let path = format!("/v1/hosts/{host}/images/{digest}/index");
+        whole(self.file(access_token, &path, None, StatusCode::OK).await?, packed::MAX_INDEX).await
+    }
+
+    async fn file(
+        &self,
+        access_token: &str,
+        path: &str,
+        range: Option<&str>,
+        wanted: StatusCode,
+    ) -> Result<Response<Incoming>, NoAnswer> {
+        let mut request = self
+            .request(Method::GET, path)
             .header(HOST_TOKEN_HEADER, access_token)
-            .header(ACCEPT_ENCODING, packed::ENCODING)
-            .body(Full::default())
-            .map_err(|error| fail(error.to_string()))?;
-        let late = |_| fail(format!("no answer within {REQUEST_TIMEOUT:?}"));
+            .header(ACCEPT_ENCODING, packed::ENCODING);
+        if let Some(range) = range {
+            request = request.header(RANGE, range);
+        }
+        let request = request.body(Full::default()).map_err(|error| no_image(error.to_string()))?;
+        let late = |_| no_image(format!("no answer within {REQUEST_TIMEOUT:?}"));
         let answer = tokio::time::timeout(REQUEST_TIMEOUT, self.client.request(request)).await.map_err(late)?;
-        let response = answer.map_err(|error| fail(chain(&error)))?;
-        if response.status() != StatusCode::OK {
-            let cause = format!("control answered {} for {digest}", response.status());
-            return Err(NoAnswer { status: Some(response.status().as_u16()), ..fail(cause) });
+        let response = answer.map_err(|error| no_image(chain(&error)))?;
+        if response.status() != wanted {
+            let cause = format!("control answered {} for {path}", response.status());
+            return Err(NoAnswer { status: Some(response.status().as_u16()), ..no_image(cause) });
         }
         Ok(response)
     }
+}
+
+fn no_image(cause: String) -> NoAnswer {
+    NoAnswer { attempted: "fetching an image from control", cause, status: None }
+}
+
+/// All of an answer, of so many bytes at most.
+async fn whole(answer: Response<Incoming>, most: usize) -> Result<Bytes, NoAnswer> {
+    let (mut body, mut bytes) = (Limited::new(answer.into_body(), most), BytesMut::new());
+    loop {
+        let late = |_| no_image(format!("nothing came for {STALL:?}"));
+        let Some(frame) = tokio::time::timeout(STALL, body.frame()).await.map_err(late)? else { break };
+        if let Ok(data) = frame.map_err(|error| no_image(error.to_string()))?.into_data() {
+            bytes.extend_from_slice(&data);
+        }
+    }
+    Ok(bytes.freeze())
 }
 
 impl HttpControl {

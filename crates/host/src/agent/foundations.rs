@@ -1,6 +1,7 @@
 //! What an agent stands on: the floors below are laid in the order in which they need each other, and what stands is
 //! taken down again when a later one can't be laid.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -116,6 +117,12 @@ impl Agent {
             options.max_fetched_bytes = bytes;
         }
         let images = Images::open(&data_dir, &self.config.cache_dir, options).context("opening the image store")?;
+        // With connections of their own: what others of this process wait for must never wait for them.
+        let apart = Arc::new(HttpControl::new(self.endpoint.clone(), &trust, &self.config.version)?);
+        let source = Arc::new(ControlImages { control: apart, store: self.store.clone() });
+        if let Err(error) = images.fetch_lazily(source, PathBuf::from("/proc/self/exe")).await {
+            tracing::error!(%error, "images come whole before sandboxes start from them");
+        }
         let driver = ContainerDriver::start(ContainerConfig::new(self.instance.id(), program))
             .context("starting the container driver")?;
         let container = Arc::new(driver);

@@ -1,9 +1,11 @@
 //! Images that this machine lacks come from control, with the host's own token.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use atoll_image::packed;
+use atoll_image::packed::{self, Index};
+use bytes::Bytes;
 use http::header::CONTENT_ENCODING;
 use http_body_util::BodyExt;
 
@@ -13,6 +15,7 @@ use crate::images::{Fetch, FetchError, ImageSink};
 
 /// How long a fetch may stand still.
 const STALL: std::time::Duration = std::time::Duration::from_secs(30);
+const NOT_ENROLLED: &str = "this host is not enrolled";
 
 pub struct ControlImages {
     pub control: Arc<HttpControl>,
@@ -23,7 +26,7 @@ pub struct ControlImages {
 impl Fetch for ControlImages {
     async fn fetch(&self, digest: &str, sink: &mut ImageSink) -> Result<(), FetchError> {
         let fail = |reason: String| FetchError { digest: digest.to_owned(), not_found: false, reason };
-        let stored = self.store.load().ok_or_else(|| fail("this host is not enrolled".to_owned()))?;
+        let stored = self.store.load().ok_or_else(|| fail(NOT_ENROLLED.to_owned()))?;
         let credentials = &stored.current.credentials;
         let answer = self.control.image(&credentials.host_id, &credentials.access_token, digest).await;
         let answer = match answer {
@@ -44,5 +47,24 @@ impl Fetch for ControlImages {
                 sink.write(chunk).await.map_err(|error| fail(error.to_string()))?;
             }
         }
+    }
+    async fn index(&self, digest: &str) -> Result<Option<Index>, FetchError> {
+        let fail = |reason: String| FetchError { digest: digest.to_owned(), not_found: false, reason };
+        let stored = self.store.load().ok_or_else(|| fail(NOT_ENROLLED.to_owned()))?;
+        let credentials = &stored.current.credentials;
+        match self.control.index_of_image(&credentials.host_id, &credentials.access_token, digest).await {
+            Ok(index) => Index::decode(&index).map(Some).map_err(|error| fail(error.to_string())),
+            // It has none, or doesn't know of any.
+            Err(error) if error.status == Some(404) => Ok(None),
+            Err(error) => Err(fail(error.to_string())),
+        }
+    }
+
+    async fn part(&self, digest: &str, part: Range<u64>) -> Result<Bytes, FetchError> {
+        let fail = |reason: String| FetchError { digest: digest.to_owned(), not_found: false, reason };
+        let stored = self.store.load().ok_or_else(|| fail(NOT_ENROLLED.to_owned()))?;
+        let credentials = &stored.current.credentials;
+        let answer = self.control.part_of_image(&credentials.host_id, &credentials.access_token, digest, part).await;
+        answer.map_err(|error| FetchError { not_found: error.status == Some(404), ..fail(error.to_string()) })
     }
 }

@@ -2,10 +2,11 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use atoll_image::packed::Unpacker;
+use atoll_image::packed::{Index, Unpacker};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
@@ -22,6 +23,12 @@ pub(super) const SPACE_CHECK_BYTES: u64 = 64 << 20;
 pub trait Fetch: Send + Sync {
     /// Writes the whole image to the sink, in order. The sink bounds it; its digest is checked by the image store.
     async fn fetch(&self, digest: &str, sink: &mut ImageSink) -> Result<(), FetchError>;
+
+    /// What the packed image consists of; none where the image can only be had whole.
+    async fn index(&self, digest: &str) -> Result<Option<Index>, FetchError>;
+
+    /// These bytes of the packed image.
+    async fn part(&self, digest: &str, part: Range<u64>) -> Result<Bytes, FetchError>;
 }
 
 /// Why an image could not be fetched.

@@ -2,29 +2,34 @@
 //!
 //! An image comes from the machine-wide cache (`<cache>/images/<digest>.erofs`), from the data directory
 //! (`<data>/images/<digest>.erofs`: packed here), or is fetched ([`fetch`]) into `<data>/fetched`, whose size is bounded
-//! ([`room`]). Who fetches and from where is the [`Fetch`] that the caller brings; what it got is checked here, and
-//! nothing that is half-written or has another digest is ever mounted. (The layers of machines travel in the same way,
-//! under the same kind of name, and are never mounted: see `driver::vm::bundle`.) A mount stays until it is asked away: the next
-//! sandbox of the template has it at once. The cache belongs to the machine: it is only read.
+//! ([`room`]). Large ones are mounted before all of them is there, where the kernel can ([`lazy`]). Who fetches and from
+//! where is the [`Fetch`] that the caller brings; what it got is checked here, and nothing that has another digest is ever
+//! shown. (The layers of machines travel in the same way, under the same kind of name, and are never mounted: see
+//! `driver::vm::bundle`.) A mount stays until it is asked away: the next sandbox of the template has it at once. The cache
+//! belongs to the machine: it is only read.
 
 mod fetch;
 mod layer;
+mod lazy;
 mod mount;
 mod pack;
 mod room;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
 pub use fetch::{Fetch, FetchError, ImageSink};
+pub use lazy::{HOLDER, holder_main};
+
+use lazy::{Beginning, Lazies};
 
 /// Settings of the image store.
 #[derive(Debug, Clone)]
@@ -39,12 +44,26 @@ pub struct ImageOptions {
     pub max_fetches: usize,
     /// Mount through a loop device where the kernel could mount the file itself (tests of what old kernels do).
     pub force_loop: bool,
+    /// Images of so many bytes are mounted before all of them is there.
+    pub lazy_from_bytes: u64,
+    /// So long does who reads what is not there yet wait for it.
+    pub reader_patience: Duration,
 }
 
 impl Default for ImageOptions {
     fn default() -> Self {
         let (max_image_bytes, max_fetched_bytes) = (32 << 30, 32 << 30);
-        Self { max_image_bytes, max_fetched_bytes, reserve: 1 << 30, max_fetches: 4, force_loop: false }
+        let (lazy_from_bytes, reader_patience) = (64 << 20, Duration::from_secs(60));
+        let (max_fetches, force_loop) = (4, false);
+        Self {
+            max_image_bytes,
+            max_fetched_bytes,
+            reserve: 1 << 30,
+            max_fetches,
+            force_loop,
+            lazy_from_bytes,
+            reader_patience,
+        }
     }
 }
 
@@ -63,6 +82,8 @@ pub enum ImageError {
     Pack(#[from] atoll_image::ImageError),
     #[error("the task that packs an image was lost")]
     Lost,
+    #[error("image {0} is in use, and what is missing of it can't be had")]
+    Incomplete(String),
     #[error("image {0} is in use")]
     InUse(String),
     #[error("{path} may be changed by others than root: it is not used as an image", path = .0.display())]
@@ -121,7 +142,8 @@ pub struct Images {
     /// When what was packed lately was put into place.
     packed: Arc<Mutex<HashMap<String, Instant>>>,
     /// Something was fetched.
-    grown: Notify,
+    grown: Arc<Notify>,
+    lazies: OnceLock<Lazies>,
 }
 
 impl Images {
@@ -140,8 +162,35 @@ impl Images {
         let fetches = Semaphore::new(options.max_fetches.max(1));
         let packs = Semaphore::new(PACKS);
         let cache = cache_dir.join("images");
-        let (entries, packed, grown) = (Mutex::default(), Arc::default(), Notify::new());
-        Ok(Self { store, fetched, cache, mounts, options, entries, fetches, packs, packed, grown })
+        let (entries, packed, grown) = (Mutex::default(), Arc::default(), Arc::default());
+        let lazies = OnceLock::new();
+        Ok(Self { store, fetched, cache, mounts, options, entries, fetches, packs, packed, grown, lazies })
+    }
+
+    /// From now on large images from this source are mounted before all of them is there, where the kernel can. Goes on
+    /// with those that an earlier agent has begun. `program` is an `atoll`; it is called with the word [`HOLDER`].
+    ///
+    /// # Errors
+    /// When what is there can't be read or understood.
+    pub async fn fetch_lazily(&self, source: Arc<dyn Fetch>, program: PathBuf) -> Result<(), ImageError> {
+        let data_dir = self.store.parent().unwrap_or(&self.store).to_owned();
+        let place = data_dir.join("lazy");
+        let lazies = Lazies::start(Beginning {
+            data_dir,
+            fetched: self.fetched.clone(),
+            mounts: self.mounts.clone(),
+            program,
+            source,
+            options: self.options.clone(),
+            grown: Arc::clone(&self.grown),
+        });
+        let lazies = lazies.await.map_err(io_error("going on with incomplete images in", &place))?;
+        let _begun_before = self.lazies.set(lazies);
+        Ok(())
+    }
+
+    fn lazies(&self) -> Option<&Lazies> {
+        self.lazies.get()
     }
 
     /// The image, mounted; fetched first when it isn't here. Callers that come at once wait for one fetch.
@@ -152,6 +201,12 @@ impl Images {
         check_digest(digest)?;
         let entry = Arc::clone(self.entries().entry(digest.to_owned()).or_default());
         let mut slot = entry.lock().await;
+        if self.lazies().is_some_and(|lazies| lazies.has_failed(digest)) {
+            if slot.is_held() {
+                return Err(ImageError::Incomplete(digest.to_owned()));
+            }
+            self.clear(digest, &mut slot).await?;
+        }
         if let Some(mounted) = slot.mounted.clone() {
             slot.note_use(self);
             return Ok(mounted);
@@ -222,9 +277,7 @@ impl Images {
         if slot.is_held() {
             return Err(ImageError::InUse(digest.to_owned()));
         }
-        slot.mounted = None;
-        let point = self.mounts.join(digest);
-        mount::unmount(&point).map_err(io_error("unmounting", &point))?;
+        self.clear(digest, &mut slot).await?;
         for path in files {
             match fs::remove_file(path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error("deleting", path)(error)),
@@ -236,7 +289,18 @@ impl Images {
         Ok(())
     }
 
-    /// The digests that are here, in any place.
+    /// Unmounts an image that nobody holds. One that is not whole is given up.
+    async fn clear(&self, digest: &str, slot: &mut Slot) -> Result<(), ImageError> {
+        slot.mounted = None;
+        let point = self.mounts.join(digest);
+        mount::unmount(&point).map_err(io_error("unmounting", &point))?;
+        match self.lazies() {
+            Some(lazies) => lazies.discard(digest).await.map_err(io_error("giving up", &point)),
+            None => Ok(()),
+        }
+    }
+
+    /// The digests that are here, in any place, or about to be.
     ///
     /// # Errors
     /// When a directory can't be read.
@@ -254,6 +318,7 @@ impl Images {
                 found.extend(digest.filter(|digest| check_digest(digest).is_ok()).map(str::to_owned));
             }
         }
+        found.extend(self.lazies().map(Lazies::list).unwrap_or_default());
         found.sort_unstable();
         found.dedup();
         Ok(found)
@@ -266,6 +331,7 @@ impl Images {
     /// When the kernel refuses.
     pub async fn unmount_all(&self) -> Result<usize, ImageError> {
         let mut staying = 0;
+        let mut idle: HashSet<String> = self.lazies().map(Lazies::list).unwrap_or_default().into_iter().collect();
         for entry in fs::read_dir(&self.mounts).map_err(io_error("listing", &self.mounts))? {
             let point = entry.map_err(io_error("listing", &self.mounts))?.path();
             let digest = point.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
@@ -278,22 +344,56 @@ impl Images {
                 slot.write_use_down(self);
                 if slot.is_held() {
                     staying += 1;
+                    idle.remove(&digest);
                     continue;
                 }
                 slot.mounted = None;
             }
             mount::unmount(&point).map_err(io_error("unmounting", &point))?;
         }
+        for digest in idle {
+            if let Some(lazies) = self.lazies() {
+                lazies.discard(&digest).await.map_err(io_error("giving up", &self.mounts.join(&digest)))?;
+            }
+        }
         Ok(staying)
     }
 
     /// Mounts the image, fetched first when it isn't here.
     async fn mount(&self, digest: &str, fetch: &dyn Fetch) -> Result<Mounted, ImageError> {
-        let file = self.here(digest, fetch).await?;
+        let file = match self.lazily(digest).await? {
+            Some(file) => file,
+            None => self.here(digest, fetch).await?,
+        };
         self.mount_file(digest, file).await
     }
 
+    /// The file of an image that comes, but need not have come to be mounted.
+    async fn lazily(&self, digest: &str) -> Result<Option<PathBuf>, ImageError> {
+        match self.lazies() {
+            Some(lazies) if self.file(digest)?.is_none() => lazies.file(digest).await,
+            _ => Ok(None),
+        }
+    }
+
+    /// Whether what has this digest is an image that can be mounted before all of it is there; it is on its way then.
+    ///
+    /// # Errors
+    /// When its beginning can't be had.
+    pub async fn comes_lazily(&self, digest: &str) -> Result<bool, ImageError> {
+        check_digest(digest)?;
+        let entry = Arc::clone(self.entries().entry(digest.to_owned()).or_default());
+        let slot = entry.lock().await;
+        let comes = self.lazily(digest).await;
+        drop(slot);
+        self.entries().retain(|name, other| name != digest || Arc::strong_count(other) > 2);
+        Ok(comes?.is_some())
+    }
+
     async fn here(&self, digest: &str, fetch: &dyn Fetch) -> Result<PathBuf, ImageError> {
+        if let Some(lazies) = self.lazies().filter(|lazies| lazies.has(digest)) {
+            lazies.settled(digest).await;
+        }
         if let Some(file) = self.file(digest)? {
             return Ok(file);
         }

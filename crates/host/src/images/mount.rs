@@ -49,6 +49,12 @@ fn mount_either(file: &Path, point: &Path, force_loop: bool) -> io::Result<()> {
     })
 }
 
+/// Mounts the image, only where the kernel can mount the file itself.
+pub(super) fn mount_directly(file: &Path, point: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().mode(0o700).create(point)?;
+    loop_device::mount(file, point, "erofs", FLAGS, "")
+}
+
 pub(super) fn is_mounted(point: &Path) -> io::Result<bool> {
     match loop_device::is_mount_point(point) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),

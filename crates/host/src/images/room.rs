@@ -11,6 +11,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
+use super::lazy::Lazies;
 use super::{ImageError, Images, Slot, check_digest, io_error};
 
 /// A use is written down so often.
@@ -29,7 +30,9 @@ impl Slot {
     /// For the next agent. Nothing is written to the machine-wide cache.
     pub(super) fn write_use_down(&mut self, images: &Images) {
         let Some((used, mounted)) = self.used.zip(self.mounted.as_ref()) else { return };
-        if self.noted == Some(used) || !mounted.file.starts_with(&images.fetched) {
+        let is_fetched =
+            mounted.file.starts_with(&images.fetched) || images.lazies().is_some_and(|it| it.holds(&mounted.file));
+        if self.noted == Some(used) || !is_fetched {
             return;
         }
         let noted = File::open(&mounted.file).and_then(|file| file.set_times(FileTimes::new().set_modified(used)));
@@ -53,15 +56,23 @@ impl Images {
         self.grown.notified().await;
     }
 
-    /// Deletes fetched images until they are within their bound and the disk has room for the next one. `named` are
-    /// those that sandboxes of this host were made from. How many bytes went.
+    /// Deletes what was given up, and fetched images until they are within their bound and the disk has room for the next
+    /// one. `named` are those that sandboxes of this host were made from. How many bytes went.
     ///
     /// # Errors
     /// When the directory can't be read. What can't be deleted is logged and stays.
     pub async fn trim(&self, named: &HashSet<String>) -> Result<u64, ImageError> {
+        for digest in self.lazies().map(Lazies::failed).unwrap_or_default() {
+            match self.remove(&digest, &[]).await {
+                Ok(()) | Err(ImageError::InUse(_)) => {}
+                Err(error) => tracing::warn!(%error, "an image that was given up can't be deleted"),
+            }
+        }
         let mut all = self.all_fetched().map_err(io_error("listing", &self.fetched))?;
         all.sort_by_key(|image| image.used);
         let mut total: u64 = all.iter().map(|image| image.bytes).sum();
+        // Those that are not whole are in use, and have their room already.
+        total = total.saturating_add(self.lazies().map_or(0, Lazies::bytes));
         let disk = rustix::fs::statvfs(&self.fetched).map_err(io::Error::from);
         let disk = disk.map_err(io_error("asking for the room of", &self.fetched))?;
         let room = disk.f_bavail.saturating_mul(disk.f_frsize);

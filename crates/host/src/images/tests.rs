@@ -1,8 +1,10 @@
 use std::collections::HashSet;
+use std::ops::Range;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use atoll_image::Limits;
+use atoll_image::packed::Index;
 use atoll_model::LayerId;
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -87,6 +89,14 @@ impl Fetch for Source {
             sink.write(Bytes::copy_from_slice(chunk)).await.map_err(|e| error(e.to_string()))?;
         }
         Ok(())
+    }
+
+    async fn index(&self, _: &str) -> Result<Option<Index>, FetchError> {
+        Ok(None)
+    }
+
+    async fn part(&self, digest: &str, _: Range<u64>) -> Result<Bytes, FetchError> {
+        Err(FetchError { digest: digest.to_owned(), reason: "it comes whole".to_owned(), not_found: false })
     }
 }
 
@@ -202,6 +212,14 @@ async fn a_fetch_that_was_given_up_or_killed_leaves_nothing() {
     impl Fetch for Hangs {
         async fn fetch(&self, _: &str, sink: &mut ImageSink) -> Result<(), FetchError> {
             sink.write(Bytes::from_static(b"part")).await.unwrap();
+            std::future::pending().await
+        }
+
+        async fn index(&self, _: &str) -> Result<Option<Index>, FetchError> {
+            Ok(None)
+        }
+
+        async fn part(&self, _: &str, _: Range<u64>) -> Result<Bytes, FetchError> {
             std::future::pending().await
         }
     }

@@ -380,6 +380,9 @@ impl Floor {
         let (pool, driver, layer, digest) = (self.pool.clone(), self.driver.clone(), layer.clone(), digest.to_owned());
         let import = async move {
             if pool.layer(&layer).is_none() {
+                if images.comes_lazily(&digest).await? {
+                    return Ok(None);
+                }
                 let (mut file, mut magic) = (images.opened(&digest, &*fetch).await?, [0; vm::bundle::MAGIC.len()]);
                 if file.read_exact_at(&mut magic, 0).is_err() || magic != vm::bundle::MAGIC {
                     return Ok(None);

@@ -1,4 +1,5 @@
-//! For tests: lets the test executable be its own zygote, with a guest agent in it, and its own jail.
+//! For tests: lets the test executable be its own zygote, with a guest agent in it, its own jail, and its own
+//! holder of incomplete images.
 //!
 //! A hook that runs before `main` looks at how the executable was called. As a guest it says that it is ready, and runs
 //! shell commands for whoever connects.
@@ -32,6 +33,9 @@ extern "C" fn before_main(count: c_int, arguments: *const *const c_char, _enviro
     }
     if argument(1) == crate::driver::vm::JAIL.as_bytes() {
         crate::driver::vm::jail_main();
+    }
+    if argument(1) == crate::images::HOLDER.as_bytes() {
+        crate::images::holder_main();
     }
 }
 
