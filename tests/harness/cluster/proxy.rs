@@ -24,6 +24,8 @@ pub enum Manners {
     Says(u16, &'static str),
     /// Requests whose path has this in it are passed on, and their answers are lost.
     LosesAnswersOf(&'static str),
+    /// Answers come with so many bytes a second, all together.
+    Narrow(usize),
 }
 
 pub struct Proxy {
@@ -39,6 +41,9 @@ struct Shared {
     manners: Mutex<Manners>,
     lost: AtomicUsize,
     asked: AtomicUsize,
+    passed: AtomicUsize,
+    /// When the narrow link is free again.
+    free: tokio::sync::Mutex<tokio::time::Instant>,
 }
 
 impl Proxy {
@@ -59,7 +64,9 @@ impl Proxy {
         let listener = TcpListener::bind((address, 0)).await.expect("listening");
         let url = format!("https://{}", listener.local_addr().expect("an address"));
         let manners = Mutex::new(Manners::Honest);
-        let shared = Arc::new(Shared { control, manners, lost: AtomicUsize::new(0), asked: AtomicUsize::new(0) });
+        let free = tokio::sync::Mutex::new(tokio::time::Instant::now());
+        let (lost, asked, passed) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+        let shared = Arc::new(Shared { control, manners, lost, asked, passed, free });
         let serving = Arc::clone(&shared);
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -82,6 +89,11 @@ impl Proxy {
     /// Answers that were lost so far.
     pub fn lost(&self) -> usize {
         self.shared.lost.load(Ordering::SeqCst)
+    }
+
+    /// Bytes of answers that were passed on so far.
+    pub fn passed(&self) -> usize {
+        self.shared.passed.load(Ordering::SeqCst)
     }
 
     /// Requests that came so far.
@@ -126,7 +138,7 @@ async fn serve(shared: &Shared, stream: TlsStream<TcpStream>) -> std::io::Result
             return stream.shutdown().await;
         }
         Manners::Slow(by) => tokio::time::sleep(by).await,
-        Manners::Honest | Manners::LosesAnswersOf(_) => {}
+        Manners::Honest | Manners::LosesAnswersOf(_) | Manners::Narrow(_) => {}
     }
     let mut control = BufReader::new(TcpStream::connect(shared.control).await?);
     control.write_all(format!("{head}Connection: close\r\n\r\n").as_bytes()).await?;
@@ -139,6 +151,25 @@ async fn serve(shared: &Shared, stream: TlsStream<TcpStream>) -> std::io::Result
         shared.lost.fetch_add(1, Ordering::SeqCst);
         return Ok(());
     }
-    tokio::io::copy_buf(&mut control, &mut stream).await?;
-    stream.shutdown().await
+    let mut piece = vec![0; 64 << 10];
+    loop {
+        let read = control.read(&mut piece).await?;
+        if read == 0 {
+            return stream.shutdown().await;
+        }
+        shared.wait_for(read).await;
+        stream.write_all(&piece[..read]).await?;
+        stream.flush().await?;
+        shared.passed.fetch_add(read, Ordering::SeqCst);
+    }
+}
+
+impl Shared {
+    /// Until the link has room for so many bytes.
+    async fn wait_for(&self, bytes: usize) {
+        let Manners::Narrow(rate) = *self.manners.lock().unwrap_or_else(PoisonError::into_inner) else { return };
+        let mut free = self.free.lock().await;
+        *free = (*free).max(tokio::time::Instant::now()) + Duration::from_secs_f64(bytes as f64 / rate as f64);
+        tokio::time::sleep_until(*free).await;
+    }
 }
