@@ -16,7 +16,7 @@ use super::events::Group;
 
 /// For a read of a few pages.
 const PATIENCE: Duration = Duration::from_secs(2);
-const CONTENT: [u8; 65_536] = [0xa7; 65_536];
+static CONTENT: [u8; 65_536] = [0xa7; 65_536];
 
 /// Success when it does, on the file system of `directory`. Blocks.
 pub(super) fn kernel_asks(directory: &Path) -> io::Result<()> {
