@@ -145,8 +145,8 @@ impl Cluster {
             let (machine, address) = (net.add(number), net.address(number));
             let listen = format!("{address}:{PORT}");
             let mut args = CONTROL.to_vec();
-            // Whoever may lose its power says what it has written out.
-            let log = if disks { "info,atoll_control::db::durable=debug" } else { "info" };
+            // Whoever may lose its power says what it has written out, and anybody can be asked for more.
+            let log = "info,atoll_control::db::durable=debug";
             args.extend(["--listen", &listen, "--advertise", &listen, "--log", log]);
             let mut node = Node::new(machine, address, dir.path().join(format!("control{number}")), &args);
             node.set(&env);

@@ -33,9 +33,16 @@ pub fn start(data_dir: &Path, filter: Option<&str>, default_stderr: &str) -> any
     let colours = io::stderr().is_terminal() && output::colours(&io::stderr());
     let to_stderr = layer().with_writer(io::stderr).with_ansi(colours).with_target(false);
     let to_file = layer().with_writer(Mutex::new(file)).with_ansi(false);
+    // What was asked for is one filter for both. With one for each, whoever asks whether it would be heard and then says
+    // nothing (sqlx does, of each statement, where anything is heard at that level) has the next event of its thread dropped.
+    let (all, stderr, kept) = match filter {
+        Some(_) => (Some(make(FILE_DEFAULT)?), None, None),
+        None => (None, Some(make(default_stderr)?), Some(make(FILE_DEFAULT)?)),
+    };
     tracing_subscriber::registry()
-        .with(to_stderr.with_filter(make(default_stderr)?))
-        .with(to_file.with_filter(make(FILE_DEFAULT)?))
+        .with(to_stderr.with_filter(stderr))
+        .with(to_file.with_filter(kept))
+        .with(all)
         .try_init()
         .context("starting the log")
 }
