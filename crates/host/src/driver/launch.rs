@@ -195,7 +195,15 @@ impl Launcher {
         drop(fds);
         trace.done("idmapped mounts");
 
-        let netns = namespace(pid, "net").in_step("opening the network namespace")?;
+        let netns = match namespace(pid, "net") {
+            Ok(netns) => netns,
+            // It has ended over its layers, and has said why.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.await_ready(status, &ready, pidfd.as_fd(), deadline, trace)?;
+                return Err(error).in_step("opening the network namespace");
+            }
+            Err(error) => return Err(error).in_step("opening the network namespace"),
+        };
         network
             .attach(&spec.slot, netns.as_fd())
             .and_then(|()| failpoint("launch::network"))

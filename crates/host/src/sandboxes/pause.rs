@@ -11,7 +11,7 @@ use super::error::OrderError;
 use super::generation::{Seen, Verdict};
 use super::owner::Owner;
 use super::record::{Phase, State};
-use crate::driver::{DriverError, Paused, RESTORED, Steps};
+use crate::driver::{DriverError, Kind, Paused, RESTORED, Steps};
 use crate::failpoint;
 
 /// What a killed process takes to end, and far more.
@@ -61,6 +61,14 @@ impl Owner {
             return Ok(self.answer(Kept::Files));
         }
         let id = self.record.id.clone();
+        if self.record.spec.kind() == Kind::Vm {
+            // What is stored makes its directory durable, and with that all names in it: what they name is, before.
+            let (records, of) = (self.shared.records.clone(), id.clone());
+            let written = tokio::task::spawn_blocking(move || records.write_out(&of)).await;
+            if let Err(error) = written.map_err(std::io::Error::other).and_then(|written| written) {
+                tracing::error!(sandbox = %id, %error, "the record of a machine that pauses can't be written out");
+            }
+        }
         let freed_bytes = match self.stand_still().await {
             Ok(freed_bytes) => freed_bytes,
             Err(error) => {
