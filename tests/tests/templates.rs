@@ -210,7 +210,7 @@ async fn a_registry_at_a_private_address_is_asked_only_if_the_operator_allows_it
 /// Built in a container, stored, and started in machines alone.
 #[tokio::test]
 async fn a_template_for_machines_is_built_in_a_container_and_starts_machines() {
-    let atoll = Atoll::start_with(&["--driver", "auto"], &[]).await;
+    let atoll = Atoll::start_with(&[], &[("ATOLL_DRIVER", "auto")]).await;
     let mut request = recipe("mine", "FROM base\nRUN echo made > /opt/made\nRUN echo more > /opt/more");
     request.driver = Some("vm".to_owned());
     request.memory_mb = Some(256);
@@ -226,7 +226,7 @@ async fn a_template_for_machines_is_built_in_a_container_and_starts_machines() {
 /// The start command has run once, in the build; sandboxes go on with what it left, and are others.
 #[tokio::test]
 async fn a_template_with_memory_has_its_start_command_running_from_the_first_moment() {
-    let atoll = Atoll::start_with(&["--driver", "auto"], &[]).await;
+    let atoll = Atoll::start_with(&[], &[("ATOLL_DRIVER", "auto")]).await;
     let mut request = recipe(
         "served",
         "FROM base\nUSER user\nCMD cat /proc/sys/kernel/random/uuid > /dev/shm/mark; exec sleep 100000\nREADY test -s /dev/shm/mark",
