@@ -43,6 +43,7 @@ export type Route =
     | "GET /v1/hosts/{id}/delete-preview"
     | "GET /v1/hosts/{id}/drain"
     | "GET /v1/hosts/{id}/images/{digest}"
+    | "GET /v1/hosts/{id}/images/{digest}/index"
     | "GET /v1/hosts/{id}/tags"
     | "GET /v1/hosts/{id}/tunnel"
     | "GET /v1/hosts/{id}/tunnel/relay"
