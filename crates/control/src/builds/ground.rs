@@ -2,20 +2,21 @@
 
 use std::collections::BTreeMap;
 
-use atoll_model::TeamId;
+use atoll_model::sandbox::OnReboot;
+use atoll_model::{BuildId, OnTimeout, TeamId};
 use sha2::{Digest, Sha256};
 use sqlx::types::Json;
 
-use super::Builds;
 use super::log::Log;
 use super::recipe::{From, Recipe, Step};
 use super::run::{Ended, failed};
 use super::store::BuildRow;
+use super::{Builds, PURPOSE};
 use crate::fleet::{ANY_DRIVER, Demand};
 use crate::layers::{self, LayerRow};
 use crate::oci::{Login, Pulled, Reference};
 use crate::registry::{Pushed, Registry};
-use crate::sandboxes::{CONTAINER, DEFAULT_DISK_MB, Owner, VM};
+use crate::sandboxes::{CONTAINER, DEFAULT_DISK_MB, Network, NewSandbox, Owner, StartFrom, VM};
 use crate::templates::store::{self as templates, Template};
 
 /// Of a build's sandbox.
@@ -37,6 +38,33 @@ pub(super) struct Ground {
 }
 
 impl Ground {
+    /// What a sandbox of a build is like: its processors, its memory and its disk in MB.
+    pub fn sandbox(&self, build: &BuildId, (vcpus, memory_mb, disk_mb): (Option<u32>, Option<u64>, u64)) -> NewSandbox {
+        NewSandbox {
+            template: self.template.name.clone(),
+            vcpus,
+            memory_mb,
+            disk_mb: Some(disk_mb),
+            // A build that is killed with everything around it leaves a sandbox that ends by itself.
+            timeout_sec: 7200,
+            lifetime_sec: None,
+            on_timeout: OnTimeout::Kill,
+            auto_resume: false,
+            on_reboot: OnReboot::Stop,
+            driver: Some(self.driver.clone()),
+            // Of a snapshot of a machine, what ran in it is nothing to a build.
+            start_from: (self.driver == VM).then_some(StartFrom::Files),
+            env: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            volumes: Vec::new(),
+            metadata: BTreeMap::new(),
+            network: Network::default(),
+            keep_if_abandoned: true,
+            purpose: format!("{PURPOSE} {build}"),
+            times: Default::default(),
+        }
+    }
+
     /// Whether its layers are the disk of a machine.
     pub fn is_disk(&self) -> bool {
         self.driver == VM && !self.chain.is_empty()

@@ -2,21 +2,18 @@
 //! what sandboxes go on with. Where that can't be (another size, a host whose machines run on something else), they begin with
 //! the files, and run the start command.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use atoll_model::OnTimeout;
-use atoll_model::sandbox::OnReboot;
 use sqlx::types::Json;
 
+use super::Builds;
 use super::ground::Ground;
 use super::inside::Inside;
 use super::log::Log;
 use super::run::{Ended, READY, failed};
 use super::store::BuildRow;
-use super::{Builds, PURPOSE};
 use crate::layers::{LayerRow, Wanted};
-use crate::sandboxes::{Network, NewSandbox, Owner, SandboxRecord, StartFrom, VM};
+use crate::sandboxes::{Owner, SandboxRecord, VM};
 use crate::templates::store::Template;
 
 /// How long a start command without a ready command gets to be ready.
@@ -46,27 +43,8 @@ impl Builds {
             ..ground.template.clone()
         };
         let size = |value: Option<i64>| value.and_then(|value| u64::try_from(value).ok());
-        let new = NewSandbox {
-            template: template.name.clone(),
-            vcpus: size(build.vcpus).and_then(|value| u32::try_from(value).ok()),
-            memory_mb: size(build.memory_mb),
-            disk_mb: Some(disk_mb),
-            timeout_sec: 7200,
-            lifetime_sec: None,
-            on_timeout: OnTimeout::Kill,
-            auto_resume: false,
-            on_reboot: OnReboot::Stop,
-            driver: Some(VM.to_owned()),
-            start_from: Some(StartFrom::Files),
-            env: BTreeMap::new(),
-            secrets: BTreeMap::new(),
-            volumes: Vec::new(),
-            metadata: BTreeMap::new(),
-            network: Network::default(),
-            keep_if_abandoned: true,
-            purpose: format!("{PURPOSE} {}", build.id.0),
-            times: Default::default(),
-        };
+        let vcpus = size(build.vcpus).and_then(|value| u32::try_from(value).ok());
+        let new = ground.sandbox(&build.id.0, (vcpus, size(build.memory_mb), disk_mb));
         let ready = recipe.ready_cmd.clone().or_else(|| ground.template.ready_cmd.clone());
         let starts = template.start_cmd.is_some();
         let sandbox = self.sandboxes.create_from(owner, new, template, ground.chain.clone()).await?;

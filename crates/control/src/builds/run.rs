@@ -1,12 +1,11 @@
 //! One build, from its base to its product.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use atoll_model::sandbox::OnReboot;
-use atoll_model::{BuildId, OnTimeout};
+use atoll_model::BuildId;
 
+use super::Builds;
 use super::expand::{expand, known};
 use super::ground::{Ground, MEMORY_MB, VCPUS, key, next_key};
 use super::inside::Inside;
@@ -14,11 +13,10 @@ use super::log::Log;
 use super::plan::{Plan, changes_files, describe, settings};
 use super::recipe::{Recipe, Step};
 use super::store::{self, BuildRow, Heard, Product};
-use super::{Builds, PURPOSE};
 use super::{steps, tags};
 use crate::layers::{self, Wanted};
 use crate::oci::Login;
-use crate::sandboxes::{Network, NewSandbox, Owner, SandboxRecord, StartFrom, VM};
+use crate::sandboxes::{Owner, SandboxRecord, VM};
 use crate::templates::store::Template;
 
 /// How often a build looks whether somebody wants it to end, and says that it is alive.
@@ -192,29 +190,7 @@ impl Builds {
         ground: &Ground,
         disk_mb: u64,
     ) -> Result<SandboxRecord, Ended> {
-        let new = NewSandbox {
-            lifetime_sec: None,
-            template: ground.template.name.clone(),
-            vcpus: Some(VCPUS),
-            memory_mb: Some(MEMORY_MB),
-            disk_mb: Some(disk_mb),
-            // A build that is killed with everything around it leaves a sandbox that ends by itself.
-            timeout_sec: 7200,
-            on_timeout: OnTimeout::Kill,
-            auto_resume: false,
-            on_reboot: OnReboot::Stop,
-            driver: Some(ground.driver.clone()),
-            // Of a snapshot of a machine, what ran in it is nothing to a build.
-            start_from: (ground.driver == VM).then_some(StartFrom::Files),
-            env: BTreeMap::new(),
-            secrets: BTreeMap::new(),
-            volumes: Vec::new(),
-            metadata: BTreeMap::new(),
-            network: Network::default(),
-            keep_if_abandoned: true,
-            purpose: format!("{PURPOSE} {build}"),
-            times: Default::default(),
-        };
+        let new = ground.sandbox(build, (Some(VCPUS), Some(MEMORY_MB), disk_mb));
         let template = Template { start_cmd: None, ready_cmd: None, ..ground.template.clone() };
         Ok(self.sandboxes.create_from(owner, new, template, ground.chain.clone()).await?)
     }
