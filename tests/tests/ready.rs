@@ -64,11 +64,11 @@ async fn it_is_ready_only_while_a_create_would_succeed_and_says_what_is_missing(
     ];
     let mut cluster = Cluster::start_with(1, 0, &making).await;
     let no_base = ("base_template", "`base` is not there yet");
-    waits_for(&cluster, &[no_base, ("hosts", "there is no host yet")], &["not_found"]).await;
+    waits_for(&cluster, &[no_base, ("hosts", "there is no host yet")], &["not_ready"]).await;
     cluster.controls[0].says("downloading and unpacking").await;
     let host = cluster.add_host(Reach::Address).await;
     cluster.wait_host(host, HostStatus::Online).await;
-    waits_for(&cluster, &[no_base], &["not_found"]).await;
+    waits_for(&cluster, &[no_base], &["not_ready"]).await;
     // With the cache of everybody's.
     cluster.controls[0].terminate().await;
     let cache = std::env::var("ATOLL_CACHE_DIR").unwrap_or_else(|_| "/var/cache/atoll".to_owned());

@@ -2,9 +2,10 @@
 //!
 //! Floors from top to bottom: [`agent`] (enrolment, heartbeat, the service that control calls, the proxy into sandboxes),
 //! [`history`] (what sandboxes used), [`sandboxes`] (who keeps them, records, recovery), [`driver`] with its zygote,
-//! `volume_files` and `volume_fuse` (what is in shared volumes, for control and for machines), then `network`, `images`, `storage`, `slots` and `cgroup`. Every use points down. [`start`] and [`run`] are the way in; [`check`] looks without touching.
+//! `volume_files` and `volume_fuse` (what is in shared volumes, for control and for machines), then `network`, `images`, `storage`, `slots`, `cgroup` and `aside`. Every use points down. [`start`] and [`run`] are the way in; [`check`] looks without touching.
 
 pub mod agent;
+mod aside;
 pub mod cgroup;
 pub mod config;
 pub mod driver;

@@ -1,21 +1,24 @@
 //! The command line: every command, its options, and the examples in its help.
 //!
-//! Nothing is done here. `settings` holds what the server's and the host's commands are told, `client` the commands
+//! Nothing is done here. `settings` holds what the server's and the host's commands are told; the others hold the commands
 //! that talk to a server.
 
-pub mod client;
+pub mod accounts;
+pub mod keeping;
+pub mod sandboxes;
 pub mod settings;
 pub mod teams;
+pub mod templates;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-pub use client::{
-    CpArgs, ExecArgs, HostsCommand, KeyCommand, LoginArgs, McpArgs, RunArgs, SandboxCommand, SecretCommand, ShellArgs,
-    SnapshotCommand, TemplateCommand, VolumeCommand,
-};
+pub use accounts::{HostsCommand, KeyCommand, LoginArgs};
+pub use keeping::{SecretCommand, SnapshotCommand, VolumeCommand};
+pub use sandboxes::{CpArgs, ExecArgs, McpArgs, RunArgs, SandboxCommand, ShellArgs};
 pub use settings::{HostArgs, ServerArgs, UpArgs};
+pub use templates::TemplateCommand;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -127,9 +130,9 @@ Examples:
     Exec(ExecArgs),
     /// List sandboxes (the same as `sandbox list`)
     #[command(visible_alias = "ls")]
-    Ps(client::ListArgs),
+    Ps(sandboxes::ListArgs),
     /// Destroy sandboxes (the same as `sandbox rm`)
-    Rm(client::RmArgs),
+    Rm(sandboxes::RmArgs),
     /// Make, list and delete API keys
     #[command(subcommand)]
     Key(KeyCommand),

@@ -144,7 +144,7 @@ pub struct ControlArgs {
     #[arg(long, env = "ATOLL_REGISTRY_ALLOW", value_name = "HOST", value_delimiter = ',')]
     pub registry_allow: Vec<String>,
     #[command(flatten)]
-    pub interpreter: super::client::InterpreterArgs,
+    pub interpreter: super::templates::InterpreterArgs,
     /// Whether the code interpreter's template is built before anybody asks for it, when the machine has nothing else to do
     #[arg(long, env = "ATOLL_BUILD_AHEAD", value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub build_ahead: bool,

@@ -4,7 +4,7 @@ use atoll_model::api::auth::Role;
 use atoll_model::{TeamId, UserId};
 use clap::{Args, Subcommand};
 
-use super::client::PersonArgs;
+use super::accounts::PersonArgs;
 
 #[derive(Debug, Subcommand)]
 pub enum TeamCommand {

@@ -121,7 +121,7 @@ pub async fn main(command: HostsCommand, global: &Global) -> anyhow::Result<u8> 
 async fn drain(
     on: bool,
     host: &atoll_client::model::HostId,
-    person: &crate::cli::client::PersonArgs,
+    person: &crate::cli::accounts::PersonArgs,
     global: &Global,
 ) -> anyhow::Result<()> {
     person::client(person, global).await?.drain_host(host, on).await?;

@@ -5,7 +5,7 @@ use atoll_client::{Auth, Client, Credentials};
 
 use super::terminal;
 use crate::cli::Global;
-use crate::cli::client::PersonArgs;
+use crate::cli::accounts::PersonArgs;
 use crate::output::with_hint;
 
 /// A client that asks in a person's name: of `--email`, else of whoever let this program in with `atoll login`, else of the admin of the Atoll on this machine.

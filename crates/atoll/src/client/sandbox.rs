@@ -9,7 +9,7 @@ use atoll_client::{Client, ListSandboxes};
 use futures::StreamExt;
 
 use super::{exec, shape};
-use crate::cli::client::{ListArgs, RmArgs};
+use crate::cli::sandboxes::{ListArgs, RmArgs};
 use crate::cli::{Global, SandboxCommand};
 use crate::output::{self, Table, age, plain};
 

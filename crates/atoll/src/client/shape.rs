@@ -7,7 +7,7 @@ use atoll_client::model::api::sandboxes::{
     AddedHeader, CreateSandboxRequest, EgressProxy, EgressProxyTls, NetworkPolicy, SetNetworkRequest, VolumeMount,
 };
 
-use crate::cli::client::Shape;
+use crate::cli::sandboxes::Shape;
 
 pub fn request(shape: &Shape) -> anyhow::Result<CreateSandboxRequest> {
     Ok(CreateSandboxRequest {

@@ -10,7 +10,7 @@ use atoll_client::model::api::templates::{
 };
 use sha2::{Digest, Sha256};
 
-use crate::cli::client::BuildArgs;
+use crate::cli::templates::BuildArgs;
 use crate::cli::{Global, TemplateCommand};
 use crate::output::{self, Table, age, plain};
 

@@ -23,7 +23,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::task::TaskTracker;
 
 use crate::cli::Global;
-use crate::cli::client::McpArgs;
+use crate::cli::sandboxes::McpArgs;
 use session::{Session, Settings};
 use tools::Tools;
 

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::progress::Progress;
 use super::settings;
 use crate::cli::Global;
-use crate::cli::client::PrepareArgs;
+use crate::cli::templates::PrepareArgs;
 use crate::output;
 
 pub fn main(args: &PrepareArgs, global: &Global) -> anyhow::Result<u8> {

@@ -12,8 +12,8 @@ use atoll_control::config::{
 use atoll_control::templates::Recipe;
 use atoll_host::HostConfig;
 
-use crate::cli::client::InterpreterArgs;
 use crate::cli::settings::{AgentArgs, ControlArgs, HeartbeatArgs, OnReconnect};
+use crate::cli::templates::InterpreterArgs;
 
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 

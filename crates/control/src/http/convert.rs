@@ -30,6 +30,9 @@ impl From<SandboxError> for ApiError {
             SandboxError::NoTemplate { name } => {
                 Self::new(ErrorCode::NotFound, format!("there is no template `{name}`")).with_field("template")
             }
+            SandboxError::NoBase => Self::new(ErrorCode::NotReady, error.to_string())
+                .with_field("template")
+                .with_retry_after(Duration::from_secs(10)),
             SandboxError::NotBuilt { name } => Self::conflict(format!(
                 "no build of the template `{name}` has come to a good end yet; its builds' logs say how far they are"
             ))

@@ -42,8 +42,10 @@ impl Sandboxes {
     /// Ends with a running sandbox, or with an error and nothing left behind.
     pub async fn create(&self, owner: &Owner, new: NewSandbox) -> Result<SandboxRecord, SandboxError> {
         let named = self.named(&owner.team, &new.template).await?;
-        let (mut template, layers) =
-            named.map(Arc::unwrap_or_clone).ok_or_else(|| SandboxError::NoTemplate { name: new.template.clone() })?;
+        let (mut template, layers) = named.map(Arc::unwrap_or_clone).ok_or_else(|| match new.template.as_str() {
+            "base" => SandboxError::NoBase,
+            name => SandboxError::NoTemplate { name: name.to_owned() },
+        })?;
         if template.digest.is_empty() && template.team_id.is_none() {
             template = self.shipped(&template.name).await?;
         }

@@ -17,6 +17,9 @@ pub enum SandboxError {
     NotFound,
     #[error("there is no template `{name}`")]
     NoTemplate { name: String },
+    /// The one that Atoll makes itself, first thing.
+    #[error("the template `base` is being made; try again in a minute")]
+    NoBase,
     /// There is one, but no build of it has come to a good end yet.
     #[error("the template `{name}` was never built")]
     NotBuilt { name: String },

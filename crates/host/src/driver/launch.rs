@@ -78,10 +78,10 @@ pub(super) fn failpoint(name: &str) -> io::Result<()> {
 
 /// The stage at which the child is to fail, if a fault test says so.
 fn stage_to_fail() -> Option<Stage> {
-    #[cfg(feature = "failpoints")]
-    return Stage::CHILD.into_iter().find(|stage| failpoint(&format!("launch::{}", stage.name())).is_err());
-    #[cfg(not(feature = "failpoints"))]
-    None
+    if !fail::has_failpoints() {
+        return None;
+    }
+    Stage::CHILD.into_iter().find(|stage| failpoint(&format!("launch::{}", stage.name())).is_err())
 }
 
 /// Takes everything back unless the launch was completed. Also when the launching thread panics.

@@ -12,6 +12,7 @@ mod bandwidth;
 mod cidr;
 mod dns;
 mod egress;
+mod former;
 mod link;
 mod nfnetlink;
 mod policy;
@@ -149,7 +150,7 @@ impl Network {
         let mut networks: Vec<_> = claimed.iter().map(|(_, network)| network.to_string()).collect();
         networks.sort_unstable();
         networks.dedup();
-        Rules {
+        let opened = Rules {
             table: &network.table,
             group: network.group,
             config: &config,
@@ -166,6 +167,7 @@ impl Network {
             network.egress.set_policy(address, &policy);
             network.dns.set_policy(address, policy);
         }
+        network.dns.remember(&opened.learned);
         network.adopt(&in_use)?;
         for gateway in gateways {
             network.add_gateway(gateway)?;

@@ -10,6 +10,7 @@ use std::net::Ipv4Addr;
 
 use atoll_model::SandboxId;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::Ipv4Cidr;
 
@@ -128,6 +129,12 @@ impl Policy {
     pub(super) fn reaches_as(&self, other: &Self) -> bool {
         let unbounded = |policy: &Self| Self { bandwidth: None, ..policy.clone() };
         unbounded(self) == unbounded(other)
+    }
+
+    /// A word for what may be reached: the same for the same networks and names.
+    pub(super) fn reach(&self) -> String {
+        let said = serde_json::json!([self.closed, self.allow, self.deny, self.allow_names, self.deny_names]);
+        hex::encode(&Sha256::digest(said.to_string())[..8])
     }
 
     /// Whether the proxies of this host have anything to do for it.

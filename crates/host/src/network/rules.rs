@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::egress::{LED_PORT, PLAIN_PORT, TLS_PORT};
+use super::former::{Opened, Pair, pairs as pairs_of};
 use super::{Ipv4Cidr, NetworkConfig, Policy, bandwidth};
 
 /// Where no sandbox goes unless the operator allows it: what is private, local, special or reserved. (RFC 6890 and
@@ -72,6 +73,11 @@ fn rules(policies: &[(Ipv4Addr, Policy)], allowed: bool) -> Vec<String> {
     policies.iter().flat_map(of).collect()
 }
 
+/// A sandbox that has rules, with a word for them, by which the next agent knows whether what they had opened still counts.
+fn policed(address: Ipv4Addr, policy: &Policy) -> String {
+    format!("{address} comment \"{}\"", policy.reach())
+}
+
 /// Replaces the rules of one sandbox, in one transaction.
 pub(super) fn change(table: &str, address: Ipv4Addr, old: &Policy, new: &Policy) -> io::Result<()> {
     let mut text = String::new();
@@ -80,12 +86,11 @@ pub(super) fn change(table: &str, address: Ipv4Addr, old: &Policy, new: &Policy)
             text.push_str(&format!("{verb} element inet {table} {set} {{ {} }}\n", elements.join(", ")));
         }
     };
-    let member = |policy: &Policy| if policy.has_rules() { vec![address.to_string()] } else { Vec::new() };
     for (verb, policy) in [("delete", old), ("add", new)] {
         let (allow, deny) = policy.elements(address);
         say(verb, "allow_rules", allow);
         say(verb, "deny_rules", deny);
-        say(verb, "policed", member(policy));
+        say(verb, "policed", if policy.has_rules() { vec![policed(address, policy)] } else { Vec::new() });
         say(verb, "proxied", if policy.headers.is_empty() { Vec::new() } else { vec![address.to_string()] });
         say(verb, "led", policy.own_proxy.iter().map(|_| address.to_string()).collect());
     }
@@ -95,16 +100,8 @@ pub(super) fn change(table: &str, address: Ipv4Addr, old: &Policy, new: &Policy)
 
 /// Ends what a sandbox has open to addresses that names had opened. Those of `learned` are gone by now, so none is added.
 pub(super) fn end_talks(table: &str, address: Ipv4Addr) -> io::Result<()> {
-    let shown = nft(&["-j", "list", "set", "inet", table, "talking"], "")?;
-    let shown: serde_json::Value = serde_json::from_str(&shown)?;
-    let sets = shown["nftables"].as_array().into_iter().flatten();
-    let elements = sets.filter_map(|it| it["set"]["elem"].as_array()).flatten();
-    let ends = elements.filter_map(|element| {
-        let pair = element["elem"]["val"]["concat"].as_array()?;
-        let [from, to] = pair.as_slice() else { return None };
-        let (from, to): (Ipv4Addr, Ipv4Addr) = (from.as_str()?.parse().ok()?, to.as_str()?.parse().ok()?);
-        (from == address).then(|| format!("{from} . {to}"))
-    });
+    let talks = pairs_of(table, "talking")?.into_iter().filter(|pair| pair.sandbox == address);
+    let ends = talks.map(|pair| format!("{} . {}", pair.sandbox, pair.address));
     let ends = ends.collect::<Vec<_>>().join(", ");
     if ends.is_empty() {
         return Ok(());
@@ -115,8 +112,10 @@ pub(super) fn end_talks(table: &str, address: Ipv4Addr) -> io::Result<()> {
 }
 
 impl Rules<'_> {
-    pub fn text(&self) -> String {
+    pub fn text(&self, opened: &Opened) -> String {
         let Self { table, group, config, .. } = self;
+        let of_policed: Vec<_> = self.policies.iter().map(|(address, policy)| policed(*address, policy)).collect();
+        let still = |pairs: &[Pair]| pairs.iter().map(Pair::element).collect::<Vec<_>>();
         let addresses = |list: &[Ipv4Addr]| list.iter().map(Ipv4Addr::to_string).collect::<Vec<_>>();
         let closed = CLOSED.iter().map(|cidr| (*cidr).to_owned()).chain(self.networks.iter().cloned());
         let allowed: Vec<_> = config.egress_allow.iter().map(Ipv4Cidr::to_string).collect();
@@ -128,11 +127,11 @@ impl Rules<'_> {
             set("connections", "size 65535; flags dynamic;", &[]),
             set("proxied", "", &addresses(self.proxied)),
             set("led", "", &addresses(self.led)),
-            set("policed", "", &addresses(&self.policies.iter().map(|(address, _)| *address).collect::<Vec<_>>())),
+            set("policed", "", &of_policed),
             pairs("allow_rules", "flags interval;", &rules(self.policies, true)),
             pairs("deny_rules", "flags interval;", &rules(self.policies, false)),
-            pairs("learned", "size 65535; flags timeout;", &[]),
-            pairs("talking", "size 65535; flags dynamic,timeout; timeout 10m;", &[]),
+            pairs("learned", "size 65535; flags timeout;", &still(&opened.learned)),
+            pairs("talking", "size 65535; flags dynamic,timeout; timeout 10m;", &still(&opened.talking)),
             bandwidth::declared(self.capped),
         ]
         .concat();
@@ -244,15 +243,24 @@ impl Rules<'_> {
     /// Replaces the table, in one transaction, and with it any that was left for the same group.
     ///
     /// The group belongs to whoever has claimed its block, so another table that speaks of it is from a data directory
-    /// that is gone; its rules would go on judging our packets.
-    pub fn load(&self) -> io::Result<()> {
+    /// that is gone; its rules would go on judging our packets. What names have opened under the same rules stays open, and
+    /// is answered.
+    pub fn load(&self) -> io::Result<Opened> {
         let mut text = String::new();
         let tables = nft(&["list", "chains", "inet"], "")?;
-        for stale in tables_with(&tables, &marker(self.group)).filter(|name| *name != self.table) {
-            tracing::warn!(table = stale, "removing the rules of a data directory that is gone");
-            text.push_str(&removal(stale));
+        let mut opened = Opened::default();
+        for former in tables_with(&tables, &marker(self.group)) {
+            if former == self.table {
+                opened = Opened::under(former, self.policies).unwrap_or_else(|error| {
+                    tracing::warn!(%error, "what names have opened can't be read: sandboxes must ask for them again");
+                    Opened::default()
+                });
+            } else {
+                tracing::warn!(table = former, "removing the rules of a data directory that is gone");
+                text.push_str(&removal(former));
+            }
         }
-        nft(&["-f", "-"], &(text + &self.text())).map(drop)
+        nft(&["-f", "-"], &(text + &self.text(&opened))).map(|_| opened)
     }
 }
 
@@ -290,7 +298,7 @@ fn removal(table: &str) -> String {
 const AGAIN_AFTER: [u64; 4] = [10, 30, 100, 300];
 
 /// Runs `nft`; what it prints. It fails without a word when others change their tables at the same moment: then again.
-fn nft(arguments: &[&str], commands: &str) -> io::Result<String> {
+pub(super) fn nft(arguments: &[&str], commands: &str) -> io::Result<String> {
     for pause in AGAIN_AFTER {
         match run_nft(arguments, commands)? {
             Err(text) if text.is_empty() => std::thread::sleep(Duration::from_millis(pause)),

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, openat};
@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use super::memory;
 use super::qemu::FIRST;
+use crate::aside;
 use atoll_launch::sys::{self, Cloned};
 use atoll_launch::{lend, wire};
 
@@ -81,16 +82,7 @@ impl<T, E: Into<io::Error>> During<T> for Result<T, E> {
 
 /// Starts it; answers when QEMU has begun and has its memory. The agent's side; blocks for some milliseconds.
 pub(super) fn start(jail: &Path, plan: &Plan, fds: &[BorrowedFd<'_>]) -> io::Result<(i32, OwnedFd)> {
-    let (ours, theirs) = wire::pair()?;
-    // Nothing of the agent's environment, where secrets may be, goes along.
-    let mut child = Command::new(jail)
-        .arg(ARGUMENT)
-        .env_clear()
-        .stdin(Stdio::from(theirs))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .current_dir("/")
-        .spawn()?;
+    let (mut child, ours) = aside::start(jail, &[ARGUMENT.as_ref()])?;
     let talk = || -> io::Result<(i32, OwnedFd)> {
         wire::send(ours.as_fd(), plan, fds)?;
         let mut started = None;

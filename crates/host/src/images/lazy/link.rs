@@ -5,7 +5,6 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -18,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::events::Group;
 use super::holder::{ARGUMENT, Ask, Tell};
+use crate::aside;
 
 const SOCKET: &str = "holder.sock";
 const FAREWELL: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
@@ -82,18 +82,8 @@ impl Link {
         let listener = socket()?;
         bind(&listener, &address(&open(directory)?)?)?;
         listen(&listener, 4)?;
-        let (ours, theirs) = wire::pair()?;
-        // Nothing of the agent's environment, where secrets may be, goes along.
-        let mut child = Command::new(program)
-            .arg(ARGUMENT)
-            // For people who look at what runs.
-            .arg(directory)
-            .env_clear()
-            .stdin(Stdio::from(theirs))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .current_dir("/")
-            .spawn()?;
+        // The directory is for people who look at what runs.
+        let (mut child, ours) = aside::start(program, &[ARGUMENT.as_ref(), directory.as_ref()])?;
         wire::send(ours.as_fd(), &Ask::Begin, &[group.as_fd(), listener.as_fd()])?;
         // Reaped when it ends, should we see that.
         std::thread::Builder::new().name("holder-reaper".to_owned()).spawn(move || child.wait())?;

@@ -165,6 +165,7 @@ impl Lazies {
         if let Err(error) = &probe {
             tracing::info!(%error, "images come whole before sandboxes start from them: this kernel can't do otherwise");
         }
+        // No more than threads that wait. A bound here could stop the very thread that an end of theirs hangs on.
         let (told, hears) = mpsc::unbounded_channel();
         let (alive, mut gone) = watch::channel(());
         let (here_it_is, runtime) = tokio::sync::oneshot::channel();

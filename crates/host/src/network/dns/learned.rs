@@ -1,5 +1,5 @@
 //! Which addresses sandboxes are let through to because a name of theirs has them: what the table's set `learned` holds,
-//! so that it can be taken out again. The set is empty when an agent starts.
+//! so that it can be taken out again.
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;

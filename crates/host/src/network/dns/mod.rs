@@ -23,6 +23,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::admission::Admission;
+use super::former::Pair;
 use super::nfnetlink;
 use super::policy::{Policy, Ruling};
 use learned::Learned;
@@ -98,6 +99,14 @@ impl Forwarder {
             policies.insert(sandbox, Arc::new(policy));
         } else {
             policies.remove(&sandbox);
+        }
+    }
+
+    /// What a former agent has opened, and is open still.
+    pub fn remember(&self, pairs: &[Pair]) {
+        let (now, mut learned) = (Instant::now(), self.shared.learned.lock().unwrap_or_else(PoisonError::into_inner));
+        for pair in pairs {
+            learned.note(pair.sandbox, pair.address, now + pair.left, now);
         }
     }
 

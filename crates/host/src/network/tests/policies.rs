@@ -188,6 +188,43 @@ fn a_denied_name_is_refused_and_the_rest_is_open() {
 }
 
 #[test]
+fn what_names_have_opened_outlives_the_agent_unless_the_rules_are_others() {
+    let lab = lab();
+    serve(&lab, "192.0.2.1", FIRST);
+    let rules = policy(&["example.com"], &["0.0.0.0/0"]);
+    let (sandbox, slots, mut open) = {
+        let agent = lab.start();
+        let sandbox = agent.sandbox();
+        set(&agent, &sandbox, &rules);
+        assert!(ends_with(&ask_udp(&sandbox, "example.com"), FIRST));
+        let mut open = sandbox.namespace.connect(&format!("{FIRST}:80")).unwrap();
+        line(&mut open);
+        assert!(echoes(&mut open));
+        (sandbox, agent.slots, open)
+    };
+    // The same rules: what is open goes on, and what was asked counts.
+    let slots = lab.restart_with(slots, &[(sandbox.slot, rules.clone())]).slots;
+    assert!(echoes(&mut open) && reaches(&sandbox, FIRST) && !reaches(&sandbox, SECOND));
+    let before = learned(&lab);
+    assert!(before[0]["elem"]["expires"].as_u64() <= before[0]["elem"]["timeout"].as_u64(), "{before:?}");
+    // The agent that follows takes it away as one that has opened it itself.
+    let agent = lab.restart_with(slots, &[(sandbox.slot, rules.clone())]);
+    assert!(echoes(&mut open));
+    set(&agent, &sandbox, &policy(&["other.test"], &["0.0.0.0/0"]));
+    assert!(!echoes(&mut open) && !reaches(&sandbox, FIRST));
+    assert_eq!(learned(&lab), Vec::<serde_json::Value>::new());
+    // Other rules than the table has: what was opened under those is nothing to them.
+    set(&agent, &sandbox, &rules);
+    assert!(ends_with(&ask_udp(&sandbox, "example.com"), FIRST));
+    let mut open = sandbox.namespace.connect(&format!("{FIRST}:80")).unwrap();
+    line(&mut open);
+    assert!(echoes(&mut open));
+    let others = policy(&["other.test"], &["0.0.0.0/0"]);
+    let _agent = lab.restart_with(agent.slots, &[(sandbox.slot, others)]);
+    assert!(!echoes(&mut open) && !reaches(&sandbox, FIRST));
+}
+
+#[test]
 fn rules_outlive_the_agent_that_set_them() {
     let lab = lab();
     let rules = policy(&["203.0.113.1"], &["0.0.0.0/0"]);
