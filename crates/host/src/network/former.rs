@@ -11,6 +11,9 @@ use serde_json::Value;
 use super::Policy;
 use super::rules::nft;
 
+/// How long an address stays in `talking` after the last word.
+pub(super) const TALKING: Duration = Duration::from_mins(10);
+
 /// A sandbox, and an address that is open to it for a while.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Pair {
@@ -74,7 +77,8 @@ fn pair(element: &Value) -> Option<Pair> {
     let element = &element["elem"];
     let address = |number: usize| element["val"]["concat"][number].as_str()?.parse().ok();
     let seconds = |name: &str| element[name].as_u64().map(Duration::from_secs);
-    let lifetime = seconds("timeout")?;
+    // What has the time of all in its set is shown without.
+    let lifetime = seconds("timeout").unwrap_or(TALKING);
     Some(Pair { sandbox: address(0)?, address: address(1)?, lifetime, left: seconds("expires").unwrap_or(lifetime) })
 }
 
@@ -97,6 +101,8 @@ mod tests {
         assert_eq!(read.element(), "10.0.0.2 . 203.0.113.1 timeout 600s expires 42s");
         let over = Pair { left: Duration::ZERO, ..read };
         assert!(over.element().ends_with("expires 1s"), "nothing would be for ever");
+        let shown = json!({"elem": {"val": {"concat": ["10.0.0.2", "203.0.113.1"]}, "expires": 599}});
+        assert_eq!(pair(&shown).unwrap().element(), "10.0.0.2 . 203.0.113.1 timeout 600s expires 599s");
         for strange in [json!("10.0.0.2"), json!({"elem": {"val": {"concat": ["10.0.0.2"]}, "timeout": 1}})] {
             assert_eq!((pair(&strange), ruled(&strange)), (None, None));
         }

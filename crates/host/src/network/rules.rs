@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::egress::{LED_PORT, PLAIN_PORT, TLS_PORT};
-use super::former::{Opened, Pair, pairs as pairs_of};
+use super::former::{Opened, Pair, TALKING, pairs as pairs_of};
 use super::{Ipv4Cidr, NetworkConfig, Policy, bandwidth};
 
 /// Where no sandbox goes unless the operator allows it: what is private, local, special or reserved. (RFC 6890 and
@@ -115,6 +115,7 @@ impl Rules<'_> {
     pub fn text(&self, opened: &Opened) -> String {
         let Self { table, group, config, .. } = self;
         let of_policed: Vec<_> = self.policies.iter().map(|(address, policy)| policed(*address, policy)).collect();
+        let minutes = TALKING.as_secs() / 60;
         let still = |pairs: &[Pair]| pairs.iter().map(Pair::element).collect::<Vec<_>>();
         let addresses = |list: &[Ipv4Addr]| list.iter().map(Ipv4Addr::to_string).collect::<Vec<_>>();
         let closed = CLOSED.iter().map(|cidr| (*cidr).to_owned()).chain(self.networks.iter().cloned());
@@ -131,7 +132,11 @@ impl Rules<'_> {
             pairs("allow_rules", "flags interval;", &rules(self.policies, true)),
             pairs("deny_rules", "flags interval;", &rules(self.policies, false)),
             pairs("learned", "size 65535; flags timeout;", &still(&opened.learned)),
-            pairs("talking", "size 65535; flags dynamic,timeout; timeout 10m;", &still(&opened.talking)),
+            pairs(
+                "talking",
+                &format!("size 65535; flags dynamic,timeout; timeout {minutes}m;"),
+                &still(&opened.talking),
+            ),
             bandwidth::declared(self.capped),
         ]
         .concat();
