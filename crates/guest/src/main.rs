@@ -128,6 +128,7 @@ fn run(start: Start) -> io::Result<()> {
             memory::map_program();
         }
         if !virtual_machine {
+            marks::leave(&guest);
             begin(&guest);
         }
         server::serve(guest, listener).await;
@@ -149,6 +150,5 @@ async fn prepare(guest: &Arc<Guest>) {
 /// What is due then, beside requests.
 fn begin(guest: &Arc<Guest>) {
     guest.logs.info(format!("guest of sandbox {} is ready", guest.config().sandbox_id));
-    marks::leave(guest);
     startup::begin(guest);
 }

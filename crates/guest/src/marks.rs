@@ -20,7 +20,15 @@ pub fn leave(guest: &Guest) {
     }
 }
 
-/// The same at once: there are those of somebody else.
+/// Has them lie there before anybody waits for what they will say.
+pub fn blank() {
+    let _come_later = write(
+        Path::new(FOLDER),
+        &Config { sandbox_id: "\n".to_owned(), template: "\n".to_owned(), ..Config::default() },
+    );
+}
+
+/// Leaves them at once.
 pub fn leave_now(guest: &Guest) {
     if std::process::id() == 1 {
         let _a_sandbox_all_the_same = write(Path::new(FOLDER), &guest.config());
@@ -33,8 +41,13 @@ fn write(folder: &Path, config: &Config) -> io::Result<()> {
         [(".E2B_SANDBOX", "true"), (".E2B_SANDBOX_ID", &config.sandbox_id), (".E2B_TEMPLATE_ID", &config.template)]
     {
         let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o644).custom_flags(libc::O_NOFOLLOW);
-        options.open(folder.join(name))?.write_all(text.as_bytes())?;
+        options.write(true).create(true).truncate(false).mode(0o644).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+        let mut file = options.open(folder.join(name))?;
+        file.write_all(text.as_bytes())?;
+        // Not emptied first: a kernel takes care to write such a file to the disk at once.
+        if file.metadata()?.len() != text.len() as u64 {
+            file.set_len(text.len() as u64)?;
+        }
     }
     Ok(())
 }

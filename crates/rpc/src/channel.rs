@@ -217,6 +217,9 @@ pub struct Ground {
     /// What programs inside are shown.
     pub vcpus: u32,
     pub memory_bytes: u64,
+    /// Whether it is going to be kept for others, so that what programs are made of is read once for all of them.
+    #[serde(default)]
+    pub warm: bool,
 }
 
 #[derive(Clone, Serialize, Deserialize)]

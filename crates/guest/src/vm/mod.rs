@@ -13,6 +13,7 @@ mod network;
 pub mod port;
 mod root;
 mod volumes;
+mod warm;
 
 use std::convert::Infallible;
 use std::fs::File;
@@ -75,22 +76,30 @@ fn answer<T>(talk: &mut File, result: io::Result<T>) -> io::Result<T> {
 fn stand(orders: &Orders) -> io::Result<Config> {
     identity::take(orders)?;
     let missing = || io::Error::other("the first letter doesn't say what it stands on");
-    let Ground { lowers, vcpus, memory_bytes } = *orders.ground.as_ref().ok_or_else(missing)?;
+    let Ground { lowers, vcpus, memory_bytes, warm } = *orders.ground.as_ref().ok_or_else(missing)?;
     modules::take_devices()?;
     network::prepare();
     root::enter(lowers).during("making the root file system")?;
+    if warm {
+        warm::up();
+    }
     Ok(Config { vcpus: vcpus.into(), memory_bytes, ..Config::default() })
 }
 
 /// From here on it is a sandbox.
 fn begin(guest: &Guest, start: &Beginning) -> io::Result<()> {
     let config = config_of(start)?;
-    take_name(start)?;
+    set_hostname(start)?;
+    if let Some(network) = &start.network {
+        network::name(network).during("bringing the network up")?;
+    }
     root::etc(start).during("writing the names of this sandbox")?;
     if start.volumes {
         volumes::begin().during("mounting volumes")?;
     }
     guest.become_another(config);
+    // Here, where that costs no thread.
+    crate::marks::leave_now(guest);
     Ok(())
 }
 
@@ -114,7 +123,10 @@ fn become_another(guest: &Guest, start: &Beginning) -> io::Result<()> {
         // Its network is as it was, and nobody has asked for the id of this boot, which there is from then on.
         set_hostname(start)?;
     } else {
-        take_name(start)?;
+        set_hostname(start)?;
+        if let Some(network) = &start.network {
+            network::rename(network).during("bringing the network up")?;
+        }
         identity::cover_boot_id().during("covering the id of this boot")?;
     }
     root::etc(start).during("writing the names of this sandbox")?;
@@ -126,22 +138,14 @@ fn become_another(guest: &Guest, start: &Beginning) -> io::Result<()> {
     guest.become_another(config);
     if start.rehearsed {
         guest.forget();
-        crate::marks::leave_now(guest);
     }
+    crate::marks::leave_now(guest);
     crate::trust::begin(guest);
     Ok(())
 }
 
 fn set_hostname(start: &Beginning) -> io::Result<()> {
     rustix::system::sethostname(start.hostname.as_bytes()).during("setting the host name")
-}
-
-fn take_name(start: &Beginning) -> io::Result<()> {
-    set_hostname(start)?;
-    match &start.network {
-        Some(network) => network::bring_up(network).during("bringing the network up"),
-        None => Ok(()),
-    }
 }
 
 fn config_of(start: &Beginning) -> io::Result<Config> {

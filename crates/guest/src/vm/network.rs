@@ -26,13 +26,14 @@ pub fn prepare() {
     for (path, value) in SYSCTLS {
         let _absent = fs::write(path, value);
     }
+    // Up already, without an address: that takes the kernel longer than to give it one.
+    let _no_network = socket().and_then(|socket| up(&socket));
 }
 
-pub fn bring_up(network: &Network) -> io::Result<()> {
-    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+/// Gives it its first address.
+pub fn name(network: &Network) -> io::Result<()> {
+    let socket = socket()?;
     let mut request = request();
-    // Down, so that nothing of a former address is left: a copy has that of its original.
-    call(&socket, libc::SIOCSIFFLAGS as _, &request).during("bringing it down")?;
     let mut hardware = [0_u8; 14];
     hardware[..6].copy_from_slice(&network.mac);
     request.ifr_ifru.ifru_hwaddr =
@@ -44,10 +45,26 @@ pub fn bring_up(network: &Network) -> io::Result<()> {
     call(&socket, libc::SIOCSIFNETMASK as _, &request).during("its mask")?;
     request.ifr_ifru.ifru_mtu = i32::try_from(network.mtu).map_err(io::Error::other)?;
     call(&socket, libc::SIOCSIFMTU as _, &request).during("its MTU")?;
-    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_NOARP) as libc::c_short;
-    call(&socket, libc::SIOCSIFFLAGS as _, &request).during("bringing it up")?;
+    up(&socket)?;
     route(&socket, network.gateway, None).during("the way to the gateway")?;
     route(&socket, Ipv4Addr::UNSPECIFIED, Some(network.gateway)).during("the way out")
+}
+
+/// Another address: a copy has that of its original.
+pub fn rename(network: &Network) -> io::Result<()> {
+    // Down, so that nothing is left of that.
+    call(&socket()?, libc::SIOCSIFFLAGS as _, &request()).during("bringing it down")?;
+    name(network)
+}
+
+fn socket() -> io::Result<OwnedFd> {
+    Ok(socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?)
+}
+
+fn up(socket: &OwnedFd) -> io::Result<()> {
+    let mut request = request();
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_NOARP) as libc::c_short;
+    call(socket, libc::SIOCSIFFLAGS as _, &request).during("bringing it up")
 }
 
 fn request() -> libc::ifreq {

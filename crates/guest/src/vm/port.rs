@@ -163,12 +163,18 @@ impl Port {
                 knows = Knows::Itself;
                 crate::prepare(&guest).await;
             }
-            let answered = crate::blocking(move || super::answer(&mut talk, Ok(()))).await;
+            // A port takes so little as a whole, or says at once that the host reads too slowly.
+            let answered = match self.set_nonblocking(true).and_then(|()| super::answer(&mut talk, Ok(()))) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.set_nonblocking(false)?;
+                    crate::blocking(move || super::answer(&mut talk, Ok(()))).await
+                }
+                answered => answered,
+            };
             match rehearsed {
                 Some(_) if first => crate::begin(&guest),
                 Some(true) => crate::startup::begin(&guest),
-                Some(false) => crate::marks::leave(&guest),
-                None => {}
+                Some(false) | None => {}
             }
             if answered.is_ok() {
                 self.talk(&streams).await?;

@@ -42,8 +42,11 @@ pub fn enter(count: usize) -> io::Result<()> {
         mount_disk(&name, &path, "erofs", MountFlags::RDONLY | MountFlags::NOATIME, "")?;
         lowers.push(path);
     }
-    mount_disk("disk", "/disk", "ext4", MountFlags::NOATIME, "discard,noinit_itable")
-        .or_else(|_| mount_disk("disk", "/disk", "ext4", MountFlags::NOATIME, ""))?;
+    let of_disk = |options: &str| mount_disk("disk", "/disk", "ext4", MountFlags::NOATIME, options);
+    // Without a thread that reads and writes ahead what may never be needed.
+    of_disk("discard,noinit_itable,no_prefetch_block_bitmaps")
+        .or_else(|_| of_disk("discard,noinit_itable"))
+        .or_else(|_| of_disk(""))?;
     for (name, mode) in [("up", 0o755), ("work", 0o700)] {
         match fs::DirBuilder::new().mode(mode).create(format!("/disk/{name}")) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
@@ -60,6 +63,7 @@ pub fn enter(count: usize) -> io::Result<()> {
     chdir("/")?;
     standard_mounts()?;
     blank_names()?;
+    crate::marks::blank();
     let files = Rlimit { current: Some(OPEN_FILES), maximum: Some(OPEN_FILES) };
     setrlimit(Resource::Nofile, files)?;
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
@@ -68,6 +72,12 @@ pub fn enter(count: usize) -> io::Result<()> {
 
 fn mount_disk(name: &str, path: &str, kind: &str, flags: MountFlags, options: &str) -> io::Result<()> {
     let device = disk(name)?;
+    if let Some(name) = device.file_name() {
+        // The host has the order of requests in hand. Where this can't be said, nothing is lost.
+        let queue = PathBuf::from("/sys/block").join(name).join("queue");
+        let _as_it_is = fs::write(queue.join("scheduler"), "none");
+        let _as_it_is = fs::write(queue.join("wbt_lat_usec"), "0");
+    }
     fs::create_dir_all(path)?;
     let options = std::ffi::CString::new(options).map_err(io::Error::other)?;
     let mounted = mount(&device, path, kind, flags, options.as_c_str());
@@ -97,13 +107,24 @@ fn attach(kind: &str, path: &str, flags: MountFlags, options: &str) -> io::Resul
     Ok(mount(kind, path, kind, flags, options.as_c_str())?)
 }
 
+/// What may lie in /dev/shm: half of the memory, as everywhere, but not what the kernel and programs can't live without:
+/// nothing of it can be reclaimed.
+fn shared_memory_kib() -> u64 {
+    const NEEDED: u64 = 64 << 10;
+    const LEAST: u64 = 8 << 10;
+    let info = rustix::system::sysinfo();
+    let total = info.totalram * u64::from(info.mem_unit) / 1024;
+    (total / 2).min(total.saturating_sub(NEEDED)).max(LEAST)
+}
+
 fn standard_mounts() -> io::Result<()> {
+    let shared = format!("mode=1777,size={}k", shared_memory_kib());
     let all = [
         ("proc", "/proc", INERT, ""),
         ("sysfs", "/sys", INERT, ""),
         ("devtmpfs", "/dev", MountFlags::NOSUID, "mode=0755"),
         ("devpts", "/dev/pts", QUIET, "ptmxmode=0666,mode=0620,gid=5"),
-        ("tmpfs", "/dev/shm", MountFlags::NOSUID | MountFlags::NODEV, "mode=1777"),
+        ("tmpfs", "/dev/shm", MountFlags::NOSUID | MountFlags::NODEV, shared.as_str()),
         ("mqueue", "/dev/mqueue", INERT, ""),
     ];
     for (kind, path, flags, options) in all {

@@ -90,10 +90,17 @@ impl Accel {
     pub(super) fn kernel_parameters(self) -> String {
         match self {
             Self::Kvm => String::new(),
-            Self::Tcg => fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| clock(&text)).unwrap_or_default(),
+            Self::Tcg => {
+                let clock = fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| clock(&text));
+                [THRIFTY, clock.as_deref().unwrap_or_default()].join(" ").trim_end().to_owned()
+            }
         }
     }
 }
+
+/// What runs for the first time is translated first, and at each address anew: programs lie at the same ones every time,
+/// and the kernel counts and asks no more than it has to.
+const THRIFTY: &str = "norandmaps psi=0 lsm=landlock,yama";
 
 fn memory(cache: &Path) -> PathBuf {
     cache.join("kernels").join("kvm")

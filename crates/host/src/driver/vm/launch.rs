@@ -296,7 +296,7 @@ impl Shared {
         let volumes = listen(VOLUMES_SOCKET)?;
         let tap = network.tap(&spec.slot).in_step("attaching the network")?;
         failpoint("vm::network").in_step("attaching the network")?;
-        let ground = Ground { lowers: lowers.len(), vcpus: spec.vcpus, memory_bytes: spec.memory_bytes };
+        let ground = Ground { lowers: lowers.len(), vcpus: spec.vcpus, memory_bytes: spec.memory_bytes, warm: false };
         let network = tap.as_ref().map(|tap| Network {
             address: spec.slot.address(),
             gateway: spec.slot.gateway(),
@@ -425,10 +425,11 @@ impl Shared {
             if met.knows == Knows::Nothing {
                 let booted = matches!(begun.from, Origin::Boot);
                 let kept = booted && self.keep_waiting(id, &begun.shape, None).await?;
-                met = met.stand(begun.ground.clone()).await?;
                 // One that was booted has cost its sandbox time enough.
                 let standing = begun.standing.as_ref().filter(|_| !kept);
-                if let Some((shape, disk)) = standing.filter(|(shape, _)| self.waiting.is_wanted(shape)) {
+                let standing = standing.filter(|(shape, _)| self.waiting.is_wanted(shape));
+                met = met.stand(Ground { warm: standing.is_some(), ..begun.ground.clone() }).await?;
+                if let Some((shape, disk)) = standing {
                     self.keep_waiting(id, shape, Some(disk)).await?;
                 }
             }
