@@ -184,6 +184,12 @@ if wants system; then
     together "E2B's SDKs, plain HTTP" plain "E2B's SDKs, TLS and host names" secure
     stage "E2B's SDKs, virtual machines" env ATOLL_DRIVER=vm \
         scripts/with-atoll.sh --program "$program" scripts/e2b.sh python -k test_machines
+    # What holds for every sandbox, in machines as well.
+    machines() {
+        ATOLL_DRIVER=vm nextest --test-threads 4 -E 'package(atoll-tests) & (binary(lifecycle) | binary(limits)
+            | binary(cp) | binary(run) | binary(sandbox_cli) | binary(bad_input))'
+    }
+    stage "Lifecycle, limits and the command line, virtual machines" machines
     debian13() {
         # Its kernel for machines, which `auto` fetches by itself only where it tries KVM.
         ATOLL_DRIVER=vm scripts/debian13.sh scripts/with-atoll.sh --program "$program" true &&

@@ -22,3 +22,19 @@ pub use atoll::Atoll;
 pub use cluster::Cluster;
 pub use terminal::Terminal;
 pub use wait::until;
+
+/// Whether the sandboxes of these tests are virtual machines: the suite runs so too (`ATOLL_DRIVER`).
+#[must_use]
+pub fn in_machines() -> bool {
+    std::env::var("ATOLL_DRIVER").is_ok_and(|driver| driver == "vm")
+}
+
+/// Asserts that a sandbox of `megabytes` shows so much memory in the first line of its `/proc/meminfo`; a machine's kernel
+/// keeps some for itself.
+pub fn assert_memory(shown: &str, megabytes: u64) {
+    let total = shown.trim().strip_prefix("MemTotal:").and_then(|rest| rest.trim().strip_suffix(" kB"));
+    let total: u64 = total.and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("no total: {shown:?}"));
+    let all = megabytes * 1024;
+    let least = if in_machines() { all * 3 / 4 } else { all };
+    assert!((least..=all).contains(&total), "{total} kB of {all}");
+}

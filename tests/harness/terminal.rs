@@ -79,6 +79,21 @@ impl Terminal {
         }
     }
 
+    /// The rest of the line that it is at, once it is there.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let begin = Instant::now();
+        loop {
+            let mut seen = self.seen.lock().expect("seen");
+            if let Some(end) = seen.find("\r\n") {
+                return seen.drain(..end + 2).collect::<String>().trim_end().to_owned();
+            }
+            assert!(begin.elapsed() < PATIENCE, "no end of line on the terminal; there is: {seen:?}");
+            drop(seen);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     pub fn wait(&mut self) -> ExitStatus {
         let begin = Instant::now();
         loop {

@@ -257,6 +257,12 @@ impl NoHost {
         Self { considered: 1, byoc, failed: vec![(Objection::Draining, 1)], vm_version: None }
     }
 
+    /// Whether there are hosts, and none offers the driver.
+    #[must_use]
+    pub fn has_no_driver(&self) -> bool {
+        matches!(self.failed.as_slice(), [(Objection::NoDriver, count)] if *count == self.considered)
+    }
+
     /// What machines had to run on, if no host has that, whatever else may change.
     #[must_use]
     pub fn unknown_vm_version(&self) -> Option<&str> {

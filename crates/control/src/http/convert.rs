@@ -38,6 +38,7 @@ impl From<SandboxError> for ApiError {
             ))
             .with_field("template"),
             SandboxError::WrongDriver { .. } => Self::conflict(error.to_string()).with_field("driver"),
+            SandboxError::TooSmall => Self::invalid("memory_mb", error.to_string()),
             SandboxError::NoMemory(message) => Self::conflict(message).with_field("start_from"),
             SandboxError::Shipped(ShippedError::Db(error)) => error.into(),
             SandboxError::Shipped(error) => Self::new(ErrorCode::Overloaded, error.to_string())

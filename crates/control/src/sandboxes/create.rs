@@ -29,7 +29,7 @@ use super::record::{OnRebootName, OnTimeoutName};
 use super::start::Moved;
 use super::store;
 use super::turns::Turn;
-use super::wanted::{CONTAINER, NewSandbox, StartFrom, demand, details, memory_of, signed};
+use super::wanted::{CONTAINER, MIN_MACHINE_MB, NewSandbox, StartFrom, VM, demand, details, memory_of, signed};
 use super::{MadeOf, Owner, SandboxError, SandboxRecord, Sandboxes};
 use crate::audit::{self, Entry};
 use crate::db::{DbError, Text};
@@ -122,7 +122,12 @@ impl Sandboxes {
         }
         let filling = new.network.filling(&self.secrets, &owner.team).await?;
         let ground = Ground { template: &template, layers: &layers, mounts: &mounts, filling: &filling };
-        let any_driver = demand.driver == ANY_DRIVER;
+        let (small, any_driver) = (demand.memory_mb < MIN_MACHINE_MB, demand.driver == ANY_DRIVER);
+        match demand.driver.as_str() {
+            VM if small => return Err(SandboxError::TooSmall),
+            ANY_DRIVER if small => CONTAINER.clone_into(&mut demand.driver),
+            _ => {}
+        }
         let mut placing = started;
         let mut start_from = new.start_from;
         let (host, record) = loop {
@@ -135,9 +140,12 @@ impl Sandboxes {
                     start_from = Some(StartFrom::Files);
                     continue;
                 }
+                Err(SandboxError::NoHost(none)) if any_driver && small && none.has_no_driver() => {
+                    return Err(SandboxError::TooSmall);
+                }
                 placed => placed?,
             };
-            if any_driver {
+            if any_driver && !small {
                 // From here on it is that one, wherever it is tried.
                 demand.driver = self.placer.preferred_driver(&host).unwrap_or_else(|| CONTAINER.to_owned());
             }
@@ -151,7 +159,7 @@ impl Sandboxes {
             // It was chosen by a list that is a moment old, and takes nothing new any more.
             self.placer.failed(&host);
             demand.tried.push(host);
-            if any_driver {
+            if any_driver && !small {
                 ANY_DRIVER.clone_into(&mut demand.driver);
             }
             placing = Instant::now();

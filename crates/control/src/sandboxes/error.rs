@@ -2,6 +2,7 @@
 
 use atoll_model::SandboxStatus;
 
+use super::wanted::MIN_MACHINE_MB;
 use crate::db::DbError;
 use crate::fleet::{FleetError, NoHost};
 use crate::layers::LayerError;
@@ -26,6 +27,9 @@ pub enum SandboxError {
     /// It holds what one driver has left, which another can't go on with.
     #[error("the template `{template}` is for the driver `{driver}`")]
     WrongDriver { template: String, driver: String },
+    /// No kernel of its own fits into that, and no host would make it without.
+    #[error("must be at least {MIN_MACHINE_MB} for a virtual machine, which is what its hosts make")]
+    TooSmall,
     /// It was to begin with memory.
     #[error("{0}")]
     NoMemory(String),

@@ -19,6 +19,8 @@ pub const DEFAULT_DISK_MB: u64 = 5120;
 /// The drivers by their names.
 pub const CONTAINER: &str = "container";
 pub const VM: &str = "vm";
+/// Memory of a virtual machine, at least. Hosts refuse what is smaller.
+pub const MIN_MACHINE_MB: u64 = 128;
 
 /// What a sandbox begins with, of a snapshot of a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
