@@ -1,8 +1,11 @@
 //! How long a real cluster takes to notice that a host has died, to be right again when one returns with 500 sandboxes,
-//! and until sandboxes can be used after their agent was killed and started again: control on a PostgreSQL, an agent with real sandboxes in a network namespace of its own.
+//! and until sandboxes can be used after their agent was killed and started again; and what an agent takes while a thousand do nothing: control on a PostgreSQL, an agent with real sandboxes in a network namespace of its own.
 //!
 //!     ATOLL_BIN=target/release/atoll cluster
 
+#[allow(dead_code, reason = "the main program uses more of it")]
+#[path = "../machine.rs"]
+mod machine;
 #[path = "../rows.rs"]
 mod rows;
 #[allow(dead_code, reason = "the main program uses more of it")]
@@ -27,11 +30,17 @@ struct Args {
     sandboxes: usize,
     #[arg(long, default_value_t = 3)]
     rounds: usize,
+    /// For what an agent takes while they do nothing
+    #[arg(long, default_value_t = 1000)]
+    idle: usize,
     /// Adds Markdown rows to this file
     #[arg(long)]
     rows: Option<PathBuf>,
 }
 
+/// How long an agent is watched while its sandboxes do nothing, and what is over before: memory is squeezed, first samples taken.
+const WATCH: Duration = Duration::from_secs(60);
+const SETTLE: Duration = Duration::from_secs(15);
 /// So many of them run a program after their agent was killed and started again.
 const USED: usize = 50;
 const NONE_TOO_MANY: [(&str, &str); 3] =
@@ -41,18 +50,16 @@ const NONE_TOO_MANY: [(&str, &str); 3] =
 async fn main() -> Result<()> {
     let args = Args::parse();
     let mut cluster = Cluster::start_with(1, 0, &NONE_TOO_MANY).await;
-    let most = (args.sandboxes + 10).to_string();
+    let most = (args.sandboxes.max(args.idle) + 10).to_string();
     let agent = [("ATOLL_POOL_SIZE", "8G"), ("ATOLL_MAX_SANDBOXES", most.as_str()), ("ATOLL_MEMORY_OVERCOMMIT", "100")];
     let host = cluster.add_host_with(Reach::Address, &agent).await;
     cluster.wait_host(host, HostStatus::Online).await;
     cluster.wait_ready().await;
-    println!("making {} sandboxes", args.sandboxes);
-    let request = tiny();
-    let client = cluster.client.clone();
-    let made = futures::stream::iter(0..args.sandboxes).map(|_| client.create_sandbox(&request)).buffer_unordered(8);
-    let made = made.collect::<Vec<_>>().await.into_iter().collect::<Result<Vec<_>, _>>();
-    let made = made.context("making the sandboxes")?;
-    let used: Vec<SandboxId> = made.into_iter().take(USED).map(|sandbox| sandbox.id).collect();
+    let made = make(&cluster.client, args.sandboxes).await?;
+    let used = &made[..made.len().min(USED)];
+    if args.idle > 0 {
+        idle(&cluster, host, made.len(), &args).await?;
+    }
 
     let (mut deaths, mut returns, mut restarts) = (Samples::default(), Samples::default(), Samples::default());
     let mut uses = Samples::default();
@@ -113,6 +120,35 @@ async fn main() -> Result<()> {
         &uses,
         2000.0,
     )
+}
+
+async fn make(client: &Client, count: usize) -> Result<Vec<SandboxId>> {
+    println!("making {count} sandboxes");
+    let request = tiny();
+    let made = futures::stream::iter(0..count).map(|_| client.create_sandbox(&request)).buffer_unordered(8);
+    let made = made.collect::<Vec<_>>().await.into_iter().collect::<Result<Vec<_>, _>>();
+    Ok(made.context("making the sandboxes")?.into_iter().map(|sandbox| sandbox.id).collect())
+}
+
+/// What an agent takes while its sandboxes do nothing, `there` of which are made already.
+async fn idle(cluster: &Cluster, host: usize, there: usize, args: &Args) -> Result<()> {
+    let more = make(&cluster.client, args.idle.saturating_sub(there)).await?;
+    tokio::time::sleep(SETTLE).await;
+    let pid = cluster.hosts[host].node.pid();
+    let (before, begin) = (machine::cpu_time(pid)?, Instant::now());
+    tokio::time::sleep(WATCH).await;
+    let used = machine::cpu_time(pid)?.saturating_sub(before);
+    let percent = used.as_secs_f64() / begin.elapsed().as_secs_f64() * 100.0;
+    let resident = machine::resident_kib(pid)?;
+    let destroyed = futures::stream::iter(&more).map(|id| cluster.client.destroy_sandbox(id)).buffer_unordered(8);
+    destroyed.collect::<Vec<_>>().await.into_iter().collect::<Result<Vec<_>, _>>().context("destroying sandboxes")?;
+    let count = there + more.len();
+    let what = |what: &str| format!("an agent with {count} idle sandboxes, metrics sampled: {what}");
+    let measured = format!("{percent:.2} % of a core, over {} s", WATCH.as_secs());
+    rows::row(args.rows.as_deref(), &what("processor"), "3 % of a core", &measured, Some(percent < 3.0))?;
+    let measured = format!("{:.1} MB", resident as f64 * 1024.0 / 1e6);
+    let met = resident * 1024 < 100_000_000;
+    rows::row(args.rows.as_deref(), &what("resident memory"), "100 MB", &measured, Some(met))
 }
 
 /// Said by an agent when it has paused everything.
