@@ -18,7 +18,7 @@ for number in 1 2; do
     is "a program in a virtual machine, the ${number}." 42 "$(in_it "$id" 'python3 -c "print(6*7)"')"
     [ "$number" = 2 ] || atoll rm "$id" >/dev/null
 done
-in_it "$id" 'sleep 1000 >/dev/null 2>&1 & echo $! > pid; date > file'
+in_it "$id" 'sleep 1000 >/dev/null 2>&1 & echo $! > pid; date +%s%N > file'
 written=$(in_it "$id" 'cat file')
 mark=$(in_it "$id" 'cat pid')
 atoll sandbox pause "$id" >/dev/null
