@@ -122,12 +122,15 @@ impl Sandboxes {
         }
         let filling = new.network.filling(&self.secrets, &owner.team).await?;
         let ground = Ground { template: &template, layers: &layers, mounts: &mounts, filling: &filling };
-        let (small, any_driver) = (demand.memory_mb < MIN_MACHINE_MB, demand.driver == ANY_DRIVER);
-        match demand.driver.as_str() {
-            VM if small => return Err(SandboxError::TooSmall),
-            ANY_DRIVER if small => CONTAINER.clone_into(&mut demand.driver),
-            _ => {}
+        let small = demand.memory_mb < MIN_MACHINE_MB;
+        if small && demand.driver == VM {
+            return Err(SandboxError::TooSmall);
         }
+        let only_fits_containers = small && demand.driver == ANY_DRIVER;
+        if only_fits_containers {
+            CONTAINER.clone_into(&mut demand.driver);
+        }
+        let any_driver = demand.driver == ANY_DRIVER;
         let mut placing = started;
         let mut start_from = new.start_from;
         let (host, record) = loop {
@@ -140,12 +143,12 @@ impl Sandboxes {
                     start_from = Some(StartFrom::Files);
                     continue;
                 }
-                Err(SandboxError::NoHost(none)) if any_driver && small && none.has_no_driver() => {
+                Err(SandboxError::NoHost(none)) if only_fits_containers && none.has_no_driver() => {
                     return Err(SandboxError::TooSmall);
                 }
                 placed => placed?,
             };
-            if any_driver && !small {
+            if any_driver {
                 // From here on it is that one, wherever it is tried.
                 demand.driver = self.placer.preferred_driver(&host).unwrap_or_else(|| CONTAINER.to_owned());
             }
@@ -159,7 +162,7 @@ impl Sandboxes {
             // It was chosen by a list that is a moment old, and takes nothing new any more.
             self.placer.failed(&host);
             demand.tried.push(host);
-            if any_driver && !small {
+            if any_driver {
                 ANY_DRIVER.clone_into(&mut demand.driver);
             }
             placing = Instant::now();

@@ -8,6 +8,8 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process_group};
+
 /// The loader, the C library, shells, and what scripts begin with. Those that an image lacks are passed over.
 const FILES: [&str; 17] = [
     "/etc/ld.so.cache",
@@ -65,13 +67,12 @@ fn run(program: &str) -> io::Result<()> {
     command.env_clear().current_dir(HOME).uid(USER).gid(USER).process_group(0);
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
     let deadline = Instant::now() + PATIENCE;
-    while child.try_wait()?.is_none() {
-        if Instant::now() >= deadline {
-            child.kill()?;
-            child.wait()?;
-            break;
-        }
+    while child.try_wait()?.is_none() && Instant::now() < deadline {
         std::thread::sleep(LOOK_AGAIN);
     }
-    Ok(())
+    // With all that it has started: nothing of it goes along into the copies.
+    if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+        let _nobody_is_left = kill_process_group(group, Signal::KILL);
+    }
+    child.wait().map(drop)
 }
